@@ -1,0 +1,253 @@
+//! From what a user typed to the files of a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use super::index::Index;
+use super::natural_order;
+use crate::{Error, Result};
+
+/// The files of a checkpoint, found but not opened.
+pub(super) struct Located {
+    pub(super) kind: super::Kind,
+    /// The directory that holds the shards.
+    pub(super) root: PathBuf,
+    /// Shard paths in natural order.
+    pub(super) shards: Vec<PathBuf>,
+    pub(super) index: Option<(PathBuf, Index)>,
+    /// Safetensors files of the directory that do not belong to the checkpoint.
+    pub(super) unindexed: Vec<String>,
+}
+
+/// Finds the checkpoint at `path`: a directory, a `.safetensors` file, an `.index.json` file, or
+/// `org/name[@revision]` in the local Hugging Face cache.
+pub(super) fn locate(path: &Path) -> Result<Located> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => directory(path),
+        Ok(_) => file(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match in_cache(path) {
+            Some(snapshot) => directory(&snapshot),
+            None => Err(not_found(path)),
+        },
+        Err(e) => Err(Error::io("open", path)(e)),
+    }
+}
+
+fn not_found(path: &Path) -> Error {
+    let hint = repository(path).map(|(org, name, _)| {
+        format!("`{org}/{name}` is not in the local Hugging Face cache either; download it first with `hf download {org}/{name}`")
+    });
+    fault(path, "no such file or directory", hint)
+}
+
+fn fault(path: &Path, fault: impl Into<String>, hint: Option<String>) -> Error {
+    Error::Checkpoint {
+        path: path.to_owned(),
+        fault: fault.into(),
+        hint,
+    }
+}
+
+fn file(path: &Path) -> Result<Located> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    if name.ends_with(".safetensors") {
+        return Ok(Located {
+            kind: super::Kind::File,
+            root,
+            shards: vec![path.to_owned()],
+            index: None,
+            unindexed: Vec::new(),
+        });
+    }
+    if name.ends_with(".json") {
+        return indexed(super::Kind::Index, root, path.to_owned(), &[]);
+    }
+    Err(fault(
+        path,
+        "not a checkpoint: expected a directory, a .safetensors file or an .index.json file",
+        None,
+    ))
+}
+
+fn directory(root: &Path) -> Result<Located> {
+    let names = file_names(root)?;
+    let ending = |end: &str| -> Vec<&String> { names.iter().filter(|n| n.ends_with(end)).collect() };
+    let indexes = ending(".safetensors.index.json");
+    let weights = ending(".safetensors");
+    let usual = "model.safetensors.index.json";
+    let index = match indexes.as_slice() {
+        [] => return unindexed(root, &weights),
+        [one] => one.as_str(),
+        many if many.iter().any(|n| *n == usual) => usual,
+        many => {
+            let hint = format!("name one of them instead of the directory: {}", list(many));
+            return Err(fault(root, "more than one index", Some(hint)));
+        }
+    };
+    let located = indexed(super::Kind::Directory, root.to_owned(), root.join(index), &weights)?;
+    let single = index.trim_end_matches(".index.json");
+    if located.unindexed.iter().any(|name| name == single) {
+        let what = format!("`{single}` stands beside `{index}`, which does not list it: one of them is stale");
+        let hint = format!("give {} or {} itself", root.join(single).display(), root.join(index).display());
+        return Err(fault(root, what, Some(hint)));
+    }
+    Ok(located)
+}
+
+/// A directory without an index: one file, or a full set of `name-00001-of-0000N` shards.
+fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
+    let chosen: Vec<&String> = match weights {
+        [] => {
+            let what = "no safetensors weights: expected model.safetensors or model.safetensors.index.json";
+            return Err(fault(root, what, None));
+        }
+        many if many.iter().any(|n| *n == "model.safetensors") => {
+            many.iter().copied().filter(|n| *n == "model.safetensors").collect()
+        }
+        [one] => vec![one],
+        many => {
+            let all_numbered = many.iter().all(|n| shard_number(n).is_some());
+            if !all_numbered {
+                let hint = format!("name one of them instead of the directory: {}", list(many));
+                return Err(fault(root, "more than one checkpoint and no index", Some(hint)));
+            }
+            check_numbers(root, many)?;
+            many.to_vec()
+        }
+    };
+    Ok(Located {
+        kind: super::Kind::Directory,
+        root: root.to_owned(),
+        shards: chosen.iter().map(|name| root.join(name)).collect(),
+        index: None,
+        unindexed: weights.iter().filter(|n| !chosen.contains(n)).map(|n| (*n).clone()).collect(),
+    })
+}
+
+fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
+    let index = Index::read(&path)?;
+    let mut names: Vec<String> = index.shards().iter().map(|s| (*s).to_owned()).collect();
+    names.sort_by(|a, b| natural_order(a, b));
+    let missing = |name: &&String| !root.join(name.as_str()).is_file();
+    let faults = names.iter().filter(missing).map(|name| Error::Index {
+        path: path.clone(),
+        tensor: None,
+        fault: format!("shard `{name}` is listed but missing beside the index"),
+    });
+    Error::all(faults.collect())?;
+    check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
+    let left = weights.iter().filter(|n| !names.contains(n));
+    let unindexed = left.map(|n| (*n).clone()).collect();
+    let shards = names.iter().map(|name| root.join(name)).collect();
+    Ok(Located {
+        kind,
+        root,
+        shards,
+        index: Some((path, index)),
+        unindexed,
+    })
+}
+
+/// The i and N of `stem-0000i-of-0000N.safetensors`, with the stem.
+fn shard_number(name: &str) -> Option<(&str, u64, u64)> {
+    let stem = name.strip_suffix(".safetensors")?;
+    let (head, of) = stem.rsplit_once("-of-")?;
+    let (head, number) = head.rsplit_once('-')?;
+    Some((head, number.parse().ok()?, of.parse().ok()?))
+}
+
+/// Numbered shards of one stem must be 1..=N, each saying the same N. Files without numbers are let be.
+fn check_numbers(path: &Path, names: &[&String]) -> Result<()> {
+    let mut stems: std::collections::BTreeMap<&str, Vec<(u64, u64, &str)>> = std::collections::BTreeMap::new();
+    for name in names {
+        if let Some((stem, number, of)) = shard_number(name) {
+            stems.entry(stem).or_default().push((number, of, name));
+        }
+    }
+    let mut faults = Vec::new();
+    for shards in stems.values() {
+        let count = shards.len() as u64;
+        for (number, of, name) in shards {
+            if *of != count || *number == 0 || number > of {
+                faults.push(fault(
+                    path,
+                    format!("shard numbers disagree: `{name}` is {number} of {of}, but there are {count} shards"),
+                    None,
+                ));
+            }
+        }
+    }
+    Error::all(faults)
+}
+
+fn file_names(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(Error::io("list", root))? {
+        let entry = entry.map_err(Error::io("list", root))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort_by(|a, b| natural_order(a, b));
+    Ok(names)
+}
+
+fn list(names: &[&String]) -> String {
+    names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// `org/name[@revision]`, if `path` could be one.
+fn repository(path: &Path) -> Option<(&str, &str, &str)> {
+    let (repo, revision) = {
+        let text = path.to_str()?;
+        text.split_once('@').unwrap_or((text, "main"))
+    };
+    let (org, name) = repo.split_once('/')?;
+    let plain = |s: &str| {
+        !s.is_empty() && !s.starts_with('.') && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let revision_plain = !revision.split('/').any(|part| !plain(part));
+    (plain(org) && plain(name) && revision_plain).then_some((org, name, revision))
+}
+
+/// The snapshot of a repository in the local Hugging Face cache.
+fn in_cache(path: &Path) -> Option<PathBuf> {
+    let (org, name, revision) = repository(path)?;
+    let dir = cache_dir()?.join(format!("models--{org}--{name}"));
+    let commit = std::fs::read_to_string(dir.join("refs").join(revision));
+    let commit = commit.unwrap_or_else(|_| revision.to_owned());
+    let commit = commit.trim();
+    let safe = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
+    let snapshot = dir.join("snapshots").join(commit);
+    (safe && snapshot.is_dir()).then_some(snapshot)
+}
+
+/// Where `huggingface_hub` keeps its cache: `HF_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`
+/// or `~/.cache/huggingface/hub`.
+fn cache_dir() -> Option<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("HF_HUB_CACHE")
+        .or_else(|| var("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .or_else(|| var("HOME").map(|home| home.join(".cache/huggingface/hub")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shard_numbers_are_read_from_names() {
+        assert_eq!(shard_number("model-00002-of-00003.safetensors"), Some(("model", 2, 3)));
+        assert_eq!(shard_number("a-b-1-of-2.safetensors"), Some(("a-b", 1, 2)));
+        assert_eq!(shard_number("model.safetensors"), None);
+    }
+
+    #[test]
+    fn repository_names_are_told_from_paths() {
+        assert_eq!(repository(Path::new("org/name@v1")), Some(("org", "name", "v1")));
+        for path in ["./dir", "../x", "/a/b", "a/b/c", "a", "org/na me", "org/x@../y"] {
+            assert_eq!(repository(Path::new(path)), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A checkpoint: one or many shards seen as one set of tensors.
+
+use std::path::{Path, PathBuf};
+
+use super::locate::{Located, locate};
+use super::{Access, Config, Shard, TensorInfo, natural_order};
+use crate::{Error, Result};
+
+/// What the user named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory in Hugging Face layout.
+    Directory,
+    /// A single `.safetensors` file.
+    File,
+    /// An index file and the shards beside it.
+    Index,
+}
+
+/// An open checkpoint whose shards and index agree: every tensor stands in exactly one shard.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    root: PathBuf,
+    kind: Kind,
+    shards: Vec<Shard>,
+    index: Option<PathBuf>,
+    config: Option<Config>,
+    unindexed: Vec<String>,
+    /// (shard, position in its header), by natural order of names.
+    order: Vec<(u32, u32)>,
+}
+
+/// A tensor of a checkpoint and the shard that holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Which of [`Checkpoint::shards`].
+    pub shard: usize,
+    /// Name, type, shape and place.
+    pub info: &'a TensorInfo,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint at `path`. Reads headers, index and `config.json` only.
+    ///
+    /// # Errors
+    /// Every fault of every shard and of the index, in both directions, at once.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        let Located {
+            kind,
+            root,
+            shards: paths,
+            index,
+            unindexed,
+        } = locate(path)?;
+        let mut shards = Vec::with_capacity(paths.len());
+        let mut faults = Vec::new();
+        for path in &paths {
+            match Shard::open(path, access) {
+                Ok(shard) => shards.push(shard),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Error::all(faults)?;
+        let order = order_tensors(&shards)?;
+        if let Some((path, index)) = &index {
+            check_index(path, index, &shards)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            config: Config::read(&root)?,
+            root,
+            kind,
+            shards,
+            index: index.map(|(path, _)| path),
+            unindexed,
+            order,
+        })
+    }
+
+    /// The path as given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that holds the shards.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the user named.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The shards, in natural order of their names.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The index file, where there is one.
+    pub fn index(&self) -> Option<&Path> {
+        self.index.as_deref()
+    }
+
+    /// `config.json`, where there is one.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// Safetensors files in the directory that the checkpoint does not use.
+    pub fn unindexed(&self) -> &[String] {
+        &self.unindexed
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether it holds no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// All tensors, in natural order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
+        self.order.iter().map(|place| at(&self.shards, *place))
+    }
+
+    /// The tensor of that name.
+    pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        let order = |place: &(u32, u32)| natural_order(&at(&self.shards, *place).info.name, name);
+        let found = self.order.binary_search_by(order).ok()?;
+        Some(at(&self.shards, self.order[found]))
+    }
+
+    /// Whether the configuration says that input embedding and output head are one tensor.
+    pub fn tied(&self) -> bool {
+        self.config.as_ref().and_then(Config::tie_word_embeddings) == Some(true)
+    }
+
+    /// Bytes of all tensors, without headers.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors().map(|t| t.info.len()).sum()
+    }
+
+    /// Checks that no shard was touched since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the shard.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+}
+
+fn at(shards: &[Shard], (shard, entry): (u32, u32)) -> Tensor<'_> {
+    Tensor {
+        shard: shard as usize,
+        info: &shards[shard as usize].header().tensors()[entry as usize],
+    }
+}
+
+fn order_tensors(shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
+    let mut order = Vec::new();
+    for (s, shard) in shards.iter().enumerate() {
+        order.extend((0..shard.header().tensors().len()).map(|e| (s as u32, e as u32)));
+    }
+    let name = |place: (u32, u32)| at(shards, place).info.name.as_str();
+    order.sort_by(|a, b| natural_order(name(*a), name(*b)));
+    let twice = order.windows(2).filter(|pair| name(pair[0]) == name(pair[1]));
+    let faults = twice.map(|pair| Error::Header {
+        path: shards[pair[1].0 as usize].path().to_owned(),
+        tensor: Some(name(pair[1]).to_owned()),
+        fault: format!(
+            "duplicate tensor: also in `{}`",
+            shards[pair[0].0 as usize].file_name()
+        ),
+    });
+    Error::all(faults.collect())?;
+    Ok(order)
+}
+
+/// Every mapped name must be in its shard, and every tensor of a shard must be mapped to it.
+fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()> {
+    let fault = |tensor: &str, fault: String| Error::Index {
+        path: path.to_owned(),
+        tensor: Some(tensor.to_owned()),
+        fault,
+    };
+    let mut faults = Vec::new();
+    let by_name = shards.iter().map(|s| (s.file_name(), s));
+    let by_name: std::collections::HashMap<String, &Shard> = by_name.collect();
+    for (tensor, shard) in index.weight_map() {
+        let found = by_name.get(shard).and_then(|s| s.header().find(tensor));
+        if found.is_none() {
+            faults.push(fault(tensor, format!("listed in `{shard}`, but not in that file")));
+        }
+    }
+    for shard in shards {
+        for tensor in shard.header().tensors() {
+            if !index.weight_map().contains_key(&tensor.name) {
+                let file = shard.file_name();
+                faults.push(fault(&tensor.name, format!("in `{file}`, but not listed in the index")));
+            }
+        }
+    }
+    Error::all(faults)
+}

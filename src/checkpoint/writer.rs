@@ -1,0 +1,96 @@
+//! Files of a staged checkpoint, preallocated and written by position from many threads.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::{Shard, Staging};
+use crate::{Error, Result};
+
+/// How a shard that comes unchanged from one side reaches the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Link {
+    /// Share the blocks where the file system can, copy otherwise.
+    #[default]
+    Reflink,
+    /// A second name for the same file: no bytes are written, but both change together.
+    Hard,
+    /// Always copy.
+    Copy,
+}
+
+/// Brings the whole shard into the staging directory without writing its bytes.
+///
+/// `Ok(false)` when the file system cannot share blocks, so that the bytes have to be copied.
+///
+/// # Errors
+/// With [`Link::Hard`]: [`Error::Output`] when the output is on another file system.
+pub fn link_whole(shard: &Shard, staging: &Staging, name: &str, link: Link) -> Result<bool> {
+    let path = staging.path().join(name);
+    match link {
+        Link::Copy => Ok(false),
+        Link::Reflink => Ok(reflink_copy::reflink(shard.path(), &path).is_ok()),
+        Link::Hard => {
+            let real = shard.path().canonicalize().map_err(Error::io("open", shard.path()))?;
+            std::fs::hard_link(&real, &path).map_err(|e| Error::Output {
+                path: path.clone(),
+                fault: format!("cannot hard-link {}: {e}", real.display()),
+                hint: Some("put the output on the file system of the inputs, or leave out --link hard".to_owned()),
+            })?;
+            Ok(true)
+        }
+    }
+}
+
+/// A preallocated file of the staging directory.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    file: File,
+}
+
+impl Target {
+    /// Creates `name` with room for `len` bytes, so that a full disk shows before anything is written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(staging: &Staging, name: &str, len: u64) -> Result<Self> {
+        let path = staging.path().join(name);
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        if len > 0 {
+            match fallocate(&file, FallocateFlags::empty(), 0, len) {
+                Ok(()) => {}
+                // File systems without preallocation get a sparse file of the right length.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    file.set_len(len).map_err(Error::io("preallocate", &path))?;
+                }
+                Err(e) => return Err(Error::io("preallocate", &path)(e.into())),
+            }
+        }
+        Ok(Self { path, file })
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(Error::io("write", &self.path))
+    }
+
+    /// Waits until every byte is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io("sync", &self.path))
+    }
+
+    /// The staged path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,35 @@
+//! `inspect`: what is inside a checkpoint, from headers alone.
+
+use std::path::PathBuf;
+
+use super::terminal::Terminal;
+use super::{Outcome, Reading};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::plan::Inventory;
+use crate::report::Inspection;
+
+/// Show shards, tensors, types and parameters; reads headers only
+#[derive(Debug, clap::Args)]
+pub(super) struct Inspect {
+    /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
+    #[arg(value_name = "CKPT")]
+    checkpoint: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+impl Inspect {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
+        let inspection = Inspection::new(&checkpoint, &Inventory::of(&checkpoint), self.tensors);
+        terminal.print(&if self.json { inspection.to_json() } else { inspection.to_text() })?;
+        Ok(Outcome::Success)
+    }
+}

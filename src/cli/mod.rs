@@ -1,0 +1,116 @@
+//! The command line: one file per subcommand. Arguments, output and exit codes are known only here.
+//!
+//! stdout carries data, stderr progress, warnings and errors. Exit codes: 0 success, 1 a check failed,
+//! 2 error.
+
+mod completions;
+mod inspect;
+mod man;
+mod plan;
+mod progress;
+mod reset;
+mod selection;
+mod terminal;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::checkpoint::Access;
+use crate::{Error, Result};
+use terminal::Terminal;
+
+/// Surgery on model checkpoints: put a share of a fine-tune back to its base, and see what is inside.
+#[derive(Debug, Parser)]
+#[command(name = "hft-surgery", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Number of threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Print more about what is done
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Plan(plan::Plan),
+    Reset(reset::Reset),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// How checkpoints are read.
+#[derive(Debug, Args)]
+struct Reading {
+    /// Read by position instead of mapping files: for network file systems
+    #[arg(long)]
+    no_mmap: bool,
+}
+
+impl Reading {
+    fn access(&self) -> Access {
+        if self.no_mmap { Access::Read } else { Access::Map }
+    }
+}
+
+/// What a command that ran to its end found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Exit code 0.
+    Success,
+    /// Exit code 1: a check failed.
+    CheckFailed,
+}
+
+/// Parses the command line, runs the command and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::new(&cli.global);
+    match run(cli, &terminal) {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            terminal.error(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
+    let threads = usize::from(cli.global.threads.unwrap_or(0));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}"), "use fewer --threads"))?;
+    match cli.command {
+        Command::Inspect(command) => command.run(terminal),
+        Command::Verify(command) => command.run(terminal),
+        Command::Plan(command) => command.run(terminal),
+        Command::Reset(command) => command.run(terminal),
+        Command::Completions(command) => command.run(&mut Cli::command(), terminal),
+        Command::Man(command) => command.run(&Cli::command(), terminal),
+    }
+}

@@ -1,0 +1,167 @@
+//! `plan`: choose the trainable tensors, and compute with plans.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::selection::{SelectionArgs, StrategyArg};
+use super::terminal::{Terminal, list};
+use super::{Outcome, Reading};
+use crate::checkpoint::Checkpoint;
+use crate::plan::{self, Inventory, Summary};
+use crate::report::{Side, selection_json, selection_table};
+use crate::{Error, Result};
+
+/// Choose which tensors are trainable and which frozen
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Plan {
+    #[command(subcommand)]
+    algebra: Option<Algebra>,
+    /// The checkpoint to choose from
+    #[arg(value_name = "CKPT", required = true)]
+    checkpoint: Option<PathBuf>,
+    /// The share that is trainable, 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Write the plan here
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Debug, Subcommand)]
+enum Algebra {
+    /// Trainable in any of the plans
+    Union(Operands),
+    /// Trainable in all of the plans
+    Intersect(Operands),
+    /// Trainable in the first plan and in none of the others
+    Difference(Operands),
+    /// Trainable and frozen swapped
+    Complement(Operand),
+    /// Show a plan
+    Show(Operand),
+}
+
+#[derive(Debug, Args)]
+struct Operands {
+    /// Plans over the same tensors
+    #[arg(value_name = "PLAN", required = true, num_args = 2..)]
+    plans: Vec<PathBuf>,
+    #[command(flatten)]
+    result: ResultArgs,
+}
+
+#[derive(Debug, Args)]
+struct Operand {
+    /// A plan
+    #[arg(value_name = "PLAN")]
+    plan: PathBuf,
+    #[command(flatten)]
+    result: ResultArgs,
+}
+
+#[derive(Debug, Args)]
+struct ResultArgs {
+    /// Write the resulting plan here
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Count parameters in this checkpoint
+    #[arg(long, value_name = "CKPT")]
+    checkpoint: Option<PathBuf>,
+}
+
+impl Plan {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        match &self.algebra {
+            Some(algebra) => algebra.run(terminal)?,
+            None => self.choose(terminal)?,
+        }
+        Ok(Outcome::Success)
+    }
+
+    fn choose(&self, terminal: &Terminal) -> Result<()> {
+        let Some(path) = &self.checkpoint else {
+            return Err(Error::usage("a checkpoint is missing", ""));
+        };
+        if self.selection.strategy == StrategyArg::Explicit && self.ratio.is_some() {
+            return Err(Error::usage("--ratio has no meaning with --strategy explicit", "leave it out"));
+        }
+        let checkpoint = Checkpoint::open(path, self.reading.access())?;
+        let inventory = Inventory::of(&checkpoint);
+        let other = inventory.other_names();
+        if !other.is_empty() {
+            terminal.warn(&format!("category `other`, place not known from the name: {}", list(&other, 5)));
+        }
+        let plan = self.selection.plan(&inventory, self.ratio.unwrap_or(0.5))?;
+        show(&plan, Some(&inventory), self.json, terminal)?;
+        save(&plan, self.out.as_deref())
+    }
+}
+
+impl Algebra {
+    fn run(&self, terminal: &Terminal) -> Result<()> {
+        let (plan, result) = match self {
+            Self::Union(args) => (fold(&args.plans, plan::Plan::union)?, &args.result),
+            Self::Intersect(args) => (fold(&args.plans, plan::Plan::intersect)?, &args.result),
+            Self::Difference(args) => (fold(&args.plans, plan::Plan::difference)?, &args.result),
+            Self::Complement(args) => (plan::Plan::read(&args.plan)?.complement()?, &args.result),
+            Self::Show(args) => (plan::Plan::read(&args.plan)?, &args.result),
+        };
+        let inventory = match &result.checkpoint {
+            None => None,
+            Some(path) => {
+                let inventory = Inventory::of(&Checkpoint::open(path, crate::checkpoint::Access::Map)?);
+                plan.check_against(&inventory)?;
+                Some(inventory)
+            }
+        };
+        show(&plan, inventory.as_ref(), result.json, terminal)?;
+        save(&plan, result.out.as_deref())
+    }
+}
+
+fn fold(
+    paths: &[PathBuf],
+    operation: fn(&plan::Plan, &plan::Plan) -> Result<plan::Plan>,
+) -> Result<plan::Plan> {
+    let mut plans = paths.iter().map(|path| plan::Plan::read(path));
+    let first = plans.next().unwrap_or_else(|| Err(Error::usage("a plan is missing", "")))?;
+    plans.try_fold(first, |left, right| operation(&left, &right?))
+}
+
+fn save(plan: &plan::Plan, out: Option<&Path>) -> Result<()> {
+    out.map_or(Ok(()), |path| plan.write(path))
+}
+
+/// Without a checkpoint the sizes are not known: the tensors are counted by name alone.
+fn show(plan: &plan::Plan, inventory: Option<&Inventory>, json: bool, terminal: &Terminal) -> Result<()> {
+    if json && inventory.is_none() {
+        return terminal.print(&plan.to_json());
+    }
+    let sizes_known = inventory.is_some();
+    let by_name;
+    let inventory = match inventory {
+        Some(inventory) => inventory,
+        None => {
+            by_name = plan.inventory_by_name();
+            &by_name
+        }
+    };
+    let summary = Summary::new(inventory, plan);
+    if json {
+        let value = selection_json(&summary, plan, Side::Trainable);
+        return terminal.print(&format!("{value:#}\n"));
+    }
+    terminal.print(&selection_table(&summary, plan, Side::Trainable, sizes_known))
+}

@@ -1,0 +1,228 @@
+//! `reset`: the half-reset.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use super::progress::bytes_bar;
+use super::selection::SelectionArgs;
+use super::terminal::{Terminal, list};
+use super::{Outcome, Reading};
+use crate::checkpoint::{Checkpoint, Link, contents_digest};
+use crate::error::Shown;
+use crate::plan::{Inventory, Plan, Summary};
+use crate::report::{Side, bytes, selection_json, selection_table};
+use crate::surgery::{self, Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
+use crate::{Error, Result};
+
+/// Put a share of a fine-tuned model back to its base (half-reset)
+#[derive(Debug, clap::Args)]
+pub(super) struct Reset {
+    /// The pre-trained checkpoint
+    #[arg(long, value_name = "CKPT")]
+    base: PathBuf,
+    /// The checkpoint that was fine-tuned from it
+    #[arg(long, value_name = "CKPT")]
+    tuned: PathBuf,
+    /// The directory to write
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+    /// The share that returns to base, 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    /// Return what this plan freezes, keep what it trains
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "seed", "round", "granularity", "selector", "complement_of"])]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Show what would be done; write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Convert base values where the two sides differ in type
+    #[arg(long)]
+    cast: bool,
+    /// What to do with tensors that only one side has
+    #[arg(long, value_enum, default_value_t = OnMissingArg::Error, value_name = "POLICY")]
+    on_missing: OnMissingArg,
+    /// What to do when the vocabularies differ in size
+    #[arg(long, value_enum, default_value_t = VocabArg::Error, value_name = "POLICY")]
+    vocab: VocabArg,
+    /// How shards that come whole from one side are brought over
+    #[arg(long, value_enum, default_value_t = LinkArg::Reflink, value_name = "HOW")]
+    link: LinkArg,
+    /// Replace an existing checkpoint at --out
+    #[arg(long)]
+    force: bool,
+    /// Do not wait until the result is on the disk
+    #[arg(long)]
+    no_sync: bool,
+    /// Record SHA-256 digests of the contents of both inputs
+    #[arg(long)]
+    hash: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnMissingArg {
+    /// Refuse
+    Error,
+    /// Keep what only tuned has, leave out what only base has
+    KeepTuned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VocabArg {
+    /// Refuse
+    Error,
+    /// Return common rows, keep the tuned side's extra rows
+    Common,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LinkArg {
+    /// Share blocks where the file system can, copy otherwise
+    Reflink,
+    /// Hard-link: no bytes are written, but a change to one is a change to both
+    Hard,
+    /// Always copy
+    Copy,
+}
+
+impl Reset {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let base = Checkpoint::open(&self.base, self.reading.access())?;
+        let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let inventory = Inventory::of(&tuned);
+        let plan = self.choose(&inventory)?;
+        let pairing = Pairing::new(&base, &tuned, self.policies())?;
+        let reset = surgery::Reset::new(pairing, &inventory, &plan)?;
+        tell(&reset, &inventory, terminal);
+        let summary = Summary::new(&inventory, &plan);
+        if !self.dry_run {
+            self.write(&reset, terminal)?;
+        }
+        let result = if self.json {
+            let json = selection_json(&summary, &plan, Side::Frozen);
+            format!("{json:#}\n")
+        } else {
+            selection_table(&summary, &plan, Side::Frozen, true)
+        };
+        terminal.print(&result)?;
+        if self.dry_run {
+            terminal.note(&format!("dry run: {} would be written", bytes(reset.bytes())));
+        }
+        Ok(Outcome::Success)
+    }
+
+    /// The plan: what is trainable keeps its tuned value, so the share is the other one.
+    fn choose(&self, inventory: &Inventory) -> Result<Plan> {
+        if let Some(path) = &self.plan {
+            return Plan::read(path);
+        }
+        let ratio = self.ratio.unwrap_or(0.5);
+        if !(0.0..=1.0).contains(&ratio) {
+            return Err(Error::usage(
+                format!("--ratio out of range: got {ratio}, expected 0 to 1"),
+                "--ratio is the share that returns to base",
+            ));
+        }
+        self.selection.plan(inventory, 1.0 - ratio)
+    }
+
+    fn policies(&self) -> Policies {
+        Policies {
+            on_missing: match self.on_missing {
+                OnMissingArg::Error => OnMissing::Error,
+                OnMissingArg::KeepTuned => OnMissing::KeepTuned,
+            },
+            vocab: match self.vocab {
+                VocabArg::Error => Vocab::Error,
+                VocabArg::Common => Vocab::Common,
+            },
+            cast: self.cast,
+        }
+    }
+
+    fn write(&self, reset: &surgery::Reset<'_>, terminal: &Terminal) -> Result<()> {
+        let Some(path) = &self.out else {
+            return Err(Error::usage("--out is missing", ""));
+        };
+        let output = Output {
+            path,
+            force: self.force,
+            sync: !self.no_sync,
+            link: match self.link {
+                LinkArg::Reflink => Link::Reflink,
+                LinkArg::Hard => Link::Hard,
+                LinkArg::Copy => Link::Copy,
+            },
+        };
+        let provenance = Provenance {
+            command: "reset",
+            options: self.options(),
+            inputs: vec![
+                self.input("base", reset.pairing().base, terminal)?,
+                self.input("tuned", reset.pairing().tuned, terminal)?,
+            ],
+        };
+        let bar = bytes_bar(terminal, "write", reset.bytes());
+        reset.write(&output, &provenance, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        terminal.detail(&format!("wrote {}", Shown(path)));
+        Ok(())
+    }
+
+    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
+        if !self.hash {
+            return Ok(Input::new(role, checkpoint, None));
+        }
+        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
+        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        Ok(Input::new(role, checkpoint, Some(digest)))
+    }
+
+    /// The options that decide the bytes of the result and are not in the plan.
+    fn options(&self) -> Map<String, Value> {
+        let mut options = Map::new();
+        if self.plan.is_none() {
+            options.insert("ratio".to_owned(), json!(self.ratio.unwrap_or(0.5)));
+        }
+        options.insert("cast".to_owned(), json!(self.cast));
+        let on_missing = if self.on_missing == OnMissingArg::Error { "error" } else { "keep-tuned" };
+        options.insert("on_missing".to_owned(), json!(on_missing));
+        let vocab = if self.vocab == VocabArg::Error { "error" } else { "common" };
+        options.insert("vocab".to_owned(), json!(vocab));
+        options
+    }
+}
+
+/// Says what a policy settled or what the names do not tell.
+fn tell(reset: &surgery::Reset<'_>, inventory: &Inventory, terminal: &Terminal) {
+    const MOST: usize = 5;
+    let other: Vec<&str> = inventory.other_names();
+    if !other.is_empty() {
+        terminal.warn(&format!("category `other`, place not known from the name: {}", list(&other, MOST)));
+    }
+    let kept: Vec<&str> = reset.pairing().only_in_tuned().collect();
+    if !kept.is_empty() {
+        terminal.warn(&format!("only in tuned, kept: {}", list(&kept, MOST)));
+    }
+    let dropped = reset.pairing().only_in_base();
+    if !dropped.is_empty() {
+        terminal.warn(&format!("only in base, left out: {}", list(dropped, MOST)));
+    }
+    for (file, why) in &reset.sidecars().left {
+        let line = format!("left behind: {} ({why})", Shown(file));
+        if *why == "link out of the checkpoint" || *why == "broken link" {
+            terminal.warn(&line);
+        } else {
+            terminal.detail(&line);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! stdout and stderr.
+
+use std::io::{IsTerminal, Write};
+
+use super::{Color, Global};
+use crate::error::Shown;
+use crate::{Error, Result};
+
+/// Where output goes and how much of it.
+pub(super) struct Terminal {
+    color: bool,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Terminal {
+    pub(super) fn new(global: &Global) -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => std::io::stderr().is_terminal() && !no_color,
+        };
+        Self {
+            color,
+            quiet: global.quiet,
+            verbose: global.verbose,
+        }
+    }
+
+    /// Writes data to stdout. A reader that stopped reading is no error.
+    pub(super) fn print(&self, text: &str) -> Result<()> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// As [`Terminal::print`].
+    pub(super) fn print_bytes(&self, bytes: &[u8]) -> Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout")(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether progress bars may be drawn.
+    pub(super) fn draws_progress(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// A line about what is done, unless quiet.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
+    /// A line for those who asked for more.
+    pub(super) fn detail(&self, text: &str) {
+        if self.verbose {
+            say(text);
+        }
+    }
+
+    /// Something the user should know, though the command goes on.
+    pub(super) fn warn(&self, text: &str) {
+        if !self.quiet {
+            say(&format!("{} {text}", self.paint("warning:", "1;33")));
+        }
+    }
+
+    /// An error with its advice; each of several on its own lines.
+    pub(super) fn error(&self, error: &Error) {
+        const MOST: usize = 50;
+        let all = match error {
+            Error::Many(all) => all.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let mut last_hint = None;
+        for (i, error) in all.iter().take(MOST).enumerate() {
+            say(&format!("{} {error}", self.paint("error:", "1;31")));
+            let hint = error.hint();
+            let next = all.get(i + 1).filter(|_| i + 1 < MOST).and_then(Error::hint);
+            // Advice that the next fault repeats is given once, after the last of them.
+            if let Some(hint) = hint.filter(|h| next.as_ref() != Some(h) && last_hint.as_ref() != Some(h)) {
+                say(&format!("{} {hint}", self.paint("hint:", "1;36")));
+                last_hint = Some(hint);
+            }
+        }
+        if all.len() > MOST {
+            say(&format!("{} and {} more", self.paint("error:", "1;31"), all.len() - MOST));
+        }
+    }
+
+    fn paint(&self, text: &str, style: &str) -> String {
+        if self.color {
+            format!("\u{1b}[{style}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// stderr may be closed; there is nobody left to tell then.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Lists names for a message: at most `most`, then how many more.
+pub(super) fn list(names: &[&str], most: usize) -> String {
+    let shown: Vec<String> = names.iter().take(most).map(|name| Shown(*name).to_string()).collect();
+    let rest = names.len().saturating_sub(most);
+    if rest == 0 {
+        shown.join(", ")
+    } else {
+        format!("{}, … and {rest} more", shown.join(", "))
+    }
+}

@@ -1,0 +1,94 @@
+//! `verify`: hash a checkpoint and check it against a manifest.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::progress::bytes_bar;
+use super::terminal::Terminal;
+use super::{Outcome, Reading};
+use crate::checkpoint::{Checkpoint, Contents, contents};
+use crate::error::Shown;
+use crate::report::{Manifest, Mismatch, bytes};
+use crate::{Error, Result};
+
+/// Check headers and index, and hash every file and tensor with SHA-256
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
+    #[arg(value_name = "CKPT")]
+    checkpoint: PathBuf,
+    /// Compare with this manifest; exit code 1 when anything differs
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Write the digests to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
+    write_manifest: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+impl Verify {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let expected = self.manifest.as_deref().map(read_manifest).transpose()?;
+        let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
+        for file in checkpoint.unindexed() {
+            terminal.warn(&format!("not part of the checkpoint: {}", Shown(file)));
+        }
+        let file_bytes: u64 = checkpoint.shards().iter().map(|shard| shard.file_len()).sum();
+        let bar = bytes_bar(terminal, "hash", file_bytes + checkpoint.tensor_bytes());
+        let start = Instant::now();
+        let contents = contents(&checkpoint, &|done| bar.set_position(done))?;
+        let seconds = start.elapsed().as_secs_f64();
+        bar.finish_and_clear();
+        let manifest = Manifest::new(&contents);
+        if let Some(path) = &self.write_manifest {
+            std::fs::write(path, manifest.to_json()).map_err(Error::io("write", path))?;
+        }
+        let mismatches = expected.map(|e| e.compare(&manifest)).unwrap_or_default();
+        self.print(&contents, &manifest, &mismatches, terminal)?;
+        let per_core = contents.hashed as f64 / 1e9 / seconds / rayon::current_num_threads() as f64;
+        terminal.note(&format!(
+            "hashed {} in {seconds:.2} s: {per_core:.2} GB/s per core",
+            bytes(contents.hashed)
+        ));
+        Ok(if mismatches.is_empty() { Outcome::Success } else { Outcome::CheckFailed })
+    }
+
+    fn print(
+        &self,
+        contents: &Contents,
+        manifest: &Manifest,
+        mismatches: &[Mismatch],
+        terminal: &Terminal,
+    ) -> Result<()> {
+        if self.json {
+            let rows = mismatches.iter().map(|m| json!({"kind": m.kind, "name": m.name, "what": m.what}));
+            let mut value = serde_json::to_value(manifest).unwrap_or_default();
+            value["mismatches"] = rows.collect();
+            return terminal.print(&format!("{value:#}\n"));
+        }
+        let mut out = String::new();
+        for file in &contents.files {
+            out += &format!("{}  {}\n", file.sha256, Shown(&file.name));
+        }
+        out += &format!("{}  all {} tensors, any sharding\n", manifest.digest(), contents.tensors.len());
+        for m in mismatches {
+            out += &format!("differs: {} `{}`: {}\n", m.kind, Shown(&m.name), m.what);
+        }
+        terminal.print(&out)
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    Manifest::parse(&text).map_err(|fault| Error::Checkpoint {
+        path: path.to_owned(),
+        fault: format!("not a manifest: {fault}"),
+        hint: Some("make one with verify --write-manifest".to_owned()),
+    })
+}

@@ -1,0 +1,244 @@
+//! The one error type. Every message names the file or tensor, what was found and what was expected.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible function of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong.
+///
+/// [`Error::hint`] says what to do about it, where something helps. Names that come from files are
+/// shown through [`Shown`], so a hostile name cannot write control codes to a terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("{doing} {}: {source}", Shown(.path))]
+    Io {
+        /// What was being done, as a verb: "open", "write", …
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A path that should be a checkpoint is none.
+    #[error("{}: {fault}", Shown(.path))]
+    Checkpoint {
+        /// The path as given.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
+    /// The header of a safetensors file breaks the format.
+    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// The tensor at fault, where it is one tensor.
+        tensor: Option<String>,
+        /// What is wrong: got and expected.
+        fault: String,
+    },
+    /// A shard index contradicts itself or its shards.
+    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor at fault, where it is one tensor.
+        tensor: Option<String>,
+        /// What is wrong: got and expected.
+        fault: String,
+    },
+    /// Two checkpoints do not fit together.
+    #[error("{}{fault}", tensor_prefix(.tensor.as_deref()))]
+    Pairing {
+        /// The tensor at fault, where it is one tensor.
+        tensor: Option<String>,
+        /// What is wrong: got and expected.
+        fault: String,
+        /// The option or step that helps.
+        hint: Option<String>,
+    },
+    /// A plan is malformed or does not fit the checkpoint.
+    #[error("{}{}{fault}", path_prefix(.path.as_deref()), tensor_prefix(.tensor.as_deref()))]
+    Plan {
+        /// The plan file, where the plan came from one.
+        path: Option<PathBuf>,
+        /// The tensor at fault, where it is one tensor.
+        tensor: Option<String>,
+        /// What is wrong: got and expected.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
+    /// The output cannot be written where it was asked for.
+    #[error("{}: {fault}", Shown(.path))]
+    Output {
+        /// The output path as given.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
+    /// Options that contradict each other or are out of range.
+    #[error("{fault}")]
+    Usage {
+        /// What is wrong: the option, got and expected.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
+    /// Several faults, all that were found.
+    #[error("{}", join(.0))]
+    Many(Vec<Error>),
+}
+
+impl Error {
+    /// Advice for the person who sees the error, where there is some.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } => io_hint(source).map(str::to_owned),
+            Self::Checkpoint { hint, .. }
+            | Self::Pairing { hint, .. }
+            | Self::Plan { hint, .. }
+            | Self::Output { hint, .. }
+            | Self::Usage { hint, .. } => hint.clone(),
+            Self::Header { .. } | Self::Index { .. } | Self::Many(_) => None,
+        }
+    }
+
+    /// Builds [`Error::Io`] in a `map_err`.
+    pub(crate) fn io(
+        doing: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// Contradicting or impossible options.
+    pub(crate) fn usage(fault: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        Self::Usage {
+            fault: fault.into(),
+            hint: (!hint.is_empty()).then_some(hint),
+        }
+    }
+
+    /// `Ok` when there are no faults, the fault when there is one, [`Error::Many`] otherwise.
+    pub(crate) fn all(mut faults: Vec<Self>) -> Result<()> {
+        match faults.len() {
+            0 => Ok(()),
+            1 => Err(faults.remove(0)),
+            _ => Err(Self::Many(faults)),
+        }
+    }
+}
+
+fn io_hint(source: &std::io::Error) -> Option<&'static str> {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => Some("free some space or choose another --out"),
+        std::io::ErrorKind::PermissionDenied => Some("check who owns the path"),
+        _ => None,
+    }
+}
+
+fn tensor_prefix(tensor: Option<&str>) -> String {
+    tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Shown(t)))
+}
+
+fn path_prefix(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |p| format!("{}: ", Shown(p)))
+}
+
+fn join(errors: &[Error]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// Shows untrusted text: control and bidirectional-override characters appear escaped, and a text
+/// over 200 characters is cut.
+pub struct Shown<T>(pub T);
+
+impl<T: ShownText> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 200;
+        let text = self.0.text();
+        for (i, c) in text.chars().enumerate() {
+            if i == MOST {
+                return write!(f, "… ({} characters)", text.chars().count());
+            }
+            let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || bidi {
+                write!(f, "{}", c.escape_unicode())?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What [`Shown`] can show.
+pub trait ShownText {
+    /// The text, before escaping.
+    fn text(&self) -> std::borrow::Cow<'_, str>;
+}
+
+impl ShownText for &str {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        (*self).into()
+    }
+}
+
+impl ShownText for &String {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        self.as_str().into()
+    }
+}
+
+impl ShownText for &Path {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        self.to_string_lossy()
+    }
+}
+
+impl ShownText for &PathBuf {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        self.to_string_lossy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_bidi_characters_are_escaped() {
+        let shown = Shown("a\u{1b}[31m\n\u{202e}b").to_string();
+        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b");
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        let shown = Shown("x".repeat(500).as_str()).to_string();
+        assert!(shown.ends_with("… (500 characters)") && shown.len() < 240, "{shown}");
+    }
+
+    #[test]
+    fn one_fault_stays_itself_and_many_are_joined() {
+        assert!(Error::all(vec![]).is_ok());
+        let one = Error::all(vec![Error::usage("a", "")]);
+        assert_eq!(one.map_err(|e| e.to_string()), Err("a".to_owned()));
+        let two = Error::all(vec![Error::usage("a", ""), Error::usage("b", "")]);
+        assert_eq!(two.map_err(|e| e.to_string()), Err("a\nb".to_owned()));
+    }
+}

@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+
+pub mod checkpoint;
+pub mod cli;
+pub mod error;
+pub mod plan;
+pub mod report;
+pub mod surgery;
+
+pub use error::{Error, Result};

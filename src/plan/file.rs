@@ -1,0 +1,172 @@
+//! `plan.json`: the contract between commands, trainers and scripts.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::mask::Mask;
+use super::plan_type::{Model, Origin, Shares};
+use super::Plan;
+use crate::{Error, Result};
+
+const FORMAT: &str = "hft-surgery/plan";
+const VERSION: u64 = 1;
+/// A plan bigger than this is refused: 64 MiB hold about half a million names.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// The document, in the order of its keys. `format`, `version`, `trainable` and `frozen` are required.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    format: String,
+    version: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    strategy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    balance: Option<String>,
+    #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    round: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    model: Option<Model>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    shares: Option<Shares>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    mask: Option<Mask>,
+    trainable: Vec<String>,
+    frozen: Vec<String>,
+}
+
+impl Plan {
+    /// Reads the plan at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Plan`] as [`Plan::parse`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let len = std::fs::metadata(path).map_err(Error::io("open", path))?.len();
+        if len > MOST_BYTES {
+            return Err(fault(path, format!("plan too large: got {len} bytes, expected at most {MOST_BYTES}")));
+        }
+        Self::parse(&std::fs::read(path).map_err(Error::io("read", path))?, path)
+    }
+
+    /// Parses the text of a plan; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Plan`]: not JSON, a key missing, unknown or twice, another format or version, a ratio out
+    /// of range, a tensor listed twice.
+    pub fn parse(json: &[u8], path: &Path) -> Result<Self> {
+        let document: Document = serde_json::from_slice(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?;
+        if document.format != FORMAT {
+            let got = crate::error::Shown(&document.format).to_string();
+            return Err(fault(path, format!("not a plan: got format `{got}`, expected `{FORMAT}`")));
+        }
+        if document.version != VERSION {
+            return Err(fault(path, format!("version not known: got {}, expected {VERSION}", document.version)));
+        }
+        if let Some(ratio) = document.ratio.filter(|ratio| !(0.0..=1.0).contains(ratio)) {
+            return Err(fault(path, format!("ratio out of range: got {ratio}, expected 0 to 1")));
+        }
+        let origin = Origin {
+            strategy: document.strategy,
+            ratio: document.ratio,
+            balance: document.balance,
+            seed: document.seed,
+            round: document.round,
+            model: document.model,
+            shares: document.shares,
+        };
+        Self::build(origin, document.trainable, document.frozen, document.mask, Some(path))
+    }
+
+    /// The document as a JSON value.
+    pub fn to_value(&self) -> Value {
+        let origin = self.origin.clone();
+        let document = Document {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            strategy: origin.strategy,
+            ratio: origin.ratio,
+            balance: origin.balance,
+            seed: origin.seed,
+            round: origin.round,
+            model: origin.model,
+            shares: origin.shares,
+            mask: self.mask().cloned(),
+            trainable: self.trainable().to_vec(),
+            frozen: self.frozen().to_vec(),
+        };
+        serde_json::to_value(document).unwrap_or_default()
+    }
+
+    /// The document as text: indented, keys and names in a fixed order.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", self.to_value())
+    }
+
+    /// Writes the plan to `path`: beside it first, then renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let staged = path.with_file_name(name);
+        std::fs::write(&staged, self.to_json()).map_err(Error::io("write", path))?;
+        std::fs::rename(&staged, path).map_err(Error::io("write", path))
+    }
+}
+
+fn fault(path: &Path, fault: String) -> Error {
+    Error::Plan {
+        path: Some(path.to_owned()),
+        tensor: None,
+        fault,
+        hint: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault_of(json: &str) -> String {
+        Plan::parse(json.as_bytes(), Path::new("p.json")).map_or_else(|e| e.to_string(), |_| "accepted".into())
+    }
+
+    fn with(more: &str) -> String {
+        format!(r#"{{"format": "hft-surgery/plan", "version": 1, "trainable": ["a"], "frozen": ["b"]{more}}}"#)
+    }
+
+    #[test]
+    fn four_keys_are_enough_and_the_text_round_trips() {
+        let plan = Plan::parse(with("").as_bytes(), Path::new("p.json")).unwrap();
+        assert_eq!([plan.is_trainable("a"), plan.is_trainable("b"), plan.is_trainable("c")], [Some(true), Some(false), None]);
+        assert_eq!(Plan::parse(plan.to_json().as_bytes(), Path::new("q.json")).unwrap(), plan);
+    }
+
+    #[test]
+    fn every_fault_has_its_message() {
+        let cases = [
+            (with(r#", "extra": 1"#), "unknown field `extra`"),
+            (with(r#", "seed": 1, "seed": 2"#), "duplicate field `seed`"),
+            (with("").replace("plan\"", "recipe\""), "not a plan"),
+            (with("").replace("1,", "2,"), "version not known: got 2"),
+            (with("").replace("[\"b\"]", "[\"a\"]"), "tensor `a`: in `trainable` and in `frozen`"),
+            (with("").replace("[\"b\"]", "[\"b\", \"b\"]"), "tensor `b`: listed twice"),
+            (with(", \"ratio\": 1.5"), "ratio out of range: got 1.5"),
+            (with("").replace(", \"frozen\": [\"b\"]", ""), "missing field `frozen`"),
+            (with(r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 0.5, "tensors": ["b"]}"#), "tensor `b`: under the mask"),
+            (with(r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 2, "tensors": []}"#), "mask ratio out of range"),
+            ("[".into(), "not a valid plan"),
+        ];
+        for (json, expected) in cases {
+            let message = fault_of(&json);
+            assert!(message.starts_with("p.json: ") && message.contains(expected), "{json}: {message}");
+        }
+    }
+}

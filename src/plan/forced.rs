@@ -1,0 +1,85 @@
+//! Tensors that globs put on one side whatever is drawn.
+
+use std::collections::BTreeMap;
+
+use globset::Glob;
+
+use super::{Category, Inventory, Place, Selection};
+use crate::error::Shown;
+use crate::{Error, Result};
+
+/// Tensor → trainable.
+pub(super) type Forced = BTreeMap<String, bool>;
+
+/// Matches the globs of `selection`. A tied pair is one tensor: what is said of one holds for both.
+///
+/// # Errors
+/// All faults at once: a glob that is malformed or matches nothing, a tensor on both sides.
+pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<Forced> {
+    let names = inventory.tensor_names();
+    let mut forced = Forced::new();
+    let mut faults = Vec::new();
+    let globs = selection.train.iter().map(|glob| (glob, true, "--train"));
+    let globs = globs.chain(selection.freeze.iter().map(|glob| (glob, false, "--freeze")));
+    for (glob, side, option) in globs {
+        match matches(glob, option, &names) {
+            Ok(found) => {
+                for name in found.iter().flat_map(|name| with_twin(inventory, name)) {
+                    if forced.insert(name.to_owned(), side) == Some(!side) {
+                        faults.push(both_sides(name));
+                    }
+                }
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    Error::all(faults)?;
+    Ok(forced)
+}
+
+fn both_sides(name: &str) -> Error {
+    Error::Plan {
+        path: None,
+        tensor: Some(name.to_owned()),
+        fault: "matched by --train and by --freeze".to_owned(),
+        hint: Some("make one of the globs narrower".to_owned()),
+    }
+}
+
+fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a str>> {
+    let matcher = Glob::new(glob).map_err(|e| Error::usage(format!("{option} `{}`: {}", Shown(glob), e.kind()), ""))?;
+    let matcher = matcher.compile_matcher();
+    let found: Vec<&str> = names.iter().copied().filter(|name| matcher.is_match(name)).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let nearest = names.iter().min_by_key(|name| distance(glob, name));
+    let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Shown(*name)));
+    Err(Error::usage(format!("{option} `{}` matches no tensor", Shown(glob)), hint))
+}
+
+/// The tensor and, where it is half of a tied pair, the other half.
+fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
+    let place = Place::of(name);
+    let pairs = place.category == Category::LmHead || place.is_token_embedding();
+    match inventory.unit_of(name) {
+        Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),
+        _ => vec![name],
+    }
+}
+
+/// Levenshtein distance over bytes, of the first 200.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (&a.as_bytes()[..a.len().min(200)], &b.as_bytes()[..b.len().min(200)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

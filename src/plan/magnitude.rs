@@ -1,0 +1,158 @@
+//! Exact selection of the largest magnitudes of a streamed tensor, without sorting and without holding it.
+//!
+//! The order of non-negative floats is the order of their bits. One histogram over the upper 16 bits of
+//! |x| finds the bin that holds the threshold, a second over the lower 15 bits of that bin finds the
+//! value itself.
+
+/// Bits of |x|; NaN ranks above infinity.
+fn magnitude_bits(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
+}
+
+const LOW_BITS: u32 = 15;
+const BINS: usize = 1 << 16;
+
+/// Counts of magnitudes, for one of the two passes. Histograms of parts add up.
+#[derive(Debug, Clone)]
+pub struct Histogram {
+    /// The bin of the first pass that this second pass looks into.
+    within: Option<u32>,
+    counts: Vec<u64>,
+}
+
+impl Histogram {
+    /// The first pass: over the upper bits.
+    pub fn coarse() -> Self {
+        Self {
+            within: None,
+            counts: vec![0; BINS],
+        }
+    }
+
+    fn fine(bin: u32) -> Self {
+        Self {
+            within: Some(bin),
+            counts: vec![0; 1 << LOW_BITS],
+        }
+    }
+
+    /// An empty histogram of the same pass, for another part of the tensor.
+    pub fn empty(&self) -> Self {
+        Self {
+            within: self.within,
+            counts: vec![0; self.counts.len()],
+        }
+    }
+
+    /// Counts the values of a part.
+    pub fn add(&mut self, values: &[f32]) {
+        match self.within {
+            None => values.iter().for_each(|x| self.counts[(magnitude_bits(*x) >> LOW_BITS) as usize] += 1),
+            Some(bin) => {
+                for bits in values.iter().map(|x| magnitude_bits(*x)).filter(|b| b >> LOW_BITS == bin) {
+                    self.counts[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
+                }
+            }
+        }
+    }
+
+    /// Adds the counts of another part.
+    pub fn merge(&mut self, other: &Self) {
+        for (a, b) in self.counts.iter_mut().zip(&other.counts) {
+            *a += b;
+        }
+    }
+
+    /// The bin that holds the `keep`-th largest, and how many of that bin are wanted.
+    fn bin_of(&self, keep: u64) -> (u32, u64) {
+        let mut left = keep;
+        for (bin, count) in self.counts.iter().enumerate().rev() {
+            if left <= *count {
+                return (bin as u32, left);
+            }
+            left -= count;
+        }
+        (0, left)
+    }
+
+    /// After the first pass: the second-pass histogram for the `keep` largest, and how many of its values
+    /// are wanted.
+    pub fn refine(&self, keep: u64) -> (Self, u64) {
+        let (bin, wanted) = self.bin_of(keep);
+        (Self::fine(bin), wanted)
+    }
+
+    /// After the second pass: the threshold.
+    pub fn threshold(&self, wanted: u64) -> Threshold {
+        let (low, ties) = self.bin_of(wanted);
+        Threshold {
+            bits: self.within.unwrap_or(0) << LOW_BITS | low,
+            ties,
+        }
+    }
+}
+
+/// The `keep` largest are those above `bits`, and the first `ties` equal to it in the order of indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threshold {
+    /// Bits of |x| of the smallest value kept.
+    pub bits: u32,
+    /// How many of the values equal to it are kept.
+    pub ties: u64,
+}
+
+impl Threshold {
+    /// How many of `values` equal the threshold.
+    pub fn count_ties(&self, values: &[f32]) -> u64 {
+        values.iter().filter(|x| magnitude_bits(**x) == self.bits).count() as u64
+    }
+
+    /// Marks the values of a part that are kept; `ties_before` equal values stand in earlier parts.
+    pub fn apply(&self, ties_before: u64, values: &[f32], out: &mut [bool]) {
+        let mut ties = self.ties.saturating_sub(ties_before);
+        for (keep, x) in out.iter_mut().zip(values) {
+            let bits = magnitude_bits(*x);
+            *keep = bits > self.bits;
+            if bits == self.bits && ties > 0 {
+                ties -= 1;
+                *keep = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a stable sort by falling magnitude.
+        #[test]
+        fn keeps_what_a_stable_sort_would(
+            mut values in prop::collection::vec(prop_oneof![any::<f32>(), (-3i8..3).prop_map(f32::from), Just(f32::NAN)], 1..200),
+            share in 0.0f64..=1.0, split in 0usize..200,
+        ) {
+            values.iter_mut().for_each(|x| if x.is_nan() { *x = f32::NAN });
+            let keep = (values.len() as f64 * share).round() as u64;
+            let (left, right) = values.split_at(split.min(values.len()));
+            let mut coarse = Histogram::coarse();
+            coarse.add(left);
+            let mut other = coarse.empty();
+            other.add(right);
+            coarse.merge(&other);
+            let (mut fine, wanted) = coarse.refine(keep);
+            fine.add(&values);
+            let threshold = fine.threshold(wanted);
+            let mut got = vec![false; values.len()];
+            let (head, tail) = got.split_at_mut(left.len());
+            threshold.apply(0, left, head);
+            threshold.apply(threshold.count_ties(left), right, tail);
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by_key(|i| std::cmp::Reverse(magnitude_bits(values[*i])));
+            let mut expected = vec![false; values.len()];
+            order.iter().take(keep as usize).for_each(|i| expected[*i] = true);
+            prop_assert_eq!(got, expected);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Masks below the level of tensors.
+
+use serde::{Deserialize, Serialize};
+
+use super::philox::{Domain, Key};
+
+/// What a mask decides on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granularity {
+    /// Each element.
+    Element,
+    /// Each slice along the first dimension.
+    Row,
+}
+
+/// How a mask chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selector {
+    /// An independent coin for each, from the counter generator.
+    Bernoulli,
+    /// The largest |tuned − base| are trainable; for rows, the largest L2 norms of it.
+    TopMagnitude,
+}
+
+/// A mask over some of a plan's trainable tensors: only a share of each is trainable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mask {
+    /// What it decides on.
+    pub granularity: Granularity,
+    /// How it chooses.
+    pub selector: Selector,
+    /// The share that is chosen, 0 to 1.
+    pub ratio: f64,
+    /// Whether the chosen ones are frozen instead of trainable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub complement: bool,
+    /// The tensors it applies to, in natural order.
+    pub tensors: Vec<String>,
+}
+
+/// `out[i] = word(first + i) < probability · 2³²`: independent coins for consecutive indices.
+///
+/// The probability is used to within 2⁻³³; 0 gives none and 1 gives all.
+pub fn bernoulli(key: &Key, domain: Domain, first: u64, probability: f64, out: &mut [bool]) {
+    let threshold = (probability * (1u64 << 32) as f64).round() as u64;
+    let lead = out.len().min(((4 - first % 4) % 4) as usize);
+    let (head, rest) = out.split_at_mut(lead);
+    for (i, keep) in head.iter_mut().enumerate() {
+        *keep = u64::from(key.word(domain, first + i as u64)) < threshold;
+    }
+    let block = (first + lead as u64) / 4;
+    for (i, four) in rest.chunks_mut(4).enumerate() {
+        for (keep, word) in four.iter_mut().zip(key.block(domain, block + i as u64)) {
+            *keep = u64::from(word) < threshold;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn does_not_depend_on_where_a_slice_begins(first in 0u64..40, n in 0usize..40, p in 0.0f64..=1.0) {
+            let key = Key::new(3, 1, "w");
+            let mut out = vec![false; n];
+            bernoulli(&key, Domain::Element, first, p, &mut out);
+            let threshold = (p * 2f64.powi(32)).round() as u64;
+            for (i, keep) in out.iter().enumerate() {
+                prop_assert_eq!(*keep, u64::from(key.word(Domain::Element, first + i as u64)) < threshold);
+            }
+        }
+    }
+
+    #[test]
+    fn the_share_is_the_probability() {
+        let mut out = vec![false; 1 << 20];
+        for p in [0.0, 0.1, 0.5, 0.9, 1.0] {
+            bernoulli(&Key::new(0, 0, "w"), Domain::Element, 0, p, &mut out);
+            let share = out.iter().filter(|keep| **keep).count() as f64 / out.len() as f64;
+            // Five standard deviations of a binomial share.
+            let bound = 5.0 * (p * (1.0 - p) / out.len() as f64).sqrt();
+            assert!((share - p).abs() <= bound, "{p}: {share}");
+        }
+    }
+}

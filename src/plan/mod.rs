@@ -1,0 +1,29 @@
+//! Which tensors are trainable and which are frozen.
+//!
+//! A tensor's name gives its [`Place`]; the [`Inventory`] groups the tensors of a checkpoint into units
+//! that move together; [`select`] draws a [`Plan`] from it. Element and row masks refine a plan below
+//! the level of tensors. All randomness is a pure function of (seed, round, name, index).
+
+mod algebra;
+mod balance;
+mod category;
+mod file;
+mod forced;
+mod inventory;
+mod magnitude;
+mod mask;
+mod philox;
+mod place;
+mod plan_type;
+mod quota;
+mod select;
+mod summary;
+
+pub use inventory::{Inventory, Unit};
+pub use magnitude::{Histogram, Threshold};
+pub use mask::{Granularity, Mask, Selector, bernoulli};
+pub use philox::{Domain, Key, philox4x32_10};
+pub use place::{Category, Place, module_of};
+pub use plan_type::{Plan, Shares};
+pub use select::{Balance, Policy, Selection, Strategy, select};
+pub use summary::{Row, Summary};

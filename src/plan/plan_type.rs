@@ -1,0 +1,220 @@
+//! A plan: every tensor trainable or frozen, exactly once.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::mask::Mask;
+use super::select::{Balance, Selection, Strategy};
+use super::{Category, Inventory, Place, Unit};
+use crate::{Error, Result};
+
+/// Shares of what was drawn that are trainable.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    /// Of the matrices, each counted once.
+    pub matrices: f64,
+    /// Of their parameters.
+    pub parameters: f64,
+}
+
+impl Shares {
+    /// The shares of a pool of (unit, trainable); `None` for an empty pool.
+    pub(super) fn of(pool: &[(&Unit, bool)]) -> Option<Self> {
+        let sum = |of: &dyn Fn(&Unit) -> u64| {
+            let all: u64 = pool.iter().map(|(unit, _)| of(unit)).sum();
+            let on: u64 = pool.iter().filter(|(_, on)| *on).map(|(unit, _)| of(unit)).sum();
+            if all == 0 { 0.0 } else { on as f64 / all as f64 }
+        };
+        let shares = || Self { matrices: sum(&|_| 1), parameters: sum(&|unit| unit.parameters) };
+        (!pool.is_empty()).then(shares)
+    }
+}
+
+/// What a plan says of its model, for people and for a first check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    pub(super) architecture: Option<String>,
+    pub(super) tensors: u64,
+    pub(super) parameters: u64,
+}
+
+/// How a plan came about.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Origin {
+    pub(super) strategy: Option<String>,
+    pub(super) ratio: Option<f64>,
+    pub(super) balance: Option<String>,
+    pub(super) seed: u64,
+    pub(super) round: u32,
+    pub(super) model: Option<Model>,
+    pub(super) shares: Option<Shares>,
+}
+
+/// Every tensor of a checkpoint in `trainable` or in `frozen`, exactly once. Cannot be built otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub(super) origin: Origin,
+    trainable: Vec<String>,
+    frozen: Vec<String>,
+    mask: Option<Mask>,
+    sides: HashMap<String, bool>,
+    masked: HashSet<String>,
+}
+
+impl Plan {
+    /// Checks that no tensor is named twice and that a mask covers trainable tensors only. `path` is for
+    /// messages.
+    pub(super) fn build(
+        origin: Origin,
+        trainable: Vec<String>,
+        frozen: Vec<String>,
+        mask: Option<Mask>,
+        path: Option<&Path>,
+    ) -> Result<Self> {
+        let mut faults = Vec::new();
+        let mut sides = HashMap::with_capacity(trainable.len() + frozen.len());
+        let named = trainable.iter().map(|t| (t, true)).chain(frozen.iter().map(|t| (t, false)));
+        for (tensor, side) in named {
+            match sides.insert(tensor.clone(), side) {
+                None => {}
+                Some(before) if before == side => faults.push(fault(path, tensor, "listed twice", None)),
+                Some(_) => faults.push(fault(path, tensor, "in `trainable` and in `frozen`", None)),
+            }
+        }
+        if let Some(mask) = &mask {
+            if !(0.0..=1.0).contains(&mask.ratio) {
+                faults.push(Error::Plan {
+                    path: path.map(Path::to_owned),
+                    tensor: None,
+                    fault: format!("mask ratio out of range: got {}, expected 0 to 1", mask.ratio),
+                    hint: None,
+                });
+            }
+            let outside = mask.tensors.iter().filter(|t| sides.get(*t) != Some(&true));
+            faults.extend(outside.map(|t| fault(path, t, "under the mask, but not in `trainable`", None)));
+        }
+        Error::all(faults)?;
+        let masked = mask.iter().flat_map(|mask| mask.tensors.iter().cloned()).collect();
+        Ok(Self { origin, trainable, frozen, mask, sides, masked })
+    }
+
+    /// The plan of a draw.
+    pub(super) fn drawn(
+        inventory: &Inventory,
+        selection: &Selection,
+        trainable: Vec<String>,
+        frozen: Vec<String>,
+        shares: Option<Shares>,
+        mask: Option<Mask>,
+    ) -> Result<Self> {
+        let strategy = match selection.strategy {
+            Strategy::Category => "category",
+            Strategy::Layer => "layer",
+            Strategy::Model => "model",
+            Strategy::RandomTensor => "random-tensor",
+            Strategy::Explicit => "explicit",
+        };
+        let explicit = selection.strategy == Strategy::Explicit;
+        let origin = Origin {
+            strategy: Some(strategy.to_owned()),
+            ratio: (!explicit).then_some(selection.ratio),
+            balance: (selection.balance == Balance::Params).then(|| "params".to_owned()),
+            seed: selection.seed,
+            round: selection.round,
+            model: Some(Model {
+                architecture: inventory.architecture().map(str::to_owned),
+                tensors: inventory.tensors() as u64,
+                parameters: inventory.parameters(),
+            }),
+            shares: shares.filter(|_| !explicit),
+        };
+        Self::build(origin, trainable, frozen, mask, None)
+    }
+
+    /// The trainable tensors.
+    pub fn trainable(&self) -> &[String] {
+        &self.trainable
+    }
+
+    /// The frozen tensors.
+    pub fn frozen(&self) -> &[String] {
+        &self.frozen
+    }
+
+    /// The mask over some of the trainable tensors.
+    pub fn mask(&self) -> Option<&Mask> {
+        self.mask.as_ref()
+    }
+
+    /// The mask, if it covers this tensor.
+    pub fn mask_of(&self, tensor: &str) -> Option<&Mask> {
+        self.mask.as_ref().filter(|_| self.masked.contains(tensor))
+    }
+
+    /// Whether a tensor is trainable; `None` for a name the plan does not know.
+    pub fn is_trainable(&self, tensor: &str) -> Option<bool> {
+        self.sides.get(tensor).copied()
+    }
+
+    /// Seed of the draw, and of the mask.
+    pub fn seed(&self) -> u64 {
+        self.origin.seed
+    }
+
+    /// Round of the draw, and of the mask.
+    pub fn round(&self) -> u32 {
+        self.origin.round
+    }
+
+    /// Shares of what was drawn, where the plan says them.
+    pub fn shares(&self) -> Option<Shares> {
+        self.origin.shares
+    }
+
+    /// An inventory of the plan's tensors by name alone: every tensor counts as one parameter.
+    pub fn inventory_by_name(&self) -> Inventory {
+        let architecture = self.origin.model.as_ref().and_then(|model| model.architecture.as_deref());
+        let names = self.trainable.iter().chain(&self.frozen);
+        Inventory::new(architecture, false, names.map(|name| (name.clone(), Vec::new())))
+    }
+
+    /// Checks that the plan covers exactly the tensors of `inventory` and splits no tied pair.
+    ///
+    /// # Errors
+    /// Every fault at once, each with its tensor.
+    pub fn check_against(&self, inventory: &Inventory) -> Result<()> {
+        let hint = || Some("make the plan from this checkpoint".to_owned());
+        let names = inventory.tensor_names();
+        let mut faults = Vec::new();
+        let missing = names.iter().filter(|name| !self.sides.contains_key(**name));
+        faults.extend(missing.map(|name| fault(None, name, "in the checkpoint, but neither in `trainable` nor in `frozen`", hint())));
+        let planned = self.trainable.iter().chain(&self.frozen);
+        let extra = planned.filter(|name| inventory.unit_of(name).is_none());
+        faults.extend(extra.map(|name| fault(None, name, "in the plan, but not in the checkpoint", hint())));
+        if inventory.tied() {
+            let has_head = |unit: &&Unit| unit.tensors.iter().any(|t| Place::of(t).category == Category::LmHead);
+            for unit in inventory.units().iter().filter(has_head) {
+                let mut sides = unit.tensors.iter().map(|tensor| (self.is_trainable(tensor), self.masked.contains(tensor)));
+                let first = sides.next();
+                if sides.any(|side| Some(side) != first) {
+                    let what = "tied with the embedding, but the two are in different lists";
+                    faults.push(fault(None, &unit.tensors[0], what, None));
+                }
+            }
+        }
+        Error::all(faults)
+    }
+}
+
+fn fault(path: Option<&Path>, tensor: &str, what: &str, hint: Option<String>) -> Error {
+    Error::Plan {
+        path: path.map(Path::to_owned),
+        tensor: Some(tensor.to_owned()),
+        fault: what.to_owned(),
+        hint,
+    }
+}

@@ -1,0 +1,67 @@
+//! How much of what a plan trains.
+
+use std::collections::BTreeMap;
+
+use super::place::Category;
+use super::{Inventory, Plan};
+
+/// Counts of one category, or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Units trainable, whole or under a mask.
+    pub trainable: u64,
+    /// All units.
+    pub units: u64,
+    /// Parameters trainable; of a masked tensor, the ratio of it.
+    pub trainable_parameters: u64,
+    /// All parameters.
+    pub parameters: u64,
+}
+
+/// A plan in numbers.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Per category.
+    pub categories: BTreeMap<Category, Row>,
+    /// Per category and projection.
+    pub projections: BTreeMap<(Category, String), Row>,
+    /// Over everything.
+    pub total: Row,
+}
+
+impl Summary {
+    /// Counts `plan` over `inventory`, which it covers.
+    pub fn new(inventory: &Inventory, plan: &Plan) -> Self {
+        let mut summary = Self {
+            categories: BTreeMap::new(),
+            projections: BTreeMap::new(),
+            total: Row::default(),
+        };
+        for unit in inventory.units() {
+            let on = unit.tensors.iter().filter(|tensor| plan.is_trainable(tensor) == Some(true)).count();
+            let share = on as f64 / unit.tensors.len() as f64;
+            let mask = unit.tensors.iter().find_map(|tensor| plan.mask_of(tensor));
+            let kept = mask.map_or(1.0, |mask| if mask.complement { 1.0 - mask.ratio } else { mask.ratio });
+            let row = Row {
+                trainable: u64::from(on > 0),
+                units: 1,
+                trainable_parameters: (unit.parameters as f64 * share * kept).round() as u64,
+                parameters: unit.parameters,
+            };
+            let category = unit.place.category;
+            summary.categories.entry(category).or_default().add(row);
+            summary.projections.entry((category, unit.place.projection.clone())).or_default().add(row);
+            summary.total.add(row);
+        }
+        summary
+    }
+}
+
+impl Row {
+    fn add(&mut self, other: Self) {
+        self.trainable += other.trainable;
+        self.units += other.units;
+        self.trainable_parameters = self.trainable_parameters.saturating_add(other.trainable_parameters);
+        self.parameters = self.parameters.saturating_add(other.parameters);
+    }
+}

@@ -1,0 +1,237 @@
+//! What is inside a checkpoint, from headers alone.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::number::{bytes, grouped, percent};
+use super::table::{table, text};
+use crate::checkpoint::{Checkpoint, header_digest};
+use crate::error::Shown;
+use crate::plan::{Category, Inventory, Place};
+
+/// The content of a checkpoint.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    path: String,
+    architecture: Option<String>,
+    tied_head: bool,
+    /// Number of tensors.
+    tensors: usize,
+    /// Elements of all parameters; a tied head counts once.
+    parameters: u64,
+    bytes: u64,
+    layers: usize,
+    header_sha256: String,
+    shards: Vec<ShardRow>,
+    dtypes: BTreeMap<String, Count>,
+    categories: BTreeMap<Category, Count>,
+    projections: Vec<ProjectionRow>,
+    metadata: BTreeMap<String, String>,
+    unindexed_files: Vec<String>,
+    /// Tensors whose names say nothing about their place.
+    other: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensor_list: Option<Vec<TensorRow>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardRow {
+    name: String,
+    bytes: u64,
+    tensors: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct Count {
+    tensors: u64,
+    parameters: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ProjectionRow {
+    category: Category,
+    projection: String,
+    shape: Vec<u64>,
+    dtype: String,
+    count: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorRow {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    bytes: u64,
+    shard: String,
+    offset: u64,
+    layer: Option<u32>,
+    category: Category,
+    projection: String,
+}
+
+impl Inspection {
+    /// Inspects `checkpoint`; with `list`, every tensor gets a row.
+    pub fn new(checkpoint: &Checkpoint, inventory: &Inventory, list: bool) -> Self {
+        let mut dtypes: BTreeMap<String, Count> = BTreeMap::new();
+        let mut categories: BTreeMap<Category, Count> = BTreeMap::new();
+        let mut projections: BTreeMap<(Category, String, Vec<u64>, String), u64> = BTreeMap::new();
+        let mut layers = std::collections::BTreeSet::new();
+        for tensor in checkpoint.tensors() {
+            let info = tensor.info;
+            dtypes.entry(info.dtype.to_string()).or_default().add(info.elements(), info.len());
+            let place = Place::of(&info.name);
+            categories.entry(place.category).or_default().add(info.elements(), info.len());
+            let kind = (place.category, place.projection.clone(), info.shape.clone(), info.dtype.to_string());
+            *projections.entry(kind).or_default() += 1;
+            layers.extend(place.layer.map(|layer| (place.stack.clone(), layer)));
+        }
+        let projections = projections.into_iter().map(|((category, projection, shape, dtype), count)| ProjectionRow {
+            category,
+            projection,
+            shape,
+            dtype,
+            count,
+        });
+        let metadata = checkpoint.shards().iter().flat_map(|shard| shard.header().metadata().iter().cloned());
+        let shards = checkpoint.shards().iter().map(|shard| ShardRow {
+            name: shard.file_name(),
+            bytes: shard.file_len(),
+            tensors: shard.header().tensors().len(),
+        });
+        Self {
+            path: checkpoint.path().to_string_lossy().into_owned(),
+            architecture: inventory.architecture().map(str::to_owned),
+            tied_head: checkpoint.tied(),
+            tensors: checkpoint.len(),
+            parameters: inventory.parameters(),
+            bytes: checkpoint.tensor_bytes(),
+            layers: layers.len(),
+            header_sha256: header_digest(checkpoint).to_string(),
+            shards: shards.collect(),
+            dtypes,
+            categories,
+            projections: projections.collect(),
+            metadata: metadata.collect(),
+            unindexed_files: checkpoint.unindexed().to_vec(),
+            other: inventory.other_names().into_iter().map(str::to_owned).collect(),
+            tensor_list: list.then(|| tensor_rows(checkpoint)),
+        }
+    }
+
+    /// As JSON, indented.
+    pub fn to_json(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        format!("{value:#}\n")
+    }
+
+    /// As text for a person.
+    pub fn to_text(&self) -> String {
+        let mut out = format!(
+            "{}\n{} parameters in {} tensors, {} layers, {}{}\n\n",
+            Shown(self.architecture.as_deref().unwrap_or("unknown architecture")),
+            grouped(self.parameters),
+            grouped(self.tensors as u64),
+            self.layers,
+            bytes(self.bytes),
+            if self.tied_head { ", tied head" } else { "" },
+        );
+        out += &self.category_table();
+        out += "\n";
+        out += &self.projection_table();
+        out += "\n";
+        let mut shards = table(&["shard", ">tensors", ">size"]);
+        for shard in &self.shards {
+            shards.add_row([Shown(&shard.name).to_string(), grouped(shard.tensors as u64), bytes(shard.bytes)]);
+        }
+        out += &text(&shards);
+        for (key, value) in &self.metadata {
+            out += &format!("\nmetadata {} = {}", Shown(key), Shown(value));
+        }
+        for file in &self.unindexed_files {
+            out += &format!("\nnot part of the checkpoint: {}", Shown(file));
+        }
+        for name in self.other.iter().take(20) {
+            out += &format!("\nplace not known from the name: {}", Shown(name));
+        }
+        if self.other.len() > 20 {
+            out += &format!("\n… and {} more; see --json", self.other.len() - 20);
+        }
+        if let Some(rows) = &self.tensor_list {
+            out += &format!("\n{}", tensor_table(rows));
+        }
+        out.trim_end().to_owned() + "\n"
+    }
+
+    fn category_table(&self) -> String {
+        let elements: u64 = self.categories.values().map(|count| count.parameters).sum();
+        let mut rows = table(&["category", ">tensors", ">parameters", ">share", ">size"]);
+        for (category, count) in &self.categories {
+            rows.add_row([
+                category.to_string(),
+                grouped(count.tensors),
+                grouped(count.parameters),
+                percent(count.parameters, elements),
+                bytes(count.bytes),
+            ]);
+        }
+        text(&rows)
+    }
+
+    fn projection_table(&self) -> String {
+        let mut rows = table(&["category", "projection", "shape", "dtype", ">count"]);
+        for row in &self.projections {
+            rows.add_row([
+                row.category.to_string(),
+                Shown(&row.projection).to_string(),
+                format!("{:?}", row.shape),
+                row.dtype.clone(),
+                grouped(row.count),
+            ]);
+        }
+        text(&rows)
+    }
+}
+
+impl Count {
+    fn add(&mut self, parameters: u64, bytes: u64) {
+        self.tensors += 1;
+        self.parameters += parameters;
+        self.bytes += bytes;
+    }
+}
+
+fn tensor_rows(checkpoint: &Checkpoint) -> Vec<TensorRow> {
+    let row = |tensor: crate::checkpoint::Tensor<'_>| {
+        let info = tensor.info;
+        let place = Place::of(&info.name);
+        TensorRow {
+            name: info.name.clone(),
+            dtype: info.dtype.to_string(),
+            shape: info.shape.clone(),
+            bytes: info.len(),
+            shard: checkpoint.shards()[tensor.shard].file_name(),
+            offset: info.bytes.start,
+            layer: place.layer,
+            category: place.category,
+            projection: place.projection,
+        }
+    };
+    checkpoint.tensors().map(row).collect()
+}
+
+fn tensor_table(rows: &[TensorRow]) -> String {
+    let mut out = table(&["tensor", "dtype", "shape", ">size", "category", "shard"]);
+    for row in rows {
+        out.add_row([
+            Shown(&row.name).to_string(),
+            row.dtype.clone(),
+            format!("{:?}", row.shape),
+            bytes(row.bytes),
+            row.category.to_string(),
+            Shown(&row.shard).to_string(),
+        ]);
+    }
+    text(&out)
+}

@@ -1,0 +1,164 @@
+//! A tensor that is base in some elements and tuned in the others.
+
+use std::ops::Range;
+
+use super::stream::Scratch;
+use super::threshold::Chosen;
+use crate::Result;
+use crate::checkpoint::{Cast, Shard, TensorInfo};
+use crate::plan::{Domain, Key, bernoulli};
+
+/// Which elements of a tensor keep their tuned value.
+#[derive(Debug)]
+pub(super) enum Keep {
+    /// None of those that both sides have.
+    Nothing,
+    /// Each element by its own coin.
+    Elements { key: Key, share: f64, complement: bool },
+    /// Each row by its own coin.
+    Rows { key: Key, share: f64, complement: bool },
+    /// The elements, or rows, with the largest |τ|.
+    Largest(Chosen),
+}
+
+/// Where one side of a tensor is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) info: &'a TensorInfo,
+}
+
+/// `out[i] = keep[i] ? tuned[i] : base[i]`, by bytes; elements that only tuned has stay tuned.
+#[derive(Debug)]
+pub(super) struct Mix<'a> {
+    pub(super) base: Side<'a>,
+    pub(super) tuned: Side<'a>,
+    pub(super) cast: Option<Cast>,
+    /// Leading elements that both sides have.
+    pub(super) common: u64,
+    pub(super) keep: Keep,
+}
+
+impl Mix<'_> {
+    /// Number of elements.
+    pub(super) fn elements(&self) -> u64 {
+        self.tuned.info.elements()
+    }
+
+    /// Bytes of the tensor.
+    pub(super) fn len(&self) -> u64 {
+        self.tuned.info.len()
+    }
+
+    /// Bytes of one element.
+    pub(super) fn width(&self) -> u64 {
+        width(self.tuned.info)
+    }
+
+    /// Elements of one row: a slice along the first dimension.
+    pub(super) fn row(&self) -> u64 {
+        self.tuned.info.shape.iter().skip(1).product::<u64>().max(1)
+    }
+
+    /// Puts the bytes of the elements `range` into `scratch.out`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] from reading by position.
+    pub(super) fn compute(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+        let width = self.width() as usize;
+        let common = range.start..range.end.min(self.common).max(range.start);
+        scratch.mask.resize((common.end - common.start) as usize, false);
+        self.fill_mask(common.clone(), scratch)?;
+        let tuned = self.tuned_bytes(range, &mut scratch.tuned)?;
+        scratch.out.clear();
+        scratch.out.extend_from_slice(tuned);
+        let base = base_bytes(self, common, &mut scratch.base, &mut scratch.cast)?;
+        let targets = scratch.out.chunks_exact_mut(width);
+        for ((out, base), keep) in targets.zip(base.chunks_exact(width)).zip(&scratch.mask) {
+            if !keep {
+                out.copy_from_slice(base);
+            }
+        }
+        Ok(())
+    }
+
+    /// τ = tuned − base of the elements `range`, which both sides have, into `scratch.values[0]`.
+    ///
+    /// # Errors
+    /// As [`Mix::compute`].
+    pub(super) fn task_vector(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+        let n = (range.end - range.start) as usize;
+        let [tau, other] = &mut scratch.values;
+        tau.resize(n, 0.0);
+        other.resize(n, 0.0);
+        let dtype = &self.tuned.info.dtype;
+        let tuned = self.tuned_bytes(range.clone(), &mut scratch.tuned)?;
+        let known = crate::checkpoint::decode_f32(dtype, tuned, tau);
+        let base = base_bytes(self, range, &mut scratch.base, &mut scratch.cast)?;
+        let known = known.and_then(|()| crate::checkpoint::decode_f32(dtype, base, other));
+        assert!(known.is_some(), "a mix by magnitude is built over numbers only");
+        for (t, b) in tau.iter_mut().zip(other) {
+            *t -= *b;
+        }
+        Ok(())
+    }
+
+    fn tuned_bytes<'s>(&'s self, range: Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
+        let at = byte_range(self.tuned.info, range, self.width());
+        self.tuned.shard.bytes(at, scratch)
+    }
+
+    /// Which of the elements `range` keep their tuned value.
+    fn fill_mask(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+        match &self.keep {
+            Keep::Nothing => scratch.mask.fill(false),
+            Keep::Elements { key, share, complement } => {
+                bernoulli(key, Domain::Element, range.start, *share, &mut scratch.mask);
+                flip(&mut scratch.mask, *complement);
+            }
+            Keep::Rows { key, share, complement } => {
+                let row = self.row();
+                let first = range.start / row;
+                let mut rows = vec![false; (range.end.div_ceil(row).max(first) - first) as usize];
+                bernoulli(key, Domain::Row, first, *share, &mut rows);
+                flip(&mut rows, *complement);
+                for (i, keep) in range.zip(&mut scratch.mask) {
+                    *keep = rows[(i / row - first) as usize];
+                }
+            }
+            Keep::Largest(chosen) => chosen.fill(self, range, scratch)?,
+        }
+        Ok(())
+    }
+}
+
+fn flip(mask: &mut [bool], complement: bool) {
+    if complement {
+        mask.iter_mut().for_each(|keep| *keep = !*keep);
+    }
+}
+
+fn width(info: &TensorInfo) -> u64 {
+    // A mix is built only over types with whole-byte elements.
+    info.dtype.bytes().map_or(1, |bytes| bytes as u64)
+}
+
+fn byte_range(info: &TensorInfo, elements: Range<u64>, width: u64) -> Range<u64> {
+    info.bytes.start + elements.start * width..info.bytes.start + elements.end * width
+}
+
+/// Base bytes of the elements `range` in the tuned type.
+fn base_bytes<'s>(
+    mix: &'s Mix<'_>,
+    range: Range<u64>,
+    scratch: &'s mut Vec<u8>,
+    cast_out: &'s mut Vec<u8>,
+) -> Result<&'s [u8]> {
+    let at = byte_range(mix.base.info, range, width(mix.base.info));
+    let bytes = mix.base.shard.bytes(at, scratch)?;
+    let Some(cast) = &mix.cast else {
+        return Ok(bytes);
+    };
+    cast.apply(bytes, cast_out);
+    Ok(cast_out)
+}

@@ -1,0 +1,241 @@
+//! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
+
+use crate::checkpoint::{Cast, Checkpoint, Tensor};
+use crate::plan::{Category, Place};
+use crate::{Error, Result};
+
+/// What to do with a tensor that only one side has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnMissing {
+    /// Refuse.
+    #[default]
+    Error,
+    /// The tuned side decides: its extra tensors stay, those it lacks are left out.
+    KeepTuned,
+}
+
+/// What to do with vocabularies of different size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vocab {
+    /// Refuse.
+    #[default]
+    Error,
+    /// Rows that both have can return to base; rows that only the tuned side has stay.
+    Common,
+}
+
+/// How differences between the two sides are settled.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policies {
+    /// Tensors on one side only.
+    pub on_missing: OnMissing,
+    /// Embeddings and heads with different numbers of rows.
+    pub vocab: Vocab,
+    /// Whether base values may be cast to the tuned type.
+    pub cast: bool,
+}
+
+/// One tensor of the output and where its base value is.
+#[derive(Debug, Clone)]
+pub struct Pair<'a> {
+    /// The tuned tensor: it fixes name, type, shape and place.
+    pub tuned: Tensor<'a>,
+    /// The base value; `None` when only the tuned side has the tensor.
+    pub base: Option<BaseValue<'a>>,
+}
+
+/// The base value of a tensor.
+#[derive(Debug, Clone)]
+pub struct BaseValue<'a> {
+    /// The tensor of the base.
+    pub tensor: Tensor<'a>,
+    /// Elements that both sides have: the leading rows.
+    pub common: u64,
+    /// How base bytes become tuned bytes, where the types differ.
+    pub cast: Option<Cast>,
+}
+
+/// Base and tuned with every tensor of the tuned side accounted for. Cannot be built with a
+/// difference that no policy settles.
+#[derive(Debug)]
+pub struct Pairing<'a> {
+    /// The base checkpoint.
+    pub base: &'a Checkpoint,
+    /// The tuned checkpoint.
+    pub tuned: &'a Checkpoint,
+    pairs: Vec<Pair<'a>>,
+    only_in_base: Vec<&'a str>,
+}
+
+impl<'a> Pairing<'a> {
+    /// Pairs the tensors of two checkpoints.
+    ///
+    /// A tied base has no output head of its own: its embedding is the base value of an untied head.
+    ///
+    /// # Errors
+    /// Every difference in names, shapes and types that no policy settles, at once.
+    pub fn new(
+        base: &'a Checkpoint,
+        tuned: &'a Checkpoint,
+        policies: Policies,
+    ) -> Result<Self> {
+        let mut faults = Vec::new();
+        let mut pairs = Vec::with_capacity(tuned.len());
+        for tensor in tuned.tensors() {
+            match base_value(base, tensor, policies) {
+                Ok(base) => pairs.push(Pair { tuned: tensor, base }),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let base_names = base.tensors().map(|t| t.info.name.as_str());
+        let only_in_base: Vec<&str> = base_names.filter(|name| tuned.find(name).is_none()).collect();
+        if policies.on_missing == OnMissing::Error {
+            faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned")));
+        }
+        Error::all(faults)?;
+        check_tied_head(tuned)?;
+        Ok(Self {
+            base,
+            tuned,
+            pairs,
+            only_in_base,
+        })
+    }
+
+    /// One pair per tensor of the tuned side, in natural order.
+    pub fn pairs(&self) -> &[Pair<'a>] {
+        &self.pairs
+    }
+
+    /// Tensors of the base that the tuned side lacks.
+    pub fn only_in_base(&self) -> &[&'a str] {
+        &self.only_in_base
+    }
+
+    /// Tensors that only the tuned side has.
+    pub fn only_in_tuned(&self) -> impl Iterator<Item = &str> {
+        let alone = self.pairs.iter().filter(|pair| pair.base.is_none());
+        alone.map(|pair| pair.tuned.info.name.as_str())
+    }
+}
+
+fn base_value<'a>(
+    base: &'a Checkpoint,
+    tuned: Tensor<'_>,
+    policies: Policies,
+) -> Result<Option<BaseValue<'a>>> {
+    let name = &tuned.info.name;
+    let category = Place::of(name).category;
+    let found = base.find(name).or_else(|| {
+        let is_head = category == Category::LmHead;
+        if is_head && base.tied() { tied_embedding(base) } else { None }
+    });
+    let Some(tensor) = found else {
+        return match policies.on_missing {
+            OnMissing::Error => Err(missing(name, "tuned", "base")),
+            OnMissing::KeepTuned => Ok(None),
+        };
+    };
+    let common = common_elements(tensor, tuned, category, policies.vocab)?;
+    let cast = if tensor.info.dtype == tuned.info.dtype {
+        None
+    } else {
+        Some(cast_between(tensor, tuned, policies.cast)?)
+    };
+    Ok(Some(BaseValue { tensor, common, cast }))
+}
+
+/// The token embedding of a tied checkpoint.
+fn tied_embedding(base: &Checkpoint) -> Option<Tensor<'_>> {
+    let mut tensors = base.tensors();
+    tensors.find(|t| Place::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight"))
+}
+
+fn missing(name: &str, has: &str, lacks: &str) -> Error {
+    Error::Pairing {
+        tensor: Some(name.to_owned()),
+        fault: format!("only in {has}: got no tensor of that name in {lacks}"),
+        hint: Some("let the tuned side decide with --on-missing keep-tuned".to_owned()),
+    }
+}
+
+fn common_elements(
+    base: Tensor<'_>,
+    tuned: Tensor<'_>,
+    category: Category,
+    vocab: Vocab,
+) -> Result<u64> {
+    let (b, t) = (&base.info.shape, &tuned.info.shape);
+    if b == t {
+        return Ok(tuned.info.elements());
+    }
+    let vocabulary = matches!(category, Category::Embedding | Category::LmHead);
+    let rows_only = vocabulary && b.len() == t.len() && b.get(1..) == t.get(1..) && !b.is_empty();
+    if rows_only && vocab == Vocab::Common {
+        return Ok(base.info.elements().min(tuned.info.elements()));
+    }
+    let hint = if rows_only {
+        Some("the vocabularies differ; reset only the rows that both have with --vocab common".to_owned())
+    } else {
+        Some("these are not a base and its fine-tune".to_owned())
+    };
+    Err(Error::Pairing {
+        tensor: Some(tuned.info.name.clone()),
+        fault: format!("shapes differ: base has {b:?}, tuned has {t:?}"),
+        hint,
+    })
+}
+
+fn cast_between(base: Tensor<'_>, tuned: Tensor<'_>, allowed: bool) -> Result<Cast> {
+    let (from, to) = (&base.info.dtype, &tuned.info.dtype);
+    let fault = |hint: &str| Error::Pairing {
+        tensor: Some(tuned.info.name.clone()),
+        fault: format!("types differ: base has {from}, tuned has {to}"),
+        hint: Some(hint.to_owned()),
+    };
+    match Cast::between(from, to) {
+        Some(cast) if allowed => Ok(cast),
+        Some(_) => Err(fault("convert base values to the tuned type with --cast")),
+        None => Err(fault("there is no cast between these types; bring one side to the type of the other first")),
+    }
+}
+
+/// A configuration that says "tied" and a head that differs from the embedding contradict each other,
+/// and loaders disagree on which of the two counts.
+fn check_tied_head(tuned: &Checkpoint) -> Result<()> {
+    if !tuned.tied() {
+        return Ok(());
+    }
+    let is_head = |name: &str| Place::of(name).category == Category::LmHead;
+    let head = tuned.tensors().find(|t| is_head(&t.info.name) && t.info.shape.len() == 2);
+    let Some((head, embedding)) = head.zip(tied_embedding(tuned)) else {
+        return Ok(());
+    };
+    let same = (embedding.info.shape == head.info.shape && embedding.info.dtype == head.info.dtype)
+        && same_bytes(tuned, embedding, head)?;
+    if same {
+        return Ok(());
+    }
+    Err(Error::Pairing {
+        tensor: Some(head.info.name.clone()),
+        fault: format!(
+            "config.json says tie_word_embeddings, but it differs from `{}`",
+            embedding.info.name
+        ),
+        hint: Some("set tie_word_embeddings to false to keep both, or remove the head".to_owned()),
+    })
+}
+
+fn same_bytes(checkpoint: &Checkpoint, a: Tensor<'_>, b: Tensor<'_>) -> Result<bool> {
+    const PIECE: u64 = 8 << 20;
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for at in (0..a.info.len()).step_by(PIECE as usize) {
+        let n = PIECE.min(a.info.len() - at);
+        let of = |t: Tensor<'_>| t.info.bytes.start + at..t.info.bytes.start + at + n;
+        let left = checkpoint.shards()[a.shard].bytes(of(a), &mut x)?;
+        if left != checkpoint.shards()[b.shard].bytes(of(b), &mut y)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,196 @@
+//! The one read → compute → write loop: a queue of pieces, taken by every thread in turn.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::mix::Mix;
+use crate::checkpoint::{Link, Shard, Staging, Target, link_whole};
+use crate::{Error, Result};
+
+/// Bytes of one piece. Measured: smaller pieces cost calls, larger ones unbalance the threads.
+const PIECE: u64 = 8 << 20;
+/// Elements of one computed piece.
+const MIX_PIECE: u64 = 1 << 20;
+
+/// Bytes of the output and where they come from.
+#[derive(Debug)]
+pub(super) enum Segment<'a> {
+    /// A range of a source file, as it is.
+    Copy { shard: &'a Shard, range: Range<u64> },
+    /// A tensor computed element by element.
+    Mix(Mix<'a>),
+}
+
+/// One file of the output: its segments cover it from the first byte to the last.
+#[derive(Debug)]
+pub(super) struct FilePlan<'a> {
+    pub(super) name: String,
+    pub(super) segments: Vec<Segment<'a>>,
+}
+
+impl<'a> FilePlan<'a> {
+    pub(super) fn new(name: String) -> Self {
+        let segments = Vec::new();
+        Self { name, segments }
+    }
+
+    /// Appends a range of a source file, joined to the segment before where it continues it.
+    pub(super) fn copy(&mut self, shard: &'a Shard, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        if let Some(Segment::Copy {
+            shard: last,
+            range: before,
+        }) = self.segments.last_mut()
+            && std::ptr::eq(*last, shard)
+            && before.end == range.start
+        {
+            before.end = range.end;
+            return;
+        }
+        self.segments.push(Segment::Copy { shard, range });
+    }
+
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum()
+    }
+
+    /// The source file, where this file is all of it.
+    fn whole(&self) -> Option<&'a Shard> {
+        match self.segments.as_slice() {
+            [Segment::Copy { shard, range }] if *range == (0..shard.file_len()) => Some(shard),
+            _ => None,
+        }
+    }
+}
+
+impl Segment<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Copy { range, .. } => range.end - range.start,
+            Self::Mix(mix) => mix.len(),
+        }
+    }
+
+    /// Units that can be split anywhere: bytes of a copy, elements of a mix.
+    fn units(&self) -> (u64, u64) {
+        match self {
+            Self::Copy { .. } => (self.len(), PIECE),
+            Self::Mix(mix) => (mix.elements(), MIX_PIECE),
+        }
+    }
+}
+
+/// A part of a segment: what one thread does at a time.
+struct Job<'a> {
+    file: usize,
+    offset: u64,
+    segment: &'a Segment<'a>,
+    units: Range<u64>,
+}
+
+/// Buffers of one thread, reused from piece to piece.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) base: Vec<u8>,
+    pub(super) tuned: Vec<u8>,
+    pub(super) cast: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    pub(super) mask: Vec<bool>,
+    pub(super) values: [Vec<f32>; 2],
+}
+
+/// Writes `files` into the staging directory. `done` is told the bytes written so far.
+///
+/// Files that are one whole source file are linked where `link` and the file system allow. Space is
+/// checked, and every file preallocated, before the first byte is written.
+///
+/// # Errors
+/// The first fault any thread met.
+pub(super) fn write(
+    files: &[FilePlan<'_>],
+    staging: &Staging,
+    link: Link,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    let mut copied = Vec::new();
+    for file in files {
+        let linked = match file.whole() {
+            Some(shard) => link_whole(shard, staging, &file.name, link)?,
+            None => false,
+        };
+        if !linked {
+            copied.push(file);
+        }
+    }
+    staging.check_space(copied.iter().map(|file| file.len()).sum())?;
+    let targets = copied.iter().map(|file| Target::create(staging, &file.name, file.len()));
+    let targets = targets.collect::<Result<Vec<_>>>()?;
+    let jobs = split(&copied);
+    let open: Vec<AtomicUsize> = copied.iter().map(|_| AtomicUsize::new(0)).collect();
+    for job in &jobs {
+        open[job.file].fetch_add(1, Ordering::Relaxed);
+    }
+    let next = AtomicUsize::new(0);
+    let written = AtomicU64::new(0);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let work = |scratch: &mut Scratch, job: &Job<'_>| -> Result<()> {
+        let n = run(job, &targets[job.file], scratch)?;
+        done(written.fetch_add(n, Ordering::Relaxed) + n);
+        let last = open[job.file].fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && staging.sync() {
+            targets[job.file].sync()?;
+        }
+        Ok(())
+    };
+    rayon::broadcast(|_| {
+        let mut scratch = Scratch::default();
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = work(&mut scratch, job) {
+                next.store(jobs.len(), Ordering::Relaxed);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    for (file, plan) in files.iter().enumerate() {
+        let mut offset = 0;
+        for segment in &plan.segments {
+            let (units, most) = segment.units();
+            for start in (0..units).step_by(most as usize) {
+                jobs.push(Job {
+                    file,
+                    offset,
+                    segment,
+                    units: start..units.min(start + most),
+                });
+            }
+            offset += segment.len();
+        }
+    }
+    jobs
+}
+
+/// Does one job; returns the bytes written.
+fn run(job: &Job<'_>, target: &Target, scratch: &mut Scratch) -> Result<u64> {
+    match job.segment {
+        Segment::Copy { shard, range } => {
+            let piece = range.start + job.units.start..range.start + job.units.end;
+            let n = piece.end - piece.start;
+            target.write_at(shard.bytes(piece, &mut scratch.base)?, job.offset + job.units.start)?;
+            Ok(n)
+        }
+        Segment::Mix(mix) => {
+            mix.compute(job.units.clone(), scratch)?;
+            target.write_at(&scratch.out, job.offset + job.units.start * mix.width())?;
+            Ok(scratch.out.len() as u64)
+        }
+    }
+}
