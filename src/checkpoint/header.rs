@@ -91,6 +91,9 @@ impl Header {
         let data_start = 8 + json.len() as u64;
         let text = std::str::from_utf8(json)
             .map_err(|e| fault_in(path, None, format!("header is not UTF-8: {e}")))?;
+        if super::nesting::too_deep(json) {
+            return Err(fault_in(path, None, "header is nested too deeply".to_owned()));
+        }
         let mut at = None;
         let mut reader = serde_json::Deserializer::from_str(text);
         let raw = (&mut reader)
@@ -157,12 +160,6 @@ fn check_tensor(path: &Path, tensor: &TensorInfo) -> Result<()> {
     let Range { start, end } = tensor.bytes;
     if start > end {
         return fault(format!("data offsets reversed: begin {start} is after end {end}"));
-    }
-    if tensor.shape.len() > MOST_DIMENSIONS {
-        let got = tensor.shape.len();
-        return fault(format!(
-            "too many dimensions: got {got}, expected at most {MOST_DIMENSIONS}"
-        ));
     }
     let elements = tensor.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
     let Some(elements) = elements else {
@@ -247,8 +244,38 @@ struct RawHeader {
 #[derive(Deserialize)]
 struct RawTensor {
     dtype: String,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
+    shape: Numbers<MOST_DIMENSIONS>,
+    data_offsets: Numbers<2>,
+}
+
+/// A list of at most `MOST` numbers: a longer one is refused before it takes memory.
+struct Numbers<const MOST: usize>(Vec<u64>);
+
+impl<'de, const MOST: usize> Deserialize<'de> for Numbers<MOST> {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> std::result::Result<Self, D::Error> {
+        reader.deserialize_seq(NumbersVisitor::<MOST>).map(Self)
+    }
+}
+
+struct NumbersVisitor<const MOST: usize>;
+
+impl<'de, const MOST: usize> Visitor<'de> for NumbersVisitor<MOST> {
+    type Value = Vec<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of numbers")
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Vec<u64>, A::Error> {
+        let mut numbers = Vec::new();
+        while let Some(number) = list.next_element()? {
+            if numbers.len() == MOST {
+                return Err(serde::de::Error::custom(format!("too many numbers: expected at most {MOST}")));
+            }
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
 }
 
 /// Reads the object and leaves in `at` the name of the entry it was reading when it failed.
@@ -276,15 +303,14 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
                 }
                 raw.metadata = Some(map.next_value::<Metadata>()?.0);
             } else {
-                let RawTensor {
-                    dtype,
-                    shape,
-                    data_offsets: (start, end),
-                } = map.next_value()?;
+                let tensor: RawTensor = map.next_value()?;
+                let [start, end] = tensor.data_offsets.0[..] else {
+                    return Err(serde::de::Error::custom("expected two data offsets"));
+                };
                 raw.tensors.push(TensorInfo {
                     name,
-                    dtype: Dtype::parse(&dtype),
-                    shape,
+                    dtype: Dtype::parse(&tensor.dtype),
+                    shape: tensor.shape.0,
                     bytes: start..end,
                 });
             }

@@ -36,6 +36,9 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] listing every unsafe shard name.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
+        if super::nesting::too_deep(json) {
+            return Err(fault_in(path, None, "index is nested too deeply".to_owned()));
+        }
         let raw: RawIndex = serde_json::from_slice(json)
             .map_err(|e| fault_in(path, None, format!("index is not valid: {e}")))?;
         let Some(pairs) = raw.weight_map else {

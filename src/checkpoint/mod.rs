@@ -12,6 +12,7 @@ mod header;
 mod index;
 mod locate;
 mod natural;
+mod nesting;
 mod shard;
 mod sharded;
 mod sidecar;

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::plan::Place;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 fn llama(layers: u32, tied: bool) -> Inventory {

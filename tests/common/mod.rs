@@ -1,0 +1,133 @@
+//! Checkpoints made on the spot, and the command run on them.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::cargo::cargo_bin;
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The command with these arguments; paths and numbers alike.
+pub fn hft(args: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(cargo_bin("hft-surgery"));
+    command.args(args).env_remove("NO_COLOR");
+    command
+}
+
+pub fn run(args: &[&str]) -> Output {
+    hft(args).output().unwrap()
+}
+
+/// Runs and expects success; stdout.
+pub fn ok(args: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs and expects exit code 2; stderr.
+pub fn fails(args: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+pub fn path(p: &Path) -> &str {
+    p.to_str().unwrap()
+}
+
+/// One tensor of a file to be written.
+#[derive(Clone)]
+pub struct Tensor {
+    pub name: String,
+    pub dtype: &'static str,
+    pub shape: Vec<u64>,
+    pub bytes: Vec<u8>,
+}
+
+pub fn tensor(name: &str, dtype: &'static str, shape: &[u64], bytes: Vec<u8>) -> Tensor {
+    Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
+}
+
+/// A BF16 tensor whose elements are `first`, `first + 1`, …: every byte pair tells where it came from.
+pub fn counted(name: &str, shape: &[u64], first: u16) -> Tensor {
+    let n = shape.iter().product::<u64>();
+    let bytes = (0..n).flat_map(|i| first.wrapping_add(i as u16).to_le_bytes());
+    tensor(name, "BF16", shape, bytes.collect())
+}
+
+pub fn write_file(path: &Path, tensors: &[Tensor], metadata: &str) {
+    let mut at = 0;
+    let mut entries = vec![format!(r#""__metadata__":{metadata}"#)];
+    for t in tensors {
+        let end = at + t.bytes.len();
+        entries.push(format!(r#""{}":{{"dtype":"{}","shape":{:?},"data_offsets":[{at},{end}]}}"#, t.name, t.dtype, t.shape));
+        at = end;
+    }
+    let json = format!("{{{}}}", entries.join(","));
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(json.as_bytes());
+    tensors.iter().for_each(|t| bytes.extend_from_slice(&t.bytes));
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Writes a directory of `shards` shards with an index, or a single file for one shard.
+pub fn write_checkpoint(dir: &Path, tensors: &[Tensor], shards: usize, config: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("config.json"), config).unwrap();
+    if shards == 1 {
+        return write_file(&dir.join("model.safetensors"), tensors, r#"{"format":"pt"}"#);
+    }
+    let size = tensors.len().div_ceil(shards);
+    let chunks: Vec<_> = tensors.chunks(size).collect();
+    let mut map = Vec::new();
+    for (i, chunk) in chunks.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, chunks.len());
+        write_file(&dir.join(&name), chunk, r#"{"format":"pt"}"#);
+        map.extend(chunk.iter().map(|t| format!(r#""{}": "{name}""#, t.name)));
+    }
+    let index = format!(r#"{{"metadata": {{"total_size": 0}}, "weight_map": {{{}}}}}"#, map.join(", "));
+    std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+}
+
+/// Every tensor of a checkpoint directory, read by the reference crate.
+pub fn read_tensors(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let bytes = std::fs::read(&path).unwrap();
+            for (name, view) in safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors() {
+                assert!(all.insert(name, view.data().to_vec()).is_none());
+            }
+        }
+    }
+    all
+}
+
+/// Every file below a directory with its bytes.
+pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    all.into_iter().map(|(p, b)| (p.strip_prefix(dir).map_or_else(|_| p.clone(), Path::to_owned), b)).collect()
+}
+
+/// The plan that an output says it carried out.
+pub fn plan_of(out: &Path) -> serde_json::Value {
+    let text = std::fs::read(out.join("hft_surgery.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["plan"].clone()
+}
