@@ -1,5 +1,5 @@
 //! Checkpoints made on the spot, and the command run on them.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -80,6 +80,7 @@ pub fn write_file(path: &Path, tensors: &[Tensor], metadata: &str) {
 
 /// Writes a directory of `shards` shards with an index, or a single file for one shard.
 pub fn write_checkpoint(dir: &Path, tensors: &[Tensor], shards: usize, config: &str) {
+    let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config).unwrap();
     if shards == 1 {

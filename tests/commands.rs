@@ -1,0 +1,145 @@
+//! `inspect`, `verify`, `plan`, `completions`, `man`: one snapshot or law per outcome.
+
+mod common;
+
+use common::{fails, fixture, ok, path, run};
+use serde_json::Value;
+
+#[test]
+fn inspect_shows_what_is_inside() {
+    let root = fixture("base");
+    insta::assert_snapshot!("inspect_fixture", ok(&["inspect", path(&root)]));
+    let json: Value = serde_json::from_str(&ok(&["inspect", path(&root), "--json", "--tensors"])).unwrap();
+    // 264·32·2 + 6·(2·32 + 3·88·32 + 2·16·32 + 2·32·32) + 32
+    assert_eq!(json["parameters"], 86432);
+    assert_eq!(json["tensor_list"].as_array().map(Vec::len), Some(57));
+    assert_eq!(json["categories"]["mlp"]["parameters"], 6 * 3 * 88 * 32);
+    let index = ok(&["inspect", path(&root.join("model.safetensors.index.json")), "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&index).unwrap()["parameters"], 86432);
+    let shard = ok(&["inspect", path(&root.join("model-00001-of-00003.safetensors")), "--json"]);
+    assert!(serde_json::from_str::<Value>(&shard).unwrap()["tensors"].as_u64().is_some_and(|n| n < 57));
+}
+
+#[test]
+fn a_repository_name_is_looked_up_in_the_local_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = dir.path().join("models--acme--tiny");
+    for below in ["snapshots/0123abc", "refs", "blobs"] {
+        std::fs::create_dir_all(repo.join(below)).unwrap();
+    }
+    std::fs::write(repo.join("refs/main"), "0123abc").unwrap();
+    for (i, (name, bytes)) in common::files(&fixture("base")).into_iter().enumerate() {
+        let blob = repo.join(format!("blobs/{i}"));
+        std::fs::write(&blob, bytes).unwrap();
+        std::os::unix::fs::symlink(format!("../../blobs/{i}"), repo.join("snapshots/0123abc").join(name)).unwrap();
+    }
+    let (fixture_base, tuned) = (fixture("base"), fixture("tuned"));
+    let base = |name: &str, more: &[&str]| {
+        let args = [&["reset", "--base", name, "--tuned", path(&tuned)], more].concat();
+        common::hft(&args).env("HF_HUB_CACHE", dir.path()).output().unwrap()
+    };
+    let out = dir.path().join("out");
+    for name in ["acme/tiny", "acme/tiny@main", "acme/tiny@0123abc"] {
+        assert_eq!(base(name, &["--out", path(&out), "--force"]).status.code(), Some(0), "{name}");
+    }
+    assert_eq!(base("acme/tiny@other", &["--dry-run"]).status.code(), Some(2));
+    // Sidecars that are links into the cache's own blobs are carried over.
+    let args = ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];
+    assert_eq!(common::hft(&args).env("HF_HUB_CACHE", dir.path()).output().unwrap().status.code(), Some(0));
+    assert!(out.join("tokenizer.json").is_file());
+}
+
+#[test]
+fn verify_writes_and_checks_manifests() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("base.sha256.json");
+    let base = fixture("base");
+    ok(&["verify", path(&base), "--write-manifest", path(&manifest)]);
+    let json: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    // Of an independent program.
+    let shard = "model-00001-of-00003.safetensors";
+    let sum = std::process::Command::new("sha256sum").arg(base.join(shard)).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert_eq!(json["files"][shard]["sha256"].as_str(), sum.split(' ').next());
+    ok(&["verify", path(&base), "--manifest", path(&manifest)]);
+    let output = run(&["verify", path(&fixture("tuned")), "--manifest", path(&manifest)]);
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("differs: tensor `lm_head.weight`: content differs"), "{stdout}");
+    // The same tensors in other files: files differ, tensors do not.
+    let all: Vec<_> = common::read_tensors(&base).into_iter().collect();
+    let shape = |name: &str| -> Vec<u64> {
+        let list: Value = serde_json::from_str(&ok(&["inspect", path(&base), "--json", "--tensors"])).unwrap();
+        let row = list["tensor_list"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap().clone();
+        serde_json::from_value(row["shape"].clone()).unwrap()
+    };
+    let tensors: Vec<_> = all.into_iter().map(|(n, b)| common::tensor(&n.clone(), "BF16", &shape(&n), b)).collect();
+    common::write_checkpoint(&dir.path().join("one"), &tensors, 1, "{}");
+    let output = run(&["verify", path(&dir.path().join("one")), "--manifest", path(&manifest), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["digest"], json["digest"]);
+    assert!(found["mismatches"].as_array().unwrap().iter().all(|m| m["kind"] == "file"));
+    std::fs::write(&manifest, "{}").unwrap();
+    assert!(fails(&["verify", path(&base), "--manifest", path(&manifest)]).contains("not a manifest"));
+}
+
+#[test]
+fn plans_are_made_shown_and_combined() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let base = fixture("base");
+    let table = ok(&["plan", path(&base), "--ratio", "0.5", "--seed", "1", "--out", path(&at("a.json"))]);
+    insta::assert_snapshot!("plan_fixture", table);
+    ok(&["plan", path(&base), "--seed", "2", "--out", path(&at("b.json"))]);
+    ok(&["plan", "complement", path(&at("a.json")), "--out", path(&at("c.json"))]);
+    ok(&["plan", path(&base), "--complement-of", path(&at("a.json")), "--out", path(&at("d.json"))]);
+    let plan = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(at(name)).unwrap()).unwrap() };
+    assert_eq!(plan("c.json"), plan("d.json"));
+    assert_eq!(plan("c.json")["frozen"], plan("a.json")["trainable"]);
+    let keys: Vec<String> = plan("a.json").as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["format", "version", "strategy", "ratio", "seed", "round", "model", "shares", "trainable", "frozen"]);
+    for operation in ["union", "intersect", "difference"] {
+        ok(&["plan", operation, path(&at("a.json")), path(&at("b.json")), "--out", path(&at("x.json"))]);
+        ok(&["plan", "show", path(&at("x.json")), "--checkpoint", path(&base)]);
+    }
+    let all = ok(&["plan", "union", path(&at("a.json")), path(&at("c.json")), "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&all).unwrap()["frozen"], Value::Array(vec![]));
+    ok(&["plan", "show", path(&at("a.json"))]);
+}
+
+#[test]
+fn plans_of_any_strategy_can_be_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("p.json");
+    let (base, tuned) = (fixture("base"), fixture("tuned"));
+    for strategy in ["category", "layer", "model", "random-tensor"] {
+        for balance in ["count", "params"] {
+            let args = ["plan", path(&tuned), "--strategy", strategy, "--balance", balance, "--out", path(&plan)];
+            if (strategy, balance) == ("random-tensor", "params") {
+                assert!(fails(&args).contains("needs a quota"));
+                continue;
+            }
+            ok(&args);
+            ok(&["reset", "--base", path(&base), "--tuned", path(&tuned), "--plan", path(&plan), "--dry-run"]);
+        }
+    }
+}
+
+#[test]
+fn completions_and_the_manual_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(ok(&["completions", shell]).contains("inspect"));
+    }
+    assert!(ok(&["man"]).contains("hft\\-surgery"));
+    assert!(ok(&["man", "reset"]).contains("dry\\-run"));
+    assert!(fails(&["man", "nothing"]).contains("no subcommand `nothing`"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let bin = assert_cmd::cargo::cargo_bin("hft-surgery");
+    let script = format!("{} inspect --tensors {} | head -n 1", path(&bin), path(&fixture("base")));
+    let output = std::process::Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
