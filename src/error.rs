@@ -93,8 +93,8 @@ pub enum Error {
         hint: Option<String>,
     },
     /// Several faults, all that were found.
-    #[error("{}", join(.0))]
-    Many(Vec<Error>),
+    #[error("{0}")]
+    Many(crate::Faults),
 }
 
 impl Error {
@@ -112,34 +112,15 @@ impl Error {
     }
 
     /// Builds [`Error::Io`] in a `map_err`.
-    pub(crate) fn io(
-        doing: &'static str,
-        path: impl AsRef<Path>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Self::Io {
-            doing,
-            path,
-            source,
-        }
+        move |source| Self::Io { doing, path, source }
     }
 
     /// Contradicting or impossible options.
     pub(crate) fn usage(fault: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = hint.into();
-        Self::Usage {
-            fault: fault.into(),
-            hint: (!hint.is_empty()).then_some(hint),
-        }
-    }
-
-    /// `Ok` when there are no faults, the fault when there is one, [`Error::Many`] otherwise.
-    pub(crate) fn all(mut faults: Vec<Self>) -> Result<()> {
-        match faults.len() {
-            0 => Ok(()),
-            1 => Err(faults.remove(0)),
-            _ => Err(Self::Many(faults)),
-        }
+        Self::Usage { fault: fault.into(), hint: (!hint.is_empty()).then_some(hint) }
     }
 }
 
@@ -159,11 +140,6 @@ fn path_prefix(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |p| format!("{}: ", Shown(p)))
 }
 
-fn join(errors: &[Error]) -> String {
-    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    lines.join("\n")
-}
-
 /// Shows untrusted text: control and bidirectional-override characters appear escaped, and a text
 /// over 200 characters is cut.
 pub struct Shown<T>(pub T);
@@ -176,7 +152,8 @@ impl<T: ShownText> fmt::Display for Shown<T> {
             if i == MOST {
                 return write!(f, "… ({} characters)", text.chars().count());
             }
-            let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let bidi =
+                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if c.is_control() || bidi {
                 write!(f, "{}", c.escape_unicode())?;
             } else {
@@ -211,6 +188,13 @@ impl ShownText for &Path {
     }
 }
 
+/// A parser quotes keys of the text it was given.
+impl ShownText for &serde_json::Error {
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        self.to_string().into()
+    }
+}
+
 impl ShownText for &PathBuf {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string_lossy()
@@ -231,14 +215,5 @@ mod tests {
     fn long_names_are_cut() {
         let shown = Shown("x".repeat(500).as_str()).to_string();
         assert!(shown.ends_with("… (500 characters)") && shown.len() < 240, "{shown}");
-    }
-
-    #[test]
-    fn one_fault_stays_itself_and_many_are_joined() {
-        assert!(Error::all(vec![]).is_ok());
-        let one = Error::all(vec![Error::usage("a", "")]);
-        assert_eq!(one.map_err(|e| e.to_string()), Err("a".to_owned()));
-        let two = Error::all(vec![Error::usage("a", ""), Error::usage("b", "")]);
-        assert_eq!(two.map_err(|e| e.to_string()), Err("a\nb".to_owned()));
     }
 }

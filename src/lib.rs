@@ -3,8 +3,10 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod error;
+mod faults;
 pub mod plan;
 pub mod report;
 pub mod surgery;
 
 pub use error::{Error, Result};
+pub use faults::Faults;

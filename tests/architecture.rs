@@ -54,7 +54,9 @@ fn modules() -> Vec<(String, String, String)> {
 fn named(code: &str) -> Vec<String> {
     let mut names = Vec::new();
     for rest in code.split("crate::").skip(1) {
-        let list = rest.strip_prefix('{').map_or(rest, |list| list.split_once('}').map_or(list, |(inside, _)| inside));
+        let list = rest
+            .strip_prefix('{')
+            .map_or(rest, |list| list.split_once('}').map_or(list, |(inside, _)| inside));
         let parts: Vec<&str> = if rest.starts_with('{') { list.split(',').collect() } else { vec![list] };
         for part in parts {
             let name: String = part.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
@@ -68,11 +70,17 @@ fn named(code: &str) -> Vec<String> {
 fn modules_name_only_what_they_may() {
     let mut checked = 0;
     for (module, path, code) in modules() {
-        let (_, allowed) = MAY_NAME.iter().find(|(m, _)| *m == module).unwrap_or_else(|| panic!("{path}: add `{module}` to the table"));
+        let (_, allowed) = MAY_NAME
+            .iter()
+            .find(|(m, _)| *m == module)
+            .unwrap_or_else(|| panic!("{path}: add `{module}` to the table"));
         for name in named(&code) {
             let is_module = MAY_NAME.iter().any(|(m, _)| *m == name);
             checked += usize::from(is_module);
-            assert!(!is_module || name == module || allowed.contains(&name.as_str()), "{path} names `{name}`");
+            assert!(
+                !is_module || name == module || allowed.contains(&name.as_str()),
+                "{path} names `{name}`"
+            );
         }
     }
     assert!(checked > 30, "the search found only {checked} names");

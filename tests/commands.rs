@@ -31,7 +31,8 @@ fn a_repository_name_is_looked_up_in_the_local_cache() {
     for (i, (name, bytes)) in common::files(&fixture("base")).into_iter().enumerate() {
         let blob = repo.join(format!("blobs/{i}"));
         std::fs::write(&blob, bytes).unwrap();
-        std::os::unix::fs::symlink(format!("../../blobs/{i}"), repo.join("snapshots/0123abc").join(name)).unwrap();
+        std::os::unix::fs::symlink(format!("../../blobs/{i}"), repo.join("snapshots/0123abc").join(name))
+            .unwrap();
     }
     let (fixture_base, tuned) = (fixture("base"), fixture("tuned"));
     let base = |name: &str, more: &[&str]| {
@@ -44,7 +45,8 @@ fn a_repository_name_is_looked_up_in_the_local_cache() {
     }
     assert_eq!(base("acme/tiny@other", &["--dry-run"]).status.code(), Some(2));
     // Sidecars that are links into the cache's own blobs are carried over.
-    let args = ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];
+    let args =
+        ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];
     assert_eq!(common::hft(&args).env("HF_HUB_CACHE", dir.path()).output().unwrap().status.code(), Some(0));
     assert!(out.join("tokenizer.json").is_file());
 }
@@ -69,11 +71,13 @@ fn verify_writes_and_checks_manifests() {
     // The same tensors in other files: files differ, tensors do not.
     let all: Vec<_> = common::read_tensors(&base).into_iter().collect();
     let shape = |name: &str| -> Vec<u64> {
-        let list: Value = serde_json::from_str(&ok(&["inspect", path(&base), "--json", "--tensors"])).unwrap();
+        let list: Value =
+            serde_json::from_str(&ok(&["inspect", path(&base), "--json", "--tensors"])).unwrap();
         let row = list["tensor_list"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap().clone();
         serde_json::from_value(row["shape"].clone()).unwrap()
     };
-    let tensors: Vec<_> = all.into_iter().map(|(n, b)| common::tensor(&n.clone(), "BF16", &shape(&n), b)).collect();
+    let tensors: Vec<_> =
+        all.into_iter().map(|(n, b)| common::tensor(&n.clone(), "BF16", &shape(&n), b)).collect();
     common::write_checkpoint(&dir.path().join("one"), &tensors, 1, "{}");
     let output = run(&["verify", path(&dir.path().join("one")), "--manifest", path(&manifest), "--json"]);
     assert_eq!(output.status.code(), Some(1));
@@ -98,7 +102,10 @@ fn plans_are_made_shown_and_combined() {
     assert_eq!(plan("c.json"), plan("d.json"));
     assert_eq!(plan("c.json")["frozen"], plan("a.json")["trainable"]);
     let keys: Vec<String> = plan("a.json").as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["format", "version", "strategy", "ratio", "seed", "round", "model", "shares", "trainable", "frozen"]);
+    assert_eq!(
+        keys,
+        ["format", "version", "strategy", "ratio", "seed", "round", "model", "shares", "trainable", "frozen"]
+    );
     for operation in ["union", "intersect", "difference"] {
         ok(&["plan", operation, path(&at("a.json")), path(&at("b.json")), "--out", path(&at("x.json"))]);
         ok(&["plan", "show", path(&at("x.json")), "--checkpoint", path(&base)]);
@@ -115,13 +122,23 @@ fn plans_of_any_strategy_can_be_carried_out() {
     let (base, tuned) = (fixture("base"), fixture("tuned"));
     for strategy in ["category", "layer", "model", "random-tensor"] {
         for balance in ["count", "params"] {
-            let args = ["plan", path(&tuned), "--strategy", strategy, "--balance", balance, "--out", path(&plan)];
+            let args =
+                ["plan", path(&tuned), "--strategy", strategy, "--balance", balance, "--out", path(&plan)];
             if (strategy, balance) == ("random-tensor", "params") {
                 assert!(fails(&args).contains("needs a quota"));
                 continue;
             }
             ok(&args);
-            ok(&["reset", "--base", path(&base), "--tuned", path(&tuned), "--plan", path(&plan), "--dry-run"]);
+            ok(&[
+                "reset",
+                "--base",
+                path(&base),
+                "--tuned",
+                path(&tuned),
+                "--plan",
+                path(&plan),
+                "--dry-run",
+            ]);
         }
     }
 }

@@ -27,7 +27,10 @@ fn every_fault_is_named() {
             let message = fails(&[access, &[path(&checkpoint)]].concat());
             assert!(same(&message, word), "{name}: expected `{word}` in {message}");
             assert!(message.contains(name.as_str()), "{name} is not named in {message}");
-            assert!(!message.contains('\u{1b}') && !message.contains('\u{202e}'), "{name}: raw control codes");
+            assert!(
+                !message.contains('\u{1b}') && !message.contains('\u{202e}'),
+                "{name}: raw control codes"
+            );
         }
     }
 }

@@ -24,7 +24,10 @@ fn copy_of(fixture_name: &str, to: &Path) -> PathBuf {
 fn large_pair(dir: &Path) -> (PathBuf, PathBuf) {
     for (side, first) in [("base", 1u16), ("tuned", 2)] {
         let name = |i: u32, p: &str| format!("model.layers.{i}.mlp.{p}.weight");
-        let tensors = (0..8).flat_map(|i| ["gate_proj", "up_proj", "down_proj"].map(|p| counted(&name(i, p), &[1000, 1000], first + 10 * i as u16)));
+        let tensors = (0..8).flat_map(|i| {
+            ["gate_proj", "up_proj", "down_proj"]
+                .map(|p| counted(&name(i, p), &[1000, 1000], first + 10 * i as u16))
+        });
         write_checkpoint(&dir.join(side), &tensors.collect::<Vec<_>>(), 4, "{}");
     }
     (dir.join("base"), dir.join("tuned"))
@@ -33,7 +36,8 @@ fn large_pair(dir: &Path) -> (PathBuf, PathBuf) {
 #[test]
 fn an_input_is_never_overwritten_whatever_the_paths() {
     let dir = tempfile::tempdir().unwrap();
-    let (base, tuned) = (copy_of("base", &dir.path().join("m/base")), copy_of("tuned", &dir.path().join("m/tuned")));
+    let (base, tuned) =
+        (copy_of("base", &dir.path().join("m/base")), copy_of("tuned", &dir.path().join("m/tuned")));
     let before = files(dir.path());
     symlink(&tuned, dir.path().join("link")).unwrap();
     symlink(dir.path().join("m"), dir.path().join("m2")).unwrap();
@@ -67,11 +71,18 @@ fn an_input_is_never_overwritten_whatever_the_paths() {
 fn single_files_are_inputs_too() {
     let dir = tempfile::tempdir().unwrap();
     for side in ["base", "tuned"] {
-        write_checkpoint(&dir.path().join(side), &[counted("model.layers.0.mlp.up_proj.weight", &[4, 4], 7)], 1, "{}");
+        write_checkpoint(
+            &dir.path().join(side),
+            &[counted("model.layers.0.mlp.up_proj.weight", &[4, 4], 7)],
+            1,
+            "{}",
+        );
     }
     let file = |side: &str| dir.path().join(side).join("model.safetensors");
     let out = dir.path().join("out");
-    assert!(fails(&args(&file("base"), &file("tuned"), &dir.path().join("tuned"))).contains("contains the input"));
+    assert!(
+        fails(&args(&file("base"), &file("tuned"), &dir.path().join("tuned"))).contains("contains the input")
+    );
     ok(&args(&file("base"), &file("tuned"), &out));
     let names: Vec<_> = files(&out).into_keys().collect();
     assert_eq!(names, [PathBuf::from("hft_surgery.json"), PathBuf::from("model.safetensors")]);
@@ -90,7 +101,10 @@ fn an_existing_target_needs_force_and_force_needs_a_checkpoint() {
     let home = dir.path().join("home");
     std::fs::create_dir(&home).unwrap();
     std::fs::write(home.join("thesis.txt"), "years of work").unwrap();
-    assert!(fails(&[&args(&base, &tuned, &home)[..], &["--force"]].concat()).contains("does not look like a checkpoint"));
+    assert!(
+        fails(&[&args(&base, &tuned, &home)[..], &["--force"]].concat())
+            .contains("does not look like a checkpoint")
+    );
     assert!(home.join("thesis.txt").exists());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
@@ -169,7 +183,10 @@ fn two_runs_at_once_on_one_target() {
         for loser in runs.iter().filter(|r| r.status.code() != Some(0)) {
             let message = String::from_utf8_lossy(&loser.stderr);
             assert_eq!(loser.status.code(), Some(2));
-            assert!(message.contains("another run is writing to it") || message.contains("already exists"), "{message}");
+            assert!(
+                message.contains("another run is writing to it") || message.contains("already exists"),
+                "{message}"
+            );
         }
         assert_eq!(read_tensors(&out).len(), 24);
         std::fs::remove_dir_all(&out).unwrap();
@@ -183,8 +200,13 @@ fn a_full_disk_is_found_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let mount = dir.path().join("small");
     std::fs::create_dir(&mount).unwrap();
-    let command = args(Path::new("$1"), Path::new("$2"), Path::new("$3")).map(|a| if a.starts_with('$') { format!("\"{a}\"") } else { a.to_owned() });
-    let script = format!("mount -t tmpfs -o size=128k none \"$4\" && {} {}; code=$?; ls -A \"$4\"; exit $code", path(&assert_cmd::cargo::cargo_bin("hft-surgery")), command.join(" "));
+    let command = args(Path::new("$1"), Path::new("$2"), Path::new("$3"))
+        .map(|a| if a.starts_with('$') { format!("\"{a}\"") } else { a.to_owned() });
+    let script = format!(
+        "mount -t tmpfs -o size=128k none \"$4\" && {} {}; code=$?; ls -A \"$4\"; exit $code",
+        path(&assert_cmd::cargo::cargo_bin("hft-surgery")),
+        command.join(" ")
+    );
     let output = std::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
         .args([path(&fixture("base")), path(&fixture("tuned")), path(&mount.join("out")), path(&mount)])
@@ -192,7 +214,10 @@ fn a_full_disk_is_found_before_anything_is_written() {
         .unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("not enough space: need ") && message.contains("hint: free some space"), "{message}");
+    assert!(
+        message.contains("not enough space: need ") && message.contains("hint: free some space"),
+        "{message}"
+    );
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is left on the disk");
 }
 
@@ -203,7 +228,10 @@ fn a_write_that_fails_leaves_nothing() {
     let (base, tuned) = large_pair(dir.path());
     let out = dir.path().join("out");
     let line = args(&base, &tuned, &out).join(" ");
-    let script = format!("trap '' XFSZ; ulimit -f 2048; exec {} {line}", path(&assert_cmd::cargo::cargo_bin("hft-surgery")));
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 2048; exec {} {line}",
+        path(&assert_cmd::cargo::cargo_bin("hft-surgery"))
+    );
     let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
@@ -222,8 +250,15 @@ fn links_out_of_the_checkpoint_are_not_followed() {
     let out = dir.path().join("out");
     let output = run(&args(&fixture("base"), &tuned, &out));
     assert_eq!(output.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("left behind: vocab.json (link out of the checkpoint)"));
-    assert!(!out.join("vocab.json").exists() && !out.join("optimizer.pt").exists() && out.join("copy.json").exists());
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("left behind: vocab.json (link out of the checkpoint)")
+    );
+    assert!(
+        !out.join("vocab.json").exists()
+            && !out.join("optimizer.pt").exists()
+            && out.join("copy.json").exists()
+    );
 }
 
 /// Anonymous memory does not grow with the checkpoint: 8 times the data under the same limit.
@@ -233,7 +268,10 @@ fn memory_is_bounded_without_a_map() {
     let (base, tuned) = large_pair(dir.path());
     let out = dir.path().join("out");
     let line = args(&base, &tuned, &out).join(" ");
-    let script = format!("ulimit -d 65536; exec {} --threads 2 {line} --no-mmap --granularity element", path(&assert_cmd::cargo::cargo_bin("hft-surgery")));
+    let script = format!(
+        "ulimit -d 65536; exec {} --threads 2 {line} --no-mmap --granularity element",
+        path(&assert_cmd::cargo::cargo_bin("hft-surgery"))
+    );
     let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

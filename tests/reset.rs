@@ -4,7 +4,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{Tensor, counted, fails, files, fixture, ok, path, plan_of, read_tensors, run, tensor, write_checkpoint, write_file};
+use common::{
+    Tensor, counted, fails, files, fixture, ok, path, plan_of, read_tensors, run, tensor, write_checkpoint,
+    write_file,
+};
 use serde_json::Value;
 
 const LLAMA: &str = r#"{"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": false}"#;
@@ -98,7 +101,8 @@ fn bytes_do_not_depend_on_threads_mapping_links_or_syncing() {
     for granularity in ["tensor", "row", "element"] {
         let first = dir.path().join(format!("{granularity}-first"));
         reset(&base, &tuned, &first, &["--granularity", granularity, "--threads", "1"]);
-        let ways: [&[&str]; 5] = [&["--threads", "2"], &["--threads", "7"], &["--no-mmap"], &["--no-sync"], &["--link", "copy"]];
+        let ways: [&[&str]; 5] =
+            [&["--threads", "2"], &["--threads", "7"], &["--no-mmap"], &["--no-sync"], &["--link", "copy"]];
         for (i, way) in ways.iter().enumerate() {
             let out = dir.path().join(format!("{granularity}-{i}"));
             reset(&base, &tuned, &out, &[&["--granularity", granularity], *way].concat());
@@ -117,7 +121,9 @@ fn sharding_does_not_change_the_result() {
     reset(&at("base"), &at("tuned"), &at("a"), &["--granularity", "element"]);
     reset(&at("base1"), &at("tuned3"), &at("b"), &["--granularity", "element"]);
     assert_eq!(read_tensors(&at("a")), read_tensors(&at("b")));
-    let digest = |name: &str| ok(&["verify", path(&at(name))]).lines().find(|l| l.contains("any sharding")).unwrap().to_owned();
+    let digest = |name: &str| {
+        ok(&["verify", path(&at(name))]).lines().find(|l| l.contains("any sharding")).unwrap().to_owned()
+    };
     assert_eq!(digest("a"), digest("b"));
     assert_ne!(digest("a"), digest("tuned"));
 }
@@ -134,7 +140,12 @@ fn element_and_row_masks_mix_both_sides() {
     // τ of element i is the i-th of a shuffled ramp, so the largest are known.
     let rank = |i: u64| (i * 1223 + 17) % 3200;
     write_checkpoint(&at("base"), &[tensor(name, "F32", &shape, floats(&|_| 0.0))], 1, LLAMA);
-    write_checkpoint(&at("tuned"), &[tensor(name, "F32", &shape, floats(&|i| (rank(i) + 1) as f32 * value(i).signum()))], 1, LLAMA);
+    write_checkpoint(
+        &at("tuned"),
+        &[tensor(name, "F32", &shape, floats(&|i| (rank(i) + 1) as f32 * value(i).signum()))],
+        1,
+        LLAMA,
+    );
     let tuned = read_tensors(&at("tuned"))[name].clone();
     let kept = |out: &str| -> Vec<bool> {
         let bytes = read_tensors(&at(out))[name].clone();
@@ -152,13 +163,23 @@ fn element_and_row_masks_mix_both_sides() {
     ok(&["plan", "complement", path(&at("plan.json")), "--out", path(&at("other.json"))]);
     reset(&at("base"), &at("tuned"), &at("c"), &["--plan", path(&at("other.json"))]);
     assert!(kept("c").iter().zip(&elements).all(|(a, b)| a != b));
-    reset(&at("base"), &at("tuned"), &at("t"), &["--granularity", "element", "--selector", "top-magnitude", "--ratio", "0.9"]);
+    reset(
+        &at("base"),
+        &at("tuned"),
+        &at("t"),
+        &["--granularity", "element", "--selector", "top-magnitude", "--ratio", "0.9"],
+    );
     assert!(kept("t").iter().enumerate().all(|(i, k)| *k == (rank(i as u64) >= 3200 - 320)));
     reset(&at("base"), &at("tuned"), &at("r"), &["--granularity", "row", "--ratio", "0.5"]);
     let rows: Vec<Vec<bool>> = kept("r").chunks(50).map(<[bool]>::to_vec).collect();
     assert!(rows.iter().all(|row| row.iter().all(|k| *k == row[0])));
     assert!((16..=48).contains(&rows.iter().filter(|row| row[0]).count()));
-    reset(&at("base"), &at("tuned"), &at("rt"), &["--granularity", "row", "--selector", "top-magnitude", "--ratio", "0.75"]);
+    reset(
+        &at("base"),
+        &at("tuned"),
+        &at("rt"),
+        &["--granularity", "row", "--selector", "top-magnitude", "--ratio", "0.75"],
+    );
     let norm = |row: u64| (0..50).map(|j| ((rank(row * 50 + j) + 1) as f64).powi(2)).sum::<f64>();
     let mut order: Vec<u64> = (0..64).collect();
     order.sort_by(|a, b| norm(*b).total_cmp(&norm(*a)));
@@ -172,7 +193,16 @@ fn a_plan_file_decides() {
     let (base, tuned) = pair(dir.path(), LLAMA);
     let at = |name: &str| dir.path().join(name);
     let plan = at("plan.json");
-    ok(&["plan", path(&at("tuned")), "--strategy", "explicit", "--freeze", "*.self_attn.*", "--out", path(&plan)]);
+    ok(&[
+        "plan",
+        path(&at("tuned")),
+        "--strategy",
+        "explicit",
+        "--freeze",
+        "*.self_attn.*",
+        "--out",
+        path(&plan),
+    ]);
     reset(&at("base"), &at("tuned"), &at("out"), &["--plan", path(&plan)]);
     let out = read_tensors(&at("out"));
     for (b, t) in base.iter().zip(&tuned) {
@@ -182,7 +212,11 @@ fn a_plan_file_decides() {
     let text = std::fs::read_to_string(&plan).unwrap().replace("q_proj", "z_proj");
     std::fs::write(&plan, text).unwrap();
     let message = refused(&at("base"), &at("tuned"), &at("no"), &["--plan", path(&plan)]);
-    assert!(message.contains("q_proj.weight`: in the checkpoint") && message.contains("z_proj.weight`: in the plan"), "{message}");
+    assert!(
+        message.contains("q_proj.weight`: in the checkpoint")
+            && message.contains("z_proj.weight`: in the plan"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -195,11 +229,22 @@ fn vocabularies_of_different_size_need_a_policy() {
     }
     write_checkpoint(&at("tuned"), &tuned, 2, LLAMA);
     let message = refused(&at("base"), &at("tuned"), &at("out"), &[]);
-    assert!(message.contains("base has [8, 4], tuned has [10, 4]") && message.contains("--vocab common"), "{message}");
-    assert!(message.contains("`lm_head.weight`") && message.contains("`model.embed_tokens.weight`"), "{message}");
+    assert!(
+        message.contains("base has [8, 4], tuned has [10, 4]") && message.contains("--vocab common"),
+        "{message}"
+    );
+    assert!(
+        message.contains("`lm_head.weight`") && message.contains("`model.embed_tokens.weight`"),
+        "{message}"
+    );
     for granularity in ["tensor", "element"] {
         let out = at(granularity);
-        reset(&at("base"), &at("tuned"), &out, &["--vocab", "common", "--ratio", "1", "--embeddings", "select", "--granularity", granularity]);
+        reset(
+            &at("base"),
+            &at("tuned"),
+            &out,
+            &["--vocab", "common", "--ratio", "1", "--embeddings", "select", "--granularity", granularity],
+        );
         let embedding = &read_tensors(&out)["model.embed_tokens.weight"];
         assert_eq!(embedding[..64], base[1].bytes[..]);
         assert_eq!(embedding[64..], tuned[1].bytes[64..]);
@@ -217,7 +262,8 @@ fn types_that_differ_need_a_cast() {
     let (_, tuned) = pair(dir.path(), LLAMA);
     // 1 + 2⁻⁸ + 2⁻²³ lies just above the middle of two bf16 values: rounding once gives 1 + 2⁻⁷.
     let value = (1.0f32 + 2f32.powi(-8) + 2f32.powi(-23)).to_le_bytes();
-    let wide: Vec<Tensor> = tuned.iter().map(|t| tensor(&t.name, "F32", &t.shape, value.repeat(t.bytes.len() / 2))).collect();
+    let wide: Vec<Tensor> =
+        tuned.iter().map(|t| tensor(&t.name, "F32", &t.shape, value.repeat(t.bytes.len() / 2))).collect();
     write_checkpoint(&at("base"), &wide, 1, LLAMA);
     let message = refused(&at("base"), &at("tuned"), &at("no"), &[]);
     assert!(message.contains("base has F32, tuned has BF16") && message.contains("--cast"), "{message}");
@@ -236,7 +282,10 @@ fn tensors_on_one_side_only_need_a_policy() {
     write_checkpoint(&at("base"), &base, 1, LLAMA);
     write_checkpoint(&at("tuned"), &tuned, 1, LLAMA);
     let message = refused(&at("base"), &at("tuned"), &at("no"), &[]);
-    assert!(message.contains("gone.weight`: only in base") && message.contains("new.weight`: only in tuned"), "{message}");
+    assert!(
+        message.contains("gone.weight`: only in base") && message.contains("new.weight`: only in tuned"),
+        "{message}"
+    );
     reset(&at("base"), &at("tuned"), &at("out"), &["--on-missing", "keep-tuned", "--ratio", "1"]);
     let out = read_tensors(&at("out"));
     assert_eq!(out["model.layers.0.self_attn.new.weight"], tuned[7].bytes);
@@ -259,7 +308,10 @@ fn tied_heads_move_with_their_embedding() {
     assert_eq!(out["model.embed_tokens.weight"], tuned[1].bytes);
     // A head that differs while the configuration says tied is a contradiction.
     write_checkpoint(&at("torn"), &tuned, 2, TIED);
-    assert!(refused(&at("base"), &at("torn"), &at("no"), &[]).contains("differs from `model.embed_tokens.weight`"));
+    assert!(
+        refused(&at("base"), &at("torn"), &at("no"), &[])
+            .contains("differs from `model.embed_tokens.weight`")
+    );
     // A redundant copy of the embedding stays one.
     tuned[0].bytes = tuned[1].bytes.clone();
     write_checkpoint(&at("copy"), &tuned, 2, TIED);
@@ -277,10 +329,25 @@ fn unknown_types_and_names_are_copied_and_said() {
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir_all(at("b")).unwrap();
     std::fs::create_dir_all(at("t")).unwrap();
-    let odd = |first: u8| vec![tensor("blob.strange", "U3", &[8], vec![first; 3]), tensor("four", "F4", &[2, 2], vec![first; 2])];
+    let odd = |first: u8| {
+        vec![
+            tensor("blob.strange", "U3", &[8], vec![first; 3]),
+            tensor("four", "F4", &[2, 2], vec![first; 2]),
+        ]
+    };
     write_file(&at("b/x.safetensors"), &odd(1), "{}");
     write_file(&at("t/x.safetensors"), &odd(2), "{}");
-    let output = run(&["reset", "--base", path(&at("b")), "--tuned", path(&at("t")), "--out", path(&at("o")), "--ratio", "1"]);
+    let output = run(&[
+        "reset",
+        "--base",
+        path(&at("b")),
+        "--tuned",
+        path(&at("t")),
+        "--out",
+        path(&at("o")),
+        "--ratio",
+        "1",
+    ]);
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("blob.strange, four"));
     assert_eq!(std::fs::read(at("o/x.safetensors")).unwrap(), std::fs::read(at("b/x.safetensors")).unwrap());
@@ -307,7 +374,12 @@ fn hard_links_share_whole_shards() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     pair(dir.path(), LLAMA);
-    reset(&at("base"), &at("tuned"), &at("o"), &["--ratio", "1", "--link", "hard", "--freeze", "model.layers.0.*", "--freeze", "model.norm.*"]);
+    reset(
+        &at("base"),
+        &at("tuned"),
+        &at("o"),
+        &["--ratio", "1", "--link", "hard", "--freeze", "model.layers.0.*", "--freeze", "model.norm.*"],
+    );
     let inode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().ino();
     let shard = "model-00002-of-00002.safetensors";
     assert_eq!(inode(at("o").join(shard)), inode(at("base").join(shard)));
@@ -319,6 +391,9 @@ fn hard_links_share_whole_shards() {
 fn ratios_out_of_range_are_refused() {
     let out = Path::new("/nonexistent/out");
     for ratio in ["-0.1", "1.1", "nan", "inf"] {
-        assert!(refused(&fixture("base"), &fixture("tuned"), out, &["--ratio", ratio]).contains("expected 0 to 1"));
+        assert!(
+            refused(&fixture("base"), &fixture("tuned"), out, &["--ratio", ratio])
+                .contains("expected 0 to 1")
+        );
     }
 }

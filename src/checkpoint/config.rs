@@ -18,26 +18,18 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or is not a JSON object.
     pub fn read(root: &Path) -> Result<Option<Self>> {
-        const MOST_BYTES: u64 = 16 << 20;
         let path = root.join("config.json");
-        let fault = |fault: String| Error::Checkpoint {
-            path: path.clone(),
-            fault,
-            hint: None,
-        };
-        match std::fs::metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("open", &path)(e)),
-            Ok(meta) if meta.len() > MOST_BYTES => {
-                return Err(fault(format!("config too large: got {} bytes, expected at most {MOST_BYTES}", meta.len())));
+        let fault = |fault: String| Error::Checkpoint { path: path.clone(), fault, hint: None };
+        let text = match super::small_file::read_part(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
             }
-            Ok(_) => {}
-        }
-        let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            other => other?,
+        };
         match serde_json::from_slice(&text) {
             Ok(value @ Value::Object(_)) => Ok(Some(Self { value })),
             Ok(_) => Err(fault("expected a JSON object".to_owned())),
-            Err(e) => Err(fault(format!("not valid JSON: {e}"))),
+            Err(e) => Err(fault(format!("not valid JSON: {}", crate::error::Shown(&e)))),
         }
     }
 

@@ -123,8 +123,14 @@ impl Cast {
         };
         let is_float = matches!(
             from_known,
-            Known::F64 | Known::F32 | Known::F16 | Known::BF16 | Known::F8_E4M3 | Known::F8_E5M2
-                | Known::F8_E4M3FNUZ | Known::F8_E5M2FNUZ
+            Known::F64
+                | Known::F32
+                | Known::F16
+                | Known::BF16
+                | Known::F8_E4M3
+                | Known::F8_E5M2
+                | Known::F8_E4M3FNUZ
+                | Known::F8_E5M2FNUZ
         );
         if !is_float {
             return None;
@@ -132,16 +138,11 @@ impl Cast {
         let write: fn(f64, &mut [u8]) = match to_known {
             Known::F64 => |x, out| out.copy_from_slice(&x.to_le_bytes()),
             Known::F32 => |x, out| out.copy_from_slice(&(x as f32).to_le_bytes()),
-            Known::F16 => |x, out| out.copy_from_slice(&f16::from_f64(x).to_le_bytes()),
-            Known::BF16 => |x, out| out.copy_from_slice(&bf16::from_f64(x).to_le_bytes()),
+            Known::F16 => |x, out| out.copy_from_slice(&f16::from_f32(to_odd(x)).to_le_bytes()),
+            Known::BF16 => |x, out| out.copy_from_slice(&bf16::from_f32(to_odd(x)).to_le_bytes()),
             _ => return None,
         };
-        Some(Self {
-            read: decoder(*from_known)?,
-            write,
-            from_width: from.bytes()?,
-            to_width: to.bytes()?,
-        })
+        Some(Self { read: decoder(*from_known)?, write, from_width: from.bytes()?, to_width: to.bytes()? })
     }
 
     /// Bytes of one source element.
@@ -159,6 +160,18 @@ impl Cast {
     }
 }
 
+/// Rounds to `f32` towards zero, and to an odd last bit where that is inexact, so that rounding once more
+/// to a narrower type equals rounding `x` itself: the narrow conversions of `half` ignore low bits of an
+/// `f64`.
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    if near.is_nan() || f64::from(near) == x {
+        return near;
+    }
+    let away = f64::from(near).abs() > x.abs();
+    f32::from_bits((near.to_bits() - u32::from(away)) | 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,9 +186,15 @@ mod tests {
     /// Extreme values from the OCP 8-bit floating point specification and the FNUZ paper.
     #[test]
     fn eight_bit_floats_have_their_published_extremes() {
-        assert_eq!(values("F8_E4M3", &[0x7e, 0xfe, 0x01, 0x08, 0x38]), [448.0, -448.0, 2f32.powi(-9), 2f32.powi(-6), 1.0]);
+        assert_eq!(
+            values("F8_E4M3", &[0x7e, 0xfe, 0x01, 0x08, 0x38]),
+            [448.0, -448.0, 2f32.powi(-9), 2f32.powi(-6), 1.0]
+        );
         assert!(values("F8_E4M3", &[0x7f])[0].is_nan());
-        assert_eq!(values("F8_E5M2", &[0x7b, 0x01, 0x04, 0x7c, 0xfc]), [57344.0, 2f32.powi(-16), 2f32.powi(-14), f32::INFINITY, f32::NEG_INFINITY]);
+        assert_eq!(
+            values("F8_E5M2", &[0x7b, 0x01, 0x04, 0x7c, 0xfc]),
+            [57344.0, 2f32.powi(-16), 2f32.powi(-14), f32::INFINITY, f32::NEG_INFINITY]
+        );
         assert_eq!(values("F8_E4M3FNUZ", &[0x7f, 0x01, 0x08]), [240.0, 2f32.powi(-10), 2f32.powi(-7)]);
         assert_eq!(values("F8_E5M2FNUZ", &[0x7f, 0x01]), [57344.0, 2f32.powi(-17)]);
         assert!(values("F8_E5M2FNUZ", &[0x80])[0].is_nan());
@@ -198,6 +217,15 @@ mod tests {
         let source: Vec<u8> = [1.003_906_25f32, 1.011_718_75].iter().flat_map(|x| x.to_le_bytes()).collect();
         cast.apply(&source, &mut out);
         assert_eq!(values("BF16", &out), [1.0, 1.015_625]);
+        // Just above, and just below, the middle.
+        for (last, expected) in [(1.0, 1.007_812_5), (-1.0, 1.0)] {
+            for exponent in [-23, -40, -52] {
+                let wide = Cast::between(&Dtype::parse("F64"), &Dtype::parse("BF16")).unwrap();
+                let x = 1.003_906_25f64 + last * 2f64.powi(exponent);
+                wide.apply(&x.to_le_bytes(), &mut out);
+                assert_eq!(values("BF16", &out), [expected], "{x}");
+            }
+        }
         assert!(Cast::between(&Dtype::parse("I32"), &Dtype::parse("F32")).is_none());
         assert!(Cast::between(&Dtype::parse("F32"), &Dtype::parse("F8_E4M3")).is_none());
     }

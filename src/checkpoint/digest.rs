@@ -76,10 +76,10 @@ pub fn contents(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> Result<
         bytes: shard.file_len(),
         sha256: *sha256,
     });
-    let tensors = checkpoint.tensors().zip(&sums[file_count..]).map(|(t, sha256)| TensorDigest {
-        name: t.info.name.clone(),
-        sha256: *sha256,
-    });
+    let tensors = checkpoint
+        .tensors()
+        .zip(&sums[file_count..])
+        .map(|(t, sha256)| TensorDigest { name: t.info.name.clone(), sha256: *sha256 });
     let tensors: Vec<_> = tensors.collect();
     Ok(Contents {
         files: files.collect(),
@@ -100,10 +100,8 @@ pub fn contents_digest(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> 
     let tasks = checkpoint.tensors().map(|t| (&checkpoint.shards()[t.shard], t.info.bytes.clone()));
     let sums = hash_all(&tasks.collect::<Vec<_>>(), &step)?;
     checkpoint.check_unchanged()?;
-    let tensors = checkpoint.tensors().zip(sums).map(|(t, sha256)| TensorDigest {
-        name: t.info.name.clone(),
-        sha256,
-    });
+    let tensors =
+        checkpoint.tensors().zip(sums).map(|(t, sha256)| TensorDigest { name: t.info.name.clone(), sha256 });
     Ok(of_tensors(checkpoint, &tensors.collect::<Vec<_>>()))
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
 use super::Dtype;
+use crate::error::Shown;
 use crate::{Error, Result};
 
 /// The cap of the reference implementation on the JSON part, in bytes.
@@ -99,7 +100,7 @@ impl Header {
         let raw = (&mut reader)
             .deserialize_map(HeaderVisitor { at: &mut at })
             .and_then(|raw| reader.end().map(|()| raw))
-            .map_err(|e| fault_in(path, at.take(), format!("header is not valid: {e}")))?;
+            .map_err(|e| fault_in(path, at.take(), format!("header is not valid: {}", Shown(&e))))?;
         let mut tensors = raw.tensors;
         for tensor in &mut tensors {
             check_tensor(path, tensor)?;
@@ -112,12 +113,7 @@ impl Header {
         for tensor in &mut tensors {
             tensor.bytes = tensor.bytes.start + data_start..tensor.bytes.end + data_start;
         }
-        Ok(Self {
-            tensors,
-            by_name,
-            metadata: raw.metadata.unwrap_or_default(),
-            data_start,
-        })
+        Ok(Self { tensors, by_name, metadata: raw.metadata.unwrap_or_default(), data_start })
     }
 
     /// The tensors in the order of their data.
@@ -144,11 +140,7 @@ impl Header {
 }
 
 fn fault_in(path: &Path, tensor: Option<String>, fault: String) -> Error {
-    Error::Header {
-        path: path.to_owned(),
-        tensor,
-        fault,
-    }
+    Error::Header { path: path.to_owned(), tensor, fault }
 }
 
 /// Name, shape, size and offsets of one tensor, each by itself.
@@ -166,19 +158,21 @@ fn check_tensor(path: &Path, tensor: &TensorInfo) -> Result<()> {
         return fault(format!("shape {:?} overflows 64 bits", tensor.shape));
     };
     let Some(bits) = tensor.dtype.bits() else {
+        // Whatever the type, an element takes a bit; this also bounds all sums over shapes.
+        if elements.div_ceil(8) > end - start {
+            return fault(format!(
+                "shape {:?} has more elements than its {} bytes have bits",
+                tensor.shape,
+                end - start
+            ));
+        }
         return Ok(());
     };
     let Some(total) = elements.checked_mul(bits) else {
-        return fault(format!(
-            "shape {:?} of {} overflows 64 bits",
-            tensor.shape, tensor.dtype
-        ));
+        return fault(format!("shape {:?} of {} overflows 64 bits", tensor.shape, tensor.dtype));
     };
     if total % 8 != 0 {
-        return fault(format!(
-            "{elements} elements of {} are not a whole number of bytes",
-            tensor.dtype
-        ));
+        return fault(format!("{elements} elements of {} are not a whole number of bytes", tensor.dtype));
     }
     if end - start != total / 8 {
         return fault(format!(
@@ -222,14 +216,15 @@ fn check_layout(path: &Path, tensors: &[TensorInfo], data_len: u64) -> Result<()
             return Err(fault_in(path, Some(tensor.name.clone()), fault));
         }
         if end > data_len {
-            let fault = format!("data past the end of the file: ends at {end}, file has {data_len} data bytes (truncated?)");
+            let fault = format!(
+                "data past the end of the file: ends at {end}, file has {data_len} data bytes (truncated?)"
+            );
             return Err(fault_in(path, Some(tensor.name.clone()), fault));
         }
         at = end;
     }
     if at != data_len {
-        let fault =
-            format!("trailing bytes: tensors end at {at}, file has {data_len} data bytes");
+        let fault = format!("trailing bytes: tensors end at {at}, file has {data_len} data bytes");
         return Err(fault_in(path, None, fault));
     }
     Ok(())
@@ -291,10 +286,7 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
-        let mut raw = RawHeader {
-            tensors: Vec::new(),
-            metadata: None,
-        };
+        let mut raw = RawHeader { tensors: Vec::new(), metadata: None };
         while let Some(name) = map.next_key::<String>()? {
             *self.at = Some(name.clone());
             if name == "__metadata__" {

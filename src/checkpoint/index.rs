@@ -6,10 +6,8 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::{Error, Result};
-
-/// An index bigger than this is refused: 64 MiB hold about half a million names.
-const MOST_INDEX_BYTES: u64 = 64 << 20;
+use crate::error::Shown;
+use crate::{Error, Faults, Result};
 
 /// Which shard holds which tensor. Every shard is a plain file name, safe to join to a directory.
 #[derive(Debug, Clone)]
@@ -23,12 +21,7 @@ impl Index {
     /// # Errors
     /// [`Error::Io`], or [`Error::Index`] listing every unsafe shard name.
     pub fn read(path: &Path) -> Result<Self> {
-        let len = std::fs::metadata(path).map_err(Error::io("open", path))?.len();
-        if len > MOST_INDEX_BYTES {
-            let fault = format!("index too large: got {len} bytes, expected at most {MOST_INDEX_BYTES}");
-            return Err(fault_in(path, None, fault));
-        }
-        Self::parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+        Self::parse(path, &super::small_file::read_part(path)?)
     }
 
     /// Parses and validates the text of an index; `path` is for messages only.
@@ -40,7 +33,7 @@ impl Index {
             return Err(fault_in(path, None, "index is nested too deeply".to_owned()));
         }
         let raw: RawIndex = serde_json::from_slice(json)
-            .map_err(|e| fault_in(path, None, format!("index is not valid: {e}")))?;
+            .map_err(|e| fault_in(path, None, format!("index is not valid: {}", Shown(&e))))?;
         let Some(pairs) = raw.weight_map else {
             return Err(fault_in(path, None, "index has no `weight_map`".to_owned()));
         };
@@ -48,20 +41,18 @@ impl Index {
             return Err(fault_in(path, None, "index has an empty `weight_map`".to_owned()));
         }
         let mut weight_map = BTreeMap::new();
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         for (tensor, shard) in pairs {
             if let Some(why) = unsafe_name(&shard) {
-                let shown = crate::error::Shown(&shard);
+                let shown = Shown(&shard);
                 let fault = format!("unsafe shard name `{shown}`: {why}");
                 faults.push(fault_in(path, Some(tensor.clone()), fault));
             }
-            if weight_map.contains_key(&tensor) {
+            if weight_map.insert(tensor.clone(), shard).is_some() {
                 faults.push(fault_in(path, Some(tensor), "duplicate name".to_owned()));
-            } else {
-                weight_map.insert(tensor, shard);
             }
         }
-        Error::all(faults)?;
+        faults.into_result()?;
         Ok(Self { weight_map })
     }
 
@@ -80,11 +71,7 @@ impl Index {
 }
 
 fn fault_in(path: &Path, tensor: Option<String>, fault: String) -> Error {
-    Error::Index {
-        path: path.to_owned(),
-        tensor,
-        fault,
-    }
+    Error::Index { path: path.to_owned(), tensor, fault }
 }
 
 /// Why a shard name must not be joined to a directory, if it must not.
@@ -175,18 +162,44 @@ mod tests {
     use super::*;
 
     fn fault(json: &str) -> String {
-        Index::parse(Path::new("i.json"), json.as_bytes()).map_or_else(|e| e.to_string(), |_| "accepted".into())
+        Index::parse(Path::new("i.json"), json.as_bytes())
+            .map_or_else(|e| e.to_string(), |_| "accepted".into())
     }
 
     #[test]
     fn unsafe_shard_names_are_refused() {
         let bad = [
-            "../x.safetensors", "/x.safetensors", "a/x.safetensors", "C:\\\\x.safetensors",
-            "\\\\\\\\host\\\\x.safetensors", "C:x.safetensors", ".x.safetensors", "x.bin", "x\\u0000.safetensors", "",
+            "../x.safetensors",
+            "/x.safetensors",
+            "a/x.safetensors",
+            "C:\\\\x.safetensors",
+            "\\\\\\\\host\\\\x.safetensors",
+            "C:x.safetensors",
+            ".x.safetensors",
+            "x.bin",
+            "x\\u0000.safetensors",
+            "",
         ];
         for name in bad {
             let message = fault(&format!(r#"{{"weight_map": {{"t": "{name}"}}}}"#));
             assert!(message.contains("unsafe shard name") && message.contains("`t`"), "{name}: {message}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever the bytes: an error, or an index whose names are safe to join to a directory.
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = Index::parse(Path::new("i"), &bytes);
+        }
+
+        #[test]
+        fn an_accepted_name_stays_in_its_directory(name in "[./\\\\:a-c]{0,6}(\\.safetensors)?") {
+            let json = serde_json::json!({"weight_map": {"t": name}}).to_string();
+            if Index::parse(Path::new("i"), json.as_bytes()).is_ok() {
+                let joined = Path::new("/dir").join(&name);
+                proptest::prop_assert_eq!(joined.parent(), Some(Path::new("/dir")));
+            }
         }
     }
 
@@ -201,8 +214,14 @@ mod tests {
         assert!(fault("[]").contains("expected an object with a `weight_map`"));
         assert!(fault("{}").contains("no `weight_map`"));
         assert!(fault(r#"{"weight_map": {}}"#).contains("empty"));
-        assert!(fault(r#"{"weight_map": {"a": "x.safetensors"}, "weight_map": {}}"#).contains("duplicate `weight_map`"));
+        assert!(
+            fault(r#"{"weight_map": {"a": "x.safetensors"}, "weight_map": {}}"#)
+                .contains("duplicate `weight_map`")
+        );
         assert!(fault(r#"{"weight_map": {"a": 1}}"#).contains("expected a string"));
-        assert_eq!(fault(r#"{"metadata": {"total_size": 1.5}, "weight_map": {"a": "x.safetensors"}}"#), "accepted");
+        assert_eq!(
+            fault(r#"{"metadata": {"total_size": 1.5}, "weight_map": {"a": "x.safetensors"}}"#),
+            "accepted"
+        );
     }
 }

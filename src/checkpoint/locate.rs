@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::natural_order;
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// The files of a checkpoint, found but not opened.
 pub(super) struct Located {
@@ -40,11 +40,7 @@ fn not_found(path: &Path) -> Error {
 }
 
 fn fault(path: &Path, fault: impl Into<String>, hint: Option<String>) -> Error {
-    Error::Checkpoint {
-        path: path.to_owned(),
-        fault: fault.into(),
-        hint,
-    }
+    Error::Checkpoint { path: path.to_owned(), fault: fault.into(), hint }
 }
 
 fn file(path: &Path) -> Result<Located> {
@@ -87,7 +83,8 @@ fn directory(root: &Path) -> Result<Located> {
     let located = indexed(super::Kind::Directory, root.to_owned(), root.join(index), &weights)?;
     let single = index.trim_end_matches(".index.json");
     if located.unindexed.iter().any(|name| name == single) {
-        let what = format!("`{single}` stands beside `{index}`, which does not list it: one of them is stale");
+        let what =
+            format!("`{single}` stands beside `{index}`, which does not list it: one of them is stale");
         let hint = format!("give {} or {} itself", root.join(single).display(), root.join(index).display());
         return Err(fault(root, what, Some(hint)));
     }
@@ -134,18 +131,12 @@ fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String])
         tensor: None,
         fault: format!("shard `{name}` is listed but missing beside the index"),
     });
-    Error::all(faults.collect())?;
+    Faults::from_iter(faults).into_result()?;
     check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
     let left = weights.iter().filter(|n| !names.contains(n));
     let unindexed = left.map(|n| (*n).clone()).collect();
     let shards = names.iter().map(|name| root.join(name)).collect();
-    Ok(Located {
-        kind,
-        root,
-        shards,
-        index: Some((path, index)),
-        unindexed,
-    })
+    Ok(Located { kind, root, shards, index: Some((path, index)), unindexed })
 }
 
 /// The i and N of `stem-0000i-of-0000N.safetensors`, with the stem.
@@ -158,26 +149,29 @@ fn shard_number(name: &str) -> Option<(&str, u64, u64)> {
 
 /// Numbered shards of one stem must be 1..=N, each saying the same N. Files without numbers are let be.
 fn check_numbers(path: &Path, names: &[&String]) -> Result<()> {
-    let mut stems: std::collections::BTreeMap<&str, Vec<(u64, u64, &str)>> = std::collections::BTreeMap::new();
+    let mut stems: std::collections::BTreeMap<&str, Vec<(u64, u64, &str)>> =
+        std::collections::BTreeMap::new();
     for name in names {
         if let Some((stem, number, of)) = shard_number(name) {
             stems.entry(stem).or_default().push((number, of, name));
         }
     }
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     for shards in stems.values() {
         let count = shards.len() as u64;
         for (number, of, name) in shards {
             if *of != count || *number == 0 || number > of {
                 faults.push(fault(
                     path,
-                    format!("shard numbers disagree: `{name}` is {number} of {of}, but there are {count} shards"),
+                    format!(
+                        "shard numbers disagree: `{name}` is {number} of {of}, but there are {count} shards"
+                    ),
                     None,
                 ));
             }
         }
     }
-    Error::all(faults)
+    faults.into_result()
 }
 
 fn file_names(root: &Path) -> Result<Vec<String>> {
@@ -204,7 +198,9 @@ fn repository(path: &Path) -> Option<(&str, &str, &str)> {
     };
     let (org, name) = repo.split_once('/')?;
     let plain = |s: &str| {
-        !s.is_empty() && !s.starts_with('.') && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !s.is_empty()
+            && !s.starts_with('.')
+            && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     let revision_plain = !revision.split('/').any(|part| !plain(part));
     (plain(org) && plain(name) && revision_plain).then_some((org, name, revision))

@@ -16,14 +16,13 @@ mod nesting;
 mod shard;
 mod sharded;
 mod sidecar;
+mod small_file;
 mod staging;
 mod writer;
 
 pub use config::Config;
 pub use convert::{Cast, decode_f32};
-pub use digest::{
-    Contents, FileDigest, Sha256Hex, TensorDigest, contents, contents_digest, header_digest,
-};
+pub use digest::{Contents, FileDigest, Sha256Hex, TensorDigest, contents, contents_digest, header_digest};
 pub use dtype::Dtype;
 pub use header::{Header, TensorInfo};
 pub use index::Index;
@@ -31,5 +30,6 @@ pub use natural::natural_order;
 pub use shard::{Access, Shard};
 pub use sharded::{Checkpoint, Kind, Tensor};
 pub use sidecar::{Sidecars, sidecars};
+pub use small_file::{read_json, read_small};
 pub use staging::Staging;
 pub use writer::{Link, Target, link_whole};

@@ -56,16 +56,17 @@ impl Shard {
     /// # Errors
     /// [`Error::Io`] or [`Error::Header`].
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let meta = file.metadata().map_err(Error::io("open", path))?;
-        if !meta.is_file() {
+        // Opening a pipe would wait for a writer, so look first.
+        let there = std::fs::metadata(path).map_err(Error::io("open", path))?;
+        if !there.is_file() {
             return Err(Error::Checkpoint {
                 path: path.to_owned(),
                 fault: "not a regular file".to_owned(),
                 hint: None,
             });
         }
-        let stamp = Stamp::of(&meta);
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let stamp = Stamp::of(&file.metadata().map_err(Error::io("open", path))?);
         let mut first = [0; 8];
         let available = stamp.len.min(8) as usize;
         let read = Error::io("read", path);
@@ -83,13 +84,7 @@ impl Shard {
             file.read_exact_at(&mut json, 8).map_err(read)?;
             Header::parse(path, &json, stamp.len)?
         };
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            map,
-            header,
-            stamp,
-        })
+        Ok(Self { path: path.to_owned(), file, map, header, stamp })
     }
 
     /// The path it was opened by.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::locate::{Located, locate};
 use super::{Access, Config, Shard, TensorInfo, natural_order};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// What the user named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,22 +46,16 @@ impl Checkpoint {
     /// # Errors
     /// Every fault of every shard and of the index, in both directions, at once.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let Located {
-            kind,
-            root,
-            shards: paths,
-            index,
-            unindexed,
-        } = locate(path)?;
+        let Located { kind, root, shards: paths, index, unindexed } = locate(path)?;
         let mut shards = Vec::with_capacity(paths.len());
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         for path in &paths {
             match Shard::open(path, access) {
                 Ok(shard) => shards.push(shard),
                 Err(fault) => faults.push(fault),
             }
         }
-        Error::all(faults)?;
+        faults.into_result()?;
         let order = order_tensors(&shards)?;
         if let Some((path, index)) = &index {
             check_index(path, index, &shards)?;
@@ -155,10 +149,7 @@ impl Checkpoint {
 }
 
 fn at(shards: &[Shard], (shard, entry): (u32, u32)) -> Tensor<'_> {
-    Tensor {
-        shard: shard as usize,
-        info: &shards[shard as usize].header().tensors()[entry as usize],
-    }
+    Tensor { shard: shard as usize, info: &shards[shard as usize].header().tensors()[entry as usize] }
 }
 
 fn order_tensors(shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
@@ -172,12 +163,9 @@ fn order_tensors(shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
     let faults = twice.map(|pair| Error::Header {
         path: shards[pair[1].0 as usize].path().to_owned(),
         tensor: Some(name(pair[1]).to_owned()),
-        fault: format!(
-            "duplicate tensor: also in `{}`",
-            shards[pair[0].0 as usize].file_name()
-        ),
+        fault: format!("duplicate tensor: also in `{}`", shards[pair[0].0 as usize].file_name()),
     });
-    Error::all(faults.collect())?;
+    Faults::from_iter(faults).into_result()?;
     Ok(order)
 }
 
@@ -188,7 +176,7 @@ fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()
         tensor: Some(tensor.to_owned()),
         fault,
     };
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     let by_name = shards.iter().map(|s| (s.file_name(), s));
     let by_name: std::collections::HashMap<String, &Shard> = by_name.collect();
     for (tensor, shard) in index.weight_map() {
@@ -205,5 +193,5 @@ fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()
             }
         }
     }
-    Error::all(faults)
+    faults.into_result()
 }

@@ -126,16 +126,36 @@ mod tests {
     #[test]
     fn the_files_of_the_format_are_carried_and_nothing_else() {
         let carried = [
-            "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-            "merges.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja", "modeling_x.py",
-            "LICENSE", "LICENSE.md", "NOTICE", "preprocessor_config.json",
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer.model",
+            "spiece.model",
+            "tekken.json",
+            "chat_template.jinja",
+            "modeling_x.py",
+            "LICENSE",
+            "LICENSE.md",
+            "NOTICE",
+            "preprocessor_config.json",
         ];
         for name in carried {
             assert_eq!(why_left(name, true), None, "{name}");
         }
         let left = [
-            "README.md", "pytorch_model.bin", "optimizer.pt", "rng_state_0.pth", "trainer_state.json",
-            "training_args.bin", ".git", "scheduler.pt", "hft_surgery.json", "other.safetensors.index.json",
+            "README.md",
+            "pytorch_model.bin",
+            "optimizer.pt",
+            "rng_state_0.pth",
+            "trainer_state.json",
+            "training_args.bin",
+            ".git",
+            "scheduler.pt",
+            "hft_surgery.json",
+            "other.safetensors.index.json",
         ];
         for name in left {
             assert!(why_left(name, true).is_some(), "{name}");

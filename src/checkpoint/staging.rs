@@ -46,15 +46,7 @@ impl Staging {
         let path = parent.join(hidden);
         let lock = acquire(out, &path)?;
         clear(&path)?;
-        Ok(Self {
-            target,
-            parent,
-            path,
-            replace,
-            sync,
-            lock,
-            committed: false,
-        })
+        Ok(Self { target, parent, path, replace, sync, lock, committed: false })
     }
 
     /// The staging directory.
@@ -122,11 +114,7 @@ impl Staging {
     /// cannot replace one atomically. The target is then as it was.
     pub fn commit(mut self) -> Result<()> {
         self.sync_directories(&self.path)?;
-        let flags = if self.replace {
-            RenameFlags::EXCHANGE
-        } else {
-            RenameFlags::NOREPLACE
-        };
+        let flags = if self.replace { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
         match renameat_with(CWD, &self.path, CWD, &self.target, flags) {
             Ok(()) => self.committed = true,
             Err(Errno::EXIST) => return Err(exists(&self.target)),
@@ -175,11 +163,7 @@ impl Drop for Staging {
 }
 
 fn refuse(path: &Path, fault: impl Into<String>, hint: &str) -> Error {
-    Error::Output {
-        path: path.to_owned(),
-        fault: fault.into(),
-        hint: Some(hint.to_owned()),
-    }
+    Error::Output { path: path.to_owned(), fault: fault.into(), hint: Some(hint.to_owned()) }
 }
 
 fn exists(path: &Path) -> Error {

@@ -38,7 +38,9 @@ pub fn link_whole(shard: &Shard, staging: &Staging, name: &str, link: Link) -> R
             std::fs::hard_link(&real, &path).map_err(|e| Error::Output {
                 path: path.clone(),
                 fault: format!("cannot hard-link {}: {e}", real.display()),
-                hint: Some("put the output on the file system of the inputs, or leave out --link hard".to_owned()),
+                hint: Some(
+                    "put the output on the file system of the inputs, or leave out --link hard".to_owned(),
+                ),
             })?;
             Ok(true)
         }

@@ -101,7 +101,8 @@ impl SelectionArgs {
         }
         let defaults = Selection::default();
         if inventory.tied() && self.lm_head.is_some_and(|head| Some(head) != self.embeddings) {
-            let fault = "--lm-head and --embeddings differ, but the head of this model is tied to its embedding";
+            let fault =
+                "--lm-head and --embeddings differ, but the head of this model is tied to its embedding";
             return Err(crate::Error::usage(fault, "the pair follows --embeddings"));
         }
         let selection = Selection {

@@ -21,11 +21,7 @@ impl Terminal {
             Color::Never => false,
             Color::Auto => std::io::stderr().is_terminal() && !no_color,
         };
-        Self {
-            color,
-            quiet: global.quiet,
-            verbose: global.verbose,
-        }
+        Self { color, quiet: global.quiet, verbose: global.verbose }
     }
 
     /// Writes data to stdout. A reader that stopped reading is no error.
@@ -71,9 +67,9 @@ impl Terminal {
     /// An error with its advice; each of several on its own lines.
     pub(super) fn error(&self, error: &Error) {
         const MOST: usize = 50;
-        let all = match error {
-            Error::Many(all) => all.as_slice(),
-            one => std::slice::from_ref(one),
+        let (all, more) = match error {
+            Error::Many(faults) => (faults.first(), faults.more()),
+            one => (std::slice::from_ref(one), 0),
         };
         let mut last_hint = None;
         for (i, error) in all.iter().take(MOST).enumerate() {
@@ -86,17 +82,14 @@ impl Terminal {
                 last_hint = Some(hint);
             }
         }
-        if all.len() > MOST {
-            say(&format!("{} and {} more", self.paint("error:", "1;31"), all.len() - MOST));
+        let more = more + all.len().saturating_sub(MOST);
+        if more > 0 {
+            say(&format!("{} and {more} more", self.paint("error:", "1;31")));
         }
     }
 
     fn paint(&self, text: &str, style: &str) -> String {
-        if self.color {
-            format!("\u{1b}[{style}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.color { format!("\u{1b}[{style}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
 
@@ -109,9 +102,5 @@ fn say(text: &str) {
 pub(super) fn list(names: &[&str], most: usize) -> String {
     let shown: Vec<String> = names.iter().take(most).map(|name| Shown(*name).to_string()).collect();
     let rest = names.len().saturating_sub(most);
-    if rest == 0 {
-        shown.join(", ")
-    } else {
-        format!("{}, … and {rest} more", shown.join(", "))
-    }
+    if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }

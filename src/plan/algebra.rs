@@ -1,9 +1,9 @@
 //! Plans as sets of trainable tensors.
 
+use super::Plan;
 use super::mask::Mask;
 use super::plan_type::Origin;
-use super::Plan;
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 impl Plan {
     /// Trainable in either plan.
@@ -54,11 +54,14 @@ impl Plan {
             fault: format!("only in the {which} of the two plans"),
             hint: Some("combine plans of one checkpoint".to_owned()),
         };
-        let all = |plan: &Self| -> Vec<String> { plan.trainable().iter().chain(plan.frozen()).cloned().collect() };
-        let mut faults = Vec::new();
-        faults.extend(all(self).iter().filter(|t| other.is_trainable(t).is_none()).map(|t| fault(t, "first")));
-        faults.extend(all(other).iter().filter(|t| self.is_trainable(t).is_none()).map(|t| fault(t, "second")));
-        Error::all(faults)?;
+        let all =
+            |plan: &Self| -> Vec<String> { plan.trainable().iter().chain(plan.frozen()).cloned().collect() };
+        let mut faults = Faults::default();
+        faults
+            .extend(all(self).iter().filter(|t| other.is_trainable(t).is_none()).map(|t| fault(t, "first")));
+        faults
+            .extend(all(other).iter().filter(|t| self.is_trainable(t).is_none()).map(|t| fault(t, "second")));
+        faults.into_result()?;
         let on = |t: &String| trains(self.is_trainable(t) == Some(true), other.is_trainable(t) == Some(true));
         let mut names = all(self);
         names.sort_by(|a, b| crate::checkpoint::natural_order(a, b));
@@ -68,11 +71,6 @@ impl Plan {
 
     /// What stays true of a plan computed from this one.
     fn derived(&self, strategy: &str) -> Origin {
-        Origin {
-            strategy: Some(strategy.to_owned()),
-            ratio: None,
-            shares: None,
-            ..self.origin.clone()
-        }
+        Origin { strategy: Some(strategy.to_owned()), ratio: None, shares: None, ..self.origin.clone() }
     }
 }

@@ -19,7 +19,8 @@ pub(super) fn closest(draw: &Draw, label: &str, names: &[&str], sizes: &[u64]) -
         classes.entry(*size).or_default().push(i);
     }
     let unit = unit_of(&classes);
-    let steps: Vec<(u64, u64)> = classes.iter().map(|(size, members)| ((size + unit / 2) / unit, members.len() as u64)).collect();
+    let steps: Vec<(u64, u64)> =
+        classes.iter().map(|(size, members)| ((size + unit / 2) / unit, members.len() as u64)).collect();
     let counts = counts(draw, label, &steps);
     let mut chosen = vec![false; names.len()];
     for (members, count) in classes.values().zip(counts) {

@@ -5,15 +5,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
-use super::Plan;
+use crate::checkpoint::{read_json, read_small};
+use crate::error::Shown;
 use crate::{Error, Result};
 
 const FORMAT: &str = "hft-surgery/plan";
 const VERSION: u64 = 1;
-/// A plan bigger than this is refused: 64 MiB hold about half a million names.
-const MOST_BYTES: u64 = 64 << 20;
 
 /// The document, in the order of its keys. `format`, `version`, `trainable` and `frozen` are required.
 #[derive(Serialize, Deserialize)]
@@ -47,11 +47,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Io`], or [`Error::Plan`] as [`Plan::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        let len = std::fs::metadata(path).map_err(Error::io("open", path))?.len();
-        if len > MOST_BYTES {
-            return Err(fault(path, format!("plan too large: got {len} bytes, expected at most {MOST_BYTES}")));
-        }
-        Self::parse(&std::fs::read(path).map_err(Error::io("read", path))?, path)
+        Self::parse(&read_small(path)?, path)
     }
 
     /// Parses the text of a plan; `path` is for messages.
@@ -60,13 +56,17 @@ impl Plan {
     /// [`Error::Plan`]: not JSON, a key missing, unknown or twice, another format or version, a ratio out
     /// of range, a tensor listed twice.
     pub fn parse(json: &[u8], path: &Path) -> Result<Self> {
-        let document: Document = serde_json::from_slice(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?;
+        let document: Document =
+            read_json(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?;
         if document.format != FORMAT {
-            let got = crate::error::Shown(&document.format).to_string();
+            let got = Shown(&document.format);
             return Err(fault(path, format!("not a plan: got format `{got}`, expected `{FORMAT}`")));
         }
         if document.version != VERSION {
-            return Err(fault(path, format!("version not known: got {}, expected {VERSION}", document.version)));
+            return Err(fault(
+                path,
+                format!("version not known: got {}, expected {VERSION}", document.version),
+            ));
         }
         if let Some(ratio) = document.ratio.filter(|ratio| !(0.0..=1.0).contains(ratio)) {
             return Err(fault(path, format!("ratio out of range: got {ratio}, expected 0 to 1")));
@@ -122,12 +122,7 @@ impl Plan {
 }
 
 fn fault(path: &Path, fault: String) -> Error {
-    Error::Plan {
-        path: Some(path.to_owned()),
-        tensor: None,
-        fault,
-        hint: None,
-    }
+    Error::Plan { path: Some(path.to_owned()), tensor: None, fault, hint: None }
 }
 
 #[cfg(test)]
@@ -135,17 +130,55 @@ mod tests {
     use super::*;
 
     fn fault_of(json: &str) -> String {
-        Plan::parse(json.as_bytes(), Path::new("p.json")).map_or_else(|e| e.to_string(), |_| "accepted".into())
+        Plan::parse(json.as_bytes(), Path::new("p.json"))
+            .map_or_else(|e| e.to_string(), |_| "accepted".into())
     }
 
     fn with(more: &str) -> String {
-        format!(r#"{{"format": "hft-surgery/plan", "version": 1, "trainable": ["a"], "frozen": ["b"]{more}}}"#)
+        format!(
+            r#"{{"format": "hft-surgery/plan", "version": 1, "trainable": ["a"], "frozen": ["b"]{more}}}"#
+        )
     }
+
+    proptest::proptest! {
+        /// Whatever the bytes: an error, or a plan that its own text gives again.
+        #[test]
+        fn arbitrary_text_never_panics(parts in proptest::collection::vec(0usize..PIECES.len(), 0..24)) {
+            let text: String = parts.into_iter().map(|i| PIECES[i]).collect();
+            for text in [text.clone(), format!("{{{text}}}")] {
+                if let Ok(plan) = Plan::parse(text.as_bytes(), Path::new("p")) {
+                    proptest::prop_assert_eq!(Plan::parse(plan.to_json().as_bytes(), Path::new("p")).unwrap(), plan);
+                }
+            }
+        }
+    }
+
+    const PIECES: [&str; 16] = [
+        r#""format": "hft-surgery/plan""#,
+        r#""version": 1"#,
+        r#""trainable": ["a"]"#,
+        r#""frozen": ["b"]"#,
+        r#""frozen": []"#,
+        r#""seed": 1e9"#,
+        r#""ratio": 0.5"#,
+        r#""mask": "#,
+        r#"{"granularity": "row""#,
+        ",",
+        ",",
+        ",",
+        ":",
+        "[",
+        "}",
+        "\u{202e}",
+    ];
 
     #[test]
     fn four_keys_are_enough_and_the_text_round_trips() {
         let plan = Plan::parse(with("").as_bytes(), Path::new("p.json")).unwrap();
-        assert_eq!([plan.is_trainable("a"), plan.is_trainable("b"), plan.is_trainable("c")], [Some(true), Some(false), None]);
+        assert_eq!(
+            [plan.is_trainable("a"), plan.is_trainable("b"), plan.is_trainable("c")],
+            [Some(true), Some(false), None]
+        );
         assert_eq!(Plan::parse(plan.to_json().as_bytes(), Path::new("q.json")).unwrap(), plan);
     }
 
@@ -160,8 +193,23 @@ mod tests {
             (with("").replace("[\"b\"]", "[\"b\", \"b\"]"), "tensor `b`: listed twice"),
             (with(", \"ratio\": 1.5"), "ratio out of range: got 1.5"),
             (with("").replace(", \"frozen\": [\"b\"]", ""), "missing field `frozen`"),
-            (with(r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 0.5, "tensors": ["b"]}"#), "tensor `b`: under the mask"),
-            (with(r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 2, "tensors": []}"#), "mask ratio out of range"),
+            (
+                with(
+                    r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 0.5, "tensors": ["b"]}"#,
+                ),
+                "tensor `b`: under the mask",
+            ),
+            (
+                with(
+                    r#", "mask": {"granularity": "row", "selector": "bernoulli", "ratio": 2, "tensors": []}"#,
+                ),
+                "mask ratio out of range",
+            ),
+            (with(r#", "seed": "x""#), "`seed`: invalid type: string \"x\", expected u64"),
+            (with("").replace("[\"b\"]", "[\"b\", 7]"), "`frozen[1]`: invalid type: integer `7`"),
+            (with(r#", "model": {"tensors": -1}"#), "`model.tensors`: invalid value: integer `-1`"),
+            (with(r#", "\u001b[31m": 1"#), r"unknown field `\u{1b}[31m`"),
+            (with("") + "x", "trailing characters"),
             ("[".into(), "not a valid plan"),
         ];
         for (json, expected) in cases {

@@ -6,7 +6,7 @@ use globset::Glob;
 
 use super::{Category, Inventory, Place, Selection};
 use crate::error::Shown;
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
 pub(super) type Forced = BTreeMap<String, bool>;
@@ -18,7 +18,7 @@ pub(super) type Forced = BTreeMap<String, bool>;
 pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<Forced> {
     let names = inventory.tensor_names();
     let mut forced = Forced::new();
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     let globs = selection.train.iter().map(|glob| (glob, true, "--train"));
     let globs = globs.chain(selection.freeze.iter().map(|glob| (glob, false, "--freeze")));
     for (glob, side, option) in globs {
@@ -33,7 +33,7 @@ pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<For
             Err(fault) => faults.push(fault),
         }
     }
-    Error::all(faults)?;
+    faults.into_result()?;
     Ok(forced)
 }
 
@@ -47,7 +47,8 @@ fn both_sides(name: &str) -> Error {
 }
 
 fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a str>> {
-    let matcher = Glob::new(glob).map_err(|e| Error::usage(format!("{option} `{}`: {}", Shown(glob), e.kind()), ""))?;
+    let matcher =
+        Glob::new(glob).map_err(|e| Error::usage(format!("{option} `{}`: {}", Shown(glob), e.kind()), ""))?;
     let matcher = matcher.compile_matcher();
     let found: Vec<&str> = names.iter().copied().filter(|name| matcher.is_match(name)).collect();
     if !found.is_empty() {

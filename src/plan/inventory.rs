@@ -51,12 +51,7 @@ impl Inventory {
         let mut units: Vec<Unit> = modules.into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
         let names = units.iter().enumerate().flat_map(|(i, u)| u.tensors.iter().map(move |t| (t.clone(), i)));
-        Self {
-            architecture: architecture.map(str::to_owned),
-            tied,
-            unit_of: names.collect(),
-            units,
-        }
+        Self { architecture: architecture.map(str::to_owned), tied, unit_of: names.collect(), units }
     }
 
     /// The inventory of an open checkpoint.

@@ -23,25 +23,16 @@ pub struct Histogram {
 impl Histogram {
     /// The first pass: over the upper bits.
     pub fn coarse() -> Self {
-        Self {
-            within: None,
-            counts: vec![0; BINS],
-        }
+        Self { within: None, counts: vec![0; BINS] }
     }
 
     fn fine(bin: u32) -> Self {
-        Self {
-            within: Some(bin),
-            counts: vec![0; 1 << LOW_BITS],
-        }
+        Self { within: Some(bin), counts: vec![0; 1 << LOW_BITS] }
     }
 
     /// An empty histogram of the same pass, for another part of the tensor.
     pub fn empty(&self) -> Self {
-        Self {
-            within: self.within,
-            counts: vec![0; self.counts.len()],
-        }
+        Self { within: self.within, counts: vec![0; self.counts.len()] }
     }
 
     /// Counts the values of a part.
@@ -85,10 +76,7 @@ impl Histogram {
     /// After the second pass: the threshold.
     pub fn threshold(&self, wanted: u64) -> Threshold {
         let (low, ties) = self.bin_of(wanted);
-        Threshold {
-            bits: self.within.unwrap_or(0) << LOW_BITS | low,
-            ties,
-        }
+        Threshold { bits: self.within.unwrap_or(0) << LOW_BITS | low, ties }
     }
 }
 

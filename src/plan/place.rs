@@ -55,14 +55,36 @@ pub struct Place {
 
 /// Last components that name a part of a module, not a module.
 const PARTS: [&str; 24] = [
-    "weight", "bias", "gamma", "beta", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_packed",
-    "weight_shape", "weight_zero_point", "input_scale", "output_scale", "scale", "scales", "biases", "zeros",
-    "qweight", "qzeros", "g_idx", "SCB", "absmax", "quant_map", "quant_state", "e_score_correction_bias",
+    "weight",
+    "bias",
+    "gamma",
+    "beta",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_scale_2",
+    "weight_packed",
+    "weight_shape",
+    "weight_zero_point",
+    "input_scale",
+    "output_scale",
+    "scale",
+    "scales",
+    "biases",
+    "zeros",
+    "qweight",
+    "qzeros",
+    "g_idx",
+    "SCB",
+    "absmax",
+    "quant_map",
+    "quant_state",
+    "e_score_correction_bias",
 ];
 /// Endings of fused parameters that name a part.
 const PART_ENDINGS: [&str; 4] = ["_weight", "_bias", "_blocks", "_scales"];
 /// Last components of buffers: saved with the model, never trained.
-const BUFFERS: [&str; 6] = ["inv_freq", "masked_bias", "position_ids", "token_type_ids", "num_batches_tracked", "attn_mask"];
+const BUFFERS: [&str; 6] =
+    ["inv_freq", "masked_bias", "position_ids", "token_type_ids", "num_batches_tracked", "attn_mask"];
 
 /// The module of a tensor: all tensors of one module move together, because half a bias, or a
 /// quantisation scale without its matrix, is broken.
@@ -112,7 +134,11 @@ impl Place {
 
 fn is_norm(part: &str) -> bool {
     let part = part.to_ascii_lowercase();
-    part.contains("norm") || part == "ln" || part.starts_with("ln_") || part.starts_with("ln1") || part.starts_with("ln2")
+    part.contains("norm")
+        || part == "ln"
+        || part.starts_with("ln_")
+        || part.starts_with("ln1")
+        || part.starts_with("ln2")
 }
 
 fn inside_block(tail: &[&str]) -> Category {
@@ -134,7 +160,8 @@ fn inside_block(tail: &[&str]) -> Category {
         return Category::Attention;
     }
     let feed_forward = any(&["mlp", "ffn", "feed_forward", "feedforward", "moe", "expert", "densereludense"])
-        || ["fc1", "fc2", "fc_in", "fc_out", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"].contains(&last)
+        || ["fc1", "fc2", "fc_in", "fc_out", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
+            .contains(&last)
         || matches!(tail, ["intermediate" | "output", "dense"] | [.., "intermediate" | "output", "dense"]);
     if feed_forward { Category::Mlp } else { Category::Other }
 }
@@ -145,7 +172,10 @@ fn outside_blocks(parts: &[&str]) -> Category {
         return Category::Norm;
     }
     let head = ["lm_head", "embed_out", "output"].contains(&last)
-        || matches!(parts, [.., "lm_head", "decoder"] | [.., "predictions", "decoder"] | [.., "cls", "predictions"]);
+        || matches!(
+            parts,
+            [.., "lm_head", "decoder"] | [.., "predictions", "decoder"] | [.., "cls", "predictions"]
+        );
     if head {
         return Category::LmHead;
     }
@@ -158,7 +188,9 @@ fn projection(tail: &[&str]) -> String {
     let named: Vec<&str> = tail.iter().copied().filter(|p| p.parse::<u32>().is_err()).collect();
     match named.as_slice() {
         [] => String::new(),
-        [.., parent, last] if ["dense", "LayerNorm", "layer_norm"].contains(last) => format!("{parent}.{last}"),
+        [.., parent, last] if ["dense", "LayerNorm", "layer_norm"].contains(last) => {
+            format!("{parent}.{last}")
+        }
         [.., last] => (*last).to_owned(),
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::mask::Mask;
 use super::select::{Balance, Selection, Strategy};
 use super::{Category, Inventory, Place, Unit};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// Shares of what was drawn that are trainable.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Plan {
         mask: Option<Mask>,
         path: Option<&Path>,
     ) -> Result<Self> {
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let mut sides = HashMap::with_capacity(trainable.len() + frozen.len());
         let named = trainable.iter().map(|t| (t, true)).chain(frozen.iter().map(|t| (t, false)));
         for (tensor, side) in named {
@@ -97,7 +97,7 @@ impl Plan {
             let outside = mask.tensors.iter().filter(|t| sides.get(*t) != Some(&true));
             faults.extend(outside.map(|t| fault(path, t, "under the mask, but not in `trainable`", None)));
         }
-        Error::all(faults)?;
+        faults.into_result()?;
         let masked = mask.iter().flat_map(|mask| mask.tensors.iter().cloned()).collect();
         Ok(Self { origin, trainable, frozen, mask, sides, masked })
     }
@@ -189,16 +189,22 @@ impl Plan {
     pub fn check_against(&self, inventory: &Inventory) -> Result<()> {
         let hint = || Some("make the plan from this checkpoint".to_owned());
         let names = inventory.tensor_names();
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let missing = names.iter().filter(|name| !self.sides.contains_key(**name));
-        faults.extend(missing.map(|name| fault(None, name, "in the checkpoint, but neither in `trainable` nor in `frozen`", hint())));
+        faults.extend(missing.map(|name| {
+            fault(None, name, "in the checkpoint, but neither in `trainable` nor in `frozen`", hint())
+        }));
         let planned = self.trainable.iter().chain(&self.frozen);
         let extra = planned.filter(|name| inventory.unit_of(name).is_none());
         faults.extend(extra.map(|name| fault(None, name, "in the plan, but not in the checkpoint", hint())));
         if inventory.tied() {
-            let has_head = |unit: &&Unit| unit.tensors.iter().any(|t| Place::of(t).category == Category::LmHead);
+            let has_head =
+                |unit: &&Unit| unit.tensors.iter().any(|t| Place::of(t).category == Category::LmHead);
             for unit in inventory.units().iter().filter(has_head) {
-                let mut sides = unit.tensors.iter().map(|tensor| (self.is_trainable(tensor), self.masked.contains(tensor)));
+                let mut sides = unit
+                    .tensors
+                    .iter()
+                    .map(|tensor| (self.is_trainable(tensor), self.masked.contains(tensor)));
                 let first = sides.next();
                 if sides.any(|side| Some(side) != first) {
                     let what = "tied with the embedding, but the two are in different lists";
@@ -206,7 +212,7 @@ impl Plan {
                 }
             }
         }
-        Error::all(faults)
+        faults.into_result()
     }
 }
 

@@ -27,7 +27,8 @@ pub(super) fn divide(draw: &Draw, label: &str, names: &[String], sizes: &[u64]) 
     let missing = wanted.saturating_sub(floors.iter().sum());
     let has_fraction = |i: &usize| draw.ratio * sizes[*i] as f64 - floors[*i] as f64 > NEAR;
     let mut candidates: Vec<usize> = (0..sizes.len()).filter(has_fraction).collect();
-    candidates.sort_by_cached_key(|i| (draw.score(&format!("extra {label} {}", names[*i])), names[*i].clone()));
+    candidates
+        .sort_by_cached_key(|i| (draw.score(&format!("extra {label} {}", names[*i])), names[*i].clone()));
     let mut quotas = floors;
     for i in candidates.into_iter().take(missing as usize) {
         quotas[i] += 1;

@@ -163,7 +163,8 @@ fn check(selection: &Selection) -> Result<()> {
         return Err(Error::usage("the explicit strategy needs globs", "add --train or --freeze"));
     }
     if selection.mask.is_some() && (*strategy != Strategy::Category || *balance != Balance::Count) {
-        let fault = "a row or element mask is drawn in every tensor; strategy and balance choose whole tensors";
+        let fault =
+            "a row or element mask is drawn in every tensor; strategy and balance choose whole tensors";
         return Err(Error::usage(fault, "leave out --strategy and --balance"));
     }
     Ok(())
@@ -245,10 +246,20 @@ fn plan_of(
         selectable && !unit.tensors.iter().any(|tensor| forced.contains_key(tensor))
     });
     let pool: Vec<(&Unit, bool)> = pool.map(|unit| (unit, side(unit, &unit.tensors[0]))).collect();
-    let trainable = |on: bool| inventory.units().iter().flat_map(move |unit| {
-        unit.tensors.iter().filter(move |tensor| side(unit, tensor) == on).cloned()
-    });
-    Plan::drawn(inventory, selection, trainable(true).collect(), trainable(false).collect(), Shares::of(&pool), None)
+    let trainable = |on: bool| {
+        inventory
+            .units()
+            .iter()
+            .flat_map(move |unit| unit.tensors.iter().filter(move |tensor| side(unit, tensor) == on).cloned())
+    };
+    Plan::drawn(
+        inventory,
+        selection,
+        trainable(true).collect(),
+        trainable(false).collect(),
+        Shares::of(&pool),
+        None,
+    )
 }
 
 /// All selectable tensors are trainable, under a mask that leaves the ratio of each.

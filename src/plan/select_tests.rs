@@ -6,10 +6,15 @@ use super::*;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 fn llama(layers: u32, tied: bool) -> Inventory {
-    let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![100, 8]), ("model.norm.weight".to_owned(), vec![8])];
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![100, 8]),
+        ("model.norm.weight".to_owned(), vec![8]),
+    ];
     tensors.push(("lm_head.weight".to_owned(), vec![100, 8]));
     for i in 0..layers {
-        let mut add = |name: &str, shape: &[u64]| tensors.push((format!("model.layers.{i}.{name}.weight"), shape.to_vec()));
+        let mut add = |name: &str, shape: &[u64]| {
+            tensors.push((format!("model.layers.{i}.{name}.weight"), shape.to_vec()))
+        };
         add("self_attn.q_proj", &[8, 8]);
         add("self_attn.k_proj", &[2, 8]);
         add("self_attn.v_proj", &[2, 8]);
@@ -63,7 +68,9 @@ fn experts_are_drawn_one_by_one() {
         let block = format!("model.layers.{layer}.block_sparse_moe");
         tensors.push((format!("{block}.gate.weight"), vec![4, 8]));
         for expert in 0..4 {
-            tensors.extend(["w1", "w2", "w3"].map(|w| (format!("{block}.experts.{expert}.{w}.weight"), vec![8, 8])));
+            tensors.extend(
+                ["w1", "w2", "w3"].map(|w| (format!("{block}.experts.{expert}.{w}.weight"), vec![8, 8])),
+            );
         }
     }
     let inventory = Inventory::new(None, false, tensors);
@@ -88,7 +95,9 @@ fn globs_force_and_contradictions_are_named() {
         ..Selection::default()
     };
     let plan = select(&inventory, &globs(&["*.q_proj.*"], &["lm_head.*"])).unwrap();
-    assert!((0..4).all(|i| plan.is_trainable(&format!("model.layers.{i}.self_attn.q_proj.weight")) == Some(true)));
+    assert!(
+        (0..4).all(|i| plan.is_trainable(&format!("model.layers.{i}.self_attn.q_proj.weight")) == Some(true))
+    );
     // The tied pair is one tensor.
     assert_eq!(plan.is_trainable("model.embed_tokens.weight"), Some(false));
     let error = select(&inventory, &globs(&["*embed*"], &["lm_head.*"])).unwrap_err().to_string();
@@ -112,7 +121,10 @@ fn balance_by_parameters_beats_the_count_under_gqa() {
         let attention = inventory.units().iter().filter(|u| u.place.category == Category::Attention);
         if strategy == Strategy::Category {
             let on = attention.clone().filter(|u| plan.is_trainable(&u.tensors[0]) == Some(true));
-            assert_eq!(on.map(|u| u.parameters).sum::<u64>() * 2, attention.map(|u| u.parameters).sum::<u64>());
+            assert_eq!(
+                on.map(|u| u.parameters).sum::<u64>() * 2,
+                attention.map(|u| u.parameters).sum::<u64>()
+            );
         }
         let shares = plan.shares().unwrap();
         assert!((shares.parameters - 0.5).abs() < 0.01, "{strategy:?} {shares:?}");
@@ -151,7 +163,10 @@ fn impossible_options_are_refused() {
         assert!(select(&inventory, &Selection { ratio, ..Selection::default() }).is_err());
     }
     for strategy in [Strategy::RandomTensor, Strategy::Explicit] {
-        assert!(select(&inventory, &Selection { strategy, balance: Balance::Params, ..Selection::default() }).is_err());
+        assert!(
+            select(&inventory, &Selection { strategy, balance: Balance::Params, ..Selection::default() })
+                .is_err()
+        );
     }
 }
 

@@ -32,11 +32,8 @@ pub struct Summary {
 impl Summary {
     /// Counts `plan` over `inventory`, which it covers.
     pub fn new(inventory: &Inventory, plan: &Plan) -> Self {
-        let mut summary = Self {
-            categories: BTreeMap::new(),
-            projections: BTreeMap::new(),
-            total: Row::default(),
-        };
+        let mut summary =
+            Self { categories: BTreeMap::new(), projections: BTreeMap::new(), total: Row::default() };
         for unit in inventory.units() {
             let on = unit.tensors.iter().filter(|tensor| plan.is_trainable(tensor) == Some(true)).count();
             let share = on as f64 / unit.tensors.len() as f64;

@@ -87,12 +87,8 @@ impl Inspection {
             *projections.entry(kind).or_default() += 1;
             layers.extend(place.layer.map(|layer| (place.stack.clone(), layer)));
         }
-        let projections = projections.into_iter().map(|((category, projection, shape, dtype), count)| ProjectionRow {
-            category,
-            projection,
-            shape,
-            dtype,
-            count,
+        let projections = projections.into_iter().map(|((category, projection, shape, dtype), count)| {
+            ProjectionRow { category, projection, shape, dtype, count }
         });
         let metadata = checkpoint.shards().iter().flat_map(|shard| shard.header().metadata().iter().cloned());
         let shards = checkpoint.shards().iter().map(|shard| ShardRow {
@@ -143,7 +139,11 @@ impl Inspection {
         out += "\n";
         let mut shards = table(&["shard", ">tensors", ">size"]);
         for shard in &self.shards {
-            shards.add_row([Shown(&shard.name).to_string(), grouped(shard.tensors as u64), bytes(shard.bytes)]);
+            shards.add_row([
+                Shown(&shard.name).to_string(),
+                grouped(shard.tensors as u64),
+                bytes(shard.bytes),
+            ]);
         }
         out += &text(&shards);
         for (key, value) in &self.metadata {

@@ -64,7 +64,10 @@ pub fn selection_table(summary: &Summary, plan: &Plan, side: Side, sizes: bool) 
     if let Some(shares) = plan.shares() {
         let of = |share: f64| if side == Side::Trainable { share } else { 1.0 - share } * 100.0;
         let (matrices, parameters) = (of(shares.matrices), of(shares.parameters));
-        out += &format!("\n{} of what was drawn: {matrices:.1} % of matrices, {parameters:.1} % of parameters\n", side.name());
+        out += &format!(
+            "\n{} of what was drawn: {matrices:.1} % of matrices, {parameters:.1} % of parameters\n",
+            side.name()
+        );
     }
     out
 }

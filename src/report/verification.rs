@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Contents;
+use crate::checkpoint::{Contents, read_json};
+use crate::error::Shown;
 
 /// `{"format", "version", "digest", "files": {name: {"bytes", "sha256"}}, "tensors": {name: sha256}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +61,9 @@ impl Manifest {
     /// # Errors
     /// A message, when the text is not a manifest of a version this tool knows.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let manifest: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let manifest: Self = read_json(json)?;
         if manifest.format != FORMAT || manifest.version != 1 {
-            let got = format!("{} version {}", manifest.format, manifest.version);
+            let got = format!("{} version {}", Shown(&manifest.format), manifest.version);
             return Err(format!("got format {got}, expected {FORMAT} version 1"));
         }
         Ok(manifest)
@@ -100,11 +101,7 @@ fn differing<V: PartialEq>(
     expected: &BTreeMap<String, V>,
     found: &BTreeMap<String, V>,
 ) -> Vec<Mismatch> {
-    let mismatch = |name: &String, what| Mismatch {
-        kind,
-        name: name.clone(),
-        what,
-    };
+    let mismatch = |name: &String, what| Mismatch { kind, name: name.clone(), what };
     let mut out = Vec::new();
     for (name, value) in expected {
         match found.get(name) {

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
 use crate::plan::{Category, Place};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// What to do with a tensor that only one side has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +74,8 @@ impl<'a> Pairing<'a> {
     ///
     /// # Errors
     /// Every difference in names, shapes and types that no policy settles, at once.
-    pub fn new(
-        base: &'a Checkpoint,
-        tuned: &'a Checkpoint,
-        policies: Policies,
-    ) -> Result<Self> {
-        let mut faults = Vec::new();
+    pub fn new(base: &'a Checkpoint, tuned: &'a Checkpoint, policies: Policies) -> Result<Self> {
+        let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
             match base_value(base, tensor, policies) {
@@ -92,14 +88,9 @@ impl<'a> Pairing<'a> {
         if policies.on_missing == OnMissing::Error {
             faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned")));
         }
-        Error::all(faults)?;
+        faults.into_result()?;
         check_tied_head(tuned)?;
-        Ok(Self {
-            base,
-            tuned,
-            pairs,
-            only_in_base,
-        })
+        Ok(Self { base, tuned, pairs, only_in_base })
     }
 
     /// One pair per tensor of the tuned side, in natural order.
@@ -159,12 +150,7 @@ fn missing(name: &str, has: &str, lacks: &str) -> Error {
     }
 }
 
-fn common_elements(
-    base: Tensor<'_>,
-    tuned: Tensor<'_>,
-    category: Category,
-    vocab: Vocab,
-) -> Result<u64> {
+fn common_elements(base: Tensor<'_>, tuned: Tensor<'_>, category: Category, vocab: Vocab) -> Result<u64> {
     let (b, t) = (&base.info.shape, &tuned.info.shape);
     if b == t {
         return Ok(tuned.info.elements());
@@ -196,7 +182,9 @@ fn cast_between(base: Tensor<'_>, tuned: Tensor<'_>, allowed: bool) -> Result<Ca
     match Cast::between(from, to) {
         Some(cast) if allowed => Ok(cast),
         Some(_) => Err(fault("convert base values to the tuned type with --cast")),
-        None => Err(fault("there is no cast between these types; bring one side to the type of the other first")),
+        None => {
+            Err(fault("there is no cast between these types; bring one side to the type of the other first"))
+        }
     }
 }
 
@@ -218,10 +206,7 @@ fn check_tied_head(tuned: &Checkpoint) -> Result<()> {
     }
     Err(Error::Pairing {
         tensor: Some(head.info.name.clone()),
-        fault: format!(
-            "config.json says tie_word_embeddings, but it differs from `{}`",
-            embedding.info.name
-        ),
+        fault: format!("config.json says tie_word_embeddings, but it differs from `{}`", embedding.info.name),
         hint: Some("set tie_word_embeddings to false to keep both, or remove the head".to_owned()),
     })
 }

@@ -9,7 +9,7 @@ use super::stream::{self, FilePlan, Segment};
 use super::threshold::Chosen;
 use crate::checkpoint::{Link, Sidecars, Staging, sidecars};
 use crate::plan::{Granularity, Inventory, Key, Mask, Plan, Selector};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// A half-reset that was checked against both checkpoints and is ready to run.
 #[derive(Debug)]
@@ -47,14 +47,9 @@ impl<'a> Reset<'a> {
     /// [`Error::Plan`] or [`Error::Pairing`], every fault at once.
     pub fn new(pairing: Pairing<'a>, inventory: &'a Inventory, plan: &'a Plan) -> Result<Self> {
         plan.check_against(inventory)?;
-        let reset = Self {
-            sidecars: sidecars(pairing.tuned)?,
-            pairing,
-            plan,
-            inventory,
-        };
+        let reset = Self { sidecars: sidecars(pairing.tuned)?, pairing, plan, inventory };
         let faults = reset.pairing.pairs().iter().filter_map(|pair| reset.check(pair).err());
-        Error::all(faults.collect())?;
+        Faults::from_iter(faults).into_result()?;
         Ok(reset)
     }
 
@@ -80,7 +75,12 @@ impl<'a> Reset<'a> {
     /// # Errors
     /// [`Error::Output`] before anything is written; [`Error::Io`]; [`Error::Checkpoint`] when an input
     /// changed meanwhile.
-    pub fn write(&self, output: &Output<'_>, provenance: &Provenance, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    pub fn write(
+        &self,
+        output: &Output<'_>,
+        provenance: &Provenance,
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Result<()> {
         let Pairing { base, tuned, .. } = self.pairing;
         let staging = Staging::create(output.path, &[base, tuned], output.force, output.sync)?;
         let files = self.files()?;
@@ -168,33 +168,21 @@ impl<'a> Reset<'a> {
     }
 
     fn add(&self, file: &mut FilePlan<'a>, pair: &Pair<'a>) -> Result<()> {
-        let tuned = Side {
-            shard: &self.pairing.tuned.shards()[pair.tuned.shard],
-            info: pair.tuned.info,
-        };
+        let tuned = Side { shard: &self.pairing.tuned.shards()[pair.tuned.shard], info: pair.tuned.info };
         let all = tuned.info.bytes.clone();
         let action = self.action(&tuned.info.name);
         let (Some(base), Action::Return | Action::Mask(_)) = (&pair.base, &action) else {
             file.copy(tuned.shard, all);
             return Ok(());
         };
-        let source = Side {
-            shard: &self.pairing.base.shards()[base.tensor.shard],
-            info: base.tensor.info,
-        };
+        let source = Side { shard: &self.pairing.base.shards()[base.tensor.shard], info: base.tensor.info };
         if let (Action::Return, None) = (&action, base.cast) {
             let shared = base_bytes(base, tuned);
             file.copy(source.shard, source.info.bytes.start..source.info.bytes.start + shared);
             file.copy(tuned.shard, all.start + shared..all.end);
             return Ok(());
         }
-        let mut mix = Mix {
-            base: source,
-            tuned,
-            cast: base.cast,
-            common: base.common,
-            keep: Keep::Nothing,
-        };
+        let mut mix = Mix { base: source, tuned, cast: base.cast, common: base.common, keep: Keep::Nothing };
         if let Action::Mask(mask) = action {
             mix.keep = self.keep(&mix, mask)?;
         }

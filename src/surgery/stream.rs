@@ -40,10 +40,7 @@ impl<'a> FilePlan<'a> {
         if range.is_empty() {
             return;
         }
-        if let Some(Segment::Copy {
-            shard: last,
-            range: before,
-        }) = self.segments.last_mut()
+        if let Some(Segment::Copy { shard: last, range: before }) = self.segments.last_mut()
             && std::ptr::eq(*last, shard)
             && before.end == range.start
         {
@@ -165,12 +162,7 @@ fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Job<'a>> {
         for segment in &plan.segments {
             let (units, most) = segment.units();
             for start in (0..units).step_by(most as usize) {
-                jobs.push(Job {
-                    file,
-                    offset,
-                    segment,
-                    units: start..units.min(start + most),
-                });
+                jobs.push(Job { file, offset, segment, units: start..units.min(start + most) });
             }
             offset += segment.len();
         }

@@ -32,7 +32,12 @@ impl Chosen {
     ///
     /// # Errors
     /// [`crate::Error::Io`] from reading by position.
-    pub(super) fn measure(mix: &Mix<'_>, granularity: Granularity, share: f64, complement: bool) -> Result<Self> {
+    pub(super) fn measure(
+        mix: &Mix<'_>,
+        granularity: Granularity,
+        share: f64,
+        complement: bool,
+    ) -> Result<Self> {
         let what = match granularity {
             Granularity::Element => elements(mix, share)?,
             Granularity::Row => What::Rows(rows(mix, share)?),
@@ -95,10 +100,7 @@ fn elements(mix: &Mix<'_>, share: f64) -> Result<What> {
         *sum += n;
         Some(before)
     });
-    Ok(What::Elements {
-        threshold,
-        ties_before: before.collect(),
-    })
+    Ok(What::Elements { threshold, ties_before: before.collect() })
 }
 
 /// One histogram per thread, not per part: parts are added to those of their thread.

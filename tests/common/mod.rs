@@ -68,7 +68,10 @@ pub fn write_file(path: &Path, tensors: &[Tensor], metadata: &str) {
     let mut entries = vec![format!(r#""__metadata__":{metadata}"#)];
     for t in tensors {
         let end = at + t.bytes.len();
-        entries.push(format!(r#""{}":{{"dtype":"{}","shape":{:?},"data_offsets":[{at},{end}]}}"#, t.name, t.dtype, t.shape));
+        entries.push(format!(
+            r#""{}":{{"dtype":"{}","shape":{:?},"data_offsets":[{at},{end}]}}"#,
+            t.name, t.dtype, t.shape
+        ));
         at = end;
     }
     let json = format!("{{{}}}", entries.join(","));
@@ -124,7 +127,9 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             all.insert(path.clone(), std::fs::read(&path).unwrap());
         }
     }
-    all.into_iter().map(|(p, b)| (p.strip_prefix(dir).map_or_else(|_| p.clone(), Path::to_owned), b)).collect()
+    all.into_iter()
+        .map(|(p, b)| (p.strip_prefix(dir).map_or_else(|_| p.clone(), Path::to_owned), b))
+        .collect()
 }
 
 /// The plan that an output says it carried out.
