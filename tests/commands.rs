@@ -1,4 +1,5 @@
 //! `inspect`, `verify`, `plan`, `completions`, `man`: one snapshot or law per outcome.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

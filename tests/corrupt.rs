@@ -1,4 +1,5 @@
 //! Every file of `fixtures/corrupt` is refused with a message that names it and its fault.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The output appears whole or not at all, and never over an input.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `reset` gives exactly the bytes of the plan, for every granularity, policy and way of writing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

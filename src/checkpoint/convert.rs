@@ -214,7 +214,7 @@ mod tests {
         let cast = Cast::between(&Dtype::parse("F32"), &Dtype::parse("BF16")).unwrap();
         let mut out = Vec::new();
         // 1 + 2^-8 lies halfway between two bf16 values; even is 1. 1 + 3·2^-8 rounds up to 1 + 2^-6.
-        let source: Vec<u8> = [1.003_906_25f32, 1.011_718_75].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let source: Vec<u8> = [1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)].iter().flat_map(|x| x.to_le_bytes()).collect();
         cast.apply(&source, &mut out);
         assert_eq!(values("BF16", &out), [1.0, 1.015_625]);
         // Just above, and just below, the middle.

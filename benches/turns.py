@@ -1,0 +1,82 @@
+"""Runs commands in turn, several times, and prints medians, ratios and peak anonymous memory.
+
+usage: turns.py RUNS BYTES NAME=COMMAND...
+
+One turn runs every command once, so that a slow moment of the machine hits all alike. `{out}` in a command
+is a path that does not exist yet; it is removed, and the disk brought to rest, before the next run. BYTES is
+what a run produces or reads, for the column GB/s; 0 leaves it out. The first command is the measure of the
+ratios. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
+not count.
+"""
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+
+def anonymous(root):
+    """KiB of anonymous memory of `root` and its descendants."""
+    total, todo = 0, [root]
+    while todo:
+        pid = todo.pop()
+        try:
+            with open(f"/proc/{pid}/status") as f:
+                total += sum(int(line.split()[1]) for line in f if line.startswith("RssAnon"))
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                todo += f.read().split()
+        except OSError:
+            pass
+    return total
+
+
+def once(command):
+    """Seconds and peak KiB of one run."""
+    start = time.perf_counter()
+    child = subprocess.Popen(["bash", "-c", "exec " + command if ";" not in command and "&&" not in command else command],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    peak, done = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, anonymous(child.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    message = child.stderr.read()
+    code = child.wait()
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    if code != 0:
+        sys.exit(f"exit code {code}: {command}\n{message.decode()}")
+    return seconds, peak
+
+
+def main():
+    runs, size = int(sys.argv[1]), int(sys.argv[2])
+    commands = [argument.split("=", 1) for argument in sys.argv[3:]]
+    seen = {name: [] for name, _ in commands}
+    for turn in range(runs + 1):
+        for name, command in commands:
+            out = os.path.join(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "out")
+            result = once(command.replace("{out}", out))
+            shutil.rmtree(os.path.dirname(out))
+            os.sync()
+            if turn > 0:  # the first turn warms the page cache
+                seen[name].append(result)
+    first = statistics.median(s for s, _ in seen[commands[0][0]])
+    print(f"{'command':28} {'median s':>9} {'min':>7} {'max':>7} {'ratio':>7} {'GB/s':>6} {'anon MiB':>9}")
+    for name, results in seen.items():
+        seconds = sorted(s for s, _ in results)
+        median = statistics.median(seconds)
+        rate = f"{size / median / 1e9:6.2f}" if size else "     -"
+        peak = max(k for _, k in results) / 1024
+        print(f"{name:28} {median:9.3f} {seconds[0]:7.3f} {seconds[-1]:7.3f} {median / first:7.2f} {rate} {peak:9.1f}")
+
+
+main()
