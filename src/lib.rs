@@ -6,6 +6,7 @@ pub mod error;
 mod faults;
 pub mod plan;
 pub mod report;
+mod simd;
 pub mod surgery;
 
 pub use error::{Error, Result};

@@ -30,7 +30,35 @@ pub fn decode_f32(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     Some(())
 }
 
-fn each<const W: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; W]) -> f32) {
+/// As [`decode_f32`], to `f64`: exact for all but 64-bit integers beyond 2⁵³.
+///
+/// # Panics
+/// When the lengths disagree.
+#[inline]
+pub fn decode_f64(dtype: &Dtype, bytes: &[u8], out: &mut [f64]) -> Option<()> {
+    let width = dtype.bytes()?;
+    assert_eq!(bytes.len(), out.len() * width, "a slice holds whole elements");
+    let Dtype::Known(known) = dtype else { return None };
+    match known {
+        Known::F64 => each(bytes, out, f64::from_le_bytes),
+        Known::F32 => each(bytes, out, |b| f64::from(f32::from_le_bytes(b))),
+        Known::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f64()),
+        Known::U8 | Known::BOOL => each(bytes, out, |b: [u8; 1]| f64::from(b[0])),
+        Known::I8 => each(bytes, out, |b| f64::from(i8::from_le_bytes(b))),
+        Known::I32 => each(bytes, out, |b| f64::from(i32::from_le_bytes(b))),
+        Known::I64 => each(bytes, out, |b| i64::from_le_bytes(b) as f64),
+        _ => {
+            let read = decoder(*known)?;
+            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(width)) {
+                *o = read(b);
+            }
+        }
+    }
+    Some(())
+}
+
+#[inline]
+fn each<T, const W: usize>(bytes: &[u8], out: &mut [T], read: impl Fn([u8; W]) -> T) {
     for (o, b) in out.iter_mut().zip(bytes.as_chunks::<W>().0) {
         *o = read(*b);
     }
@@ -214,7 +242,8 @@ mod tests {
         let cast = Cast::between(&Dtype::parse("F32"), &Dtype::parse("BF16")).unwrap();
         let mut out = Vec::new();
         // 1 + 2^-8 lies halfway between two bf16 values; even is 1. 1 + 3·2^-8 rounds up to 1 + 2^-6.
-        let source: Vec<u8> = [1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let source: Vec<u8> =
+            [1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)].iter().flat_map(|x| x.to_le_bytes()).collect();
         cast.apply(&source, &mut out);
         assert_eq!(values("BF16", &out), [1.0, 1.015_625]);
         // Just above, and just below, the middle.

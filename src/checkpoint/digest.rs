@@ -7,15 +7,62 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Shard, TensorInfo};
+use super::{Checkpoint, Shard, Tensor, TensorInfo};
 use crate::Result;
 
 /// Bytes hashed between two steps of the progress, and the largest read without a map.
 const PIECE: u64 = 8 << 20;
 
 /// A SHA-256 value; prints as 64 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256Hex([u8; 32]);
+
+impl Sha256Hex {
+    /// The value that a finished hasher gives.
+    pub fn new(value: [u8; 32]) -> Self {
+        Self(value)
+    }
+
+    /// SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Sha256Hex {
+    type Err = String;
+
+    fn from_str(hex: &str) -> std::result::Result<Self, String> {
+        let digit = |c: u8| (c as char).to_digit(16).filter(|_| !c.is_ascii_uppercase());
+        let mut value = [0; 32];
+        let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+        if pairs.len() == value.len() && rest.is_empty() {
+            let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
+            if value.iter_mut().zip(bytes).all(|(to, byte)| byte.map(|b| *to = b as u8).is_some()) {
+                return Ok(Self(value));
+            }
+        }
+        Err("not a SHA-256 value: expected 64 lower-case hexadecimal digits".to_owned())
+    }
+}
+
+impl serde::Serialize for Sha256Hex {
+    fn serialize<S: serde::Serializer>(&self, writer: S) -> std::result::Result<S::Ok, S::Error> {
+        writer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Sha256Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> std::result::Result<Self, D::Error> {
+        let hex = std::borrow::Cow::<str>::deserialize(reader)?;
+        hex.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 impl fmt::Display for Sha256Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,6 +142,17 @@ pub fn contents(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> Result<
 /// # Errors
 /// As [`contents`].
 pub fn contents_digest(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> Result<Sha256Hex> {
+    Ok(tensor_contents(checkpoint, done)?.1)
+}
+
+/// The digests of all tensors, in natural order, and that of [`contents_digest`].
+///
+/// # Errors
+/// As [`contents`].
+pub fn tensor_contents(
+    checkpoint: &Checkpoint,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<(Vec<TensorDigest>, Sha256Hex)> {
     let hashed = AtomicU64::new(0);
     let step = |n: u64| done(hashed.fetch_add(n, Ordering::Relaxed) + n);
     let tasks = checkpoint.tensors().map(|t| (&checkpoint.shards()[t.shard], t.info.bytes.clone()));
@@ -102,7 +160,18 @@ pub fn contents_digest(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> 
     checkpoint.check_unchanged()?;
     let tensors =
         checkpoint.tensors().zip(sums).map(|(t, sha256)| TensorDigest { name: t.info.name.clone(), sha256 });
-    Ok(of_tensors(checkpoint, &tensors.collect::<Vec<_>>()))
+    let tensors: Vec<_> = tensors.collect();
+    let digest = of_tensors(checkpoint, &tensors);
+    Ok((tensors, digest))
+}
+
+/// SHA-256 of the bytes of each of these tensors.
+///
+/// # Errors
+/// [`crate::Error::Io`] from reading by position.
+pub fn tensor_digests(checkpoint: &Checkpoint, tensors: &[Tensor<'_>]) -> Result<Vec<Sha256Hex>> {
+    let tasks = tensors.iter().map(|t| (&checkpoint.shards()[t.shard], t.info.bytes.clone()));
+    hash_all(&tasks.collect::<Vec<_>>(), &|_| {})
 }
 
 /// The digest of the headers: SHA-256 over name, type and shape of each tensor, in natural order of

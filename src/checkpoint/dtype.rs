@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use safetensors::Dtype as Known;
+pub use safetensors::Dtype as Known;
 
 /// The element type of a tensor.
 ///

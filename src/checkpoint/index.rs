@@ -43,7 +43,7 @@ impl Index {
         let mut weight_map = BTreeMap::new();
         let mut faults = Faults::default();
         for (tensor, shard) in pairs {
-            if let Some(why) = unsafe_name(&shard) {
+            if let Some(why) = unsafe_shard_name(&shard) {
                 let shown = Shown(&shard);
                 let fault = format!("unsafe shard name `{shown}`: {why}");
                 faults.push(fault_in(path, Some(tensor.clone()), fault));
@@ -77,7 +77,18 @@ fn fault_in(path: &Path, tensor: Option<String>, fault: String) -> Error {
 /// Why a shard name must not be joined to a directory, if it must not.
 ///
 /// Windows forms are refused on every system: an index travels.
-fn unsafe_name(name: &str) -> Option<&'static str> {
+pub fn unsafe_shard_name(name: &str) -> Option<&'static str> {
+    if let Some(why) = unsafe_name(name) {
+        return Some(why);
+    }
+    if !name.ends_with(".safetensors") {
+        return Some("expected the extension .safetensors");
+    }
+    None
+}
+
+/// Why a name is not that of a plain visible file, if it is not.
+pub(super) fn unsafe_name(name: &str) -> Option<&'static str> {
     if name.contains(['/', '\\']) {
         return Some("contains a path separator");
     }
@@ -89,9 +100,6 @@ fn unsafe_name(name: &str) -> Option<&'static str> {
     }
     if name.chars().any(char::is_control) {
         return Some("contains a control character");
-    }
-    if !name.ends_with(".safetensors") {
-        return Some("expected the extension .safetensors");
     }
     None
 }

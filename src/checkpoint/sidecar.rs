@@ -108,6 +108,20 @@ fn why_left(name: &str, top: bool) -> Option<&'static str> {
     (!belongs).then_some("not part of the format")
 }
 
+/// Why a path must not be written beside the weights, if it must not: it is not that of a file that
+/// [`sidecars`] carries over. Its parts are joined by `/`.
+pub fn unsafe_sidecar(path: &str) -> Option<&'static str> {
+    let (directory, name) = path.rsplit_once('/').map_or((None, path), |(dir, name)| (Some(dir), name));
+    if let Some(why) = directory.and_then(super::index::unsafe_name).or(super::index::unsafe_name(name)) {
+        return Some(why);
+    }
+    if directory.is_some_and(|directory| !is_sidecar_directory(directory)) {
+        return Some("in a directory that is not part of the format");
+    }
+    let provenance_or_index = directory.is_none() && name.ends_with(".json");
+    why_left(name, directory.is_none()).filter(|_| !provenance_or_index)
+}
+
 /// Whether a link leads out of the checkpoint. The Hugging Face cache keeps its files in `blobs`
 /// beside `snapshots`; links there are the checkpoint's own.
 fn leaves(root: &Path, path: &Path) -> bool {
@@ -122,6 +136,30 @@ fn leaves(root: &Path, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_plain_paths_of_the_format_are_safe() {
+        let safe = ["config.json", "1_Pooling/config.json", "LICENSE", "model.safetensors.index.json"];
+        assert!(safe.iter().all(|path| unsafe_sidecar(path).is_none()));
+        let bad = [
+            "../config.json",
+            "/config.json",
+            "a/config.json",
+            "1_Pooling/../config.json",
+            "1_Pooling/a/config.json",
+            "1_Pooling/../../config.json",
+            ".config.json",
+            "c:config.json",
+            "a\\b.json",
+            "x.safetensors",
+            "x.sh",
+            "",
+            "/",
+        ];
+        for path in bad {
+            assert!(unsafe_sidecar(path).is_some(), "{path}");
+        }
+    }
 
     #[test]
     fn the_files_of_the_format_are_carried_and_nothing_else() {

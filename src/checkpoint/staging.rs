@@ -49,6 +49,17 @@ impl Staging {
         Ok(Self { target, parent, path, replace, sync, lock, committed: false })
     }
 
+    /// The checks of [`Staging::create`] alone; nothing is created.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(out: &Path, inputs: &[&Checkpoint], force: bool) -> Result<()> {
+        let (parent, name) = split(out)?;
+        let target = parent.join(&name);
+        check_inputs(out, &target, inputs)?;
+        check_existing(out, &target, force).map(drop)
+    }
+
     /// The staging directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -162,11 +173,11 @@ impl Drop for Staging {
     }
 }
 
-fn refuse(path: &Path, fault: impl Into<String>, hint: &str) -> Error {
+pub(super) fn refuse(path: &Path, fault: impl Into<String>, hint: &str) -> Error {
     Error::Output { path: path.to_owned(), fault: fault.into(), hint: Some(hint.to_owned()) }
 }
 
-fn exists(path: &Path) -> Error {
+pub(super) fn exists(path: &Path) -> Error {
     refuse(path, "already exists", "choose another --out, or replace it with --force")
 }
 
@@ -191,7 +202,7 @@ fn split(out: &Path) -> Result<(PathBuf, OsString)> {
 }
 
 /// An input is never overwritten, whatever the paths.
-fn check_inputs(out: &Path, target: &Path, inputs: &[&Checkpoint]) -> Result<()> {
+pub(super) fn check_inputs(out: &Path, target: &Path, inputs: &[&Checkpoint]) -> Result<()> {
     let real = target.canonicalize().unwrap_or_else(|_| target.to_owned());
     let inode = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
     for input in inputs {

@@ -2,13 +2,21 @@
 //!
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
 
+mod diff;
 mod mix;
 mod pairing;
+mod patch;
 mod provenance;
+mod queue;
 mod reset;
 mod stream;
 mod threshold;
 
+pub use diff::{
+    Delta, Form, Histogram as DiffHistogram, Limit, Overlap, Status, TensorDiff, TensorOverlap, Violation,
+    diff, diff_bytes, three_way, violations,
+};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
+pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};
 pub use provenance::{Input, Provenance};
 pub use reset::{Output, Reset};

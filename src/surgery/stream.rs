@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::mix::Mix;
+use super::queue::deal;
+use crate::Result;
 use crate::checkpoint::{Link, Shard, Staging, Target, link_whole};
-use crate::{Error, Result};
 
 /// Bytes of one piece. Measured: smaller pieces cost calls, larger ones unbalance the threads.
 const PIECE: u64 = 8 << 20;
@@ -131,10 +131,8 @@ pub(super) fn write(
     for job in &jobs {
         open[job.file].fetch_add(1, Ordering::Relaxed);
     }
-    let next = AtomicUsize::new(0);
     let written = AtomicU64::new(0);
-    let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let work = |scratch: &mut Scratch, job: &Job<'_>| -> Result<()> {
+    deal(&jobs, |scratch: &mut Scratch, job| {
         let n = run(job, &targets[job.file], scratch)?;
         done(written.fetch_add(n, Ordering::Relaxed) + n);
         let last = open[job.file].fetch_sub(1, Ordering::AcqRel) == 1;
@@ -142,17 +140,7 @@ pub(super) fn write(
             targets[job.file].sync()?;
         }
         Ok(())
-    };
-    rayon::broadcast(|_| {
-        let mut scratch = Scratch::default();
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = work(&mut scratch, job) {
-                next.store(jobs.len(), Ordering::Relaxed);
-                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    })
 }
 
 fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Job<'a>> {

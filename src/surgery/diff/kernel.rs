@@ -1,0 +1,225 @@
+//! The sums of a piece of two tensors: one pass over both, block by block.
+//!
+//! Sums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
+//! plain loop that leaves those pairs out.
+
+use super::Delta;
+use super::histogram::Scale;
+use super::real::{Decode, Real};
+use crate::simd::{Kernel, prefetch};
+
+/// Elements of a block: both sides decoded, and |δ|, stay in the first-level cache.
+const BLOCK: usize = 1024;
+/// Independent sums.
+const LANES: usize = 8;
+
+/// The comparison of the numbers of two byte ranges, which hold equally many.
+pub(super) struct Compare<'a, D> {
+    pub(super) a: &'a [u8],
+    pub(super) b: &'a [u8],
+    pub(super) decode_a: &'a D,
+    pub(super) decode_b: &'a D,
+    /// Whether both have one type: then equal bytes are equal numbers.
+    pub(super) same_type: bool,
+    /// Whether different bytes are different numbers, which for 64-bit integers `f64` does not tell.
+    pub(super) by_bytes: bool,
+}
+
+impl<D: Decode> Kernel for Compare<'_, D> {
+    /// The sums, and whether all bytes are the same.
+    type Output = (Delta, bool);
+
+    #[inline(always)]
+    fn run(self) -> (Delta, bool) {
+        let (width_a, width_b) = (self.decode_a.width(), self.decode_b.width());
+        let scale = Scale::new();
+        let mut sums = Sums::default();
+        let mut delta = Delta::default();
+        let mut all_same = self.same_type;
+        let mut at = 0;
+        let [mut x, mut y, mut size] = [[D::Real::ZERO; BLOCK]; 3];
+        for (a, b) in self.a.chunks(BLOCK * width_a).zip(self.b.chunks(BLOCK * width_b)) {
+            let n = a.len() / width_a;
+            at += n;
+            prefetch(ahead(self.a, at * width_a, a.len()));
+            prefetch(ahead(self.b, at * width_b, b.len()));
+            let (x, y, size) = (&mut x[..n], &mut y[..n], &mut size[..n]);
+            self.decode_a.decode(a, x);
+            if self.same_type && a == b {
+                same(x, &mut sums, &mut delta);
+                continue;
+            }
+            all_same = false;
+            self.decode_b.decode(b, y);
+            let before = delta.changed;
+            block(x, y, size, &scale, &mut sums, &mut delta);
+            if self.by_bytes {
+                let pairs = a.chunks_exact(width_a).zip(b.chunks_exact(width_b));
+                delta.changed = before + pairs.filter(|(a, b)| a != b).count() as u64;
+            }
+        }
+        sums.fold_into(&mut delta);
+        (delta, all_same)
+    }
+}
+
+/// The next block.
+#[inline(always)]
+fn ahead(bytes: &[u8], start: usize, len: usize) -> &[u8] {
+    let start = start.min(bytes.len());
+    &bytes[start..bytes.len().min(start + len)]
+}
+
+/// A block whose bytes are the same on both sides.
+#[inline(always)]
+fn same<R: Real>(x: &[R], sums: &mut Sums, delta: &mut Delta) {
+    let n = x.len() as u64;
+    let nonfinite = count(x, |x| !x.is_finite());
+    delta.elements += n;
+    delta.finite += n - nonfinite;
+    delta.nonfinite_a += nonfinite;
+    delta.nonfinite_b += nonfinite;
+    if nonfinite == 0 {
+        sums.add_same(x);
+    } else {
+        for x in x.iter().filter(|x| x.is_finite()) {
+            sums.add_one(x.to_f64(), x.to_f64());
+        }
+    }
+}
+
+#[inline(always)]
+fn block<R: Real>(x: &[R], y: &[R], size: &mut [R], scale: &Scale<R>, sums: &mut Sums, delta: &mut Delta) {
+    let first = delta.elements;
+    delta.elements += x.len() as u64;
+    let zero = R::ZERO.magnitude();
+    let (mut changed, mut flips, mut most, mut most_both) = (0u32, 0u32, zero, zero);
+    for ((size, x), y) in size.iter_mut().zip(x).zip(y) {
+        *size = R::distance(*x, *y);
+        changed += R::one_if_not_zero(size.magnitude());
+        flips += R::flips(*x, *y);
+        most = most.max(size.magnitude());
+        most_both = most_both.max(x.magnitude()).max(y.magnitude());
+    }
+    if !R::of_magnitude(most_both).is_finite() {
+        delta.nonfinite_a += count(x, |x| !x.is_finite());
+        delta.nonfinite_b += count(y, |y| !y.is_finite());
+        return slow_block(x, y, first, scale, sums, delta);
+    }
+    delta.finite += x.len() as u64;
+    delta.changed += u64::from(changed);
+    delta.sign_flips += u64::from(flips);
+    sums.add(x, y);
+    let most = R::of_magnitude(most);
+    scale.count(size, u64::from(changed), most, &mut delta.histogram);
+    if delta.largest.is_none_or(|(before, _)| most.to_f64() > before) && most > R::ZERO {
+        let at = size.iter().position(|size| *size == most).unwrap_or(0);
+        delta.largest = Some(((y[at].to_f64() - x[at].to_f64()).abs(), first + at as u64));
+    }
+}
+
+/// The same sums pair by pair, over the finite pairs.
+#[cold]
+#[inline(never)]
+fn slow_block<R: Real>(x: &[R], y: &[R], first: u64, scale: &Scale<R>, sums: &mut Sums, delta: &mut Delta) {
+    for (i, (x, y)) in x.iter().zip(y).enumerate() {
+        let both_nan = x.is_nan() && y.is_nan();
+        delta.changed += u64::from(x != y && !both_nan);
+        delta.sign_flips += u64::from(R::flips(*x, *y)) * u64::from(!x.is_nan() && !y.is_nan());
+        if !x.is_finite() || !y.is_finite() {
+            continue;
+        }
+        delta.finite += 1;
+        let (a, b) = (x.to_f64(), y.to_f64());
+        sums.add_one(a, b);
+        let size = R::distance(*x, *y);
+        scale.count(&[size], u64::from(size > R::ZERO), size, &mut delta.histogram);
+        let exact = (b - a).abs();
+        if exact > delta.max_abs() {
+            delta.largest = Some((exact, first + i as u64));
+        }
+    }
+}
+
+#[inline(always)]
+fn count<R: Real>(x: &[R], is: impl Fn(R) -> bool) -> u64 {
+    u64::from(x.iter().map(|x| u32::from(is(*x))).sum::<u32>())
+}
+
+/// Running sums over lanes.
+#[derive(Default)]
+struct Sums {
+    sum: [f64; LANES],
+    l1: [f64; LANES],
+    squares: [f64; LANES],
+    squares_a: [f64; LANES],
+    squares_b: [f64; LANES],
+    dot: [f64; LANES],
+}
+
+impl Sums {
+    #[inline(always)]
+    fn add<R: Real>(&mut self, x: &[R], y: &[R]) {
+        let (x, rest_x) = x.as_chunks::<LANES>();
+        let (y, rest_y) = y.as_chunks::<LANES>();
+        // In locals, so that they stay in registers.
+        let Self { mut sum, mut l1, mut squares, mut squares_a, mut squares_b, mut dot } = *self;
+        for (x, y) in x.iter().zip(y) {
+            for l in 0..LANES {
+                let (a, b) = (x[l].to_f64(), y[l].to_f64());
+                let d = b - a;
+                sum[l] += d;
+                l1[l] += d.abs();
+                squares[l] = d.mul_add(d, squares[l]);
+                squares_a[l] = a.mul_add(a, squares_a[l]);
+                squares_b[l] = b.mul_add(b, squares_b[l]);
+                dot[l] = a.mul_add(b, dot[l]);
+            }
+        }
+        *self = Self { sum, l1, squares, squares_a, squares_b, dot };
+        for (x, y) in rest_x.iter().zip(rest_y) {
+            self.add_one(x.to_f64(), y.to_f64());
+        }
+    }
+
+    #[inline(always)]
+    fn add_same<R: Real>(&mut self, x: &[R]) {
+        let (x, rest) = x.as_chunks::<LANES>();
+        let mut squares = [0.0; LANES];
+        for x in x {
+            for l in 0..LANES {
+                let a = x[l].to_f64();
+                squares[l] = a.mul_add(a, squares[l]);
+            }
+        }
+        for x in rest {
+            squares[0] += x.to_f64() * x.to_f64();
+        }
+        for l in 0..LANES {
+            self.squares_a[l] += squares[l];
+            self.squares_b[l] += squares[l];
+            self.dot[l] += squares[l];
+        }
+    }
+
+    #[inline(always)]
+    fn add_one(&mut self, a: f64, b: f64) {
+        let d = b - a;
+        self.sum[0] += d;
+        self.l1[0] += d.abs();
+        self.squares[0] += d * d;
+        self.squares_a[0] += a * a;
+        self.squares_b[0] += b * b;
+        self.dot[0] += a * b;
+    }
+
+    fn fold_into(&self, delta: &mut Delta) {
+        let fold = |lanes: &[f64; LANES]| lanes.iter().sum::<f64>();
+        delta.sum += fold(&self.sum);
+        delta.l1 += fold(&self.l1);
+        delta.squares += fold(&self.squares);
+        delta.squares_a += fold(&self.squares_a);
+        delta.squares_b += fold(&self.squares_b);
+        delta.dot += fold(&self.dot);
+    }
+}

@@ -1,0 +1,95 @@
+//! Two tensors to be compared, and how their bytes are read.
+
+use super::real::{Decode, Narrow, Wide};
+use crate::checkpoint::{Dtype, Known, Shard, TensorInfo};
+
+/// How the numbers of a pair are read.
+#[derive(Debug)]
+pub(super) enum Values {
+    /// Both sides are floats of at most 32 bits.
+    Narrow(Narrow, Narrow),
+    /// Both sides are real numbers.
+    Wide(Wide, Wide),
+    /// One type whose elements are not numbers here: equal or not.
+    Bytes,
+}
+
+/// One side: the shard and the tensor in it.
+pub(super) type Side<'a> = (&'a Shard, &'a TensorInfo);
+
+/// Two tensors and the leading elements they are compared over.
+#[derive(Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) a: Side<'a>,
+    pub(super) b: Side<'a>,
+    pub(super) values: Values,
+    elements: u64,
+}
+
+impl<'a> Pair<'a> {
+    /// Pairs two tensors over their common rows. `None` where nothing can be compared: rows of different
+    /// shapes, or different types of which one is not a number.
+    pub(super) fn new(a: Side<'a>, b: Side<'a>) -> Option<Self> {
+        let elements = common_elements(&a.1.shape, &b.1.shape)?;
+        let (of_a, of_b) = (&a.1.dtype, &b.1.dtype);
+        let values = if let (Some(x), Some(y)) = (Narrow::of(of_a), Narrow::of(of_b))
+            && is_complex(of_a) == is_complex(of_b)
+        {
+            Values::Narrow(x, y)
+        } else if let (Some(x), Some(y)) = (Wide::of(of_a), Wide::of(of_b))
+            && !is_complex(of_a)
+            && !is_complex(of_b)
+        {
+            Values::Wide(x, y)
+        } else if of_a == of_b && elements == a.1.elements() && elements == b.1.elements() {
+            Values::Bytes
+        } else {
+            return None;
+        };
+        Some(Self { a, b, values, elements })
+    }
+
+    /// Numbers on each side: elements, two for a complex one, or bytes.
+    pub(super) fn numbers(&self) -> u64 {
+        match self.values {
+            Values::Bytes => self.a.1.len(),
+            Values::Narrow(..) if is_complex(&self.a.1.dtype) => 2 * self.elements,
+            Values::Narrow(..) | Values::Wide(..) => self.elements,
+        }
+    }
+
+    /// Bytes of one number on each side.
+    pub(super) fn widths(&self) -> (u64, u64) {
+        match &self.values {
+            Values::Bytes => (1, 1),
+            Values::Narrow(a, b) => (a.width() as u64, b.width() as u64),
+            Values::Wide(a, b) => (a.width() as u64, b.width() as u64),
+        }
+    }
+
+    /// Whether both sides have one type.
+    pub(super) fn same_type(&self) -> bool {
+        self.a.1.dtype == self.b.1.dtype
+    }
+
+    /// Whether different bytes are different numbers: integers of one type.
+    pub(super) fn by_bytes(&self) -> bool {
+        let wide = matches!(self.a.1.dtype, Dtype::Known(Known::I64 | Known::U64));
+        wide && self.same_type()
+    }
+}
+
+fn is_complex(dtype: &Dtype) -> bool {
+    *dtype == Dtype::Known(Known::C64)
+}
+
+/// Elements of the rows that both shapes have.
+fn common_elements(a: &[u64], b: &[u64]) -> Option<u64> {
+    match (a, b) {
+        ([rows_a, row_a @ ..], [rows_b, row_b @ ..]) if row_a == row_b => {
+            Some(row_a.iter().product::<u64>() * rows_a.min(rows_b))
+        }
+        ([], []) => Some(1),
+        _ => None,
+    }
+}

@@ -1,0 +1,201 @@
+//! Elements of a tensor as real numbers, decoded block by block.
+
+use crate::checkpoint::{Dtype, Known, decode_f64};
+
+/// The type that sums are fed from: `f32` for floats of at most 32 bits, `f64` for everything else.
+pub(super) trait Real: Copy + PartialOrd + Default {
+    const ZERO: Self;
+    /// The bits of |x|, which are ordered as the numbers are; NaN above infinity.
+    type Magnitude: Ord + Copy;
+    fn magnitude(self) -> Self::Magnitude;
+    fn of_magnitude(bits: Self::Magnitude) -> Self;
+    fn to_f64(self) -> f64;
+    fn from_f64(x: f64) -> Self;
+    fn is_finite(self) -> bool;
+    fn is_nan(self) -> bool;
+    /// |y − x|, rounded to this type.
+    fn distance(x: Self, y: Self) -> Self;
+    /// 1 where one is negative and the other positive, of numbers that are not NaN; else 0.
+    fn flips(x: Self, y: Self) -> u32;
+    /// 1 for the magnitude of a number that is not zero.
+    fn one_if_not_zero(bits: Self::Magnitude) -> u32;
+}
+
+macro_rules! real {
+    ($type:ty, $bits:ty, $to:expr, $from:expr) => {
+        impl Real for $type {
+            const ZERO: Self = 0.0;
+            type Magnitude = $bits;
+            #[inline(always)]
+            fn magnitude(self) -> $bits {
+                self.abs().to_bits()
+            }
+            #[inline(always)]
+            fn of_magnitude(bits: $bits) -> Self {
+                Self::from_bits(bits)
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                $to(self)
+            }
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                $from(x)
+            }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                self.abs() < <$type>::INFINITY
+            }
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                self.is_nan()
+            }
+            #[inline(always)]
+            fn distance(x: Self, y: Self) -> Self {
+                (y - x).abs()
+            }
+            #[inline(always)]
+            fn flips(x: Self, y: Self) -> u32 {
+                // Without a branch or a mask, so that it vectorises well.
+                let other_sign = (x.to_bits() ^ y.to_bits()) >> (<$bits>::BITS - 1);
+                (other_sign & x.magnitude().min(y.magnitude()).min(1)) as u32
+            }
+            #[inline(always)]
+            fn one_if_not_zero(bits: $bits) -> u32 {
+                bits.min(1) as u32
+            }
+        }
+    };
+}
+
+real!(f32, u32, f64::from, |x: f64| x as f32);
+real!(f64, u64, |x: f64| x, |x: f64| x);
+
+/// How the bytes of a tensor become numbers.
+pub(super) trait Decode {
+    type Real: Real;
+    /// Bytes of one number.
+    fn width(&self) -> usize;
+    /// Decodes whole numbers.
+    fn decode(&self, bytes: &[u8], out: &mut [Self::Real]);
+}
+
+/// Floats whose values are `f32` values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Narrow {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl Narrow {
+    /// The decoder of a type, if it is one of these. C64 is read as pairs of F32.
+    pub(super) fn of(dtype: &Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::Known(Known::BF16) => Some(Self::Bf16),
+            Dtype::Known(Known::F16) => Some(Self::F16),
+            Dtype::Known(Known::F32 | Known::C64) => Some(Self::F32),
+            _ => None,
+        }
+    }
+}
+
+impl Decode for Narrow {
+    type Real = f32;
+
+    fn width(&self) -> usize {
+        if *self == Self::F32 { 4 } else { 2 }
+    }
+
+    #[inline(always)]
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Self::Bf16 => {
+                for (out, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            Self::F16 => {
+                for (out, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = f16_to_f32(u16::from_le_bytes(*b));
+                }
+            }
+            Self::F32 => {
+                for (out, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *out = f32::from_le_bytes(*b);
+                }
+            }
+        }
+    }
+}
+
+/// A product rebases the exponent, which also normalises subnormals; infinities and NaN would become
+/// finite, so their exponent is set.
+#[inline(always)]
+fn f16_to_f32(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    let rebased = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(rebased.to_bits() | special | (bits & 0x8000) << 16)
+}
+
+/// Any type that decodes to real numbers.
+#[derive(Debug, Clone)]
+pub(super) struct Wide {
+    dtype: Dtype,
+    width: usize,
+    /// The values of a one-byte type.
+    values: Option<Box<[f64; 256]>>,
+}
+
+impl Wide {
+    /// The decoder of a type, if its elements are real numbers of whole bytes.
+    pub(super) fn of(dtype: &Dtype) -> Option<Self> {
+        let width = dtype.bytes()?;
+        decode_f64(dtype, &[], &mut [])?;
+        let values = (width == 1).then(|| {
+            let bytes: [u8; 256] = std::array::from_fn(|bits| bits as u8);
+            let mut values = Box::new([0.0; 256]);
+            decode_f64(dtype, &bytes, values.as_mut_slice());
+            values
+        });
+        Some(Self { dtype: dtype.clone(), width, values })
+    }
+}
+
+impl Decode for Wide {
+    type Real = f64;
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    #[inline(always)]
+    fn decode(&self, bytes: &[u8], out: &mut [f64]) {
+        if let Some(values) = &self.values {
+            for (out, b) in out.iter_mut().zip(bytes) {
+                *out = values[usize::from(*b)];
+            }
+            return;
+        }
+        let known = decode_f64(&self.dtype, bytes, out);
+        assert!(known.is_some(), "a decoder is built over types that decode");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_decodes_as_the_library_does() {
+        for bits in 0..=u16::MAX {
+            let (got, expected) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+            assert!(
+                got == expected && got.is_sign_negative() == expected.is_sign_negative()
+                    || got.is_nan() && expected.is_nan(),
+                "{bits:#x}: {got} {expected}"
+            );
+        }
+    }
+}
