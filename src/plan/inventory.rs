@@ -44,7 +44,7 @@ impl Inventory {
             let joins = place.category == Category::LmHead || place.is_token_embedding();
             let module = match &tied_to {
                 Some(embedding) if joins => embedding.clone(),
-                _ => unit_name(&name).to_owned(),
+                _ => module_of(&name).to_owned(),
             };
             modules.entry(module).or_default().push((name, shape));
         }
@@ -85,7 +85,7 @@ impl Inventory {
 
     /// Elements of all tensors; a tied head counts once.
     pub fn parameters(&self) -> u64 {
-        self.units.iter().map(|unit| unit.parameters).sum()
+        self.units.iter().map(|unit| unit.parameters).fold(0, u64::saturating_add)
     }
 
     /// `architectures[0]` of the configuration.
@@ -103,11 +103,6 @@ impl Inventory {
         let other = self.units.iter().filter(|unit| unit.place.category == Category::Other);
         other.flat_map(|unit| unit.tensors.iter().map(String::as_str)).collect()
     }
-}
-
-/// A causal-mask buffer stands right on its attention module and must not join a real parameter.
-fn unit_name(name: &str) -> &str {
-    if Place::of(name).category == Category::Other { name } else { module_of(name) }
 }
 
 fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {

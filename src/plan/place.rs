@@ -87,16 +87,29 @@ const BUFFERS: [&str; 6] =
     ["inv_freq", "masked_bias", "position_ids", "token_type_ids", "num_batches_tracked", "attn_mask"];
 
 /// The module of a tensor: all tensors of one module move together, because half a bias, or a
-/// quantisation scale without its matrix, is broken.
+/// quantisation scale without its matrix, is broken. A buffer is a module of its own.
 pub fn module_of(name: &str) -> &str {
+    if is_buffer(name) {
+        return name;
+    }
     let name = name.find(".lora_").map_or(name, |adapter| &name[..adapter]);
     match name.rsplit_once('.') {
         Some((module, part)) if PARTS.contains(&part) || part.starts_with("quant_state") => module,
-        _ => {
-            let strip = |end: &&str| name.strip_suffix(*end);
-            PART_ENDINGS.iter().find_map(|end| strip(&end)).unwrap_or(name)
-        }
+        _ => PART_ENDINGS.iter().find_map(|end| name.strip_suffix(*end)).unwrap_or(name),
     }
+}
+
+/// Whether a tensor is saved with the model but never trained. A `bias` right on an attention module is its
+/// causal mask (GPT-2, GPT-NeoX).
+fn is_buffer(name: &str) -> bool {
+    let (module, part) = name.rsplit_once('.').unwrap_or(("", name));
+    let on_attention =
+        ["attn", "attention"].iter().any(|last| module == *last || module.ends_with(&format!(".{last}")));
+    BUFFERS.contains(&part) || part == "bias" && on_attention
+}
+
+fn is_number(part: &str) -> bool {
+    part.parse::<u32>().is_ok()
 }
 
 impl Place {
@@ -104,12 +117,13 @@ impl Place {
     pub fn of(name: &str) -> Self {
         let module = module_of(name);
         let parts: Vec<&str> = module.split('.').collect();
-        let part = name.rsplit('.').next().unwrap_or(name);
-        let number = parts.iter().enumerate().skip(1).find(|(_, p)| p.parse::<u32>().is_ok());
+        // A number that ends the name counts the steps of a sequence, not blocks.
+        let inside = parts.len().saturating_sub(1);
+        let number = parts[..inside].iter().enumerate().skip(1).find(|(_, p)| is_number(p));
         let block = number.map_or(0, |(at, _)| at);
         let layer = number.and_then(|(_, p)| p.parse().ok());
         let tail = if layer.is_some() { &parts[block + 1..] } else { &parts[..] };
-        let category = if BUFFERS.contains(&part) {
+        let category = if is_buffer(name) {
             Category::Other
         } else if layer.is_some() {
             inside_block(tail)
@@ -120,7 +134,7 @@ impl Place {
             stack: if layer.is_some() { parts[..block].join(".") } else { String::new() },
             layer,
             category,
-            projection: projection(tail),
+            projection: projection(tail, layer.is_some()),
             group: if category == Category::Mlp { mlp_group(tail) } else { String::new() },
         }
     }
@@ -149,12 +163,15 @@ fn inside_block(tail: &[&str]) -> Category {
             words.iter().any(|word| p.contains(word))
         })
     };
-    // A parameter right on the attention module is its causal-mask buffer (GPT-2, GPT-NeoX).
-    if ["attn", "attention", "self_attn", "self_attention"].contains(&last) {
-        return Category::Other;
-    }
     if is_norm(last) {
         return Category::Norm;
+    }
+    // The block that predicts one more token (DeepSeek-V3) has its own head and embedding.
+    if matches!(tail, ["shared_head", "head"]) {
+        return Category::LmHead;
+    }
+    if tail == ["embed_tokens"] {
+        return Category::Embedding;
     }
     if any(&["attn", "attention"]) {
         return Category::Attention;
@@ -179,20 +196,34 @@ fn outside_blocks(parts: &[&str]) -> Category {
     if head {
         return Category::LmHead;
     }
-    let embedding = last.to_ascii_lowercase().contains("embed") || ["wte", "wpe", "shared"].contains(&last);
+    let last_word = last.to_ascii_lowercase();
+    let embedding = last_word.contains("embed") && !last_word.contains("patch")
+        || ["wte", "wpe", "shared"].contains(&last);
     if embedding { Category::Embedding } else { Category::Other }
 }
 
-/// The last name that tells matrices of a block apart; `dense` alone does not.
-fn projection(tail: &[&str]) -> String {
-    let named: Vec<&str> = tail.iter().copied().filter(|p| p.parse::<u32>().is_err()).collect();
-    match named.as_slice() {
-        [] => String::new(),
-        [.., parent, last] if ["dense", "LayerNorm", "layer_norm"].contains(last) => {
-            format!("{parent}.{last}")
-        }
-        [.., last] => (*last).to_owned(),
-    }
+/// Attention over another sequence, beside the attention of the block.
+const CROSS: [&str; 4] = ["encoder_attn", "EncDecAttention", "cross_attn", "crossattention"];
+
+/// The end of a module's path that tells it apart from the others of its block, experts counted as one.
+fn projection(tail: &[&str], inside_block: bool) -> String {
+    let parts: Vec<&str> = (0..tail.len())
+        .filter(|i| !(is_number(tail[*i]) && *i > 0 && tail[i - 1] == "experts"))
+        .map(|i| tail[i])
+        .collect();
+    let from = match parts.as_slice() {
+        [.., parent, last] if inside_block && CROSS.contains(parent) && !is_number(last) => parts.len() - 2,
+        [.., "attention", "output", "dense" | "LayerNorm"] if inside_block => parts.len() - 3,
+        [.., "output" | "intermediate", "dense" | "LayerNorm"] if inside_block => parts.len() - 2,
+        [.., "attn" | "mlp", "c_proj"] if inside_block => parts.len() - 2,
+        // T5 numbers the steps of a block.
+        [.., step, "layer_norm"] if inside_block && is_number(step) => parts.len() - 2,
+        _ => parts.len().saturating_sub(1),
+    };
+    let first_name = (0..=from.min(parts.len().saturating_sub(1)))
+        .rev()
+        .find(|i| parts.get(*i).is_some_and(|p| !is_number(p)));
+    parts[first_name.unwrap_or(0)..].join(".")
 }
 
 fn mlp_group(tail: &[&str]) -> String {
