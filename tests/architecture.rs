@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 8] = [
+const MAY_NAME: [(&str, &[&str]); 9] = [
     ("error", &[]),
     ("faults", &["error"]),
+    ("simd", &[]),
     ("checkpoint", &["error"]),
     ("plan", &["error", "checkpoint"]),
-    ("surgery", &["error", "checkpoint", "plan"]),
+    ("surgery", &["error", "simd", "checkpoint", "plan"]),
     ("report", &["error", "checkpoint", "plan", "surgery"]),
     ("cli", &["error", "checkpoint", "plan", "surgery", "report"]),
     ("lib", &["error", "checkpoint", "plan", "surgery", "report", "cli"]),
@@ -99,9 +100,12 @@ fn crates_are_named_in_their_module_only() {
 }
 
 #[test]
-fn unsafe_code_stays_in_the_mapping_file() {
+fn unsafe_code_stays_in_two_files() {
     for (_, path, code) in modules() {
-        assert!(!code.contains("unsafe {") || path == "checkpoint/shard.rs", "{path} is unsafe");
+        assert!(
+            !code.contains("unsafe {") || ["checkpoint/shard.rs", "simd.rs"].contains(&path.as_str()),
+            "{path} is unsafe"
+        );
     }
 }
 

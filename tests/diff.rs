@@ -51,7 +51,9 @@ fn agrees_with_pytorch() {
                 ("histogram", counts == bins),
             ];
             let failed = checks.iter().filter(|(_, right)| !right).map(|(what, _)| *what);
-            wrong.extend(failed.map(|what| format!("{}: {what}: got {delta:?}, expected {expected}", tensor.name)));
+            wrong.extend(
+                failed.map(|what| format!("{}: {what}: got {delta:?}, expected {expected}", tensor.name)),
+            );
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
@@ -60,6 +62,10 @@ fn agrees_with_pytorch() {
 #[test]
 fn a_checkpoint_is_identical_to_itself() {
     let found = compare(&fixture("base"), &fixture("base"), Access::Map);
-    assert!(found.iter().all(|t| t.status == Status::Identical && t.delta.as_ref().is_some_and(|d| d.changed == 0)));
+    assert!(
+        found
+            .iter()
+            .all(|t| t.status == Status::Identical && t.delta.as_ref().is_some_and(|d| d.changed == 0))
+    );
     let _ = path;
 }

@@ -1,5 +1,5 @@
 //! What tensor names mean, against the module trees of transformers (fixtures/names).
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 

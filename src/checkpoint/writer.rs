@@ -83,6 +83,14 @@ impl Target {
         self.file.write_all_at(bytes, offset).map_err(Error::io("write", &self.path))
     }
 
+    /// Reads back what was written at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(bytes, offset).map_err(Error::io("read", &self.path))
+    }
+
     /// Waits until every byte is on the disk.
     ///
     /// # Errors

@@ -4,8 +4,10 @@
 //! 2 error.
 
 mod completions;
+mod diff;
 mod inspect;
 mod man;
+mod patch;
 mod plan;
 mod progress;
 mod reset;
@@ -60,6 +62,8 @@ enum Command {
     Verify(verify::Verify),
     Plan(plan::Plan),
     Reset(reset::Reset),
+    Diff(diff::Diff),
+    Patch(patch::Patch),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -110,6 +114,8 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Verify(command) => command.run(terminal),
         Command::Plan(command) => command.run(terminal),
         Command::Reset(command) => command.run(terminal),
+        Command::Diff(command) => command.run(terminal),
+        Command::Patch(command) => command.run(terminal),
         Command::Completions(command) => command.run(&mut Cli::command(), terminal),
         Command::Man(command) => command.run(&Cli::command(), terminal),
     }

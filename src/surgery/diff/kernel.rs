@@ -195,10 +195,10 @@ impl Sums {
         for x in rest {
             squares[0] += x.to_f64() * x.to_f64();
         }
-        for l in 0..LANES {
-            self.squares_a[l] += squares[l];
-            self.squares_b[l] += squares[l];
-            self.dot[l] += squares[l];
+        for sums in [&mut self.squares_a, &mut self.squares_b, &mut self.dot] {
+            for (sum, more) in sums.iter_mut().zip(&squares) {
+                *sum += more;
+            }
         }
     }
 

@@ -22,7 +22,7 @@ enum Test {
     /// Types differ.
     Dtype,
     Measure {
-        of: fn(&Delta) -> f64,
+        of: Measure,
         order: Order,
         bound: f64,
     },
@@ -36,9 +36,11 @@ enum Order {
     AtMost,
 }
 
+type Measure = fn(&Delta) -> f64;
+
 /// What can be measured. Undefined ratios are the worst there is: a relative size of something new is
 /// infinite, and a direction that does not exist has cosine 0.
-const MEASURES: [(&str, fn(&Delta) -> f64); 10] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("rel_l2", |d| d.rel_l2().unwrap_or(f64::INFINITY)),
     ("l1", |d| d.l1),
     ("l2", Delta::l2),

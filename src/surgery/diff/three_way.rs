@@ -216,9 +216,9 @@ impl Kernel for Compare<'_> {
         let elements = self.bytes[0].len() / width(0);
         for start in (0..elements).step_by(BLOCK) {
             let n = BLOCK.min(elements - start);
-            for side in 0..3 {
+            for (side, values) in values.iter_mut().enumerate() {
                 let bytes = &self.bytes[side][start * width(side)..(start + n) * width(side)];
-                self.decoders[side].decode(bytes, &mut values[side][..n]);
+                self.decoders[side].decode(bytes, &mut values[..n]);
             }
             sums.elements += n as u64;
             let [base, first, second] = &values;

@@ -1,0 +1,204 @@
+//! `diff`: what changed between two checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::progress::bytes_bar;
+use super::terminal::Terminal;
+use super::{Outcome, Reading};
+use crate::checkpoint::Checkpoint;
+use crate::error::Shown;
+use crate::plan::{Category, Filter, Plan};
+use crate::report::{DiffReport, SortBy, overlap_json, overlap_table};
+use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
+use crate::{Error, Result};
+
+/// Show what changed between two checkpoints: exit code 0 identical, 1 differs
+#[derive(Debug, clap::Args)]
+pub(super) struct Diff {
+    /// The first checkpoint
+    a: PathBuf,
+    /// The second; differences are b − a
+    b: PathBuf,
+    /// Compare the task vectors of A and B over this base: where two fine-tunes collide
+    #[arg(long, value_name = "CKPT", conflicts_with_all = ["plan", "fail_on", "csv", "html", "svg", "sort"])]
+    base: Option<PathBuf>,
+    /// Check that what this plan freezes is bit-identical and that all it trains has moved; exit code 1 if not
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Exit with 1 only where a tensor meets this: `rel_l2>0.01`, `nonfinite`, `missing`, …; may be repeated
+    #[arg(long, value_name = "LIMIT")]
+    fail_on: Vec<Limit>,
+    /// Only tensors whose names match; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<String>,
+    /// Only this category; may be repeated
+    #[arg(long, value_enum, value_name = "CATEGORY")]
+    category: Vec<CategoryArg>,
+    /// How many tensors to list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// What comes first in the list
+    #[arg(long, value_enum, default_value_t = SortArg::RelL2, value_name = "KEY")]
+    sort: SortArg,
+    /// Print JSON
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print one line of comma-separated values per tensor
+    #[arg(long)]
+    csv: bool,
+    /// Write a page to look at in a browser, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the heat map of layers and projections
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum CategoryArg {
+    Attention,
+    Mlp,
+    Norm,
+    Embedding,
+    LmHead,
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum SortArg {
+    RelL2,
+    L2,
+    MaxAbs,
+    Changed,
+    Cosine,
+    Name,
+}
+
+impl Diff {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let a = Checkpoint::open(&self.a, self.reading.access())?;
+        let b = Checkpoint::open(&self.b, self.reading.access())?;
+        let categories = self.category.iter().map(|c| (*c).into()).collect();
+        let filter = Filter::new("--only", &self.only, categories)?;
+        let wanted = |name: &str| filter.passes(name);
+        if let Some(base) = &self.base {
+            let base = Checkpoint::open(base, self.reading.access())?;
+            return self.overlap(&base, [&a, &b], &wanted, terminal);
+        }
+        let plan = self.plan.as_deref().map(Plan::read).transpose()?;
+        let bar = bytes_bar(terminal, "read", diff_bytes(&a, &b, &wanted));
+        let tensors = diff(&a, &b, &wanted, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        if tensors.is_empty() {
+            return Err(Error::usage("no tensor matches", "leave out --only or --category"));
+        }
+        let failed = self.failures(plan.as_ref(), &tensors, &wanted);
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let report = DiffReport::new(path(&self.a), path(&self.b), tensors);
+        self.write_files(&report, terminal)?;
+        self.print(&report, &failed, terminal)?;
+        let checked = self.plan.is_some() || !self.fail_on.is_empty();
+        let good = if checked { failed.is_empty() } else { report.identical() };
+        Ok(if good { Outcome::Success } else { Outcome::CheckFailed })
+    }
+
+    /// (tensor, what is wrong with it), by the plan and the limits.
+    fn failures(
+        &self,
+        plan: Option<&Plan>,
+        tensors: &[TensorDiff],
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Vec<(String, String)> {
+        let of_plan = plan.map(|plan| violations(tensors, plan)).unwrap_or_default();
+        let of_plan = of_plan.into_iter().filter(|v| wanted(&v.name)).map(|v| (v.name, v.what.to_owned()));
+        let limits = self.fail_on.iter().flat_map(|limit| {
+            let failing = tensors.iter().filter(|tensor| limit.fails(tensor));
+            failing.map(|tensor| (tensor.name.clone(), limit.text().to_owned()))
+        });
+        of_plan.chain(limits).collect()
+    }
+
+    fn write_files(&self, report: &DiffReport, terminal: &Terminal) -> Result<()> {
+        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| -> Result<()> {
+            if let Some(path) = path {
+                std::fs::write(path, text()).map_err(Error::io("write", path))?;
+                terminal.detail(&format!("wrote {}", Shown(path)));
+            }
+            Ok(())
+        };
+        write(&self.html, &|| report.html())?;
+        write(&self.svg, &|| report.svg())
+    }
+
+    fn print(&self, report: &DiffReport, failed: &[(String, String)], terminal: &Terminal) -> Result<()> {
+        if self.json {
+            let mut value = report.json();
+            if self.plan.is_some() || !self.fail_on.is_empty() {
+                let rows = failed.iter().map(|(name, what)| json!({"name": name, "what": what}));
+                value["failed"] = rows.collect();
+            }
+            return terminal.print(&format!("{value:#}\n"));
+        }
+        if self.csv {
+            return terminal.print(&report.csv());
+        }
+        let mut out = report.table(self.top, self.sort.into(), terminal.paints_tables());
+        for (name, what) in failed {
+            out += &format!("failed: tensor `{}`: {}\n", Shown(name), Shown(what));
+        }
+        terminal.print(&out)
+    }
+
+    fn overlap(
+        &self,
+        base: &Checkpoint,
+        tuned: [&Checkpoint; 2],
+        wanted: &dyn Fn(&str) -> bool,
+        terminal: &Terminal,
+    ) -> Result<Outcome> {
+        let of =
+            |c: &Checkpoint| c.tensors().filter(|t| wanted(&t.info.name)).map(|t| t.info.len()).sum::<u64>();
+        let bar = bytes_bar(terminal, "read", of(base) + of(tuned[0]) + of(tuned[1]));
+        let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        if self.json {
+            terminal.print(&format!("{:#}\n", overlap_json(&tensors)))?;
+        } else {
+            terminal.print(&overlap_table(&tensors, self.top))?;
+        }
+        Ok(Outcome::Success)
+    }
+}
+
+impl From<CategoryArg> for Category {
+    fn from(arg: CategoryArg) -> Self {
+        match arg {
+            CategoryArg::Attention => Self::Attention,
+            CategoryArg::Mlp => Self::Mlp,
+            CategoryArg::Norm => Self::Norm,
+            CategoryArg::Embedding => Self::Embedding,
+            CategoryArg::LmHead => Self::LmHead,
+            CategoryArg::Other => Self::Other,
+        }
+    }
+}
+
+impl From<SortArg> for SortBy {
+    fn from(arg: SortArg) -> Self {
+        match arg {
+            SortArg::RelL2 => Self::RelL2,
+            SortArg::L2 => Self::L2,
+            SortArg::MaxAbs => Self::MaxAbs,
+            SortArg::Changed => Self::Changed,
+            SortArg::Cosine => Self::Cosine,
+            SortArg::Name => Self::Name,
+        }
+    }
+}

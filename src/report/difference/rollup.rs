@@ -1,0 +1,101 @@
+//! Sums over many tensors.
+
+use std::collections::BTreeMap;
+
+use crate::plan::{Category, Place};
+use crate::surgery::{Delta, Status, TensorDiff};
+
+/// The sums over some tensors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Total {
+    pub(super) tensors: u64,
+    /// Tensors that are not identical.
+    pub(super) differing: u64,
+    pub(super) delta: Delta,
+    /// The tensor with the largest |δ|.
+    pub(super) largest: Option<String>,
+}
+
+impl Total {
+    fn add(&mut self, tensor: &TensorDiff) {
+        self.tensors += 1;
+        self.differing += u64::from(tensor.status != Status::Identical);
+        let Some(delta) = &tensor.delta else { return };
+        if delta.max_abs() > self.delta.max_abs() {
+            self.largest = Some(tensor.name.clone());
+        }
+        self.delta.append(delta);
+    }
+}
+
+/// A cell of the heat map.
+pub(super) type Cell = (Row, String);
+
+/// A row of the heat map: a block, or (`None`) what stands outside of blocks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Row {
+    pub(super) stack: String,
+    pub(super) layer: Option<u32>,
+}
+
+/// All roll-ups.
+#[derive(Debug, Default)]
+pub(super) struct Rollup {
+    pub(super) all: Total,
+    pub(super) statuses: BTreeMap<Status, u64>,
+    pub(super) categories: BTreeMap<Category, Total>,
+    pub(super) shards: BTreeMap<String, Total>,
+    pub(super) cells: BTreeMap<Cell, Total>,
+    /// Columns of the heat map: projections of blocks in the order of categories, then those outside.
+    pub(super) columns: Vec<String>,
+    /// Rows of the heat map.
+    pub(super) rows: Vec<Row>,
+}
+
+impl Rollup {
+    pub(super) fn new(tensors: &[TensorDiff]) -> Self {
+        let mut rollup = Self::default();
+        let mut columns: BTreeMap<(bool, Category, String), ()> = BTreeMap::new();
+        for tensor in tensors {
+            let place = Place::of(&tensor.name);
+            rollup.all.add(tensor);
+            *rollup.statuses.entry(tensor.status).or_default() += 1;
+            rollup.categories.entry(place.category).or_default().add(tensor);
+            let shard = tensor.b.as_ref().or(tensor.a.as_ref()).map(|form| form.shard.clone());
+            rollup.shards.entry(shard.unwrap_or_default()).or_default().add(tensor);
+            let row = Row { stack: place.stack, layer: place.layer };
+            rollup.cells.entry((row, place.projection.clone())).or_default().add(tensor);
+            columns.insert((place.layer.is_none(), place.category, place.projection), ());
+        }
+        for (_, _, projection) in columns.into_keys() {
+            if !rollup.columns.contains(&projection) {
+                rollup.columns.push(projection);
+            }
+        }
+        rollup.rows = rollup.cells.keys().map(|(row, _)| row.clone()).collect();
+        rollup.rows.dedup();
+        rollup
+    }
+
+    /// The relative L2 of a cell, where it has tensors with numbers.
+    pub(super) fn cell(&self, row: &Row, column: &str) -> Option<&Total> {
+        self.cells.get(&(row.clone(), column.to_owned()))
+    }
+
+    /// Whether rows of several stacks (encoder, decoder, vision) must be told apart.
+    pub(super) fn several_stacks(&self) -> bool {
+        let mut stacks: Vec<&str> =
+            self.rows.iter().filter(|r| r.layer.is_some()).map(|r| r.stack.as_str()).collect();
+        stacks.dedup();
+        stacks.len() > 1
+    }
+
+    /// The label of a row.
+    pub(super) fn label(&self, row: &Row) -> String {
+        match row.layer {
+            None => "outside".to_owned(),
+            Some(layer) if self.several_stacks() => format!("{}.{layer}", row.stack),
+            Some(layer) => layer.to_string(),
+        }
+    }
+}

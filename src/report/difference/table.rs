@@ -1,0 +1,215 @@
+//! The view for a terminal.
+
+use super::DiffReport;
+use super::rollup::Total;
+use super::scale::{Scale, wants_dark_text};
+use crate::error::Shown;
+use crate::report::table::{table, text};
+use crate::report::{grouped, percent};
+use crate::surgery::{Delta, Status, TensorDiff};
+
+/// What comes first in the list of tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortBy {
+    /// ‖δ‖ / ‖a‖, largest first.
+    RelL2,
+    /// ‖δ‖, largest first.
+    L2,
+    /// max |δ|, largest first.
+    MaxAbs,
+    /// Share of changed elements, largest first.
+    Changed,
+    /// Cosine, smallest first.
+    Cosine,
+    /// Natural order of names.
+    Name,
+}
+
+impl SortBy {
+    /// The larger, the earlier.
+    fn key(self, delta: &Delta) -> f64 {
+        match self {
+            Self::RelL2 => delta.rel_l2().unwrap_or(f64::INFINITY),
+            Self::L2 => delta.l2(),
+            Self::MaxAbs => delta.max_abs(),
+            Self::Changed => delta.changed_share(),
+            Self::Cosine => -delta.cosine().unwrap_or(-1.0),
+            Self::Name => 0.0,
+        }
+    }
+}
+
+impl DiffReport {
+    /// A headline, the categories, the heat map and the `top` tensors. `color` paints the cells.
+    pub fn table(&self, top: usize, sort: SortBy, color: bool) -> String {
+        let mut out = self.headline();
+        if self.identical() {
+            return out;
+        }
+        out += &format!("\n{}", self.category_table());
+        if self.rollup.rows.iter().any(|row| row.layer.is_some()) {
+            out += &format!("\n{}", self.heat_table(color));
+        }
+        if top > 0 {
+            out += &format!("\n{}", self.tensor_table(top, sort));
+        }
+        out += &self.mismatches();
+        out
+    }
+
+    fn headline(&self) -> String {
+        let all = &self.rollup.all;
+        if self.identical() {
+            return format!(
+                "identical: {} tensors, {} elements\n",
+                grouped(all.tensors),
+                grouped(all.delta.elements)
+            );
+        }
+        let delta = &all.delta;
+        let changed = percent(delta.changed, delta.elements);
+        let rel = number(delta.rel_l2());
+        let counts = format!("{} of {} tensors differ", grouped(all.differing), grouped(all.tensors));
+        let mut out = format!(
+            "{counts}, {changed} of {} elements changed, relative L2 {rel}\n",
+            grouped(delta.elements)
+        );
+        let (a, b) = (delta.nonfinite_a, delta.nonfinite_b);
+        if a + b > 0 {
+            out += &format!("NaN or infinite: {} elements in a, {} in b\n", grouped(a), grouped(b));
+        }
+        out
+    }
+
+    fn category_table(&self) -> String {
+        let columns =
+            ["category", ">tensors", ">differ", ">changed", ">rel l2", ">max |δ|", ">cosine", ">sign flips"];
+        let mut rows = table(&columns);
+        let mut add = |name: String, total: &Total| {
+            let delta = &total.delta;
+            let flips = grouped(delta.sign_flips);
+            let changed = percent(delta.changed, delta.elements);
+            let (tensors, differing) = (grouped(total.tensors), grouped(total.differing));
+            let (rel, most) = (number(delta.rel_l2()), number(Some(delta.max_abs())));
+            rows.add_row([name, tensors, differing, changed, rel, most, cosine(delta), flips]);
+        };
+        self.rollup.categories.iter().for_each(|(category, total)| add(category.to_string(), total));
+        add("all".to_owned(), &self.rollup.all);
+        text(&rows)
+    }
+
+    /// A row per block, a column per projection: relative L2, painted where colour is on.
+    fn heat_table(&self, color: bool) -> String {
+        let rollup = &self.rollup;
+        let blocks: Vec<_> = rollup.rows.iter().filter(|row| row.layer.is_some()).collect();
+        let has = |column: &&String| blocks.iter().any(|row| rollup.cell(row, column).is_some());
+        let columns: Vec<&String> = rollup.columns.iter().filter(has).collect();
+        let values = rollup.cells.values().filter_map(|total| total.delta.rel_l2());
+        let scale = Scale::over(values);
+        let labels: Vec<String> = blocks.iter().map(|row| Shown(&rollup.label(row)).to_string()).collect();
+        let first = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
+        let widths: Vec<usize> =
+            columns.iter().map(|c| Shown(*c).to_string().chars().count().clamp(7, 16)).collect();
+        let mut out = format!("{:first$}", "LAYER");
+        for (column, width) in columns.iter().zip(&widths) {
+            let name: String = Shown(*column).to_string().chars().take(*width).collect();
+            out += &format!("  {name:>width$}");
+        }
+        for (row, label) in blocks.iter().zip(&labels) {
+            out += &format!("\n{label:first$}");
+            for (column, width) in columns.iter().zip(&widths) {
+                let value = rollup.cell(row, column).and_then(|total| total.delta.rel_l2());
+                out += &format!("  {}", cell(value, *width, scale.filter(|_| color)));
+            }
+        }
+        out + "\n"
+    }
+
+    fn tensor_table(&self, top: usize, sort: SortBy) -> String {
+        let compared = self.tensors.iter().filter(|t| t.status != Status::Identical);
+        let mut listed: Vec<(&TensorDiff, &Delta)> =
+            compared.filter_map(|t| Some((t, t.delta.as_ref()?))).collect();
+        listed.sort_by(|(_, a), (_, b)| sort.key(b).total_cmp(&sort.key(a)));
+        let columns =
+            ["tensor", "shape", "dtype", ">changed", ">rel l2", ">l2", ">max |δ|", ">mean", ">cosine"];
+        let mut rows = table(&columns);
+        for (tensor, delta) in listed.iter().take(top) {
+            let form = tensor.b.as_ref().or(tensor.a.as_ref());
+            rows.add_row([
+                Shown(&tensor.name).to_string(),
+                form.map(|form| format!("{:?}", form.shape)).unwrap_or_default(),
+                form.map(|form| form.dtype.to_string()).unwrap_or_default(),
+                percent(delta.changed, delta.elements),
+                number(delta.rel_l2()),
+                number(Some(delta.l2())),
+                number(Some(delta.max_abs())),
+                number(Some(delta.mean())),
+                cosine(delta),
+            ]);
+        }
+        let rest = listed.len().saturating_sub(top);
+        let more =
+            if rest > 0 { format!("… and {rest} more tensors that differ\n") } else { String::new() };
+        text(&rows) + &more
+    }
+
+    /// Tensors that are not on both sides in one form.
+    fn mismatches(&self) -> String {
+        const MOST: usize = 20;
+        let odd = |t: &&TensorDiff| !matches!(t.status, Status::Identical | Status::Changed);
+        let found: Vec<&TensorDiff> = self.tensors.iter().filter(odd).collect();
+        let mut out = String::new();
+        for tensor in found.iter().take(MOST) {
+            out += &format!("{}: `{}`{}\n", tensor.status, Shown(&tensor.name), detail(tensor));
+        }
+        if found.len() > MOST {
+            out += &format!("… and {} more; see --json\n", found.len() - MOST);
+        }
+        if out.is_empty() { out } else { format!("\n{out}") }
+    }
+}
+
+fn detail(tensor: &TensorDiff) -> String {
+    if let Some(other) = &tensor.renamed {
+        return format!(", the same bytes as `{}` on the other side", Shown(other));
+    }
+    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else { return String::new() };
+    let mut out = String::new();
+    if a.shape != b.shape {
+        out += &format!(": {:?} in a, {:?} in b", a.shape, b.shape);
+        out += if tensor.delta.is_some() { ", common rows compared" } else { ", not compared" };
+    }
+    if a.dtype != b.dtype {
+        out += &format!(": {} in a, {} in b", a.dtype, b.dtype);
+    }
+    out
+}
+
+fn cell(value: Option<f64>, width: usize, scale: Option<Scale>) -> String {
+    let shown = match value {
+        None => String::new(),
+        Some(0.0) => "·".to_owned(),
+        value => number(value),
+    };
+    let padded = format!("{shown:>width$}");
+    match (value.filter(|value| *value > 0.0), scale) {
+        (Some(value), Some(scale)) => {
+            let back = scale.color(value);
+            let front = if wants_dark_text(back) { "30" } else { "97" };
+            format!("\u{1b}[{front};48;2;{};{};{}m{padded}\u{1b}[0m", back[0], back[1], back[2])
+        }
+        _ => padded,
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(0.0) => "0".to_owned(),
+        Some(value) => format!("{value:.2e}"),
+    }
+}
+
+fn cosine(delta: &Delta) -> String {
+    delta.cosine().map_or("-".to_owned(), |cosine| format!("{cosine:.6}"))
+}
