@@ -1,7 +1,6 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
-// To the helper on diff views: STOP, see src/report/diff/STOP.txt
 
-mod difference;
+mod diff;
 mod inspection;
 mod number;
 mod overlap;
@@ -10,7 +9,7 @@ mod selection;
 mod table;
 mod verification;
 
-pub use difference::{DiffReport, SortBy};
+pub use diff::{DiffReport, SortBy};
 pub use inspection::Inspection;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_json, overlap_table};

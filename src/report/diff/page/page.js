@@ -3,6 +3,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const STOPS = /*STOPS*/[];
 const CHUNK = 200;
+/** Rows and columns of the heat map at most: a browser cannot hold every cell of a hostile checkpoint. */
+const MOST_CELLS = [400, 120];
 const $ = (id) => document.getElementById(id);
 
 /** An element with text and attributes; names from files are only ever set as text. */
@@ -13,6 +15,8 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
+/** A name as it is, but for characters that could reorder or hide text. */
+const safe = (name) => name.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 const whole = (n) => (n ?? 0).toLocaleString("en-US");
 const small = (x) => (x === null || x === undefined ? "–" : x === 0 ? "0" : Math.abs(x) >= 0.01 && Math.abs(x) < 1e4 ? x.toPrecision(4) : x.toExponential(2));
 const share = (part, all) => (all ? ((100 * part) / all).toFixed(part && part < all ? 2 : 0) + " %" : "–");
@@ -38,8 +42,8 @@ function color(at) {
 
 function summary() {
   const s = data.summary;
-  $("path-a").textContent = s.a;
-  $("path-b").textContent = s.b;
+  $("path-a").textContent = safe(s.a);
+  $("path-b").textContent = safe(s.b);
   const tile = (name, value, note) => {
     const box = make("div");
     const dd = make("dd", value);
@@ -50,7 +54,7 @@ function summary() {
   tile("Tensors that differ", `${whole(s.differing)} of ${whole(s.tensors)}`);
   tile("Elements changed", share(s.changed, s.elements), `${whole(s.changed)} of ${whole(s.elements)}`);
   tile("Relative L2", small(s.rel_l2));
-  tile("Largest |δ|", small(s.max_abs), s.max_abs_tensor ?? "");
+  tile("Largest |δ|", small(s.max_abs), safe(s.max_abs_tensor ?? ""));
   tile("Cosine", s.cosine === null ? "–" : s.cosine.toFixed(6));
   tile("Sign flips", whole(s.sign_flips));
   tile("NaN or infinite", `${whole(s.nonfinite_a)} → ${whole(s.nonfinite_b)}`, "in a → in b");
@@ -59,8 +63,10 @@ function summary() {
 /* Heat map */
 
 const cells = new Map(data.summary.layers.map((c) => [`${place(c)}\u0000${c.projection}`, c]));
-const rowNames = [...new Set(data.summary.layers.filter((c) => c.layer !== null).map(place)), ...(data.summary.layers.some((c) => c.layer === null) ? ["outside"] : [])];
-const columnNames = columns();
+const allRows = [...new Set(data.summary.layers.filter((c) => c.layer !== null).map(place)), ...(data.summary.layers.some((c) => c.layer === null) ? ["outside"] : [])];
+const allColumns = columns();
+const rowNames = allRows.slice(0, MOST_CELLS[0]);
+const columnNames = allColumns.slice(0, MOST_CELLS[1]);
 let focus = [0, 0];
 
 /** Projections of blocks in the order of categories, then those outside of blocks. */
@@ -79,7 +85,7 @@ function drawMap() {
   head.append(make("td"));
   for (const name of columnNames) {
     const th = make("th", undefined, { scope: "col" });
-    th.append(make("span", name));
+    th.append(make("span", safe(name)));
     head.append(th);
   }
   const thead = make("thead");
@@ -87,7 +93,7 @@ function drawMap() {
   const body = make("tbody");
   rowNames.forEach((row, i) => {
     const tr = make("tr");
-    tr.append(make("th", row, { scope: "row" }));
+    tr.append(make("th", safe(row), { scope: "row" }));
     columnNames.forEach((column, j) => {
       const cell = cells.get(`${row}\u0000${column}`);
       const td = make("td", undefined, { role: "gridcell" });
@@ -119,8 +125,13 @@ function paint() {
   for (const td of $("map").querySelectorAll("td[data-at]")) {
     const [i, j] = td.dataset.at.split(",").map(Number);
     const value = measure(cells.get(`${rowNames[i]}\u0000${columnNames[j]}`));
+    const cell = cells.get(`${rowNames[i]}\u0000${columnNames[j]}`);
     td.style.background = value > 0 ? color((Math.log10(value) - low) / (high - low)) : "";
-    const text = `${rowNames[i]} ${columnNames[j]}, ${label} ${value === null ? "not comparable" : small(value)}`;
+    const broken = cell.nonfinite_a + cell.nonfinite_b > 0;
+    td.classList.toggle("broken", broken);
+    td.classList.toggle("new", cell.differing > 0 && !(value > 0));
+    const size = value === null ? "not comparable" : small(value);
+    const text = `${safe(rowNames[i])} ${safe(columnNames[j])}, ${label} ${size}${broken ? ", has NaN or infinite elements" : ""}`;
     td.setAttribute("aria-label", text);
     td.title = text;
   }
@@ -131,6 +142,9 @@ function paint() {
     ramp.style.background = `linear-gradient(90deg, ${STOPS.map((s) => `rgb(${s.join(" ")})`).join(", ")})`;
     legend.append(make("span", small(10 ** low)), ramp, make("span", small(10 ** high)), make("span", `${label}, logarithmic; grey is unchanged`));
   }
+  legend.append(make("span", "hatched: differs, but not in this measure; red frame: NaN or infinite"));
+  const left = [allRows.length - rowNames.length, allColumns.length - columnNames.length];
+  if (left[0] + left[1] > 0) legend.append(make("span", `${left[0]} more rows and ${left[1]} more columns are in the table of tensors`));
 }
 
 /** Arrow keys go to the next cell that has tensors; Enter and Space show it. */
@@ -166,7 +180,7 @@ function select(i, j) {
   cellAt(i, j).setAttribute("aria-selected", "true");
   const [row, column] = [rowNames[i], columnNames[j]];
   const members = data.tensors.filter((t) => t.projection === column && place(t) === row);
-  detail(row === "outside" ? column : `Layer ${row} · ${column}`, cells.get(`${row}\u0000${column}`), members);
+  detail(safe(row === "outside" ? column : `Layer ${row} · ${column}`), cells.get(`${row}\u0000${column}`), members);
 }
 
 /* Details */
@@ -209,7 +223,7 @@ function detail(title, sums, members) {
   const names = make("ul");
   for (const t of members.slice(0, 100)) {
     const item = make("li");
-    item.append(make("code", t.name));
+    item.append(make("code", safe(t.name)));
     names.append(item);
   }
   if (members.length > 1 || title !== members[0]?.name) box.append(names);
@@ -225,7 +239,7 @@ function rollup(id, totals) {
   const body = make("tbody");
   for (const [name, t] of Object.entries(totals)) {
     const tr = make("tr");
-    tr.append(make("th", name, { scope: "row" }));
+    tr.append(make("th", safe(name), { scope: "row" }));
     for (const text of [whole(t.tensors), whole(t.differing), share(t.changed, t.elements), small(t.rel_l2), small(t.max_abs)]) tr.append(make("td", text));
     body.append(tr);
   }
@@ -235,7 +249,7 @@ function rollup(id, totals) {
 /* Tensors */
 
 const COLUMNS = [
-  ["name", "name", (t) => t.name, (t) => t.name],
+  ["name", "name", (t) => t.name, (t) => safe(t.name)],
   ["status", "status", (t) => t.status, (t) => t.status.replaceAll("_", " ")],
   ["shape", "shape", (t) => t.elements, (t) => (t.shape ?? []).join("×") + (t.shape_b ? " → " + t.shape_b.join("×") : "")],
   ["dtype", "type", (t) => t.dtype, (t) => t.dtype + (t.dtype_b ? " → " + t.dtype_b : "")],
@@ -296,7 +310,7 @@ function more() {
     const tr = make("tr");
     COLUMNS.forEach(([, , , text], i) => {
       const cell = i === 0 ? make("th", text(t), { scope: "row" }) : make("td", text(t), i === 1 || i === 3 ? { class: "text" } : {});
-      if (i === 0 && t.renamed) cell.title = `the same bytes as ${t.renamed} on the other side`;
+      if (i === 0 && t.renamed) cell.title = `the same bytes as ${safe(t.renamed)} on the other side`;
       tr.append(cell);
     });
     body.append(tr);
