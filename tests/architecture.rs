@@ -9,7 +9,7 @@ const MAY_NAME: [(&str, &[&str]); 9] = [
     ("faults", &["error"]),
     ("simd", &[]),
     ("checkpoint", &["error"]),
-    ("plan", &["error", "checkpoint"]),
+    ("plan", &["error", "simd", "checkpoint"]),
     ("surgery", &["error", "simd", "checkpoint", "plan"]),
     ("report", &["error", "checkpoint", "plan", "surgery"]),
     ("cli", &["error", "checkpoint", "plan", "surgery", "report"]),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Advice, Mmap};
+use rustix::io::Errno;
 
 use super::Header;
 use crate::{Error, Result};
@@ -125,6 +126,27 @@ impl Shard {
         let read = Error::io("read", &self.path);
         self.file.read_exact_at(scratch, range.start).map_err(read)?;
         Ok(scratch)
+    }
+
+    /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
+    /// kernel cannot do it for every pair of file systems.
+    pub(super) fn copy_in_kernel(
+        &self,
+        range: Range<u64>,
+        target: &File,
+        offset: u64,
+    ) -> std::io::Result<u64> {
+        let (mut from, mut to) = (range.start, offset);
+        while from < range.end {
+            let left = (range.end - from) as usize;
+            match rustix::fs::copy_file_range(&self.file, Some(&mut from), target, Some(&mut to), left) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(from - range.start)
     }
 
     /// Checks that the file is still the one that was opened, unchanged.

@@ -1,6 +1,7 @@
 //! Files of a staged checkpoint, preallocated and written by position from many threads.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,27 @@ impl Target {
     /// [`Error::Io`].
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file.write_all_at(bytes, offset).map_err(Error::io("write", &self.path))
+    }
+
+    /// Copies the bytes `range` of a shard to `offset`: inside the kernel where it can, from the map or through
+    /// `scratch` otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn copy_at(
+        &self,
+        shard: &Shard,
+        range: Range<u64>,
+        offset: u64,
+        scratch: &mut Vec<u8>,
+    ) -> Result<()> {
+        let copied = shard.copy_in_kernel(range.clone(), &self.file, offset);
+        let done = copied.map_err(Error::io("write", &self.path))?;
+        let rest = range.start + done..range.end;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.write_at(shard.bytes(rest, scratch)?, offset + done)
     }
 
     /// Reads back what was written at `offset`.

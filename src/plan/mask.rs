@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::philox::{Domain, Key};
+use crate::simd::{Kernel, dispatch};
+
+/// Blocks of words made at once.
+const LANES: usize = 128;
 
 /// What a mask decides on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +56,36 @@ pub fn bernoulli(key: &Key, domain: Domain, first: u64, probability: f64, out: &
         *keep = u64::from(key.word(domain, first + i as u64)) < threshold;
     }
     let block = (first + lead as u64) / 4;
-    for (i, four) in rest.chunks_mut(4).enumerate() {
-        for (keep, word) in four.iter_mut().zip(key.block(domain, block + i as u64)) {
-            *keep = u64::from(word) < threshold;
+    dispatch(Coins { key, domain, block, threshold, out: rest });
+}
+
+/// Coins from whole blocks of words on.
+struct Coins<'a> {
+    key: &'a Key,
+    domain: Domain,
+    block: u64,
+    threshold: u64,
+    out: &'a mut [bool],
+}
+
+impl Kernel for Coins<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // `word < 2³²` holds for all words, which a comparison of 32 bits cannot say.
+        let Ok(threshold) = u32::try_from(self.threshold) else {
+            return self.out.fill(true);
+        };
+        let mut block = self.block;
+        for coins in self.out.chunks_mut(4 * LANES) {
+            let words = self.key.blocks::<LANES>(self.domain, block);
+            for (coins, l) in coins.chunks_mut(4).zip(0..LANES) {
+                for (coin, words) in coins.iter_mut().zip(&words) {
+                    *coin = words[l] < threshold;
+                }
+            }
+            block += LANES as u64;
         }
     }
 }
@@ -66,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn does_not_depend_on_where_a_slice_begins(first in 0u64..40, n in 0usize..40, p in 0.0f64..=1.0) {
+        fn does_not_depend_on_where_a_slice_begins(first in 0u64..40, n in 0usize..400, p in 0.0f64..=1.0) {
             let key = Key::new(3, 1, "w");
             let mut out = vec![false; n];
             bernoulli(&key, Domain::Element, first, p, &mut out);

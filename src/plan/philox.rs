@@ -39,6 +39,19 @@ impl Key {
         philox4x32_10([block as u32, (block >> 32) as u32, domain as u32, 0], self.0)
     }
 
+    /// Blocks `first` to `first + N − 1`: their first words, their second words and so on.
+    #[inline(always)]
+    pub(super) fn blocks<const N: usize>(self, domain: Domain, first: u64) -> [[u32; N]; 4] {
+        let mut words = [[0; N]; 4];
+        let [a, b, c, d] = &mut words;
+        // One plain loop: the compiler makes it one of vectors.
+        for (l, (((a, b), c), d)) in a.iter_mut().zip(b).zip(c).zip(d).enumerate() {
+            let block = first + l as u64;
+            [*a, *b, *c, *d] = philox4x32_10([block as u32, (block >> 32) as u32, domain as u32, 0], self.0);
+        }
+        words
+    }
+
     /// Word `index` of a domain.
     pub fn word(self, domain: Domain, index: u64) -> u32 {
         self.block(domain, index / 4)[(index % 4) as usize]
@@ -59,24 +72,34 @@ impl Key {
 }
 
 /// The bijection of the paper: ten rounds over a counter of four words, under a key of two.
-#[inline]
+#[inline(always)]
 pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     for round in 0..10 {
         if round > 0 {
-            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+            key = next_key(key);
         }
-        let low = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
-        let high = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
-        counter = [
-            (high >> 32) as u32 ^ counter[1] ^ key[0],
-            high as u32,
-            (low >> 32) as u32 ^ counter[3] ^ key[1],
-            low as u32,
-        ];
+        counter = round_of(counter, key);
     }
     counter
+}
+
+#[inline(always)]
+fn next_key(key: [u32; 2]) -> [u32; 2] {
+    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+    [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])]
+}
+
+#[inline(always)]
+fn round_of(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+    let low = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
+    let high = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
+    [
+        (high >> 32) as u32 ^ counter[1] ^ key[0],
+        high as u32,
+        (low >> 32) as u32 ^ counter[3] ^ key[1],
+        low as u32,
+    ]
 }
 
 #[cfg(test)]

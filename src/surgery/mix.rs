@@ -73,12 +73,7 @@ impl Mix<'_> {
         scratch.out.clear();
         scratch.out.extend_from_slice(tuned);
         let base = base_bytes(self, common, &mut scratch.base, &mut scratch.cast)?;
-        let targets = scratch.out.chunks_exact_mut(width);
-        for ((out, base), keep) in targets.zip(base.chunks_exact(width)).zip(&scratch.mask) {
-            if !keep {
-                out.copy_from_slice(base);
-            }
-        }
+        restore(width, &mut scratch.out, base, &scratch.mask);
         Ok(())
     }
 
@@ -122,13 +117,39 @@ impl Mix<'_> {
                 let mut rows = vec![false; (range.end.div_ceil(row).max(first) - first) as usize];
                 bernoulli(key, Domain::Row, first, *share, &mut rows);
                 flip(&mut rows, *complement);
-                for (i, keep) in range.zip(&mut scratch.mask) {
-                    *keep = rows[(i / row - first) as usize];
-                }
+                spread(&rows, row, range.start - first * row, &mut scratch.mask);
             }
             Keep::Largest(chosen) => chosen.fill(self, range, scratch)?,
         }
         Ok(())
+    }
+}
+
+/// Gives every element the flag of its row; the mask begins `skip` elements into the first row.
+pub(super) fn spread(rows: &[bool], row: u64, skip: u64, mask: &mut [bool]) {
+    let first = ((row - skip) as usize).min(mask.len());
+    let (head, rest) = mask.split_at_mut(first);
+    let mut flags = rows.iter();
+    for slice in std::iter::once(head).chain(rest.chunks_mut(row as usize)) {
+        if let Some(flag) = flags.next() {
+            slice.fill(*flag);
+        }
+    }
+}
+
+/// Puts the base bytes of the elements that are not kept over those of `out`.
+fn restore(width: usize, out: &mut [u8], base: &[u8], keep: &[bool]) {
+    fn each<const W: usize>(out: &mut [u8], base: &[u8], keep: &[bool]) {
+        let pairs = out.as_chunks_mut::<W>().0.iter_mut().zip(base.as_chunks::<W>().0);
+        for ((out, base), keep) in pairs.zip(keep) {
+            *out = if *keep { *out } else { *base };
+        }
+    }
+    match width {
+        1 => each::<1>(out, base, keep),
+        2 => each::<2>(out, base, keep),
+        4 => each::<4>(out, base, keep),
+        _ => each::<8>(out, base, keep),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one read → compute → write loop: a queue of pieces, taken by every thread in turn.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -143,17 +144,37 @@ pub(super) fn write(
     })
 }
 
+/// The jobs of all files. A file takes one writer at a time, so jobs of as many files as there are threads
+/// follow each other in turn.
 fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
-    for (file, plan) in files.iter().enumerate() {
-        let mut offset = 0;
-        for segment in &plan.segments {
-            let (units, most) = segment.units();
-            for start in (0..units).step_by(most as usize) {
-                jobs.push(Job { file, offset, segment, units: start..units.min(start + most) });
+    let of_file: Vec<Vec<Job<'a>>> = files.iter().enumerate().map(|(i, file)| jobs_of(i, file)).collect();
+    let mut left: VecDeque<_> = of_file.into_iter().map(Vec::into_iter).collect();
+    let at_once = rayon::current_num_threads();
+    let mut turn = 0;
+    while !left.is_empty() {
+        let i = turn % left.len().min(at_once);
+        match left[i].next() {
+            Some(job) => {
+                jobs.push(job);
+                turn += 1;
             }
-            offset += segment.len();
+            // The next file that waits takes its place.
+            None => drop(left.remove(i)),
         }
+    }
+    jobs
+}
+
+fn jobs_of<'a>(file: usize, plan: &'a FilePlan<'a>) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    let mut offset = 0;
+    for segment in &plan.segments {
+        let (units, most) = segment.units();
+        for start in (0..units).step_by(most as usize) {
+            jobs.push(Job { file, offset, segment, units: start..units.min(start + most) });
+        }
+        offset += segment.len();
     }
     jobs
 }
@@ -164,7 +185,7 @@ fn run(job: &Job<'_>, target: &Target, scratch: &mut Scratch) -> Result<u64> {
         Segment::Copy { shard, range } => {
             let piece = range.start + job.units.start..range.start + job.units.end;
             let n = piece.end - piece.start;
-            target.write_at(shard.bytes(piece, &mut scratch.base)?, job.offset + job.units.start)?;
+            target.copy_at(shard, piece, job.offset + job.units.start, &mut scratch.base)?;
             Ok(n)
         }
         Segment::Mix(mix) => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::mix::Mix;
+use super::mix::{Mix, spread};
 use super::stream::Scratch;
 use crate::Result;
 use crate::plan::{Granularity, Histogram, Threshold};
@@ -53,9 +53,8 @@ impl Chosen {
         match &self.what {
             What::Rows(rows) => {
                 let row = mix.row();
-                for (i, keep) in range.zip(&mut scratch.mask) {
-                    *keep = rows[(i / row) as usize];
-                }
+                let first = (range.start / row).min(rows.len() as u64);
+                spread(&rows[first as usize..], row, range.start - first * row, &mut scratch.mask);
             }
             What::Elements { threshold, ties_before } => {
                 assert_eq!(range.start % PART, 0, "pieces begin where parts begin");
