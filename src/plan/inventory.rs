@@ -1,6 +1,6 @@
 //! The tensors of a checkpoint, grouped into units that move together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::place::{Category, Place, module_of};
 use crate::checkpoint::{Checkpoint, Config, natural_order};
@@ -37,14 +37,17 @@ impl Inventory {
     ) -> Self {
         let mut modules: BTreeMap<String, Vec<(String, Vec<u64>)>> = BTreeMap::new();
         let tensors: Vec<_> = tensors.into_iter().collect();
-        let embedding = tensors.iter().find(|(name, _)| Place::of(name).is_token_embedding());
+        let embeddings = tensors.iter().filter(|(name, _)| Place::of(name).is_token_embedding());
+        let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
         let tied_to = embedding.filter(|_| tied).map(|(name, _)| module_of(name).to_owned());
+        let weights = tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight"));
+        let weighted: BTreeSet<String> = weights.map(str::to_owned).collect();
         for (name, shape) in tensors {
             let place = Place::of(&name);
             let joins = place.category == Category::LmHead || place.is_token_embedding();
             let module = match &tied_to {
                 Some(embedding) if joins => embedding.clone(),
-                _ => module_of(&name).to_owned(),
+                _ => module_beside(&name, &weighted).to_owned(),
             };
             modules.entry(module).or_default().push((name, shape));
         }
@@ -105,6 +108,14 @@ impl Inventory {
     }
 }
 
+/// The module of a tensor, among modules that have a weight: a `bias` beside the weight of a module that is
+/// called `attention` is its bias, not a causal mask.
+fn module_beside<'a>(name: &'a str, weighted: &BTreeSet<String>) -> &'a str {
+    let module = module_of(name);
+    let own = name.strip_suffix(".bias").filter(|own| module == name && weighted.contains(*own));
+    own.unwrap_or(module)
+}
+
 fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
     let embedding = tensors.iter().find(|(name, _)| Place::of(name).is_token_embedding()).cloned();
@@ -115,7 +126,8 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let elements = |shape: &[u64]| shape.iter().fold(1u64, |n, d| n.saturating_mul(*d));
     let counted = tensors.iter().filter(|tensor| !aliases(tensor));
     let parameters = counted.map(|(_, shape)| elements(shape)).fold(0u64, u64::saturating_add);
-    let first = embedding.as_ref().unwrap_or(&tensors[0]);
+    let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
+    let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
     Unit {
         place: Place::of(&first.0),
         name,
@@ -145,6 +157,30 @@ mod tests {
         let unit = inventory.unit_of("model.layers.0.self_attn.q_proj.bias").unwrap();
         assert_eq!((unit.tensors.len(), unit.parameters), (2, 20));
         assert_eq!(inventory.parameters(), 32 + 32 + 20);
+    }
+
+    #[test]
+    fn a_bias_of_a_matrix_called_attention_is_no_mask() {
+        let of =
+            |names: &[&str]| Inventory::new(None, false, names.iter().map(|n| ((*n).to_owned(), vec![2])));
+        let matrix = of(&["pooler.attention.bias", "pooler.attention.weight"]);
+        assert_eq!(matrix.units().len(), 1);
+        let mask = of(&["h.0.attn.bias", "h.0.attn.c_attn.bias", "h.0.attn.c_attn.weight"]);
+        assert_eq!(mask.unit_of("h.0.attn.bias").unwrap().tensors, ["h.0.attn.bias"]);
+        assert_eq!(mask.units().len(), 2);
+    }
+
+    #[test]
+    fn counts_of_hostile_shapes_saturate() {
+        let huge = ["a.weight", "b.weight"].map(|name| (name.to_owned(), vec![u64::MAX, 2]));
+        assert_eq!(Inventory::new(None, false, huge).parameters(), u64::MAX);
+    }
+
+    #[test]
+    fn only_embeddings_of_tokens_are_tied() {
+        let names = ["lm_head", "model.embed_tokens", "model.embed_tokens_per_layer", "visual.pos_embed"];
+        let tensors = names.map(|name| (format!("{name}.weight"), vec![8, 4]));
+        assert_eq!(Inventory::new(None, true, tensors).units().len(), 3);
     }
 
     #[test]

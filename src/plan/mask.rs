@@ -79,11 +79,15 @@ impl Kernel for Coins<'_> {
         };
         let mut block = self.block;
         for coins in self.out.chunks_mut(4 * LANES) {
-            let words = self.key.blocks::<LANES>(self.domain, block);
-            for (coins, l) in coins.chunks_mut(4).zip(0..LANES) {
-                for (coin, words) in coins.iter_mut().zip(&words) {
-                    *coin = words[l] < threshold;
-                }
+            let [a, b, c, d] = self.key.blocks::<LANES>(self.domain, block);
+            let (fours, rest) = coins.as_chunks_mut::<4>();
+            let words = a.iter().zip(&b).zip(&c).zip(&d);
+            for (four, (((a, b), c), d)) in fours.iter_mut().zip(words) {
+                *four = [*a < threshold, *b < threshold, *c < threshold, *d < threshold];
+            }
+            let last = fours.len().min(LANES - 1);
+            for (coin, word) in rest.iter_mut().zip([a[last], b[last], c[last], d[last]]) {
+                *coin = word < threshold;
             }
             block += LANES as u64;
         }

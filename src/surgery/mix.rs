@@ -7,6 +7,7 @@ use super::threshold::Chosen;
 use crate::Result;
 use crate::checkpoint::{Cast, Shard, TensorInfo};
 use crate::plan::{Domain, Key, bernoulli};
+use crate::simd::{Kernel, dispatch};
 
 /// Which elements of a tensor keep their tuned value.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Mix<'_> {
         scratch.out.clear();
         scratch.out.extend_from_slice(tuned);
         let base = base_bytes(self, common, &mut scratch.base, &mut scratch.cast)?;
-        restore(width, &mut scratch.out, base, &scratch.mask);
+        dispatch(Restore { width, out: &mut scratch.out, base, keep: &scratch.mask });
         Ok(())
     }
 
@@ -138,18 +139,44 @@ pub(super) fn spread(rows: &[bool], row: u64, skip: u64, mask: &mut [bool]) {
 }
 
 /// Puts the base bytes of the elements that are not kept over those of `out`.
-fn restore(width: usize, out: &mut [u8], base: &[u8], keep: &[bool]) {
-    fn each<const W: usize>(out: &mut [u8], base: &[u8], keep: &[bool]) {
-        let pairs = out.as_chunks_mut::<W>().0.iter_mut().zip(base.as_chunks::<W>().0);
-        for ((out, base), keep) in pairs.zip(keep) {
-            *out = if *keep { *out } else { *base };
+struct Restore<'a> {
+    width: usize,
+    out: &'a mut [u8],
+    base: &'a [u8],
+    keep: &'a [bool],
+}
+
+impl Restore<'_> {
+    #[inline(always)]
+    fn each<const W: usize>(self, blend: impl Fn([u8; W], [u8; W], bool) -> [u8; W]) {
+        let pairs = self.out.as_chunks_mut::<W>().0.iter_mut().zip(self.base.as_chunks::<W>().0);
+        for ((out, base), keep) in pairs.zip(self.keep) {
+            *out = blend(*out, *base, *keep);
         }
     }
-    match width {
-        1 => each::<1>(out, base, keep),
-        2 => each::<2>(out, base, keep),
-        4 => each::<4>(out, base, keep),
-        _ => each::<8>(out, base, keep),
+}
+
+/// `keep ? out : base` by bit masks: a random branch would be guessed wrong half of the time.
+macro_rules! blend {
+    ($bits:ty) => {
+        |out, base, keep| {
+            let mask = <$bits>::from(keep).wrapping_neg();
+            (<$bits>::from_ne_bytes(out) & mask | <$bits>::from_ne_bytes(base) & !mask).to_ne_bytes()
+        }
+    };
+}
+
+impl Kernel for Restore<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        match self.width {
+            1 => self.each::<1>(blend!(u8)),
+            2 => self.each::<2>(blend!(u16)),
+            4 => self.each::<4>(blend!(u32)),
+            _ => self.each::<8>(blend!(u64)),
+        }
     }
 }
 
