@@ -249,3 +249,22 @@ proptest::proptest! {
         proptest::prop_assert!((delta.max_abs() - most).abs() <= 1e-7 * most);
     }
 }
+
+#[test]
+fn an_empty_tensor_may_claim_rows_of_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (name, rows) in [("a", 0), ("b", 0)] {
+        let shape = [rows, 1 << 40, 1 << 40];
+        write_checkpoint(
+            &at(name),
+            &[tensor("model.layers.0.mlp.up_proj.weight", "F32", &shape, vec![])],
+            1,
+            "{}",
+        );
+    }
+    assert_eq!(code(&["diff", path(&at("a")), path(&at("b"))]).0, Some(0));
+    let (a, b, out) = (at("a"), at("b"), at("out"));
+    let args = ["reset", "--base", path(&a), "--tuned", path(&b), "--out", path(&out)];
+    ok(&[&args[..], &["--granularity", "row"]].concat());
+}

@@ -58,7 +58,8 @@ impl Mix<'_> {
 
     /// Elements of one row: a slice along the first dimension.
     pub(super) fn row(&self) -> u64 {
-        self.tuned.info.shape.iter().skip(1).product::<u64>().max(1)
+        // Rows of an empty tensor may claim any size.
+        self.tuned.info.shape.iter().skip(1).fold(1, |n: u64, d| n.saturating_mul(*d)).max(1)
     }
 
     /// Puts the bytes of the elements `range` into `scratch.out`.

@@ -87,7 +87,9 @@ fn is_complex(dtype: &Dtype) -> bool {
 fn common_elements(a: &[u64], b: &[u64]) -> Option<u64> {
     match (a, b) {
         ([rows_a, row_a @ ..], [rows_b, row_b @ ..]) if row_a == row_b => {
-            Some(row_a.iter().product::<u64>() * rows_a.min(rows_b))
+            // Rows of an empty tensor may claim any size.
+            let row = row_a.iter().fold(1, |n: u64, d| n.saturating_mul(*d));
+            Some(rows_a.min(rows_b).saturating_mul(row))
         }
         ([], []) => Some(1),
         _ => None,

@@ -14,7 +14,7 @@ pub struct Violation {
 
 /// Holds the comparison of a with b against a plan: frozen tensors must be bit-identical, trainable ones
 /// must have moved. Tensors without elements cannot move. Tensors that the plan does not know, or that one
-/// side lacks, break it.
+/// side lacks, break it. Under a row or element mask only the move itself is checked.
 pub fn violations(tensors: &[TensorDiff], plan: &Plan) -> Vec<Violation> {
     let mut out = Vec::new();
     for tensor in tensors {
