@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::locate::{Located, locate};
 use super::{Access, Config, Shard, TensorInfo, natural_order};
 use crate::{Error, Faults, Result};
@@ -29,6 +31,13 @@ pub struct Checkpoint {
     unindexed: Vec<String>,
     /// (shard, position in its header), by natural order of names.
     order: Vec<(u32, u32)>,
+}
+
+/// Unmapping a file takes about as long as mapping it, so the shards go in parallel.
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        self.shards.par_drain(..).for_each(drop);
+    }
 }
 
 /// A tensor of a checkpoint and the shard that holds it.
