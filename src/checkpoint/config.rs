@@ -33,6 +33,11 @@ impl Config {
         }
     }
 
+    /// The whole object.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
     /// `architectures[0]`.
     pub fn architecture(&self) -> Option<&str> {
         self.value.get("architectures")?.get(0)?.as_str()

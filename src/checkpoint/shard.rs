@@ -128,6 +128,15 @@ impl Shard {
         Ok(scratch)
     }
 
+    /// The bytes of `range`, where the file is mapped.
+    ///
+    /// # Panics
+    /// As [`Shard::bytes`].
+    pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
+        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        Some(&self.map.as_ref()?[range.start as usize..range.end as usize])
+    }
+
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
     /// kernel cannot do it for every pair of file systems.
     pub(super) fn copy_in_kernel(

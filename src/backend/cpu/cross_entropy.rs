@@ -1,0 +1,96 @@
+//! The output head and cross-entropy: the logits of a few rows exist at a time, and only of rows that
+//! predict a target.
+
+use rayon::prelude::*;
+
+use super::super::{HeadGradients, Targets};
+use super::math::{exp_sum, max};
+use super::matmul::{Into, Mat, MatMut, matmul};
+use super::weight::Weight;
+use super::{Cpu, linear};
+use crate::simd::{Kernel, dispatch};
+
+/// Logits that exist at once, unless one row has more.
+const LOGITS: usize = 1 << 24;
+/// Rows are taken in multiples of this.
+const ROWS: usize = 32;
+
+/// See [`crate::backend::Backend::cross_entropy`].
+pub(super) fn run(
+    cpu: &mut Cpu<'_>,
+    hidden: &[f32],
+    weight: &Weight<'_>,
+    targets: Targets<'_>,
+    gradients: Option<HeadGradients<'_, Vec<f32>>>,
+) -> Vec<f32> {
+    let (vocab, cols) = (weight.rows, weight.cols);
+    let step = (LOGITS / vocab.max(1) / ROWS * ROWS).max(ROWS).min(targets.rows.len().max(1));
+    let mut losses = Vec::with_capacity(targets.rows.len());
+    let Cpu { panel, logits, gathered: [rows, drows], .. } = cpu;
+    for buffer in [&mut *rows, &mut *drows] {
+        buffer.resize((step * cols).max(buffer.len()), 0.0);
+    }
+    logits.resize((step * vocab).max(logits.len()), 0.0);
+    let mut gradients = gradients;
+    if let Some(HeadGradients { hidden: Some(dhidden), .. }) = &mut gradients {
+        dhidden.fill(0.0);
+    }
+    if let Some(HeadGradients { weight: Some(dweight), accumulate: false, .. }) = &mut gradients
+        && targets.rows.is_empty()
+    {
+        dweight.fill(0.0);
+    }
+    let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
+    for (at, ids) in targets.rows.chunks(step).zip(targets.ids.chunks(step)) {
+        let n = at.len();
+        for (row, t) in rows.chunks_mut(cols).zip(at) {
+            row.copy_from_slice(&hidden[*t as usize * cols..(*t as usize + 1) * cols]);
+        }
+        let logits = &mut logits[..n * vocab];
+        linear::forward(rows, weight, n, logits, false, panel);
+        let scale = gradients.as_ref().map(|g| g.scale);
+        let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids);
+        losses.par_extend(rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })));
+        let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else { continue };
+        if let Some(dhidden) = dhidden {
+            linear::backward_input(logits, weight, n, drows, false, panel);
+            for (row, t) in drows.chunks(cols).zip(at) {
+                dhidden[*t as usize * cols..(*t as usize + 1) * cols].copy_from_slice(row);
+            }
+        }
+        if let Some(dweight) = dweight {
+            let (dlogits, rows) = (Mat::new(logits, n, vocab, vocab), Mat::new(rows, n, cols, cols));
+            let dweight = MatMut::new(dweight, vocab, cols, cols);
+            matmul(dweight, Into::accumulate(accumulate), 1.0, dlogits.t(), rows);
+            accumulate = true;
+        }
+    }
+    losses
+}
+
+/// Negative log-likelihood of `id`; with a scale, the logits become their gradient
+/// `scale · (softmax − onehot)`.
+struct Row<'a> {
+    logits: &'a mut [f32],
+    id: usize,
+    scale: Option<f32>,
+}
+
+impl Kernel for Row<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let target = self.logits[self.id];
+        let largest = max(self.logits);
+        let sum = exp_sum(self.logits, largest);
+        if let Some(scale) = self.scale {
+            let factor = scale / sum;
+            for p in self.logits.iter_mut() {
+                *p *= factor;
+            }
+            self.logits[self.id] -= scale;
+        }
+        sum.ln() + largest - target
+    }
+}

@@ -1,0 +1,99 @@
+//! Linear layers: `out = x · Wᵀ (+ bias)`.
+
+use rayon::prelude::*;
+
+use super::matmul::{Into, Mat, MatMut, matmul};
+use super::weight::Weight;
+
+/// Rows of one partial sum of a bias gradient.
+const ROWS: usize = 64;
+
+/// See [`crate::backend::Backend::linear_forward`].
+pub(super) fn forward(
+    x: &[f32],
+    weight: &Weight<'_>,
+    rows: usize,
+    out: &mut [f32],
+    accumulate: bool,
+    panel: &mut Vec<f32>,
+) {
+    let (features, inner) = (weight.rows, weight.cols);
+    let x = Mat::new(&x[..rows * inner], rows, inner, inner);
+    let step = weight.panel_rows();
+    for first in (0..features).step_by(step) {
+        let last = features.min(first + step);
+        let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
+        let out = MatMut::new(&mut out[first..rows * features], rows, last - first, features);
+        matmul(out, Into::accumulate(accumulate), 1.0, x, w.t());
+    }
+}
+
+/// See [`crate::backend::Backend::linear_backward_input`].
+pub(super) fn backward_input(
+    dout: &[f32],
+    weight: &Weight<'_>,
+    rows: usize,
+    dx: &mut [f32],
+    accumulate: bool,
+    panel: &mut Vec<f32>,
+) {
+    let (features, inner) = (weight.rows, weight.cols);
+    let step = weight.panel_rows();
+    for first in (0..features).step_by(step) {
+        let last = features.min(first + step);
+        let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
+        let dout = Mat::new(&dout[first..rows * features], rows, last - first, features);
+        let dx = MatMut::new(&mut dx[..rows * inner], rows, inner, inner);
+        matmul(dx, Into::accumulate(accumulate || first > 0), 1.0, dout, w);
+    }
+}
+
+/// See [`crate::backend::Backend::linear_backward_weight`].
+pub(super) fn backward_weight(
+    dout: &[f32],
+    x: &[f32],
+    rows: usize,
+    (features, inner): (usize, usize),
+    dweight: &mut [f32],
+    accumulate: bool,
+) {
+    let dout = Mat::new(&dout[..rows * features], rows, features, features);
+    let x = Mat::new(&x[..rows * inner], rows, inner, inner);
+    let dweight = MatMut::new(dweight, features, inner, inner);
+    matmul(dweight, Into::accumulate(accumulate), 1.0, dout.t(), x);
+}
+
+/// See [`crate::backend::Backend::bias_forward`].
+pub(super) fn bias_forward(bias: &[f32], rows: usize, out: &mut [f32]) {
+    let cols = bias.len();
+    out[..rows * cols].par_chunks_mut(cols).for_each(|row| {
+        for (out, bias) in row.iter_mut().zip(bias) {
+            *out += bias;
+        }
+    });
+}
+
+/// See [`crate::backend::Backend::bias_backward`].
+pub(super) fn bias_backward(dout: &[f32], rows: usize, dbias: &mut [f32]) {
+    let cols = dbias.len();
+    let partials: Vec<Vec<f32>> = dout[..rows * cols]
+        .par_chunks(ROWS * cols)
+        .map(|rows| {
+            let mut sum = vec![0.0; cols];
+            for row in rows.chunks(cols) {
+                add(&mut sum, row);
+            }
+            sum
+        })
+        .collect();
+    for partial in &partials {
+        add(dbias, partial);
+    }
+}
+
+/// `a += b`.
+pub(super) fn add(a: &mut [f32], b: &[f32]) {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
+}

@@ -1,0 +1,244 @@
+//! The CPU: `f32` arithmetic, matrix products by the `gemm` crate, everything else in plain loops.
+//!
+//! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod linear;
+mod math;
+mod matmul;
+mod rmsnorm;
+mod rope;
+mod swiglu;
+mod weight;
+
+#[cfg(test)]
+mod gradient_tests;
+
+use super::{
+    AdamStep, AdamTensor, AttentionShape, Backend, HeadGradients, RopeTable, Rotation, Sequences, Stored,
+    Targets,
+};
+use crate::Result;
+pub use matmul::gemm_gflops;
+pub use weight::Weight;
+
+/// Elements of one piece of an element-wise pass or of a reduction.
+const PIECE: usize = 1 << 14;
+
+/// The CPU backend. Frozen weights stay mapped in their type and are widened as they are used.
+#[derive(Debug, Default)]
+pub struct Cpu<'a> {
+    /// Rows of a frozen matrix, widened.
+    panel: Vec<f32>,
+    /// Logits of a few rows.
+    logits: Vec<f32>,
+    /// Hidden rows that predict a target, gathered, and their gradients.
+    gathered: [Vec<f32>; 2],
+    borrows: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl<'a> Cpu<'a> {
+    /// A frozen weight: nothing is allocated.
+    ///
+    /// `None` when the type is not a number or the bytes do not fit the shape.
+    pub fn frozen(&self, stored: Stored<'a>) -> Option<Weight<'a>> {
+        Weight::frozen(stored)
+    }
+
+    /// A trainable weight in `f32`.
+    ///
+    /// `None` as for [`Cpu::frozen`].
+    pub fn trainable(&self, stored: Stored<'a>) -> Option<Weight<'a>> {
+        Weight::trainable(stored)
+    }
+}
+
+impl<'a> Backend for Cpu<'a> {
+    type Buffer = Vec<f32>;
+    type Weight = Weight<'a>;
+
+    fn zeros(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn reserve(&self, buffer: &mut Vec<f32>, len: usize) {
+        if buffer.len() < len {
+            // Not `resize`: that would copy what nobody reads.
+            *buffer = vec![0.0; len];
+        }
+    }
+
+    fn clear(&self, buffer: &mut Vec<f32>) {
+        buffer.fill(0.0);
+    }
+
+    fn copy(&self, from: &Vec<f32>, to: &mut Vec<f32>, len: usize) {
+        math::copy(&from[..len], &mut to[..len]);
+    }
+
+    fn to_host(&self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
+        Ok(buffer.clone())
+    }
+
+    fn set(&self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
+        buffer.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn weight_to_host(&self, weight: &Weight<'a>) -> Result<Vec<f32>> {
+        Ok(weight.values().to_vec())
+    }
+
+    fn set_weight(&self, weight: &mut Weight<'a>, values: &[f32]) -> Result<()> {
+        weight.values_mut().copy_from_slice(values);
+        Ok(())
+    }
+
+    fn embedding_forward(&mut self, table: &Weight<'a>, ids: &[u32], out: &mut Vec<f32>) {
+        embedding::forward(table, ids, out);
+    }
+
+    fn embedding_backward(&mut self, dout: &Vec<f32>, ids: &[u32], grad: &mut Vec<f32>, cols: usize) {
+        embedding::backward(dout, ids, grad, cols);
+    }
+
+    fn rmsnorm_forward(
+        &mut self,
+        x: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        eps: f32,
+        out: &mut Vec<f32>,
+        rstd: &mut Vec<f32>,
+    ) {
+        rmsnorm::forward(x, &weight.vector(), rows, eps, out, rstd);
+    }
+
+    fn rmsnorm_backward(
+        &mut self,
+        dout: &Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Weight<'a>,
+        rstd: &Vec<f32>,
+        rows: usize,
+        dx: Option<&mut Vec<f32>>,
+        dweight: Option<&mut Vec<f32>>,
+    ) {
+        let given = rmsnorm::Given { dout, x, weight: &weight.vector(), rstd, rows };
+        if let Some(dx) = dx {
+            rmsnorm::backward_input(&given, dx);
+        }
+        if let Some(dweight) = dweight {
+            rmsnorm::backward_weight(&given, dweight);
+        }
+    }
+
+    fn linear_forward(
+        &mut self,
+        x: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        out: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::forward(x, weight, rows, out, accumulate, &mut self.panel);
+    }
+
+    fn linear_backward_input(
+        &mut self,
+        dout: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        dx: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::backward_input(dout, weight, rows, dx, accumulate, &mut self.panel);
+    }
+
+    fn linear_backward_weight(
+        &mut self,
+        dout: &Vec<f32>,
+        x: &Vec<f32>,
+        rows: usize,
+        shape: (usize, usize),
+        dweight: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::backward_weight(dout, x, rows, shape, dweight, accumulate);
+    }
+
+    fn bias_forward(&mut self, bias: &Weight<'a>, rows: usize, out: &mut Vec<f32>) {
+        linear::bias_forward(&bias.vector(), rows, out);
+    }
+
+    fn bias_backward(&mut self, dout: &Vec<f32>, rows: usize, dbias: &mut Vec<f32>) {
+        linear::bias_backward(dout, rows, dbias);
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Vec<f32>,
+        heads: usize,
+        sequences: Sequences<'_>,
+        table: &RopeTable,
+        rotation: Rotation,
+    ) {
+        rope::rotate(x, heads, sequences, table, rotation);
+    }
+
+    fn attention_forward(
+        &mut self,
+        q: &Vec<f32>,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        shape: AttentionShape,
+        sequences: Sequences<'_>,
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+    ) {
+        attention::forward([q, k, v], shape, sequences, out, lse);
+    }
+
+    fn attention_backward(
+        &mut self,
+        dout: &Vec<f32>,
+        out: &Vec<f32>,
+        lse: &Vec<f32>,
+        shape: AttentionShape,
+        sequences: Sequences<'_>,
+        q: &mut Vec<f32>,
+        k: &mut Vec<f32>,
+        v: &mut Vec<f32>,
+    ) {
+        attention::backward(dout, out, lse, shape, sequences, [q, k, v]);
+    }
+
+    fn swiglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        swiglu::forward(&gate[..len], &up[..len], &mut out[..len]);
+    }
+
+    fn swiglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
+        swiglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
+    }
+
+    fn cross_entropy(
+        &mut self,
+        hidden: &Vec<f32>,
+        weight: &Weight<'a>,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Vec<f32>>>,
+    ) -> Vec<f32> {
+        cross_entropy::run(self, hidden, weight, targets, gradients)
+    }
+
+    fn mask_and_square_sum(&mut self, grad: &mut Vec<f32>, mask: Option<&[u64]>) -> f64 {
+        adamw::mask_and_square_sum(grad, mask)
+    }
+
+    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
+        adamw::step(tensors, step);
+    }
+}

@@ -1,0 +1,286 @@
+//! The operations of a Llama-family model, forward and backward, and of its optimizer.
+//!
+//! [`Backend`] is the one trait of this crate. It knows no file names, no tensor names and no layers: the
+//! model in `llama` is written once over it.
+//!
+//! Shape letters: `T` tokens of a micro-batch (all its sequences, one after the other, without padding),
+//! `D` hidden_size, `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size.
+//! Every buffer is row-major.
+
+mod cpu;
+
+use crate::Result;
+
+pub use cpu::{Cpu, gemm_gflops};
+
+/// The values of a parameter as a checkpoint stores them.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// Element type.
+    pub dtype: &'a crate::checkpoint::Dtype,
+    /// Little-endian elements.
+    pub bytes: &'a [u8],
+    /// Output features; 1 for a vector.
+    pub rows: usize,
+    /// Input features, or the length of a vector.
+    pub cols: usize,
+}
+
+/// The sequences of a micro-batch: sequence `i` is tokens `offsets[i]..offsets[i + 1]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequences<'a> {
+    /// Starts at 0 and ends at `T`.
+    pub offsets: &'a [u32],
+}
+
+impl Sequences<'_> {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.offsets.last().map_or(0, |end| *end as usize)
+    }
+
+    /// The token range of each sequence.
+    pub fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        self.offsets.windows(2).map(|w| w[0] as usize..w[1] as usize)
+    }
+}
+
+/// Shape of an attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads `H`.
+    pub heads: usize,
+    /// Key/value heads `K`, a divisor of `H`.
+    pub kv_heads: usize,
+    /// Elements of a head `E`.
+    pub head_dim: usize,
+    /// A query sees itself and the `window - 1` tokens before it; `None`: all before it.
+    pub window: Option<usize>,
+}
+
+/// Cosines and sines of rotary position embedding, `[positions, E / 2]` each.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// cos(position · frequency) · scale.
+    pub cos: Vec<f32>,
+    /// sin(position · frequency) · scale.
+    pub sin: Vec<f32>,
+    /// Frequencies, `E / 2`.
+    pub half: usize,
+}
+
+/// Which way to rotate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// By the angle of the position.
+    Forward,
+    /// Back: the transpose, for gradients.
+    Backward,
+}
+
+/// Rows of the last hidden state that predict a token, and the tokens they should predict.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// Row indices into `[T, D]`, ascending.
+    pub rows: &'a [u32],
+    /// Token ids, each below `V`.
+    pub ids: &'a [u32],
+}
+
+/// Where the gradients of a cross-entropy go.
+#[derive(Debug)]
+pub struct HeadGradients<'a, Buffer> {
+    /// Factor of the sum of losses: 1 / (target tokens of the optimizer step).
+    pub scale: f32,
+    /// `[T, D]`, overwritten; `None` when nothing below the head is trainable.
+    pub hidden: Option<&'a mut Buffer>,
+    /// `[V, D]`; `None` for a frozen head.
+    pub weight: Option<&'a mut Buffer>,
+    /// Add to `weight` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A trainable parameter with what its optimizer step reads and writes.
+#[derive(Debug)]
+pub struct AdamTensor<'a, B: Backend + ?Sized> {
+    /// The values.
+    pub weight: &'a mut B::Weight,
+    /// The gradient.
+    pub grad: &'a B::Buffer,
+    /// First moment.
+    pub exp_avg: &'a mut B::Buffer,
+    /// Second moment.
+    pub exp_avg_sq: &'a mut B::Buffer,
+    /// One bit per element, least significant first: 1 = trainable; `None`: all are.
+    pub mask: Option<&'a [u64]>,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+}
+
+/// Constants of one AdamW step, as `torch.optim.AdamW` names them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Factor of every gradient, from clipping.
+    pub grad_scale: f32,
+}
+
+/// The operations. Forward writes its outputs; backward takes the gradient of the output and adds to, or
+/// writes, the gradients of the inputs as each method says.
+pub trait Backend {
+    /// Activations, gradients, moments: `f32` on the CPU.
+    type Buffer: std::fmt::Debug;
+    /// A parameter: frozen as it is stored, or trainable in `f32`.
+    type Weight: std::fmt::Debug;
+
+    /// A buffer of `len` zeros.
+    fn zeros(&self, len: usize) -> Self::Buffer;
+    /// Makes room for `len` elements; the contents are then undefined.
+    fn reserve(&self, buffer: &mut Self::Buffer, len: usize);
+    /// Sets all elements to zero.
+    fn clear(&self, buffer: &mut Self::Buffer);
+    /// Copies the first `len` elements.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer, len: usize);
+    /// The elements, on the host.
+    fn to_host(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    /// Sets the elements from the host; lengths agree.
+    fn set(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
+    /// The values of a trainable weight, on the host.
+    fn weight_to_host(&self, weight: &Self::Weight) -> Result<Vec<f32>>;
+    /// Sets the values of a trainable weight.
+    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<()>;
+
+    /// `out[t] = table[ids[t]]`, `[T, D]`.
+    fn embedding_forward(&mut self, table: &Self::Weight, ids: &[u32], out: &mut Self::Buffer);
+    /// `grad[ids[t]] += dout[t]`, tokens in order.
+    fn embedding_backward(&mut self, dout: &Self::Buffer, ids: &[u32], grad: &mut Self::Buffer, cols: usize);
+
+    /// `out = x · rstd · weight` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
+    fn rmsnorm_forward(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        eps: f32,
+        out: &mut Self::Buffer,
+        rstd: &mut Self::Buffer,
+    );
+    /// Adds to `dx` (where wanted) and to `dweight` (where trainable). `dout` and `dx` may not be one buffer.
+    #[expect(clippy::too_many_arguments, reason = "what the derivative of a norm depends on")]
+    fn rmsnorm_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rstd: &Self::Buffer,
+        rows: usize,
+        dx: Option<&mut Self::Buffer>,
+        dweight: Option<&mut Self::Buffer>,
+    );
+
+    /// `out = x · weightᵀ`, `[rows, out features]`; added to `out` with `accumulate`.
+    fn linear_forward(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        out: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `dx = dout · weight`, `[rows, in features]`; added to `dx` with `accumulate`.
+    fn linear_backward_input(
+        &mut self,
+        dout: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        dx: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `dweight = doutᵀ · x`, `[out features, in features]`; added with `accumulate`.
+    #[expect(clippy::too_many_arguments, reason = "a matrix product has three shapes")]
+    fn linear_backward_weight(
+        &mut self,
+        dout: &Self::Buffer,
+        x: &Self::Buffer,
+        rows: usize,
+        shape: (usize, usize),
+        dweight: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `out[t] += bias`.
+    fn bias_forward(&mut self, bias: &Self::Weight, rows: usize, out: &mut Self::Buffer);
+    /// `dbias += Σ_t dout[t]`.
+    fn bias_backward(&mut self, dout: &Self::Buffer, rows: usize, dbias: &mut Self::Buffer);
+
+    /// Rotates the halves of every head of `x`, `[T, heads, E]`, in place. Positions restart with each
+    /// sequence. Su et al. 2021, in the layout of transformers (`rotate_half`).
+    fn rope(
+        &mut self,
+        x: &mut Self::Buffer,
+        heads: usize,
+        sequences: Sequences<'_>,
+        table: &RopeTable,
+        rotation: Rotation,
+    );
+
+    /// `out = softmax(q · kᵀ / √E) · v`, causal and inside each sequence; `lse` is `[T, H]`.
+    #[expect(clippy::too_many_arguments, reason = "query, key, value, output and their shape")]
+    fn attention_forward(
+        &mut self,
+        q: &Self::Buffer,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        shape: AttentionShape,
+        sequences: Sequences<'_>,
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
+    /// Overwrites `q`, `k`, `v` with their gradients.
+    #[expect(clippy::too_many_arguments, reason = "query, key, value, output and their shape")]
+    fn attention_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        out: &Self::Buffer,
+        lse: &Self::Buffer,
+        shape: AttentionShape,
+        sequences: Sequences<'_>,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &mut Self::Buffer,
+    );
+
+    /// `out = silu(gate) · up`, `len` elements. Shazeer 2020.
+    fn swiglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+    /// Overwrites `gate` and `up` with their gradients.
+    fn swiglu_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        len: usize,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    );
+
+    /// Negative log-likelihood of each target under `softmax(hidden · weightᵀ)`, in nats, and the gradients
+    /// of their scaled sum. The logits of a few rows exist at a time.
+    fn cross_entropy(
+        &mut self,
+        hidden: &Self::Buffer,
+        weight: &Self::Weight,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Self::Buffer>>,
+    ) -> Vec<f32>;
+
+    /// Zeroes what a mask freezes, and gives the sum of squares of the rest, the same for any thread count.
+    fn mask_and_square_sum(&mut self, grad: &mut Self::Buffer, mask: Option<&[u64]>) -> f64;
+    /// One step of AdamW over all `tensors`. Loshchilov and Hutter 2019.
+    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep);
+}

@@ -1,0 +1,160 @@
+//! What a forward pass leaves for the backward pass.
+
+use super::LlamaConfig;
+use crate::backend::{Backend, RopeTable};
+
+/// What is kept from the forward pass and what is computed again in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recompute {
+    /// Everything is kept.
+    None,
+    /// Norm outputs and the MLP's product are computed again: element-wise work only.
+    #[default]
+    Light,
+    /// Only the input of each block is kept; each block runs forward twice.
+    Block,
+}
+
+/// The buffers of one block.
+#[derive(Debug)]
+pub(super) struct BlockActs<B: Backend> {
+    /// 1/rms of the block's input, `[T]`.
+    pub(super) rstd1: B::Buffer,
+    /// Queries and keys before their norms, `[T, H · E]` and `[T, K · E]`, with 1/rms of each head.
+    pub(super) normed_heads: Option<[(B::Buffer, B::Buffer); 2]>,
+    /// `[T, H · E]`, rotated.
+    pub(super) q: B::Buffer,
+    /// `[T, K · E]`, rotated.
+    pub(super) k: B::Buffer,
+    /// `[T, K · E]`.
+    pub(super) v: B::Buffer,
+    /// Output of attention, `[T, H · E]`.
+    pub(super) att: B::Buffer,
+    /// Log-sum-exp of the scores, `[T, H]`.
+    pub(super) lse: B::Buffer,
+    /// Residual between attention and MLP, `[T, D]`.
+    pub(super) mid: B::Buffer,
+    /// 1/rms of `mid`, `[T]`.
+    pub(super) rstd2: B::Buffer,
+    /// `[T, F]`.
+    pub(super) gate: B::Buffer,
+    /// `[T, F]`.
+    pub(super) up: B::Buffer,
+}
+
+/// Buffers that element-wise work fills from a [`BlockActs`].
+#[derive(Debug)]
+pub(super) struct LightActs<B: Backend> {
+    /// Normed input of the block, `[T, D]`.
+    pub(super) norm1: B::Buffer,
+    /// Normed `mid`, `[T, D]`.
+    pub(super) norm2: B::Buffer,
+    /// `silu(gate) · up`, `[T, F]`.
+    pub(super) act: B::Buffer,
+}
+
+/// Buffers of the backward pass.
+#[derive(Debug)]
+pub(super) struct GradActs<B: Backend> {
+    /// Gradient of the residual stream, `[T, D]`.
+    pub(super) dx: B::Buffer,
+    /// Gradient of a norm's output, `[T, D]`.
+    pub(super) dnorm: B::Buffer,
+    /// Gradient of attention's output, `[T, H · E]`, and of queries or keys before their norm.
+    pub(super) datt: B::Buffer,
+    /// Gradient of the MLP's product, `[T, F]`.
+    pub(super) dact: B::Buffer,
+}
+
+/// Everything a micro-batch of at most `tokens` tokens needs.
+#[derive(Debug)]
+pub struct Activations<B: Backend> {
+    pub(super) recompute: Recompute,
+    /// Input of each block, and of the last norm.
+    pub(super) x: Vec<B::Buffer>,
+    blocks: Vec<BlockActs<B>>,
+    lights: Vec<LightActs<B>>,
+    /// Output of the last norm, `[T, D]`, and its 1/rms.
+    pub(super) last: B::Buffer,
+    pub(super) last_rstd: B::Buffer,
+    pub(super) grads: Option<GradActs<B>>,
+    pub(super) rope: RopeTable,
+}
+
+impl<B: Backend> Activations<B> {
+    /// Room for `tokens` tokens in sequences of at most `positions`. Without `training` only what a forward
+    /// pass needs.
+    pub fn new(
+        backend: &B,
+        config: &LlamaConfig,
+        (tokens, positions): (usize, usize),
+        recompute: Recompute,
+        training: bool,
+    ) -> Self {
+        let layers = config.num_hidden_layers;
+        let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
+        let of = |cols: usize| backend.zeros(tokens * cols);
+        let recompute = if training { recompute } else { Recompute::Block };
+        let (blocks, lights) = match recompute {
+            Recompute::None => (layers, layers),
+            Recompute::Light => (layers, 1),
+            Recompute::Block => (1, 1),
+        };
+        Self {
+            recompute,
+            x: (0..if training { layers + 1 } else { 2 }).map(|_| of(d)).collect(),
+            blocks: (0..blocks).map(|_| BlockActs::new(backend, config, tokens)).collect(),
+            lights: (0..lights).map(|_| LightActs { norm1: of(d), norm2: of(d), act: of(f) }).collect(),
+            last: of(d),
+            last_rstd: of(1),
+            grads: training.then(|| GradActs { dx: of(d), dnorm: of(d), datt: of(q), dact: of(f) }),
+            rope: super::rope_table(config, positions),
+        }
+    }
+
+    /// The buffers of a block: its input, its own, the light ones, its output.
+    pub(super) fn of_block(
+        &mut self,
+        layer: usize,
+    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut LightActs<B>, &RopeTable) {
+        let (block, light) = (layer.min(self.blocks.len() - 1), layer.min(self.lights.len() - 1));
+        (&mut self.x, &mut self.blocks[block], &mut self.lights[light], &self.rope)
+    }
+}
+
+impl<B: Backend> BlockActs<B> {
+    fn new(backend: &B, config: &LlamaConfig, tokens: usize) -> Self {
+        let of = |cols: usize| backend.zeros(tokens * cols);
+        let (q, kv) = (config.q_size(), config.kv_size());
+        let heads = [(q, config.num_attention_heads), (kv, config.num_key_value_heads)];
+        Self {
+            rstd1: of(1),
+            normed_heads: config.qk_norm.then(|| heads.map(|(cols, heads)| (of(cols), of(heads)))),
+            q: of(q),
+            k: of(kv),
+            v: of(kv),
+            att: of(q),
+            lse: of(config.num_attention_heads),
+            mid: of(config.hidden_size),
+            rstd2: of(1),
+            gate: of(config.intermediate_size),
+            up: of(config.intermediate_size),
+        }
+    }
+}
+
+/// Elements that [`Activations::new`] allocates for training, per token.
+pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
+    let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
+    let heads = config.num_attention_heads;
+    let normed = if config.qk_norm { q + kv + heads + config.num_key_value_heads } else { 0 };
+    let block = 2 + normed + 2 * q + 2 * kv + heads + d + 2 * f;
+    let light = 2 * d + f;
+    let layers = config.num_hidden_layers;
+    let (blocks, lights) = match recompute {
+        Recompute::None => (layers, layers),
+        Recompute::Light => (layers, 1),
+        Recompute::Block => (1, 1),
+    };
+    (layers + 1) * d + blocks * block + lights * light + (d + 1) + (2 * d + q + f)
+}

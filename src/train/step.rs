@@ -1,0 +1,192 @@
+//! One optimizer step: forward and backward of every micro-batch, clipping, AdamW.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{AdamStep, AdamTensor, Backend, HeadGradients, Sequences, Targets};
+use crate::llama::{Activations, Batch, Model, Param, Reach, Trained, backward, forward};
+
+/// Tokens that go through the model at once: sequences laid end to end, without padding.
+#[derive(Debug, Clone, Copy)]
+pub struct MicroBatch<'a> {
+    /// Token ids, below the vocabulary size.
+    pub ids: &'a [u32],
+    /// The id that should stand here, or a negative number to ignore the place; shifted inside.
+    pub labels: &'a [i32],
+    /// Sequence `i` is tokens `offsets[i]..offsets[i + 1]`.
+    pub offsets: &'a [u32],
+}
+
+impl MicroBatch<'_> {
+    fn sequences(&self) -> Sequences<'_> {
+        Sequences { offsets: self.offsets }
+    }
+
+    /// Rows that predict a label, and the labels: token `t` predicts the label of `t + 1` in its sequence.
+    pub fn targets(&self) -> (Vec<u32>, Vec<u32>) {
+        let sequences = self.sequences();
+        let pairs = sequences.ranges().flat_map(|range| {
+            let last = range.end.max(range.start + 1) - 1;
+            (range.start..last).filter_map(|t| Some((t as u32, u32::try_from(self.labels[t + 1]).ok()?)))
+        });
+        pairs.unzip()
+    }
+}
+
+/// Constants of the optimizer, as `torch.optim.AdamW` names them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay of matrices; vectors get none.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this global norm; 0 = never.
+    pub max_grad_norm: f64,
+}
+
+/// Where the time of a step went.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Forward, without the head.
+    pub forward: Duration,
+    /// Head and loss, forward and backward.
+    pub head: Duration,
+    /// Backward, without the head.
+    pub backward: Duration,
+    /// Norm, clipping, update.
+    pub optimizer: Duration,
+}
+
+/// What a step found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Mean negative log-likelihood over the target tokens, in nats.
+    pub loss: f64,
+    /// Global norm of the trainable gradients, before clipping.
+    pub grad_norm: f64,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Tokens that were predicted.
+    pub targets: u64,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+impl StepReport {
+    /// Whether loss and gradients are numbers. If not, the update was left out.
+    pub fn finite(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// One step over `micro_batches` with learning rate `lr`; `count` is the number of steps since the moments were
+/// zero, this one included. The loss is the mean over the target tokens of all micro-batches.
+///
+/// When the loss or the gradients are not finite, no weight changes.
+pub fn step<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    acts: &mut Activations<B>,
+    dhidden: &mut B::Buffer,
+    micro_batches: &[MicroBatch<'_>],
+    (adam, lr, count): (&AdamW, f64, u64),
+) -> StepReport {
+    let targets: Vec<_> = micro_batches.iter().map(MicroBatch::targets).collect();
+    let total: usize = targets.iter().map(|(rows, _)| rows.len()).sum();
+    let scale = 1.0 / total.max(1) as f32;
+    let reach = Reach::of(model);
+    clear_sums(backend, model);
+    let (mut timings, mut sum) = (Timings::default(), 0.0f64);
+    for (i, (micro, (rows, ids))) in micro_batches.iter().zip(&targets).enumerate() {
+        let batch = Batch { ids: micro.ids, sequences: micro.sequences() };
+        let clock = Instant::now();
+        let hidden = forward(backend, model, batch, acts);
+        let clock = lap(&mut timings.forward, clock);
+        let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
+        let Param { weight, train, .. } = head;
+        let gradients = HeadGradients {
+            scale,
+            hidden: reach.hidden.then_some(&mut *dhidden),
+            weight: train.as_mut().map(|train| &mut train.grad),
+            accumulate: i > 0,
+        };
+        let losses = backend.cross_entropy(hidden, weight, Targets { rows, ids }, Some(gradients));
+        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        let clock = lap(&mut timings.head, clock);
+        if reach.hidden {
+            backward(backend, model, batch, acts, dhidden, i > 0);
+        }
+        lap(&mut timings.backward, clock);
+    }
+    let clock = Instant::now();
+    let loss = sum / total.max(1) as f64;
+    let grad_norm = update(backend, model, loss, (adam, lr, count));
+    lap(&mut timings.optimizer, clock);
+    let tokens = micro_batches.iter().map(|micro| micro.ids.len() as u64).sum();
+    StepReport { loss, grad_norm, tokens, targets: total as u64, timings }
+}
+
+fn lap(sum: &mut Duration, since: Instant) -> Instant {
+    *sum += since.elapsed();
+    Instant::now()
+}
+
+/// Zeroes the gradients that the backward pass only adds to: vectors, and the embedding unless the head
+/// overwrites it first.
+fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
+    let tied = model.lm_head.is_none();
+    let embedding = model.embed_tokens.name.clone();
+    for param in model.params_mut() {
+        let added = param.shape.0 == 1 || (param.name == embedding && !tied);
+        if let Some(train) = param.train.as_mut().filter(|_| added) {
+            backend.clear(&mut train.grad);
+        }
+    }
+}
+
+/// Clips and updates; gives the norm before clipping.
+fn update<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    loss: f64,
+    (adam, lr, step): (&AdamW, f64, u64),
+) -> f64 {
+    let mut squares = 0.0;
+    for train in model.params_mut().filter_map(|param| param.train.as_mut()) {
+        squares += backend.mask_and_square_sum(&mut train.grad, train.mask.as_deref());
+    }
+    let norm = squares.sqrt();
+    if !(norm.is_finite() && loss.is_finite()) {
+        return norm;
+    }
+    let clip = adam.max_grad_norm / (norm + 1e-6);
+    let grad_scale = if adam.max_grad_norm > 0.0 && clip < 1.0 { clip as f32 } else { 1.0 };
+    let mut tensors: Vec<_> = model.params_mut().filter_map(|param| tensor(param, adam)).collect();
+    let AdamW { beta1, beta2, eps, .. } = *adam;
+    backend.adamw(&mut tensors, &AdamStep { lr, beta1, beta2, eps, step, grad_scale });
+    norm
+}
+
+fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamTensor<'p, B>> {
+    let weight_decay = if param.shape.0 == 1 { 0.0 } else { adam.weight_decay };
+    let Trained { grad, exp_avg, exp_avg_sq, mask } = param.train.as_mut()?;
+    let weight = &mut param.weight;
+    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_deref(), weight_decay })
+}
+
+/// Negative log-likelihood of each target token, in nats. Changes nothing.
+pub fn evaluate<B: Backend>(
+    backend: &mut B,
+    model: &Model<B>,
+    acts: &mut Activations<B>,
+    micro: &MicroBatch<'_>,
+) -> Vec<f32> {
+    let (rows, ids) = micro.targets();
+    let batch = Batch { ids: micro.ids, sequences: micro.sequences() };
+    let hidden = forward(backend, model, batch, acts);
+    let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
+    backend.cross_entropy(hidden, &head.weight, Targets { rows: &rows, ids: &ids }, None)
+}

@@ -1,0 +1,176 @@
+//! Tiny models of every family against PyTorch: `fixtures/llama`, made by `make_llama.py` there.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use hft_surgery::backend::{Backend, Cpu, HeadGradients, Sequences, Targets};
+use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
+use hft_surgery::llama::{Activations, Batch, LlamaConfig, Model, Recompute, backward, forward};
+use hft_surgery::train::{AdamW, MicroBatch, step};
+
+const FAMILIES: [&str; 7] =
+    ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
+const MODES: [Recompute; 3] = [Recompute::None, Recompute::Light, Recompute::Block];
+
+fn family(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama").join(name)
+}
+
+/// What PyTorch found.
+struct Golden {
+    values: BTreeMap<String, Vec<f64>>,
+    half: HashSet<String>,
+}
+
+impl Golden {
+    fn read(name: &str) -> Self {
+        let path = family(name).join("golden.safetensors");
+        let file = Checkpoint::open(&path, Access::Map).unwrap();
+        let mut values = BTreeMap::new();
+        for tensor in file.tensors() {
+            let bytes = file.shards()[0].mapped(tensor.info.bytes.clone()).unwrap();
+            let mut out = vec![0.0; tensor.info.elements() as usize];
+            decode_f64(&tensor.info.dtype, bytes, &mut out).unwrap();
+            values.insert(tensor.info.name.clone(), out);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+        let half = header["__metadata__"]["trainable"].as_str().unwrap();
+        Self { values, half: serde_json::from_str(half).unwrap() }
+    }
+
+    fn get(&self, name: &str) -> &[f64] {
+        &self.values[name]
+    }
+
+    fn offsets(&self) -> Vec<u32> {
+        let mut offsets = vec![0];
+        for n in self.get("lengths") {
+            offsets.push(offsets[offsets.len() - 1] + *n as u32);
+        }
+        offsets
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.get("ids").iter().map(|x| *x as u32).collect()
+    }
+
+    fn labels(&self) -> Vec<i32> {
+        self.get("labels").iter().map(|x| *x as i32).collect()
+    }
+}
+
+fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<Cpu<'a>> {
+    let config = LlamaConfig::read(checkpoint.root()).unwrap();
+    let cpu = Cpu::default();
+    Model::load(config, checkpoint, &cpu, |name, stored| {
+        let on = trains(name);
+        Some((if on { cpu.trainable(stored)? } else { cpu.frozen(stored)? }, on))
+    })
+    .unwrap()
+}
+
+fn open(name: &str) -> Checkpoint {
+    Checkpoint::open(&family(name).join("model.safetensors"), Access::Map).unwrap()
+}
+
+/// Largest |got − expected| as a share of the largest |expected|.
+fn error(got: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let scale = expected.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let worst = got.iter().zip(expected).map(|(g, e)| (f64::from(*g) - e).abs()).fold(0.0, f64::max);
+    worst / scale.max(1e-30)
+}
+
+#[test]
+fn logits_loss_and_every_gradient_agree() {
+    for name in FAMILIES {
+        let golden = Golden::read(name);
+        let (ids, labels, offsets) = (golden.ids(), golden.labels(), golden.offsets());
+        let checkpoint = open(name);
+        for mode in MODES {
+            let mut cpu = Cpu::default();
+            let mut model = load(&checkpoint, &|_| true);
+            let (d, v) = (model.config.hidden_size, model.config.vocab_size);
+            let sizes = (ids.len(), 16);
+            let mut acts = Activations::new(&cpu, &model.config, sizes, mode, true);
+            let batch = Batch { ids: &ids, sequences: Sequences { offsets: &offsets } };
+            let hidden = forward(&mut cpu, &model, batch, &mut acts).clone();
+            let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
+            let mut logits = vec![0.0; ids.len() * v];
+            cpu.linear_forward(&hidden, &head.weight, ids.len(), &mut logits, false);
+            for (i, range) in batch.sequences.ranges().enumerate() {
+                let expected = golden.get(&format!("logits.{i}"));
+                let e = error(&logits[range.start * v..range.end * v], expected);
+                assert!(e < 1e-4, "{name}: logits of row {i}: {e:e}");
+            }
+            let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
+            let (rows, targets) = micro.targets();
+            let mut dhidden = cpu.zeros(ids.len() * d);
+            let scale = 1.0 / rows.len() as f32;
+            let gradients = HeadGradients {
+                scale,
+                hidden: Some(&mut dhidden),
+                weight: head.train.as_mut().map(|t| &mut t.grad),
+                accumulate: false,
+            };
+            let targets = Targets { rows: &rows, ids: &targets };
+            let losses = cpu.cross_entropy(&hidden, &head.weight, targets, Some(gradients));
+            let loss = losses.iter().sum::<f32>() * scale;
+            assert!((f64::from(loss) - golden.get("loss")[0]).abs() < 1e-5, "{name}: loss {loss}");
+            backward(&mut cpu, &mut model, batch, &mut acts, &dhidden, false);
+            for param in model.params() {
+                let e = error(&param.train.as_ref().unwrap().grad, golden.get(&format!("grad.{}", param.name)));
+                assert!(e < 1e-4, "{name} {mode:?}: gradient of {}: {e:e}", param.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_steps_agree_full_and_masked() {
+    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.1, max_grad_norm: 1.0 };
+    for name in FAMILIES {
+        let golden = Golden::read(name);
+        let (ids, labels, offsets) = (golden.ids(), golden.labels(), golden.offsets());
+        let middle = offsets[2] as usize;
+        let second: Vec<u32> = offsets[2..].iter().map(|o| o - offsets[2]).collect();
+        let micros = [
+            MicroBatch { ids: &ids[..middle], labels: &labels[..middle], offsets: &offsets[..3] },
+            MicroBatch { ids: &ids[middle..], labels: &labels[middle..], offsets: &second },
+        ];
+        let checkpoint = open(name);
+        for key in ["full", "half"] {
+            let trains = |tensor: &str| key == "full" || golden.half.contains(tensor);
+            let start = load(&checkpoint, &|_| true);
+            for mode in MODES {
+                let mut cpu = Cpu::default();
+                let mut model = load(&checkpoint, &trains);
+                let mut acts = Activations::new(&cpu, &model.config, (ids.len(), 16), mode, true);
+                let mut dhidden = cpu.zeros(ids.len() * model.config.hidden_size);
+                for (i, expected) in golden.get(&format!("losses.{key}")).iter().enumerate() {
+                    let constants = (&adam, 3e-3, i as u64 + 1);
+                    let report = step(&mut cpu, &mut model, &mut acts, &mut dhidden, &micros, constants);
+                    let e = (report.loss - expected).abs() / expected;
+                    assert!(e < 1e-5, "{name} {key} {mode:?}: loss of step {i}: {} ({e:e})", report.loss);
+                }
+                for (param, start) in model.params().zip(start.params()) {
+                    if !trains(&param.name) {
+                        assert!(param.train.is_none(), "{name}: {} is frozen", param.name);
+                        continue;
+                    }
+                    let before = cpu.weight_to_host(&start.weight).unwrap();
+                    let after = cpu.weight_to_host(&param.weight).unwrap();
+                    let expected = golden.get(&format!("{key}.{}", param.name));
+                    let moved: f64 = expected.iter().zip(&before).map(|(e, b)| (e - f64::from(*b)).powi(2)).sum();
+                    let off: f64 =
+                        expected.iter().zip(&after).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
+                    let e = (off / moved).sqrt();
+                    assert!(e < 1e-4, "{name} {key} {mode:?}: {}: off by {e:e} of its update", param.name);
+                }
+            }
+        }
+    }
+}
