@@ -25,7 +25,7 @@ fn with_weight<T>(
     values: &[f32],
     (rows, cols): (usize, usize),
     trainable: bool,
-    f: impl FnOnce(&mut Cpu<'_>, &super::Weight<'_>) -> T,
+    f: impl for<'w> FnOnce(&mut Cpu<'w>, &super::Weight<'w>) -> T,
 ) -> T {
     let (bytes, dtype) = (bytes(values), Dtype::Known(Known::F32));
     let stored = Stored { dtype: &dtype, bytes: &bytes, rows, cols };
@@ -179,7 +179,7 @@ fn attention_with_groups_and_windows() {
 /// As [`check`], where zeros are expected.
 fn check_any(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64) {
     let moving: Vec<usize> = (0..x.len()).filter(|i| gradient[*i].abs() > 1e-4).collect();
-    assert!(moving.len() > 10, "{what}");
+    assert!(moving.len() >= 8, "{what}");
     let pick = |from: &[f32]| moving.iter().map(|i| from[*i]).collect::<Vec<_>>();
     check(what, &pick(x), &pick(gradient), |values| {
         let mut all = x.to_vec();
