@@ -92,6 +92,14 @@ pub enum Error {
         /// What helps.
         hint: Option<String>,
     },
+    /// Training cannot go on.
+    #[error("{fault}")]
+    Training {
+        /// What happened, at which step.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
     /// Several faults, all that were found.
     #[error("{0}")]
     Many(crate::Faults),
@@ -106,6 +114,7 @@ impl Error {
             | Self::Pairing { hint, .. }
             | Self::Plan { hint, .. }
             | Self::Output { hint, .. }
+            | Self::Training { hint, .. }
             | Self::Usage { hint, .. } => hint.clone(),
             Self::Header { .. } | Self::Index { .. } | Self::Many(_) => None,
         }

@@ -67,7 +67,7 @@ fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<
     let cpu = Cpu::default();
     Model::load(config, checkpoint, &cpu, |name, stored| {
         let on = trains(name);
-        Some((if on { cpu.trainable(stored)? } else { cpu.frozen(stored)? }, on))
+        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, on))
     })
     .unwrap()
 }

@@ -9,6 +9,8 @@
 
 mod cpu;
 
+use std::borrow::Cow;
+
 use crate::Result;
 
 pub use cpu::{Cpu, gemm_gflops};
@@ -151,11 +153,11 @@ pub trait Backend {
     /// Copies the first `len` elements.
     fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer, len: usize);
     /// The elements, on the host.
-    fn to_host(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    fn to_host<'b>(&self, buffer: &'b Self::Buffer) -> Result<Cow<'b, [f32]>>;
     /// Sets the elements from the host; lengths agree.
     fn set(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
     /// The values of a trainable weight, on the host.
-    fn weight_to_host(&self, weight: &Self::Weight) -> Result<Vec<f32>>;
+    fn weight_to_host<'w>(&self, weight: &'w Self::Weight) -> Result<Cow<'w, [f32]>>;
     /// Sets the values of a trainable weight.
     fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<()>;
 

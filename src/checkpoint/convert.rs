@@ -57,6 +57,25 @@ pub fn decode_f64(dtype: &Dtype, bytes: &[u8], out: &mut [f64]) -> Option<()> {
     Some(())
 }
 
+/// Encodes `f32` values as little-endian elements, rounding to nearest even; `None` for a type that is not F64,
+/// F32, F16 or BF16.
+pub fn encode_f32(dtype: &Dtype, values: &[f32], out: &mut Vec<u8>) -> Option<()> {
+    fn put<const W: usize>(values: &[f32], out: &mut Vec<u8>, write: impl Fn(f32) -> [u8; W]) {
+        out.resize(values.len() * W, 0);
+        for (out, value) in out.as_chunks_mut::<W>().0.iter_mut().zip(values) {
+            *out = write(*value);
+        }
+    }
+    match dtype {
+        Dtype::Known(Known::BF16) => put(values, out, |x| bf16::from_f32(x).to_le_bytes()),
+        Dtype::Known(Known::F16) => put(values, out, |x| f16::from_f32(x).to_le_bytes()),
+        Dtype::Known(Known::F32) => put(values, out, f32::to_le_bytes),
+        Dtype::Known(Known::F64) => put(values, out, |x| f64::from(x).to_le_bytes()),
+        _ => return None,
+    }
+    Some(())
+}
+
 #[inline]
 fn each<T, const W: usize>(bytes: &[u8], out: &mut [T], read: impl Fn([u8; W]) -> T) {
     for (o, b) in out.iter_mut().zip(bytes.as_chunks::<W>().0) {

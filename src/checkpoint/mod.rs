@@ -22,7 +22,7 @@ mod staging;
 mod writer;
 
 pub use config::Config;
-pub use convert::{Cast, decode_f32, decode_f64};
+pub use convert::{Cast, decode_f32, decode_f64, encode_f32};
 pub use digest::{
     Contents, FileDigest, Sha256Hex, TensorDigest, contents, contents_digest, header_digest, tensor_contents,
     tensor_digests,

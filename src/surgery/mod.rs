@@ -9,6 +9,7 @@ mod patch;
 mod provenance;
 mod queue;
 mod reset;
+mod rewrite;
 mod stream;
 mod threshold;
 
@@ -20,3 +21,4 @@ pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};
 pub use provenance::{Input, Provenance};
 pub use reset::{Output, Reset};
+pub use rewrite::Rewrite;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::mix::Mix;
 use super::queue::deal;
+use super::rewrite::Encode;
 use crate::Result;
 use crate::checkpoint::{Link, Shard, Staging, Target, link_whole};
 
@@ -21,6 +22,8 @@ pub(super) enum Segment<'a> {
     Copy { shard: &'a Shard, range: Range<u64> },
     /// A tensor computed element by element.
     Mix(Mix<'a>),
+    /// New values for a tensor.
+    Encode(Encode<'a>),
 }
 
 /// One file of the output: its segments cover it from the first byte to the last.
@@ -70,6 +73,7 @@ impl Segment<'_> {
         match self {
             Self::Copy { range, .. } => range.end - range.start,
             Self::Mix(mix) => mix.len(),
+            Self::Encode(encode) => encode.len(),
         }
     }
 
@@ -78,6 +82,7 @@ impl Segment<'_> {
         match self {
             Self::Copy { .. } => (self.len(), PIECE),
             Self::Mix(mix) => (mix.elements(), MIX_PIECE),
+            Self::Encode(encode) => (encode.values.len() as u64, MIX_PIECE),
         }
     }
 }
@@ -192,6 +197,11 @@ fn run(job: &Job<'_>, target: &Target, scratch: &mut Scratch) -> Result<u64> {
             mix.compute(job.units.clone(), scratch)?;
             target.write_at(&scratch.out, job.offset + job.units.start * mix.width())?;
             Ok(scratch.out.len() as u64)
+        }
+        Segment::Encode(encode) => {
+            let bytes = encode.bytes(job.units.start as usize..job.units.end as usize, &mut scratch.out);
+            target.write_at(bytes, job.offset + job.units.start * encode.width())?;
+            Ok(bytes.len() as u64)
         }
     }
 }

@@ -1,5 +1,26 @@
 //! Masked fine-tuning: only the trainable tensors of a plan get gradients, moments and updates.
+//!
+//! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
+//! `state` is what `--resume` needs, `log` what people look at.
 
+mod cost;
+pub mod data;
+mod elements;
+mod log;
+mod model;
+mod round;
+mod run;
+mod run_dir;
+mod schedule;
+mod state;
 mod step;
+mod tensorboard;
 
+pub use cost::{Cost, FlopsPerToken};
+pub use log::{LogLine, TrainLog};
+pub use round::{Event, RoundOptions, RoundSummary, Stage};
+pub use run::{RoundSpec, Run, RunOptions, Watcher, eval_checkpoint};
+pub use run_dir::RunDir;
+pub use schedule::{Schedule, Scheduler};
+pub use state::Progress;
 pub use step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};

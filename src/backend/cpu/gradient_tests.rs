@@ -30,7 +30,7 @@ fn with_weight<T>(
     let (bytes, dtype) = (bytes(values), Dtype::Known(Known::F32));
     let stored = Stored { dtype: &dtype, bytes: &bytes, rows, cols };
     let mut cpu = Cpu::default();
-    let weight = if trainable { cpu.trainable(stored) } else { cpu.frozen(stored) };
+    let weight = if trainable { Cpu::trainable(stored) } else { Cpu::frozen(stored) };
     f(&mut cpu, &weight.unwrap_or_else(|| panic!("the shape fits")))
 }
 

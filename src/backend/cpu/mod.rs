@@ -17,6 +17,8 @@ mod weight;
 #[cfg(test)]
 mod gradient_tests;
 
+use std::borrow::Cow;
+
 use super::{
     AdamStep, AdamTensor, AttentionShape, Backend, HeadGradients, RopeTable, Rotation, Sequences, Stored,
     Targets,
@@ -44,14 +46,14 @@ impl<'a> Cpu<'a> {
     /// A frozen weight: nothing is allocated.
     ///
     /// `None` when the type is not a number or the bytes do not fit the shape.
-    pub fn frozen(&self, stored: Stored<'a>) -> Option<Weight<'a>> {
+    pub fn frozen(stored: Stored<'a>) -> Option<Weight<'a>> {
         Weight::frozen(stored)
     }
 
     /// A trainable weight in `f32`.
     ///
     /// `None` as for [`Cpu::frozen`].
-    pub fn trainable(&self, stored: Stored<'a>) -> Option<Weight<'a>> {
+    pub fn trainable(stored: Stored<'a>) -> Option<Weight<'a>> {
         Weight::trainable(stored)
     }
 }
@@ -79,8 +81,8 @@ impl<'a> Backend for Cpu<'a> {
         math::copy(&from[..len], &mut to[..len]);
     }
 
-    fn to_host(&self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
-        Ok(buffer.clone())
+    fn to_host<'b>(&self, buffer: &'b Vec<f32>) -> Result<Cow<'b, [f32]>> {
+        Ok(Cow::Borrowed(buffer))
     }
 
     fn set(&self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
@@ -88,8 +90,8 @@ impl<'a> Backend for Cpu<'a> {
         Ok(())
     }
 
-    fn weight_to_host(&self, weight: &Weight<'a>) -> Result<Vec<f32>> {
-        Ok(weight.values().to_vec())
+    fn weight_to_host<'w>(&self, weight: &'w Weight<'a>) -> Result<Cow<'w, [f32]>> {
+        Ok(Cow::Borrowed(weight.values()))
     }
 
     fn set_weight(&self, weight: &mut Weight<'a>, values: &[f32]) -> Result<()> {

@@ -1,0 +1,78 @@
+//! What a step costs: floating-point operations and memory, from the plan alone.
+
+use crate::backend::Backend;
+use crate::llama::{LlamaConfig, Model, Reach, Recompute, activation_floats};
+
+/// Floating-point operations per token that a step executes.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct FlopsPerToken {
+    /// Forward, without the head: 2 per linear parameter, and attention.
+    pub forward: f64,
+    /// Gradients of activations, and of trainable matrices.
+    pub backward: f64,
+    /// Head, forward and backward, per target token.
+    pub head: f64,
+}
+
+/// Memory and work of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Elements that are trained.
+    pub trainable: u64,
+    /// Elements of the model.
+    pub parameters: u64,
+    /// Bytes of master weights, gradients and moments.
+    pub optimizer_bytes: u64,
+    /// Bytes of activations and of the logits.
+    pub activation_bytes: u64,
+    /// Work per token.
+    pub flops: FlopsPerToken,
+}
+
+impl Cost {
+    /// The cost of a model with micro-batches of at most `tokens` tokens in sequences of about `length`.
+    pub fn of<B: Backend>(model: &Model<B>, (tokens, length): (usize, usize), recompute: Recompute) -> Self {
+        let config = &model.config;
+        let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
+        let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
+        let logits = (1usize << 24).max(32 * config.vocab_size).min(tokens * config.vocab_size);
+        let hidden = tokens * config.hidden_size;
+        let floats = tokens * activation_floats(config, recompute) + logits + hidden;
+        Self {
+            trainable,
+            parameters: model.params().map(|p| p.elements() as u64).sum(),
+            optimizer_bytes: 16 * trainable,
+            activation_bytes: 4 * floats as u64,
+            flops: flops(model, length, recompute),
+        }
+    }
+}
+
+/// Of attention per token and layer, with causal masking: two products forward.
+fn attention_flops(config: &LlamaConfig, layer: usize, length: usize) -> f64 {
+    let seen = config.windows[layer].map_or(length, |window| window.min(length));
+    2.0 * 2.0 * config.q_size() as f64 * seen as f64 / 2.0
+}
+
+fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> FlopsPerToken {
+    let reach = Reach::of(model);
+    let mut flops = FlopsPerToken::default();
+    for (l, layer) in model.layers.iter().enumerate() {
+        let matrices = || layer.params().filter(|param| param.shape.0 > 1);
+        let forward = 2.0 * matrices().map(|p| p.elements() as f64).sum::<f64>();
+        let attention = attention_flops(&model.config, l, length);
+        flops.forward += forward + attention;
+        if reach.lowest.is_none_or(|lowest| l < lowest) {
+            continue;
+        }
+        let trained = matrices().filter(|p| p.train.is_some()).map(|p| p.elements() as f64).sum::<f64>();
+        flops.backward += forward + 2.0 * trained + 2.5 * attention;
+        if recompute == Recompute::Block {
+            flops.backward += forward + attention;
+        }
+    }
+    let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
+    let products = 1 + usize::from(reach.hidden) + usize::from(head.train.is_some());
+    flops.head = 2.0 * head.elements() as f64 * products as f64;
+    flops
+}

@@ -1,0 +1,274 @@
+//! The steps of one round: one plan, one set of moments.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::log::{LogLine, TrainLog};
+use super::schedule::{Schedule, Scheduler};
+use super::state::{self, Progress};
+use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};
+use super::tensorboard::EventFile;
+use crate::backend::Backend;
+use crate::llama::{Activations, Model, Recompute};
+use crate::train::data::{Batch, Batches, Epoch};
+use crate::{Error, Result};
+
+/// The data of a round.
+pub struct Stage<'a> {
+    /// What is learnt.
+    pub batches: &'a Batches,
+    /// Rows to measure the loss on, in micro-batches.
+    pub eval: &'a [Batch],
+    /// Tokens of the largest micro-batch, and of the longest sequence.
+    pub sizes: (usize, usize),
+}
+
+/// What decides a round, besides its data and plan.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundOptions {
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// How it changes.
+    pub scheduler: Scheduler,
+    /// Steps over which it rises.
+    pub warmup_steps: u64,
+    /// The same as a share of all steps; counts where `warmup_steps` is 0.
+    pub warmup_ratio: f64,
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Steps of the round, whatever the epochs say.
+    pub max_steps: Option<u64>,
+    /// Micro-batches of a step.
+    pub gradient_accumulation_steps: u64,
+    /// The optimizer.
+    pub adam: AdamW,
+    /// What is computed again.
+    pub recompute: Recompute,
+    /// Steps between saved states; `None`: only when interrupted.
+    pub save_steps: Option<u64>,
+    /// Saved states that are kept.
+    pub save_total_limit: usize,
+    /// Steps between evaluations; `None`: at the end of the round.
+    pub eval_steps: Option<u64>,
+}
+
+impl Stage<'_> {
+    /// Micro-batches of an epoch.
+    fn per_epoch(&self) -> u64 {
+        self.batches.per_epoch() as u64
+    }
+}
+
+impl RoundOptions {
+    /// Steps of the round over this data.
+    pub fn steps(&self, stage: &Stage<'_>) -> u64 {
+        let per_epoch = stage.per_epoch().div_ceil(self.gradient_accumulation_steps);
+        self.max_steps.unwrap_or(self.epochs * per_epoch)
+    }
+}
+
+/// What a round tells while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step was taken: its log line, and the steps of the round.
+    Step(&'a LogLine, u64),
+    /// A state was saved.
+    Saved(&'a std::path::Path),
+}
+
+/// What a round reports to.
+pub struct Hooks<'a> {
+    /// Told of every event.
+    pub event: &'a mut dyn FnMut(Event<'_>),
+    /// Set to stop after the current step.
+    pub stop: &'a AtomicBool,
+    /// The log.
+    pub log: &'a mut TrainLog,
+    /// TensorBoard events.
+    pub events: Option<&'a mut EventFile>,
+    /// Where states go.
+    pub states: PathBuf,
+}
+
+/// Where the time of a round went.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RoundSummary {
+    /// Steps taken in this process.
+    pub steps: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Their target tokens.
+    pub targets: u64,
+    /// The parts of the steps.
+    pub timings: Timings,
+    /// Wall-clock time of the steps, the making of batches included.
+    pub wall: Duration,
+    /// The shortest step after the first, in seconds per token: what the machine can do undisturbed.
+    pub best_token_seconds: Option<f64>,
+}
+
+/// Trains from `progress` to the end of the round.
+///
+/// # Errors
+/// [`Error::Training`] when the loss is not finite or the run was told to stop; the state is saved then.
+pub fn run_round<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    stage: &Stage<'_>,
+    progress: &mut Progress,
+    options: &RoundOptions,
+    hooks: &mut Hooks<'_>,
+) -> Result<RoundSummary> {
+    let mut acts = Activations::new(backend, &model.config, stage.sizes, options.recompute, true);
+    let mut dhidden = backend.zeros(stage.sizes.0 * model.config.hidden_size);
+    let total = options.steps(stage);
+    let warmup = match options.warmup_steps {
+        0 => (options.warmup_ratio * total as f64).ceil() as u64,
+        steps => steps,
+    };
+    let RoundOptions { learning_rate: peak, scheduler, .. } = *options;
+    let schedule = Schedule { scheduler, peak, warmup, total };
+    let mut summary = RoundSummary::default();
+    let mut epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
+    while progress.step_of_round < total {
+        if hooks.stop.load(Ordering::Relaxed) {
+            let path = save(backend, model, *progress, options, hooks)?;
+            return Err(stopped(format!("interrupted after step {}", progress.step), &path));
+        }
+        let clock = Instant::now();
+        if epoch.0 != progress.epoch {
+            epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
+        }
+        let batches = next_batches(&epoch.1, progress.position, options.gradient_accumulation_steps);
+        let micros: Vec<MicroBatch<'_>> = batches.iter().map(MicroBatch::of).collect();
+        let lr = schedule.at(progress.step_of_round);
+        let count = progress.step_of_round + 1;
+        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (&options.adam, lr, count));
+        if !report.finite() {
+            let path = save(backend, model, *progress, options, hooks)?;
+            let (step, loss, norm) = (progress.step + 1, report.loss, report.grad_norm);
+            return Err(stopped(format!("step {step}: loss {loss}, gradient norm {norm}"), &path));
+        }
+        advance(stage, progress, batches.len() as u64);
+        let wall = clock.elapsed();
+        summary.add(&report, wall);
+        let mut line = log_line(stage, *progress, &report, lr, wall);
+        if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step % n == 0) {
+            line.eval_loss = eval_loss(backend, model, &mut acts, stage.eval);
+        }
+        record(&line, hooks)?;
+        (hooks.event)(Event::Step(&line, total));
+        if options.save_steps.is_some_and(|n| progress.step % n == 0) && progress.step_of_round < total {
+            save(backend, model, *progress, options, hooks)?;
+        }
+    }
+    Ok(summary)
+}
+
+impl RoundSummary {
+    fn add(&mut self, report: &StepReport, wall: Duration) {
+        if self.steps > 0 {
+            let each = wall.as_secs_f64() / report.tokens.max(1) as f64;
+            self.best_token_seconds = Some(self.best_token_seconds.map_or(each, |best: f64| best.min(each)));
+        }
+        self.steps += 1;
+        self.tokens += report.tokens;
+        self.targets += report.targets;
+        self.wall += wall;
+        self.timings.forward += report.timings.forward;
+        self.timings.head += report.timings.head;
+        self.timings.backward += report.timings.backward;
+        self.timings.optimizer += report.timings.optimizer;
+    }
+}
+
+impl<'a> MicroBatch<'a> {
+    /// Borrows a batch.
+    pub fn of(batch: &'a Batch) -> Self {
+        Self { ids: &batch.input_ids, labels: &batch.labels, offsets: &batch.cu_seqlens }
+    }
+}
+
+fn stopped(fault: String, state: &std::path::Path) -> Error {
+    let fault = format!("training stopped: {fault}");
+    Error::Training { fault, hint: Some(format!("the state is saved in {}; --resume goes on from there", state.display())) }
+}
+
+/// The micro-batches of the next step: as many as are left of the epoch, at most `most`.
+fn next_batches(epoch: &Epoch<'_>, position: u64, most: u64) -> Vec<Batch> {
+    (position..position + most).map_while(|i| epoch.batch(i as usize)).collect()
+}
+
+fn advance(stage: &Stage<'_>, progress: &mut Progress, batches: u64) {
+    progress.step += 1;
+    progress.step_of_round += 1;
+    progress.position += batches;
+    if progress.position >= stage.per_epoch() {
+        (progress.epoch, progress.position) = (progress.epoch + 1, 0);
+    }
+}
+
+fn log_line(stage: &Stage<'_>, progress: Progress, report: &StepReport, lr: f64, wall: Duration) -> LogLine {
+    let of_epoch = progress.position as f64 / stage.per_epoch().max(1) as f64;
+    LogLine {
+        step: progress.step,
+        round: progress.round,
+        epoch: progress.epoch as f64 + of_epoch,
+        loss: report.loss,
+        grad_norm: report.grad_norm,
+        learning_rate: lr,
+        tokens: report.tokens,
+        tokens_per_second: report.tokens as f64 / wall.as_secs_f64().max(1e-9),
+        eval_loss: None,
+    }
+}
+
+fn record(line: &LogLine, hooks: &mut Hooks<'_>) -> Result<()> {
+    hooks.log.push(*line)?;
+    let Some(events) = hooks.events.as_mut() else { return Ok(()) };
+    let mut values = vec![
+        ("train/loss", line.loss),
+        ("train/grad_norm", line.grad_norm),
+        ("train/learning_rate", line.learning_rate),
+        ("train/epoch", line.epoch),
+        ("train/tokens_per_second", line.tokens_per_second),
+    ];
+    values.extend(line.eval_loss.map(|loss| ("eval/loss", loss)));
+    events.scalars(line.step, &values)
+}
+
+/// Mean loss over all target tokens; `None` without any.
+fn eval_loss<B: Backend>(
+    backend: &mut B,
+    model: &Model<B>,
+    acts: &mut Activations<B>,
+    batches: &[Batch],
+) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0);
+    for batch in batches {
+        let losses = evaluate(backend, model, acts, &MicroBatch::of(batch));
+        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        count += losses.len();
+    }
+    (count > 0).then(|| sum / count as f64)
+}
+
+/// Saves the state and removes the oldest ones.
+fn save<B: Backend>(
+    backend: &B,
+    model: &Model<B>,
+    progress: Progress,
+    options: &RoundOptions,
+    hooks: &mut Hooks<'_>,
+) -> Result<PathBuf> {
+    let path = hooks.states.join(progress.file_name());
+    state::save(&path, backend, model, progress)?;
+    let states = state::all(&hooks.states)?;
+    let old = states.len().saturating_sub(options.save_total_limit.max(1));
+    for path in &states[..old] {
+        std::fs::remove_file(path).map_err(Error::io("remove", path))?;
+    }
+    (hooks.event)(Event::Saved(&path));
+    Ok(path)
+}

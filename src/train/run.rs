@@ -1,0 +1,239 @@
+//! A whole run: its rounds, each from the checkpoint that the one before it left.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Map, Value, json};
+
+use super::data::Batch;
+use super::log::TrainLog;
+use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
+use super::run_dir::{self, RunDir};
+use super::state::{self, Progress};
+use super::tensorboard::EventFile;
+use super::{Cost, model};
+use crate::backend::{Backend, Cpu};
+use crate::checkpoint::{Access, Checkpoint, Link};
+use crate::llama::Model;
+use crate::plan::Plan;
+use crate::surgery::{
+    Creation, Input, Output, PatchOutput, Provenance, Rewrite, Status, TensorDiff, diff, violations,
+};
+use crate::{Error, Result};
+
+/// One round: what it trains and on which data.
+#[derive(Debug)]
+pub struct RoundSpec {
+    /// The plan.
+    pub plan: Plan,
+    /// Which of the stages.
+    pub stage: usize,
+}
+
+/// What decides a run, and where it goes.
+pub struct RunOptions<'a> {
+    /// The checkpoint to start from.
+    pub model: &'a Path,
+    /// Options of every round.
+    pub round: RoundOptions,
+    /// The rounds.
+    pub rounds: &'a [RoundSpec],
+    /// Their data.
+    pub stages: &'a [Stage<'a>],
+    /// Everything that decides the result, for the provenance.
+    pub options: Map<String, Value>,
+    /// Seed of plans and of the order of rows.
+    pub seed: u64,
+    /// Write TensorBoard events.
+    pub tensorboard: bool,
+    /// Make checkpoints durable before they appear.
+    pub sync: bool,
+    /// Shards without a trained tensor.
+    pub link: Link,
+}
+
+/// A run that was checked and can start.
+pub struct Run<'a> {
+    options: RunOptions<'a>,
+    dir: RunDir,
+}
+
+/// What a run tells while it goes on.
+pub trait Watcher {
+    /// A round begins: its number, what it costs, and its steps.
+    fn begin(&mut self, round: u32, cost: &Cost, steps: u64);
+    /// Something happened in it.
+    fn event(&mut self, event: Event<'_>);
+    /// A round has ended.
+    fn end(&mut self, round: u32, summary: &RoundSummary, unmoved: &[String]);
+}
+
+impl<'a> Run<'a> {
+    /// Checks every plan against the model.
+    ///
+    /// # Errors
+    /// As [`model::load`] for plans and configuration.
+    pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
+        let config = crate::llama::LlamaConfig::read(source.root())?;
+        options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
+    }
+
+    /// A run in `dir`.
+    pub fn new(options: RunOptions<'a>, dir: RunDir) -> Self {
+        Self { options, dir }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Runs every round that is not done. `stop` ends the run after the current step.
+    ///
+    /// # Errors
+    /// [`Error::Training`] when stopped or when the loss is not finite; [`Error::Io`]; anything a checkpoint can
+    /// be refused for.
+    pub fn execute(&self, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<TrainLog> {
+        let standing = self.dir.standing()?;
+        let mut state = standing.state;
+        let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
+        let mut log = None;
+        for (round, spec) in (0..).zip(self.options.rounds).skip(standing.rounds as usize) {
+            let before: u64 = self.options.rounds[..round as usize].iter().map(steps).sum();
+            let fresh = || (None, Progress { round, step: before, ..Progress::default() });
+            let (state, progress) = state.take().map_or_else(fresh, |(path, p)| (Some(path), p));
+            let mut lines = match log.take() {
+                Some(log) => log,
+                None => TrainLog::open(&self.dir.log(), progress.step)?,
+            };
+            self.round(spec, progress, state.as_deref(), &mut lines, watcher, stop)?;
+            log = Some(lines);
+        }
+        log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
+    }
+
+    /// Moves the result to its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<()> {
+        self.dir.finish(self.options.rounds.len() as u32)
+    }
+
+    fn source_of(&self, round: u32) -> PathBuf {
+        match round {
+            0 => self.options.model.to_owned(),
+            later => self.dir.checkpoint(later - 1),
+        }
+    }
+
+    fn round(
+        &self,
+        spec: &RoundSpec,
+        mut progress: Progress,
+        state: Option<&Path>,
+        log: &mut TrainLog,
+        watcher: &mut dyn Watcher,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let round = progress.round;
+        let source = Checkpoint::open(&self.source_of(round), Access::Map)?;
+        let kept = self.dir.of_round(round);
+        std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
+        run_dir::write(&kept.join("plan.json"), &spec.plan.to_json())?;
+        let mut cpu = Cpu::default();
+        let weight = |stored, trainable| if trainable { Cpu::trainable(stored) } else { Cpu::frozen(stored) };
+        let mut model = model::load(&cpu, &source, Some(&spec.plan), weight)?;
+        if let Some(state) = state {
+            state::load(state, &cpu, &mut model)?;
+        }
+        let stage = &self.options.stages[spec.stage];
+        let options = &self.options.round;
+        let cost = Cost::of(&model, stage.sizes, options.recompute);
+        watcher.begin(round, &cost, options.steps(stage));
+        let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
+        let mut hooks = Hooks {
+            event: &mut |event| watcher.event(event),
+            stop,
+            log,
+            events: events.as_mut(),
+            states: self.dir.states(),
+        };
+        let summary = run_round(&mut cpu, &mut model, stage, &mut progress, options, &mut hooks)?;
+        let unmoved = self.write(&cpu, &model, &source, spec, round)?;
+        let lines = log.lines().iter().filter(|line| line.round == round);
+        let (losses, evals): (Vec<f64>, Vec<Option<f64>>) = lines.map(|l| (l.loss, l.eval_loss)).unzip();
+        let metrics = json!({
+            "round": round,
+            "steps": losses.len(),
+            "first_loss": losses.first(),
+            "last_loss": losses.last(),
+            "eval_loss": evals.iter().flatten().last(),
+            "trainable_parameters": cost.trainable,
+            "parameters": cost.parameters,
+            "unmoved": unmoved,
+        });
+        run_dir::write(&kept.join("metrics.json"), &format!("{metrics:#}\n"))?;
+        self.dir.clear_before(round + 1)?;
+        watcher.end(round, &summary, &unmoved);
+        Ok(())
+    }
+
+    /// Writes the checkpoint after a round and its patch, and proves that nothing frozen moved. Gives the
+    /// trainable tensors that did not move.
+    fn write<B: Backend>(
+        &self,
+        backend: &B,
+        model: &Model<B>,
+        source: &Checkpoint,
+        spec: &RoundSpec,
+        round: u32,
+    ) -> Result<Vec<String>> {
+        let values = model::new_values(backend, model, source)?;
+        let rewrite = Rewrite::new(source, values.iter().map(|(name, values)| (*name, values.as_ref())))?;
+        let path = self.dir.checkpoint(round);
+        let RunOptions { sync, link, seed, .. } = self.options;
+        let output = Output { path: &path, force: true, sync, link };
+        let start = Checkpoint::open(self.options.model, Access::Map)?;
+        let provenance = Provenance {
+            command: "train",
+            options: self.options.options.clone(),
+            inputs: vec![Input::new("model", &start, None)],
+        };
+        rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})?;
+        let written = Checkpoint::open(&path, Access::Map)?;
+        let tensors = diff(source, &written, &|_| true, &|_| {})?;
+        let frozen_moved = frozen_moved(&tensors, &spec.plan);
+        assert!(frozen_moved.is_none(), "a frozen tensor leaves training bit-identical: {frozen_moved:?}");
+        let delta = self.dir.of_round(round).join("delta.hftpatch");
+        let output = PatchOutput { path: &delta, force: true, sync, level: 3 };
+        Creation::new(source, &written)?.write(&output, &|_| {})?;
+        let unmoved = tensors.iter().filter(|tensor| {
+            tensor.status == Status::Identical && spec.plan.is_trainable(&tensor.name) == Some(true)
+        });
+        Ok(unmoved.map(|tensor| tensor.name.clone()).collect())
+    }
+}
+
+fn frozen_moved(tensors: &[TensorDiff], plan: &Plan) -> Option<String> {
+    let frozen = |name: &str| plan.is_trainable(name) != Some(true);
+    violations(tensors, plan).into_iter().map(|v| v.name).find(|name| frozen(name))
+}
+
+/// Mean negative log-likelihood over the target tokens of `batches`, in nats, with their number.
+///
+/// # Errors
+/// As [`model::load`].
+pub fn eval_checkpoint(source: &Checkpoint, batches: &[Batch], sizes: (usize, usize)) -> Result<(f64, u64)> {
+    let mut cpu = Cpu::default();
+    let model = model::load(&cpu, source, None, |stored, _| Cpu::frozen(stored))?;
+    let recompute = crate::llama::Recompute::Block;
+    let mut acts = crate::llama::Activations::new(&cpu, &model.config, sizes, recompute, false);
+    let (mut sum, mut count) = (0.0, 0);
+    for batch in batches {
+        let losses = super::evaluate(&mut cpu, &model, &mut acts, &super::MicroBatch::of(batch));
+        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        count += losses.len() as u64;
+    }
+    Ok((sum / count.max(1) as f64, count))
+}
