@@ -8,6 +8,7 @@ pub mod plan;
 pub mod report;
 mod simd;
 pub mod surgery;
+pub mod train;
 
 pub use error::{Error, Result};
 pub use faults::Faults;

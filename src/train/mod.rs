@@ -1,0 +1,3 @@
+//! Masked fine-tuning.
+
+pub mod data;
