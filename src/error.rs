@@ -84,6 +84,18 @@ pub enum Error {
         /// What helps.
         hint: Option<String>,
     },
+    /// A file of training data, one of its rows, or what is needed to read it is wrong.
+    #[error("{}{}: {fault}", Shown(.path), line_suffix(*.line))]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// Line of a JSON lines file, or row of a Parquet file or JSON list, from 1.
+        line: Option<u64>,
+        /// What is wrong: got and expected.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
     /// Options that contradict each other or are out of range.
     #[error("{fault}")]
     Usage {
@@ -115,6 +127,7 @@ impl Error {
             | Self::Plan { hint, .. }
             | Self::Output { hint, .. }
             | Self::Training { hint, .. }
+            | Self::Data { hint, .. }
             | Self::Usage { hint, .. } => hint.clone(),
             Self::Header { .. } | Self::Index { .. } | Self::Many(_) => None,
         }
@@ -143,6 +156,10 @@ fn io_hint(source: &std::io::Error) -> Option<&'static str> {
 
 fn tensor_prefix(tensor: Option<&str>) -> String {
     tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Shown(t)))
+}
+
+fn line_suffix(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
 fn path_prefix(path: Option<&Path>) -> String {

@@ -4,26 +4,30 @@
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 9] = [
+const MAY_NAME: [(&str, &[&str]); 10] = [
     ("error", &[]),
     ("faults", &["error"]),
     ("simd", &[]),
     ("checkpoint", &["error"]),
     ("plan", &["error", "simd", "checkpoint"]),
     ("surgery", &["error", "simd", "checkpoint", "plan"]),
-    ("report", &["error", "checkpoint", "plan", "surgery"]),
-    ("cli", &["error", "checkpoint", "plan", "surgery", "report"]),
-    ("lib", &["error", "checkpoint", "plan", "surgery", "report", "cli"]),
+    ("train", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("report", &["error", "checkpoint", "plan", "surgery", "train"]),
+    ("cli", &["error", "checkpoint", "plan", "surgery", "train", "report"]),
+    ("lib", &["error", "checkpoint", "plan", "surgery", "train", "report", "cli"]),
 ];
 
 /// Crates that belong to one module.
-const OWNED: [(&str, &str); 6] = [
+const OWNED: [(&str, &str); 9] = [
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),
     ("memmap2", "checkpoint"),
     ("rustix", "checkpoint"),
     ("globset", "plan"),
+    ("tokenizers", "train"),
+    ("minijinja", "train"),
+    ("parquet", "train"),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

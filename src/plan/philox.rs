@@ -15,6 +15,8 @@ pub enum Domain {
     Element = 1,
     /// Row masks.
     Row = 2,
+    /// Order of training rows.
+    Shuffle = 3,
 }
 
 /// The key of one name in one round: 64 bits.

@@ -78,7 +78,7 @@ pub enum Event<'a> {
 }
 
 /// What a round reports to.
-pub struct Hooks<'a> {
+pub(super) struct Hooks<'a> {
     /// Told of every event.
     pub event: &'a mut dyn FnMut(Event<'_>),
     /// Set to stop after the current step.
@@ -112,7 +112,7 @@ pub struct RoundSummary {
 ///
 /// # Errors
 /// [`Error::Training`] when the loss is not finite or the run was told to stop; the state is saved then.
-pub fn run_round<B: Backend>(
+pub(super) fn run_round<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
     stage: &Stage<'_>,

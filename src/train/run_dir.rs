@@ -228,7 +228,7 @@ fn refuse(path: &Path, fault: &str, hint: &str) -> Error {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     let partial = path.with_extension("partial");
     std::fs::write(&partial, text).map_err(Error::io("write", &partial))?;
     std::fs::rename(&partial, path).map_err(Error::io("rename to", path))

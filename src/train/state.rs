@@ -41,7 +41,7 @@ const PARTS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Progress) -> Result<()> {
+pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Progress) -> Result<()> {
     let mut entries = serde_json::Map::new();
     let progress_text = serde_json::to_string(&progress).unwrap_or_default();
     entries.insert("__metadata__".to_owned(), json!({"format": "hft-surgery/state", "progress": progress_text}));
@@ -89,7 +89,7 @@ pub fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Pr
 ///
 /// # Errors
 /// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state is of another plan.
-pub fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
+pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
     let shard = Shard::open(path, Access::Map)?;
     let fault = |what: String| Error::Checkpoint {
         path: path.to_owned(),
@@ -126,7 +126,7 @@ pub fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Resul
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when the file is no state.
-pub fn progress_of(path: &Path) -> Result<Progress> {
+pub(super) fn progress_of(path: &Path) -> Result<Progress> {
     let shard = Shard::open(path, Access::Map)?;
     let progress = shard.header().metadata().iter().find(|(key, _)| key == "progress");
     let progress = progress.and_then(|(_, text)| serde_json::from_str(text).ok());
@@ -141,7 +141,7 @@ pub fn progress_of(path: &Path) -> Result<Progress> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn all(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn all(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut states = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// An event file that is being written.
 #[derive(Debug)]
-pub struct EventFile {
+pub(super) struct EventFile {
     path: PathBuf,
     file: File,
 }
@@ -21,7 +21,7 @@ impl EventFile {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub(super) fn create(dir: &Path) -> Result<Self> {
         let now = seconds();
         let name = format!("events.out.tfevents.{}.hft-surgery.{}", now as u64, std::process::id());
         let path = dir.join(name);
@@ -38,7 +38,7 @@ impl EventFile {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+    pub(super) fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         let mut summary = Vec::new();
         for (tag, value) in values {
             let mut entry = Vec::new();

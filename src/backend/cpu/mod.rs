@@ -25,7 +25,7 @@ use super::{
 };
 use crate::Result;
 pub use matmul::gemm_gflops;
-pub use weight::Weight;
+pub(super) use weight::Weight;
 
 /// Elements of one piece of an element-wise pass or of a reduction.
 const PIECE: usize = 1 << 14;

@@ -1,0 +1,32 @@
+//! Training data: files of rows become token ids, labels and micro-batches.
+//!
+//! The columns of a row decide its format: `messages`, `conversations`, `prompt` + `completion`,
+//! `instruction` + `output`, `text`, or `input_ids` (+ `labels`). Labels are not shifted here.
+
+mod batch;
+mod batches;
+mod chat;
+mod encode;
+mod fault;
+mod files;
+mod generation;
+mod json_lines;
+mod load;
+mod packing;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod preference;
+mod preview;
+mod python;
+mod record;
+mod row;
+mod template;
+mod tokenizer;
+
+pub use batch::Batch;
+pub use batches::{Arrangement, BatchOptions, Batches, Cursor, Epoch, Feed};
+pub use load::{Dataset, Limits, Summary, load};
+pub use preference::{Preference, Side};
+pub use preview::{Sample, Span, preview};
+pub use row::{IGNORED, Row, Source};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,205 @@
+//! The tokenizer of a model, with its special tokens and chat template.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::fault::Fault;
+use super::template::{self, ChatTemplate};
+use crate::checkpoint::read_small;
+use crate::error::Shown;
+use crate::{Error, Result};
+
+/// `tokenizer.json` of a checkpoint with what `tokenizer_config.json` and `chat_template.jinja` add.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> hft_surgery::Result<()> {
+/// use hft_surgery::train::data::Tokenizer;
+///
+/// let tokenizer = Tokenizer::open("fixtures/data/chatml".as_ref())?;
+/// let ids = tokenizer.encode("Hello", false)?;
+/// assert_eq!(tokenizer.decode(&ids)?, "Hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    eos: Option<Eos>,
+    template: std::result::Result<ChatTemplate, NoTemplate>,
+}
+
+/// The token that ends a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Eos {
+    pub(super) text: String,
+    pub(super) id: u32,
+}
+
+/// Why there is no usable chat template.
+#[derive(Debug)]
+struct NoTemplate {
+    path: PathBuf,
+    fault: String,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in `root`, and `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja` and `config.json` where they exist. Truncation and padding that the file
+    /// asks for are not applied.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is malformed. A missing or broken chat template is an error only
+    /// where a row needs it.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("tokenizer.json");
+        if !path.is_file() {
+            let hint = "copy the tokenizer files of the base model beside the weights";
+            return Err(fault(&path, "no such file", Some(hint)));
+        }
+        let bytes = read_small(&path)?;
+        let broken = |e: &dyn std::fmt::Display| fault(&path, &format!("not a tokenizer: {e}"), None);
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| broken(&Shown(&e.to_string())))?;
+        inner.with_padding(None).with_truncation(None).map_err(|e| broken(&Shown(&e.to_string())))?;
+
+        let config = object(&root.join("tokenizer_config.json"))?;
+        let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
+        let eos = eos(&inner, special.get("eos_token"), root)?;
+        let template = chat_template(root, &config, special)?;
+        Ok(Self { inner, eos, template })
+    }
+
+    /// The token ids of a text; with `add_special_tokens`, with what the tokenizer puts around a
+    /// sequence (such as the beginning-of-sequence token).
+    ///
+    /// # Errors
+    /// When the tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let ids = self.ids(text, add_special_tokens);
+        ids.map_err(|f| Error::Usage { fault: f.fault, hint: f.hint })
+    }
+
+    /// The text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let decoded = self.inner.decode(ids, false);
+        decoded.map_err(|e| Error::usage(format!("cannot decode: {}", Shown(&e.to_string())), ""))
+    }
+
+    /// Number of tokens, added ones included: one more than the largest id.
+    pub fn vocab_size(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id.saturating_add(1))
+    }
+
+    /// Id of the token that ends a sequence, where the files name one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos.as_ref().map(|eos| eos.id)
+    }
+
+    /// As [`Tokenizer::encode`].
+    pub(super) fn ids(&self, text: &str, add_special_tokens: bool) -> std::result::Result<Vec<u32>, Fault> {
+        let encoded = self.inner.encode_fast(text, add_special_tokens).map_err(cannot_encode)?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
+    /// Ids without special tokens around, and the byte range that each covers.
+    pub(super) fn ids_with_offsets(
+        &self,
+        text: &str,
+    ) -> std::result::Result<(Vec<u32>, Vec<(usize, usize)>), Fault> {
+        let encoded = self.inner.encode(text, false).map_err(cannot_encode)?;
+        Ok((encoded.get_ids().to_vec(), encoded.get_offsets().to_vec()))
+    }
+
+    /// The token that ends a sequence.
+    pub(super) fn eos(&self) -> Option<&Eos> {
+        self.eos.as_ref()
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// [`Error::Data`] that names the file and what to do.
+    pub(super) fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().map_err(|none| {
+            let hint = "put the chat_template.jinja of the model's instruct version beside tokenizer.json, \
+                        or use rows with `prompt` and `completion` or `text`";
+            fault(&none.path, &none.fault, Some(hint))
+        })
+    }
+}
+
+fn cannot_encode(error: tokenizers::Error) -> Fault {
+    Fault::new(format!("the tokenizer cannot encode the row: {}", Shown(&error.to_string())))
+}
+
+/// An error about a file of the tokenizer.
+pub(super) fn fault(path: &Path, fault: &str, hint: Option<&str>) -> Error {
+    let hint = hint.map(str::to_owned);
+    Error::Data { path: path.to_owned(), line: None, fault: fault.to_owned(), hint }
+}
+
+/// The JSON object in a file; null where there is no file.
+fn object(path: &Path) -> Result<Value> {
+    let bytes = match read_small(path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Value::Null);
+        }
+        other => other?,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(fault(path, "expected a JSON object", None)),
+        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Shown(&e)), None)),
+    }
+}
+
+/// The named special tokens; each is a text or an object with `content`. The first file that names one
+/// decides.
+fn special_tokens(files: &[&Value]) -> BTreeMap<String, String> {
+    const NAMES: [&str; 7] =
+        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let token = |name: &str| {
+        let text = |file: &&Value| file[name].as_str().or(file[name]["content"].as_str()).map(str::to_owned);
+        files.iter().find_map(text)
+    };
+    NAMES.iter().filter_map(|name| Some(((*name).to_owned(), token(name)?))).collect()
+}
+
+/// `eos_token`, else the first `eos_token_id` of `config.json`.
+fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Result<Option<Eos>> {
+    if let Some(text) = token {
+        let path = root.join("tokenizer_config.json");
+        let id = inner.token_to_id(text).ok_or_else(|| {
+            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Shown(text)), None)
+        })?;
+        return Ok(Some(Eos { text: text.clone(), id }));
+    }
+    let config = object(&root.join("config.json"))?;
+    let id = &config["eos_token_id"];
+    let id = id.as_u64().or(id[0].as_u64()).and_then(|id| u32::try_from(id).ok());
+    Ok(id.and_then(|id| Some(Eos { text: inner.id_to_token(id)?, id })))
+}
+
+fn chat_template(
+    root: &Path,
+    config: &Value,
+    special: BTreeMap<String, String>,
+) -> Result<std::result::Result<ChatTemplate, NoTemplate>> {
+    let file = |name: &str| root.join(name);
+    let Some(source) = template::find(root, config)? else {
+        let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
+        return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
+    };
+    Ok(ChatTemplate::compile(&source, special).map_err(|e| {
+        let jinja = file("chat_template.jinja");
+        let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
+        NoTemplate { path, fault: format!("the chat template does not compile: {}", template::shown(&e)) }
+    }))
+}
