@@ -5,6 +5,7 @@
 
 mod completions;
 mod diff;
+mod eval;
 mod inspect;
 mod man;
 mod patch;
@@ -13,13 +14,16 @@ mod progress;
 mod reset;
 mod selection;
 mod terminal;
+mod train;
+mod training_args;
+mod training_watch;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::checkpoint::Access;
+use crate::checkpoint::{Access, Link};
 use crate::{Error, Result};
 use terminal::Terminal;
 
@@ -64,6 +68,8 @@ enum Command {
     Reset(reset::Reset),
     Diff(diff::Diff),
     Patch(patch::Patch),
+    Train(Box<train::Train>),
+    Eval(eval::Eval),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -79,6 +85,27 @@ struct Reading {
 impl Reading {
     fn access(&self) -> Access {
         if self.no_mmap { Access::Read } else { Access::Map }
+    }
+}
+
+/// How shards that come whole from an input are brought over.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LinkArg {
+    /// Share blocks where the file system can, copy otherwise
+    Reflink,
+    /// Hard-link: no bytes are written, but a change to one is a change to both
+    Hard,
+    /// Always copy
+    Copy,
+}
+
+impl From<LinkArg> for Link {
+    fn from(arg: LinkArg) -> Self {
+        match arg {
+            LinkArg::Reflink => Self::Reflink,
+            LinkArg::Hard => Self::Hard,
+            LinkArg::Copy => Self::Copy,
+        }
     }
 }
 
@@ -116,6 +143,8 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Reset(command) => command.run(terminal),
         Command::Diff(command) => command.run(terminal),
         Command::Patch(command) => command.run(terminal),
+        Command::Train(command) => command.run(terminal),
+        Command::Eval(command) => command.run(terminal),
         Command::Completions(command) => command.run(&mut Cli::command(), terminal),
         Command::Man(command) => command.run(&Cli::command(), terminal),
     }

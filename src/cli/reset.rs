@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::progress::bytes_bar;
 use super::selection::SelectionArgs;
 use super::terminal::{Terminal, list};
-use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, Link, contents_digest};
+use super::{LinkArg, Outcome, Reading};
+use crate::checkpoint::{Checkpoint, contents_digest};
 use crate::error::Shown;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Side, bytes, selection_json, selection_table};
@@ -83,16 +83,6 @@ enum VocabArg {
     Common,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LinkArg {
-    /// Share blocks where the file system can, copy otherwise
-    Reflink,
-    /// Hard-link: no bytes are written, but a change to one is a change to both
-    Hard,
-    /// Always copy
-    Copy,
-}
-
 impl Reset {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
@@ -156,11 +146,7 @@ impl Reset {
             path,
             force: self.force,
             sync: !self.no_sync,
-            link: match self.link {
-                LinkArg::Reflink => Link::Reflink,
-                LinkArg::Hard => Link::Hard,
-                LinkArg::Copy => Link::Copy,
-            },
+            link: self.link.into(),
         };
         let provenance = Provenance {
             command: "reset",

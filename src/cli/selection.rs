@@ -96,6 +96,16 @@ enum SelectorArg {
 impl SelectionArgs {
     /// The plan over `inventory` with the share `ratio` trainable.
     pub(super) fn plan(&self, inventory: &Inventory, ratio: f64) -> Result<Plan> {
+        self.plan_of_round(inventory, ratio, 0)
+    }
+
+    /// Seed of the draw.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// As [`SelectionArgs::plan`], `later` rounds after `--round`.
+    pub(super) fn plan_of_round(&self, inventory: &Inventory, ratio: f64, later: u32) -> Result<Plan> {
         if let Some(path) = &self.complement_of {
             return self.complement(inventory, path);
         }
@@ -122,7 +132,7 @@ impl SelectionArgs {
             lm_head: policy(self.lm_head).unwrap_or(defaults.lm_head),
             norms: policy(self.norms).unwrap_or(defaults.norms),
             seed: self.seed,
-            round: self.round,
+            round: self.round.saturating_add(later),
             train: self.train.clone(),
             freeze: self.freeze.clone(),
             mask: self.mask()?,

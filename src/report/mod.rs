@@ -2,11 +2,14 @@
 
 mod diff;
 mod inspection;
+mod loss_curve;
 mod number;
 mod overlap;
 mod patch;
+mod samples;
 mod selection;
 mod table;
+mod training;
 mod verification;
 
 pub use diff::{DiffReport, SortBy};
@@ -14,5 +17,8 @@ pub use inspection::Inspection;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_json, overlap_table};
 pub use patch::PatchInspection;
+pub use loss_curve::loss_svg;
+pub use samples::samples_text;
 pub use selection::{Side, selection_json, selection_table};
 pub use verification::{Manifest, Mismatch};
+pub use training::{TrainingResult, TrainingRound, training_json, training_table};

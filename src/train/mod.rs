@@ -6,6 +6,7 @@
 mod cost;
 pub mod data;
 mod elements;
+mod fingerprint;
 mod log;
 mod model;
 mod round;
@@ -17,6 +18,7 @@ mod step;
 mod tensorboard;
 
 pub use cost::{Cost, FlopsPerToken};
+pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{RoundSpec, Run, RunOptions, Watcher, eval_checkpoint};

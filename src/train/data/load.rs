@@ -59,7 +59,7 @@ pub struct Dataset {
 
 /// Reads and tokenizes all rows of `path`, a file or a directory of files, for supervised fine-tuning.
 ///
-/// The columns of each row decide its format. Rows are held in memory, 8 bytes per token. A row over
+/// The columns of each row decide its format; rows of `input_ids` need no tokenizer. Rows are held in memory, 8 bytes per token. A row over
 /// `max_length` tokens keeps its beginning; if that leaves no target token, the row is left out and
 /// counted. The result does not depend on the number of threads.
 ///
@@ -76,12 +76,12 @@ pub struct Dataset {
 ///
 /// let tokenizer = Tokenizer::open("fixtures/data/chatml".as_ref())?;
 /// let limits = Limits { max_length: Some(512), vocab_size: tokenizer.vocab_size() };
-/// let dataset = load("fixtures/data/chat.jsonl".as_ref(), &tokenizer, limits)?;
+/// let dataset = load("fixtures/data/chat.jsonl".as_ref(), Some(&tokenizer), limits)?;
 /// assert_eq!(dataset.rows[0].input_ids.len(), dataset.rows[0].labels.len());
 /// # Ok(())
 /// # }
 /// ```
-pub fn load(path: &Path, tokenizer: &Tokenizer, limits: Limits) -> Result<Dataset> {
+pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
     let mut loading = Loading { tokenizer, limits, dataset: empty(), faults: Faults::default() };
     for (file, kind) in files::files(path)? {
         loading.file(&file, kind)?;
@@ -110,7 +110,7 @@ fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Err
 }
 
 struct Loading<'a> {
-    tokenizer: &'a Tokenizer,
+    tokenizer: Option<&'a Tokenizer>,
     limits: Limits,
     dataset: Dataset,
     faults: Faults,
@@ -135,9 +135,9 @@ impl Loading<'_> {
         let records: Vec<_> = chunk.into_par_iter().map(parse).collect();
         let needs_template =
             records.iter().any(|(_, record)| record.as_ref().is_ok_and(Record::needs_template));
-        let template = match self.tokenizer.template() {
-            Err(error) if needs_template => return Err(error),
-            template => template.ok(),
+        let template = match self.tokenizer.map(Tokenizer::template) {
+            Some(Err(error)) if needs_template => return Err(error),
+            template => template.and_then(Result::ok),
         };
         let (tokenizer, vocab_size) = (self.tokenizer, self.limits.vocab_size);
         let tokenize = |(line, record): (u64, std::result::Result<Record, Fault>)| {
@@ -181,11 +181,20 @@ impl Loading<'_> {
 
 fn checked(
     record: Record,
-    tokenizer: &Tokenizer,
+    tokenizer: Option<&Tokenizer>,
     template: Option<&ChatTemplate>,
     vocab_size: u32,
 ) -> std::result::Result<Vec<Sequence>, Fault> {
-    let sequences = encode(record, tokenizer, template)?;
+    let sequences = match (record, tokenizer) {
+        (Record::Tokens { input_ids, labels }, _) => vec![Sequence { input_ids, labels }],
+        (record, Some(tokenizer)) => encode(record, tokenizer, template)?,
+        (_, None) => {
+            return Err(Fault::hinted(
+                "a row of text, but the model has no tokenizer.json",
+                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
+            ));
+        }
+    };
     if sequences.is_empty() {
         return Err(Fault::new("no target token: no message of the assistant answers another message"));
     }

@@ -1,0 +1,65 @@
+//! `eval`: the loss of a model on rows.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::Outcome;
+use super::terminal::Terminal;
+use super::train::{DeviceArg, in_batches, tokenizer};
+use crate::checkpoint::{Access, Checkpoint};
+use crate::llama::LlamaConfig;
+use crate::report::grouped;
+use crate::train::data::{Batch, Limits, load};
+use crate::train::eval_checkpoint;
+use crate::{Error, Result};
+
+/// Loss and perplexity of a model on rows of any training format
+#[derive(Debug, clap::Args)]
+pub(super) struct Eval {
+    /// The checkpoint
+    #[arg(long, value_name = "CKPT")]
+    model: PathBuf,
+    /// The rows
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Rows that go through the model at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch_size: usize,
+    /// Tokens of a row at most; longer rows lose their end [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
+    device: DeviceArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Eval {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        self.device.check()?;
+        if self.batch_size == 0 {
+            return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
+        }
+        let source = Checkpoint::open(&self.model, Access::Map)?;
+        let vocab_size = LlamaConfig::read(source.root())?.vocab_size as u32;
+        let tokenizer = tokenizer(source.root())?;
+        let limits = Limits { max_length: self.max_length, vocab_size };
+        let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
+        let batches = in_batches(&dataset.rows, self.batch_size);
+        let largest = |of: fn(&Batch) -> usize| batches.iter().map(of).max().unwrap_or(0);
+        let sizes = (largest(|batch| batch.input_ids.len()), largest(Batch::max_seqlen));
+        let (loss, tokens) = eval_checkpoint(&source, &batches, sizes)?;
+        let (perplexity, rows) = (loss.exp(), dataset.rows.len());
+        terminal.print(&if self.json {
+            let found = json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows});
+            format!("{found:#}\n")
+        } else {
+            let (tokens, rows) = (grouped(tokens), grouped(rows as u64));
+            format!("loss {loss:.6}\nperplexity {perplexity:.4}\ntokens {tokens}\nrows {rows}\n")
+        })?;
+        Ok(Outcome::Success)
+    }
+}

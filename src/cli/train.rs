@@ -1,0 +1,296 @@
+//! `train`: masked fine-tuning.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::selection::SelectionArgs;
+use super::terminal::Terminal;
+use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
+use super::training_watch::Watch;
+use super::{LinkArg, Outcome};
+use crate::checkpoint::{Access, Checkpoint, header_digest};
+use crate::error::Shown;
+use crate::llama::LlamaConfig;
+use crate::plan::{Inventory, Plan};
+use crate::report::{loss_svg, samples_text, training_json, training_table};
+use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
+use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
+use crate::{Error, Result};
+
+/// Fine-tune the trainable tensors of a plan; all others stay bit-identical
+#[derive(Debug, clap::Args)]
+pub(super) struct Train {
+    /// The checkpoint to start from
+    #[arg(long, value_name = "CKPT")]
+    model: PathBuf,
+    /// Training rows (.jsonl, .jsonl.zst, .parquet, or a directory); several: one stage each
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
+    /// The directory of the run and of its result
+    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    out: Option<PathBuf>,
+    /// Read options from a YAML file with the names of these flags; flags on the command line win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The share that is trained, 0 to 1; 1 is full fine-tuning [default: 0.5]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    /// Train what this plan trains; several: one for each round
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "granularity", "selector", "complement_of"])]
+    plan: Vec<PathBuf>,
+    /// Rounds, each with a plan of its own [default: one for each --data]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
+    device: DeviceArg,
+    /// Go on with a run that was interrupted
+    #[arg(long)]
+    resume: bool,
+    /// Set an existing checkpoint or run at --out aside, and remove it when this run has ended
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+    /// Print the first N rows as the model sees them, with what is learnt marked, and stop
+    #[arg(long, value_name = "N")]
+    preview: Option<usize>,
+    /// Print a summary as JSON
+    #[arg(long)]
+    json: bool,
+    /// Do not wait until checkpoints are on the disk
+    #[arg(long)]
+    no_sync: bool,
+    /// How shards without a trained tensor are brought over
+    #[arg(long, value_enum, default_value_t = LinkArg::Reflink, value_name = "HOW")]
+    link: LinkArg,
+    #[command(flatten)]
+    rows: DataArgs,
+    #[command(flatten)]
+    optimizer: OptimizerArgs,
+    #[command(flatten)]
+    saving: SavingArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DeviceArg {
+    /// The CPU, until this build has another
+    Auto,
+    /// The CPU
+    Cpu,
+    /// A CUDA device
+    Cuda,
+}
+
+impl DeviceArg {
+    /// # Errors
+    /// [`Error::Usage`] for a device that this build cannot use.
+    pub(super) fn check(self) -> Result<()> {
+        if self == Self::Cuda {
+            return Err(Error::usage("this build has no CUDA backend", "use --device cpu"));
+        }
+        Ok(())
+    }
+}
+
+/// The rows of all stages, tokenized.
+struct Data {
+    stages: Vec<Dataset>,
+    eval: Option<Dataset>,
+}
+
+impl Train {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        self.device.check()?;
+        let round = self.optimizer.round_options(&self.saving)?;
+        let source = Checkpoint::open(&self.model, Access::Map)?;
+        let config = LlamaConfig::read(source.root())?;
+        let tokenizer = tokenizer(source.root())?;
+        let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
+        if let Some(n) = self.preview {
+            return self.show(n, tokenizer.as_ref(), limits, terminal);
+        }
+        let rounds = self.plans(&source)?;
+        let data = self.load(tokenizer.as_ref(), limits, terminal)?;
+        drop(tokenizer);
+        let options = self.describe(&source, &data);
+        let stages = self.arrange(data)?;
+        let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
+        let run = RunOptions {
+            model: &self.model,
+            round,
+            rounds: &rounds,
+            stages: &stages,
+            options: options.clone(),
+            seed: self.selection.seed(),
+            tensorboard: self.saving.tensorboard,
+            sync: !self.no_sync,
+            link: self.link.into(),
+        };
+        Run::check(&run, &source)?;
+        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
+        let fingerprint = Value::Object(options);
+        let dir = if self.resume {
+            RunDir::resume(out, &fingerprint)?
+        } else {
+            RunDir::create(out, &[&source], self.force, &fingerprint)?
+        };
+        drop(source);
+        self.train(Run::new(run, dir), rounds.len(), terminal)
+    }
+
+    fn train(&self, run: Run<'_>, rounds: usize, terminal: &Terminal) -> Result<Outcome> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let handler = ctrlc::set_handler(move || {
+            // The second one ends the process at once, as without a handler.
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        handler.map_err(|e| Error::usage(format!("cannot listen for Ctrl-C: {e}"), ""))?;
+        let mut watch = Watch::new(terminal, rounds, self.saving.logging_steps);
+        let log = run.execute(&mut watch, &stop)?;
+        let svg = run.dir().root().join("loss.svg");
+        std::fs::write(&svg, loss_svg(log.lines())).map_err(Error::io("write", &svg))?;
+        let root = run.dir().root().to_owned();
+        run.finish()?;
+        terminal.detail(&format!("wrote {}", Shown(&root)));
+        let result = watch.result();
+        terminal.print(&if self.json {
+            format!("{:#}\n", training_json(&result, log.lines()))
+        } else {
+            training_table(&result)
+        })?;
+        Ok(Outcome::Success)
+    }
+
+    fn show(
+        &self,
+        n: usize,
+        tokenizer: Option<&Tokenizer>,
+        limits: Limits,
+        terminal: &Terminal,
+    ) -> Result<Outcome> {
+        let Some(tokenizer) = tokenizer else {
+            return Err(Error::usage("--preview needs the tokenizer.json of the model", ""));
+        };
+        for path in &self.data {
+            let dataset = load(path, Some(tokenizer), limits)?;
+            let samples = preview(&dataset.rows, tokenizer, n)?;
+            terminal.print(&samples_text(&samples, terminal.paints_tables()))?;
+        }
+        Ok(Outcome::Success)
+    }
+
+    /// One plan for each round.
+    fn plans(&self, source: &Checkpoint) -> Result<Vec<RoundSpec>> {
+        let inventory = Inventory::of(source);
+        let rounds = self.rounds.map_or(self.data.len(), |n| n as usize);
+        if self.data.len() > 1 && rounds != self.data.len() {
+            let (got, stages) = (rounds, self.data.len());
+            let fault = format!("--rounds: got {got}, expected {stages}: one for each --data");
+            return Err(Error::usage(fault, "leave out --rounds"));
+        }
+        if self.plan.len() > 1 && rounds != self.plan.len() {
+            let (got, expected) = (self.plan.len(), rounds);
+            let fault = format!("--plan: got {got} plans, expected one, or one for each of {expected} rounds");
+            return Err(Error::usage(fault, ""));
+        }
+        let ratio = self.ratio.unwrap_or(0.5);
+        if !(0.0..=1.0).contains(&ratio) {
+            let fault = format!("--ratio out of range: got {ratio}, expected 0 to 1");
+            return Err(Error::usage(fault, "--ratio is the share that is trained"));
+        }
+        let plan_of = |round: usize| match self.plan.get(round.min(self.plan.len().saturating_sub(1))) {
+            Some(path) => Plan::read(path),
+            None => self.selection.plan_of_round(&inventory, ratio, round as u32),
+        };
+        let stage = |round: usize| round.min(self.data.len() - 1);
+        (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
+    }
+
+    fn load(&self, tokenizer: Option<&Tokenizer>, limits: Limits, terminal: &Terminal) -> Result<Data> {
+        let load = |path: &Path| -> Result<Dataset> {
+            let dataset = load(path, tokenizer, limits)?;
+            let s = dataset.summary;
+            terminal.note(&format!(
+                "{}: {} rows, {} tokens, {} of them targets",
+                Shown(path),
+                dataset.rows.len(),
+                s.tokens,
+                s.targets
+            ));
+            if s.truncated_rows + s.dropped_rows > 0 {
+                terminal.warn(&format!(
+                    "{}: {} rows cut to {} tokens, {} left out as no target was left; {} tokens lost",
+                    Shown(path),
+                    s.truncated_rows,
+                    self.rows.max_length,
+                    s.dropped_rows,
+                    s.lost_tokens
+                ));
+            }
+            Ok(dataset)
+        };
+        let stages = self.data.iter().map(|path| load(path)).collect::<Result<_>>()?;
+        let eval = self.saving.eval_data.as_deref().map(load).transpose()?;
+        Ok(Data { stages, eval })
+    }
+
+    fn arrange(&self, data: Data) -> Result<Vec<Arranged>> {
+        let options = self.rows.batch_options(self.selection.seed());
+        let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
+        let arrange = |dataset: Dataset| {
+            let longest = dataset.rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
+            let (tokens, longest) = self.rows.sizes(dataset.rows.len(), longest);
+            let tokens = eval.iter().map(|batch| batch.input_ids.len()).fold(tokens, usize::max);
+            let longest = eval.iter().map(Batch::max_seqlen).fold(longest, usize::max);
+            let batches = Batches::new(dataset.rows, options)?;
+            Ok(Arranged { batches, eval: eval.clone(), sizes: (tokens, longest) })
+        };
+        data.stages.into_iter().map(arrange).collect()
+    }
+
+    /// Everything that decides the result.
+    fn describe(&self, source: &Checkpoint, data: &Data) -> Map<String, Value> {
+        let mut options = self.optimizer.describe(&self.rows);
+        let digests = data.stages.iter().map(|stage| Value::String(rows_digest(&stage.rows)));
+        options.insert("data".to_owned(), digests.collect());
+        let paths: Vec<_> = self.data.iter().map(|path| path.to_string_lossy()).collect();
+        options.insert("data_files".to_owned(), json!(paths));
+        options.insert("seed".to_owned(), json!(self.selection.seed()));
+        options.insert("model_header_sha256".to_owned(), json!(header_digest(source).to_string()));
+        options.insert("rounds".to_owned(), json!(self.rounds.map_or(self.data.len() as u32, |n| n)));
+        if self.plan.is_empty() {
+            options.insert("ratio".to_owned(), json!(self.ratio.unwrap_or(0.5)));
+        }
+        options
+    }
+}
+
+/// A stage with what it borrows.
+struct Arranged {
+    batches: Batches,
+    eval: Vec<Batch>,
+    sizes: (usize, usize),
+}
+
+impl Arranged {
+    fn stage(&self) -> Stage<'_> {
+        Stage { batches: &self.batches, eval: &self.eval, sizes: self.sizes }
+    }
+}
+
+/// The tokenizer beside the weights, where there is one.
+pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
+    root.join("tokenizer.json").is_file().then(|| Tokenizer::open(root)).transpose()
+}
+
+/// Rows in their order, `size` at a time.
+pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
+    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
+}

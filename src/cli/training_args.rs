@@ -1,0 +1,236 @@
+//! The options of `train`, by the names of Hugging Face's trainers, and what they mean.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use crate::llama::Recompute;
+use crate::train::data::{Arrangement, BatchOptions};
+use crate::train::{AdamW, RoundOptions, Scheduler};
+use crate::{Error, Result};
+
+/// How rows become micro-batches.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct DataArgs {
+    /// Sequences (or packed rows) of a micro-batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(super) batch_size: usize,
+    /// Tokens of a row at most; longer rows lose their end
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(super) max_length: usize,
+    /// Put several whole rows into each packed row of --max-length tokens; none attends to another
+    #[arg(long)]
+    pub(super) packing: bool,
+    /// Rows of about one length in a micro-batch
+    #[arg(long, conflicts_with = "packing")]
+    pub(super) group_by_length: bool,
+    /// Keep the order of the file in every epoch
+    #[arg(long)]
+    pub(super) no_shuffle: bool,
+}
+
+impl DataArgs {
+    /// What the trainer calls these options.
+    pub(super) fn batch_options(&self, seed: u64) -> BatchOptions {
+        let arrangement = if self.packing {
+            Arrangement::Packed { max_length: self.max_length }
+        } else if self.group_by_length {
+            Arrangement::GroupByLength
+        } else {
+            Arrangement::Plain
+        };
+        BatchOptions { batch_size: self.batch_size, arrangement, shuffle: !self.no_shuffle, seed }
+    }
+
+    /// Tokens of the largest micro-batch and of the longest sequence, for rows of at most `longest` tokens.
+    pub(super) fn sizes(&self, rows: usize, longest: usize) -> (usize, usize) {
+        let row = if self.packing { self.max_length } else { longest };
+        (row * self.batch_size.min(rows), longest)
+    }
+}
+
+/// Optimizer and schedule.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Optimizer (all counts are per round)")]
+pub(super) struct OptimizerArgs {
+    /// Highest learning rate
+    #[arg(long, value_name = "X", default_value_t = 2e-5)]
+    learning_rate: f64,
+    /// Passes over the data
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    epochs: u64,
+    /// Optimizer steps, whatever --epochs says
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Micro-batches of an optimizer step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    gradient_accumulation_steps: u64,
+    /// How the learning rate changes
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = SchedulerArg::Linear)]
+    lr_scheduler: SchedulerArg,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    warmup_steps: u64,
+    /// The same as a share of all steps; counts where --warmup-steps is 0
+    #[arg(long, value_name = "R", default_value_t = 0.0)]
+    warmup_ratio: f64,
+    /// Decoupled weight decay of matrices; vectors get none
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Decay of the first moment
+    #[arg(long, value_name = "X", default_value_t = 0.9)]
+    adam_beta1: f64,
+    /// Decay of the second moment
+    #[arg(long, value_name = "X", default_value_t = 0.999)]
+    adam_beta2: f64,
+    /// Added to the root of the second moment
+    #[arg(long, value_name = "X", default_value_t = 1e-8)]
+    adam_epsilon: f64,
+    /// Gradients are scaled down to this global norm; 0 = never
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    max_grad_norm: f64,
+    /// What the backward pass computes again instead of keeping it
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = RecomputeArg::Light)]
+    recompute: RecomputeArg,
+}
+
+/// What is saved and measured on the way.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "On the way")]
+pub(super) struct SavingArgs {
+    /// Measure the loss on these rows, at the end of each round or every --eval-steps
+    #[arg(long, value_name = "FILE")]
+    pub(super) eval_data: Option<PathBuf>,
+    /// Steps between evaluations
+    #[arg(long, value_name = "N", requires = "eval_data")]
+    eval_steps: Option<u64>,
+    /// Save the state for --resume every N steps
+    #[arg(long, value_name = "N")]
+    save_steps: Option<u64>,
+    /// Saved states that are kept
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    save_total_limit: usize,
+    /// Steps between lines on stderr, where that is no terminal
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) logging_steps: u64,
+    /// Write TensorBoard events beside train_log.jsonl
+    #[arg(long)]
+    pub(super) tensorboard: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum SchedulerArg {
+    /// Down to 0 in a straight line
+    Linear,
+    /// Down to 0 along half a cosine
+    Cosine,
+    /// No change and no warm-up
+    Constant,
+    /// No change after the warm-up
+    ConstantWithWarmup,
+    /// Warm-up, stable, down to 0 over the last tenth
+    Wsd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RecomputeArg {
+    /// Nothing: the fastest
+    None,
+    /// Element-wise work only
+    Light,
+    /// Each block: the least memory
+    Block,
+}
+
+impl OptimizerArgs {
+    /// What the trainer calls these options.
+    ///
+    /// # Errors
+    /// A number out of range.
+    pub(super) fn round_options(&self, saving: &SavingArgs) -> Result<RoundOptions> {
+        self.check(saving)?;
+        Ok(RoundOptions {
+            learning_rate: self.learning_rate,
+            scheduler: match self.lr_scheduler {
+                SchedulerArg::Linear => Scheduler::Linear,
+                SchedulerArg::Cosine => Scheduler::Cosine,
+                SchedulerArg::Constant => Scheduler::Constant,
+                SchedulerArg::ConstantWithWarmup => Scheduler::ConstantWithWarmup,
+                SchedulerArg::Wsd => Scheduler::Wsd,
+            },
+            warmup_steps: self.warmup_steps,
+            warmup_ratio: self.warmup_ratio,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            adam: AdamW {
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                eps: self.adam_epsilon,
+                weight_decay: self.weight_decay as f32,
+                max_grad_norm: self.max_grad_norm,
+            },
+            recompute: match self.recompute {
+                RecomputeArg::None => Recompute::None,
+                RecomputeArg::Light => Recompute::Light,
+                RecomputeArg::Block => Recompute::Block,
+            },
+            save_steps: saving.save_steps,
+            save_total_limit: saving.save_total_limit,
+            eval_steps: saving.eval_steps,
+        })
+    }
+
+    fn check(&self, saving: &SavingArgs) -> Result<()> {
+        let range = |name: &str, value: f64, ok: bool, expected: &str| {
+            if ok {
+                return Ok(());
+            }
+            Err(Error::usage(format!("--{name} out of range: got {value}, expected {expected}"), ""))
+        };
+        let not_negative = |name: &str, x: f64| range(name, x, x.is_finite() && x >= 0.0, "0 or more");
+        let below_one = |name: &str, x: f64| range(name, x, (0.0..1.0).contains(&x), "0 to below 1");
+        let some = |name: &str, n: Option<u64>| range(name, 0.0, n != Some(0), "1 or more");
+        not_negative("learning-rate", self.learning_rate)?;
+        not_negative("weight-decay", self.weight_decay)?;
+        not_negative("adam-epsilon", self.adam_epsilon)?;
+        not_negative("max-grad-norm", self.max_grad_norm)?;
+        below_one("adam-beta1", self.adam_beta1)?;
+        below_one("adam-beta2", self.adam_beta2)?;
+        range("warmup-ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1")?;
+        some("epochs", Some(self.epochs))?;
+        some("max-steps", self.max_steps)?;
+        some("gradient-accumulation-steps", Some(self.gradient_accumulation_steps))?;
+        some("save-steps", saving.save_steps)?;
+        some("eval-steps", saving.eval_steps)?;
+        some("logging-steps", Some(saving.logging_steps))
+    }
+
+    /// The options that decide the result.
+    pub(super) fn describe(&self, data: &DataArgs) -> Map<String, Value> {
+        let scheduler = self.lr_scheduler.to_possible_value();
+        let described = json!({
+            "batch_size": data.batch_size,
+            "max_length": data.max_length,
+            "packing": data.packing,
+            "group_by_length": data.group_by_length,
+            "shuffle": !data.no_shuffle,
+            "learning_rate": self.learning_rate,
+            "epochs": self.epochs,
+            "max_steps": self.max_steps,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "lr_scheduler": scheduler.map(|value| value.get_name().to_owned()),
+            "warmup_steps": self.warmup_steps,
+            "warmup_ratio": self.warmup_ratio,
+            "weight_decay": self.weight_decay,
+            "adam_beta1": self.adam_beta1,
+            "adam_beta2": self.adam_beta2,
+            "adam_epsilon": self.adam_epsilon,
+            "max_grad_norm": self.max_grad_norm,
+        });
+        described.as_object().cloned().unwrap_or_default()
+    }
+}

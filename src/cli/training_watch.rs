@@ -1,0 +1,113 @@
+//! What `train` shows while it runs: one line.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::terminal::{Terminal, list};
+use crate::backend::gemm_gflops;
+use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
+use crate::train::{Cost, Event, LogLine, RoundSummary, Watcher};
+
+/// Shows progress and keeps what the final table needs.
+pub(super) struct Watch<'a> {
+    terminal: &'a Terminal,
+    rounds: usize,
+    every: u64,
+    bar: ProgressBar,
+    of_round: u64,
+    cost: Option<Cost>,
+    result: TrainingResult,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(terminal: &'a Terminal, rounds: usize, every: u64) -> Self {
+        let result = TrainingResult { peak_gflops: gemm_gflops(), ..TrainingResult::default() };
+        Self { terminal, rounds, every, bar: ProgressBar::hidden(), of_round: 0, cost: None, result }
+    }
+
+    pub(super) fn result(mut self) -> TrainingResult {
+        self.bar.finish_and_clear();
+        self.result.peak_memory = peak_memory();
+        self.result
+    }
+
+    fn step(&mut self, line: &LogLine, total: u64) {
+        self.of_round += 1;
+        let lr = line.learning_rate;
+        let rate = grouped(line.tokens_per_second.round() as u64);
+        let mut text = format!("loss {:.4}  lr {lr:.2e}  {rate} tokens/s", line.loss);
+        if let Some(memory) = peak_memory() {
+            text += &format!("  {}", bytes(memory));
+        }
+        if let Some(eval) = line.eval_loss {
+            text += &format!("  eval loss {eval:.4}");
+        }
+        self.bar.set_message(text.clone());
+        self.bar.inc(1);
+        if self.bar.is_hidden() && (self.of_round % self.every == 0 || self.of_round == total) {
+            self.terminal.note(&format!("step {}/{}  {text}", line.step, self.steps_before(line) + total));
+        }
+    }
+
+    /// Steps of the rounds before.
+    fn steps_before(&self, line: &LogLine) -> u64 {
+        line.step - self.of_round.min(line.step)
+    }
+}
+
+impl Watcher for Watch<'_> {
+    fn begin(&mut self, round: u32, cost: &Cost, steps: u64) {
+        let trained = percent(cost.trainable, cost.parameters);
+        let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
+        let rate = self.result.peak_gflops * 1e9 / flops;
+        let of = if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
+        self.terminal.note(&format!(
+            "{of}cpu; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s",
+            grouped(cost.trainable),
+            grouped(cost.parameters),
+            bytes(cost.optimizer_bytes),
+            bytes(cost.activation_bytes),
+            grouped(rate as u64),
+        ));
+        self.of_round = 0;
+        self.cost = Some(*cost);
+        if self.terminal.draws_progress() {
+            let template = "{prefix}[{bar:24}] {pos}/{len}  {msg}  {eta} left";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+            self.bar = bar.with_style(style.progress_chars("=> "));
+            self.bar.enable_steady_tick(Duration::from_millis(500));
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step(line, total) => self.step(line, total),
+            Event::Saved(path) => self.terminal.detail(&format!("saved {}", crate::error::Shown(path))),
+        }
+    }
+
+    fn end(&mut self, round: u32, summary: &RoundSummary, unmoved: &[String]) {
+        self.bar.finish_and_clear();
+        if !unmoved.is_empty() {
+            let names: Vec<&str> = unmoved.iter().map(String::as_str).collect();
+            self.terminal.warn(&format!(
+                "{} trainable tensors are as before, as their updates were too small for their type: {}",
+                unmoved.len(),
+                list(&names, 5)
+            ));
+        }
+        if let Some(cost) = self.cost {
+            self.result.rounds.push(TrainingRound { round, cost, summary: *summary });
+        }
+    }
+}
+
+/// The most memory that this process held so far; `None` where the system does not say.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
