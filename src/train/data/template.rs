@@ -12,7 +12,7 @@ use super::{generation, python};
 use crate::error::Shown;
 
 /// Steps of the template engine per rendering; a long chat takes some ten thousand.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 5_000_000;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template, with the environment that transformers gives it.
