@@ -7,7 +7,9 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
-use hft_surgery::train::data::{Dataset, IGNORED, Limits, Row, Tokenizer, load, preview};
+use hft_surgery::train::data::{
+    Dataset, IGNORED, Limits, Preference, Row, Side, Tokenizer, load, load_preferences, preview,
+};
 use hft_surgery::{Error, Result};
 use serde_json::{Value, json};
 
@@ -180,8 +182,7 @@ fn wrong_rows_are_named_by_file_and_line() {
 fn all_faults_are_listed_up_to_a_bound() {
     let tokenizer = tokenizer("chatml");
     let rows: Vec<&str> = wrong_rows().iter().map(|(row, _)| *row).collect();
-    let error =
-        load_text("rows.jsonl", rows.join("\n").as_bytes(), &tokenizer, limits(None)).unwrap_err();
+    let error = load_text("rows.jsonl", rows.join("\n").as_bytes(), &tokenizer, limits(None)).unwrap_err();
     assert!(matches!(&error, Error::Many(faults) if faults.first().len() == rows.len()), "{error}");
     let flood = "{}\n".repeat(10_000);
     let error = load_text("rows.jsonl", flood.as_bytes(), &tokenizer, limits(None)).unwrap_err();
@@ -258,4 +259,24 @@ fn a_template_that_runs_on_is_stopped() {
     let tokenizer = Tokenizer::open(dir.path()).unwrap();
     let error = load_rows(&lines("chat.jsonl")[..1], &tokenizer, limits(None)).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl:1: the chat template: ") && error.contains("fuel"), "{error}");
+}
+
+#[test]
+fn preference_rows_have_a_type_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let text = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}
+{"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}
+{"prompt_input_ids": [1], "chosen_input_ids": [2, 3], "rejected_input_ids": [4]}"#;
+    std::fs::write(&path, text).unwrap();
+    let rows = load_preferences(&path).unwrap();
+    let side = |text: &str| Side::Text(text.to_owned());
+    assert_eq!(rows[0].0, Preference { prompt: side("a"), chosen: side("b"), rejected: side("c") });
+    let answer = |text: &str| Side::Messages(vec![json!({"role": "assistant", "content": text})]);
+    assert_eq!((&rows[1].0.chosen, &rows[1].0.rejected), (&answer("b"), &answer("c")));
+    assert_eq!((&rows[2].0.chosen, rows[2].1.line), (&Side::Tokens(vec![2, 3]), 3));
+
+    std::fs::write(&path, format!("{text}\n{{\"text\": \"a\"}}")).unwrap();
+    let error = load_preferences(&path).unwrap_err().to_string();
+    assert!(error.ends_with("rows.jsonl:4: no preference row"), "{error}");
 }

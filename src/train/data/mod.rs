@@ -26,7 +26,7 @@ mod tokenizer;
 pub use batch::Batch;
 pub use batches::{Arrangement, BatchOptions, Batches, Cursor, Epoch, Feed};
 pub use load::{Dataset, Limits, Summary, load};
-pub use preference::{Preference, Side};
+pub use preference::{Preference, Side, load_preferences};
 pub use preview::{Sample, Span, preview};
 pub use row::{IGNORED, Row, Source};
 pub use tokenizer::Tokenizer;
