@@ -27,7 +27,7 @@ pub(super) fn encode(record: Record, tokenizer: &Tokenizer, template: Option<&Ch
         }
         (Record::Text(text), _) => whole(&text, tokenizer).map(|ids| {
             let all = 0..ids.len();
-            vec![Sequence::with_targets(ids, &[all])]
+            vec![Sequence::with_targets(ids, Some(all))]
         }),
         (Record::Instruction { instruction, input, output, system }, Some(template)) => {
             let user = if input.is_empty() { instruction } else { format!("{instruction}\n{input}") };
@@ -89,7 +89,7 @@ fn prompt_completion(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> S
         tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text));
     let start = before.len() - usize::from(ended);
     let end = ids.len();
-    Ok(vec![Sequence::with_targets(ids, &[start..end])])
+    Ok(vec![Sequence::with_targets(ids, Some(start..end))])
 }
 
 fn chat_completion(chat: &Chat, prompt: usize, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
@@ -97,7 +97,7 @@ fn chat_completion(chat: &Chat, prompt: usize, tokenizer: &Tokenizer, template: 
     let start = answer_start(chat, prompt, &text, tokenizer, template)?;
     let ids = tokenizer.ids(&text, false)?;
     let end = ids.len();
-    Ok(vec![Sequence::with_targets(ids, &[start..end])])
+    Ok(vec![Sequence::with_targets(ids, Some(start..end))])
 }
 
 fn encode_chat(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
@@ -112,13 +112,13 @@ fn generation_blocks(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate
     let rendered = template.render(chat, chat.messages.len(), false)?;
     let (ids, offsets) = tokenizer.ids_with_offsets(&rendered.text)?;
     let touches = |block: &Range<usize>| {
-        let inside = |&(start, end): &(usize, usize)| end > block.start && start < block.end;
+        let inside = |token: &Range<usize>| token.end > block.start && token.start < block.end;
         let first = offsets.iter().position(inside)?;
         let last = offsets.iter().rposition(inside)?;
         Some(first..last + 1)
     };
     let targets: Vec<_> = rendered.blocks.iter().filter_map(touches).collect();
-    Ok(Sequence::with_targets(ids, &targets))
+    Ok(Sequence::with_targets(ids, targets))
 }
 
 /// Targets of each assistant message: from the tokens of the chat before it with the generation prompt,
@@ -138,12 +138,12 @@ fn prefix_difference(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate
     };
     if turns.iter().all(|(_, until)| text.starts_with(until.as_str())) {
         let targets: Result<Vec<_>, Fault> = turns.iter().map(|(turn, until)| target(*turn, until)).collect();
-        return Ok(vec![Sequence::with_targets(tokenizer.ids(&text, false)?, &targets?)]);
+        return Ok(vec![Sequence::with_targets(tokenizer.ids(&text, false)?, targets?)]);
     }
     // The template rewrites earlier messages (it drops their reasoning, say). Each answer is learnt behind
     // the text that it will follow in use.
     let alone = |(turn, until): &(usize, String)| {
-        Ok(Sequence::with_targets(tokenizer.ids(until, false)?, &[target(*turn, until)?]))
+        Ok(Sequence::with_targets(tokenizer.ids(until, false)?, Some(target(*turn, until)?)))
     };
     turns.iter().map(alone).collect()
 }

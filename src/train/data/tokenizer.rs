@@ -1,6 +1,7 @@
 //! The tokenizer of a model, with its special tokens and chat template.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -112,9 +113,10 @@ impl Tokenizer {
     pub(super) fn ids_with_offsets(
         &self,
         text: &str,
-    ) -> std::result::Result<(Vec<u32>, Vec<(usize, usize)>), Fault> {
+    ) -> std::result::Result<(Vec<u32>, Vec<Range<usize>>), Fault> {
         let encoded = self.inner.encode(text, false).map_err(cannot_encode)?;
-        Ok((encoded.get_ids().to_vec(), encoded.get_offsets().to_vec()))
+        let offsets = encoded.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok((encoded.get_ids().to_vec(), offsets.collect()))
     }
 
     /// The token that ends a sequence.
