@@ -280,3 +280,27 @@ fn preference_rows_have_a_type_of_their_own() {
     let error = load_preferences(&path).unwrap_err().to_string();
     assert!(error.ends_with("rows.jsonl:4: no preference row"), "{error}");
 }
+
+/// As in DeepSeek-R1, whose generation prompt opens a reasoning that the chat does not hold.
+#[test]
+fn a_generation_prompt_may_say_more_than_the_chat() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("data/chatml/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let template = "{% for m in messages %}{{ '[INST]' if m.role == 'user' else '[/INST]' }}{{ m.content }}\
+                    {% endfor %}{% if add_generation_prompt %}[/INST]<think>{% endif %}";
+    let write = |text: &str| std::fs::write(dir.path().join("chat_template.jinja"), text).unwrap();
+    let chat =
+        json!({"messages": [{"role": "user", "content": "is"}, {"role": "assistant", "content": "the"}]});
+    write(template);
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    let data = load_rows(std::slice::from_ref(&chat), &tokenizer, limits(None)).unwrap();
+    let spans = &preview(&data.rows, &tokenizer, 1).unwrap()[0].spans;
+    let text: Vec<_> = spans.iter().map(|s| (s.text.as_str(), s.is_target)).collect();
+    assert_eq!(text, [("[INST]is[/INST]", false), ("the", true)]);
+
+    // A template whose prompt shares nothing with the chat gives no mask.
+    write(&template.replace("{% for", "{{ messages|length }}{% for"));
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    let error = load_rows(&[chat], &tokenizer, limits(None)).unwrap_err().to_string();
+    assert!(error.contains("renders what precedes message 2 differently"), "{error}");
+}

@@ -10,6 +10,7 @@ mod encode;
 mod fault;
 mod files;
 mod generation;
+mod jinja;
 mod json_lines;
 mod load;
 mod packing;
