@@ -304,3 +304,24 @@ fn a_generation_prompt_may_say_more_than_the_chat() {
     let error = load_rows(&[chat], &tokenizer, limits(None)).unwrap_err().to_string();
     assert!(error.contains("renders what precedes message 2 differently"), "{error}");
 }
+
+/// The decoder panics on some of these files; the messages of those panics are caught with the test's output.
+#[cfg(feature = "parquet")]
+#[test]
+fn damaged_parquet_is_an_error() {
+    let tokenizer = tokenizer("chatml");
+    let whole = std::fs::read(fixture("data/chat.parquet")).unwrap();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(23) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        match load_text("rows.parquet", &bytes, &tokenizer, limits(None)) {
+            Ok(_) => {}
+            Err(error) => {
+                assert!(error.to_string().contains("rows.parquet"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 50, "{refused}");
+}
