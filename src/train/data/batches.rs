@@ -127,7 +127,7 @@ impl Batches {
     ///
     /// # Errors
     /// [`Error::Usage`] when an epoch has fewer batches than the cursor says.
-    pub fn from(&self, cursor: Cursor) -> Result<Feed<'_>> {
+    pub fn resume(&self, cursor: Cursor) -> Result<Feed<'_>> {
         if cursor.batch > self.per_epoch() {
             let fault = format!("batch {} of an epoch of {} batches", cursor.batch, self.per_epoch());
             return Err(Error::usage(fault, "resume with the data and options that the run began with"));
@@ -199,3 +199,7 @@ impl Iterator for Feed<'_> {
         Some((batch, self.cursor))
     }
 }
+
+#[cfg(test)]
+#[path = "batches_tests.rs"]
+mod tests;

@@ -27,7 +27,7 @@ pub(super) fn encode(record: Record, tokenizer: &Tokenizer, template: Option<&Ch
         }
         (Record::Text(text), _) => whole(&text, tokenizer).map(|ids| {
             let all = 0..ids.len();
-            vec![Sequence::with_targets(ids, &[all])]
+            vec![Sequence::with_targets(ids, Some(all))]
         }),
         (Record::Instruction { instruction, input, output, system }, Some(template)) => {
             let user = if input.is_empty() { instruction } else { format!("{instruction}\n{input}") };
@@ -89,15 +89,13 @@ fn prompt_completion(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> S
         tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text));
     let start = before.len() - usize::from(ended);
     let end = ids.len();
-    Ok(vec![Sequence::with_targets(ids, &[start..end])])
+    Ok(vec![Sequence::with_targets(ids, Some(start..end))])
 }
 
 fn chat_completion(chat: &Chat, prompt: usize, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
     let text = template.render(chat, chat.messages.len(), false)?.text;
-    let start = answer_start(chat, prompt, &text, tokenizer, template)?;
-    let ids = tokenizer.ids(&text, false)?;
-    let end = ids.len();
-    Ok(vec![Sequence::with_targets(ids, &[start..end])])
+    let answer = answer_start(chat, prompt, &text, template)?..text.len();
+    with_answers(&text, Some(answer), tokenizer).map(|sequence| vec![sequence])
 }
 
 fn encode_chat(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
@@ -110,63 +108,65 @@ fn encode_chat(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate) -> S
 /// Targets are the tokens that touch what a generation block rendered.
 fn generation_blocks(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Sequence, Fault> {
     let rendered = template.render(chat, chat.messages.len(), false)?;
-    let (ids, offsets) = tokenizer.ids_with_offsets(&rendered.text)?;
+    let tokens = tokenizer.tokens(&rendered.text)?;
     let touches = |block: &Range<usize>| {
-        let inside = |&(start, end): &(usize, usize)| end > block.start && start < block.end;
-        let first = offsets.iter().position(inside)?;
-        let last = offsets.iter().rposition(inside)?;
+        let inside = |token: &Range<usize>| token.end > block.start && token.start < block.end;
+        let first = tokens.ranges.iter().position(inside)?;
+        let last = tokens.ranges.iter().rposition(inside)?;
         Some(first..last + 1)
     };
     let targets: Vec<_> = rendered.blocks.iter().filter_map(touches).collect();
-    Ok(Sequence::with_targets(ids, &targets))
+    Ok(Sequence::with_targets(tokens.ids, targets))
 }
 
 /// Targets of each assistant message: from the tokens of the chat before it with the generation prompt,
 /// to the tokens of the chat up to and with it.
 fn prefix_difference(chat: &Chat, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
     let count = chat.messages.len();
-    let text = template.render(chat, count, false)?.text;
+    let whole = template.render(chat, count, false)?.text;
     let mut turns = Vec::new();
     for turn in chat.turns() {
         let until =
-            if turn + 1 == count { text.clone() } else { template.render(chat, turn + 1, false)?.text };
-        turns.push((turn, until));
+            if turn + 1 == count { whole.clone() } else { template.render(chat, turn + 1, false)?.text };
+        turns.push((answer_start(chat, turn, &until, template)?, until));
     }
-    let target = |turn: usize, until: &str| {
-        let start = answer_start(chat, turn, until, tokenizer, template)?;
-        Ok(start..tokenizer.ids(until, false)?.len())
-    };
-    if turns.iter().all(|(_, until)| text.starts_with(until.as_str())) {
-        let targets: Result<Vec<_>, Fault> = turns.iter().map(|(turn, until)| target(*turn, until)).collect();
-        return Ok(vec![Sequence::with_targets(tokenizer.ids(&text, false)?, &targets?)]);
+    if turns.iter().all(|(_, until)| whole.starts_with(until.as_str())) {
+        let answers = turns.iter().map(|(start, until)| *start..until.len());
+        return with_answers(&whole, answers, tokenizer).map(|sequence| vec![sequence]);
     }
     // The template rewrites earlier messages (it drops their reasoning, say). Each answer is learnt behind
     // the text that it will follow in use.
-    let alone = |(turn, until): &(usize, String)| {
-        Ok(Sequence::with_targets(tokenizer.ids(until, false)?, &[target(*turn, until)?]))
-    };
-    turns.iter().map(alone).collect()
+    turns.iter().map(|(start, until)| with_answers(until, Some(*start..until.len()), tokenizer)).collect()
 }
 
-/// The number of tokens before the answer that message `turn` is, in `text`, a rendering that goes on
-/// with it: the tokens of what `text` shares with the generation prompt.
-fn answer_start(
-    chat: &Chat,
-    turn: usize,
+/// A text whose targets are answers, given in bytes: from the number of tokens that the text before an
+/// answer has alone, to the number that the text up to its end has alone.
+fn with_answers(
     text: &str,
+    answers: impl IntoIterator<Item = Range<usize>>,
     tokenizer: &Tokenizer,
-    template: &ChatTemplate,
-) -> Result<usize, Fault> {
+) -> Result<Sequence, Fault> {
+    let tokens = tokenizer.tokens(text)?;
+    let target = |answer: Range<usize>| {
+        Ok(tokenizer.count(text, &tokens, answer.start)?..tokenizer.count(text, &tokens, answer.end)?)
+    };
+    let targets: Vec<_> = answers.into_iter().map(target).collect::<Result<_, Fault>>()?;
+    Ok(Sequence::with_targets(tokens.ids, targets))
+}
+
+/// The byte at which the answer that message `turn` is begins in `text`, a rendering that goes on with
+/// it: the end of what `text` shares with the generation prompt.
+fn answer_start(chat: &Chat, turn: usize, text: &str, template: &ChatTemplate) -> Result<usize, Fault> {
     let prompt = template.render(chat, turn, true)?.text;
     if text.starts_with(&prompt) {
-        return Ok(tokenizer.ids(&prompt, false)?.len());
+        return Ok(prompt.len());
     }
     // A generation prompt may say more than the chat does, an opening of the reasoning for instance.
     let shared: usize =
         text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let before = template.render(chat, turn, false)?.text;
     if text.starts_with(&before) && shared >= before.len() {
-        return Ok(tokenizer.ids(&text[..shared], false)?.len());
+        return Ok(shared);
     }
     Err(Fault::hinted(
         format!("the chat template renders what precedes message {} differently without it", turn + 1),

@@ -18,7 +18,7 @@ use crate::{Error, Faults, Result};
 /// Rows that are tokenized at once.
 const CHUNK: usize = 2048;
 /// Faults after which reading stops: more of them say nothing new.
-const MOST_FAULTS: usize = 20;
+pub(super) const MOST_FAULTS: usize = 20;
 
 /// What rows must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +99,14 @@ fn empty() -> Dataset {
 }
 
 fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Error {
-    let (fault, hint) = match max_length {
-        Some(length) if summary.dropped_rows > 0 => (
-            format!("no row has a target token among its first {length} tokens"),
-            Some("use a larger --max-length".to_owned()),
-        ),
-        _ => ("no rows".to_owned(), None),
-    };
+    let Some(length) = max_length.filter(|_| summary.dropped_rows > 0) else { return no_rows(path) };
+    let fault = format!("no row has a target token among its first {length} tokens");
+    let hint = Some("use a larger --max-length".to_owned());
     Error::Data { path: path.to_owned(), line: None, fault, hint }
+}
+
+pub(super) fn no_rows(path: &Path) -> Error {
+    Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
 }
 
 struct Loading<'a> {
@@ -204,7 +204,7 @@ fn checked(
 
 type Rows<'a> = Box<dyn Iterator<Item = Result<Found>> + 'a>;
 
-fn open(path: &Path, kind: Kind) -> Result<Rows<'_>> {
+pub(super) fn open(path: &Path, kind: Kind) -> Result<Rows<'_>> {
     match kind {
         Kind::Json | Kind::JsonZstd => json_lines::rows(path, kind),
         Kind::Parquet => open_parquet(path),

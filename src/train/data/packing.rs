@@ -45,8 +45,8 @@ mod tests {
 
     #[test]
     fn fills_the_tightest_row() {
-        // Longest first: 6 | 6+3 → 9, 5 | 5+4 → 9, 1 fits both with room 1: the first of them.
-        assert_eq!(best_fit_decreasing(&[3, 6, 5, 4, 1], 10), [vec![0, 1, 4], vec![2, 3]]);
+        // 6 and 5 open a row each; 4 fills the row of 6, 3 and 1 go to the row of 5.
+        assert_eq!(best_fit_decreasing(&[3, 6, 5, 4, 1], 10), [vec![0, 2, 4], vec![1, 3]]);
         assert!(best_fit_decreasing(&[], 10).is_empty());
     }
 

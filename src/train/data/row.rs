@@ -40,7 +40,10 @@ pub(super) struct Sequence {
 impl Sequence {
     /// A sequence whose targets are the positions in `targets`: by position, never by id, so an
     /// end-of-sequence token stays a target where it is also the padding token.
-    pub(super) fn with_targets(input_ids: Vec<u32>, targets: &[std::ops::Range<usize>]) -> Self {
+    pub(super) fn with_targets(
+        input_ids: Vec<u32>,
+        targets: impl IntoIterator<Item = std::ops::Range<usize>>,
+    ) -> Self {
         let mut labels = vec![IGNORED; input_ids.len()];
         for range in targets {
             let end = range.end.min(labels.len());
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn targets_are_positions_and_never_ids() {
-        let row = Sequence::with_targets(vec![7, 2, 7, 2], &[2..9]);
+        let row = Sequence::with_targets(vec![7, 2, 7, 2], Some(2..9));
         assert_eq!(row.labels, [IGNORED, IGNORED, 7, 2]);
     }
 

@@ -8,11 +8,12 @@ use minijinja::{Environment, Value};
 
 use super::chat::Chat;
 use super::fault::Fault;
+use super::jinja::{self, Rewritten};
 use super::{generation, python};
 use crate::error::Shown;
 
 /// Steps of the template engine per rendering; a long chat takes some ten thousand.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 5_000_000;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template, with the environment that transformers gives it.
@@ -47,9 +48,8 @@ impl ChatTemplate {
         environment.add_function("strftime_now", python::strftime_now);
         environment.add_filter("tojson", python::to_json);
         environment.add_filter(generation::FILTER, |text: &str| generation::mark(text));
-        let rewritten = generation::rewrite(source);
-        let has_generation = rewritten.is_some();
-        environment.add_template_owned(NAME, rewritten.unwrap_or_else(|| source.to_owned()))?;
+        let Rewritten { template, has_generation } = jinja::rewrite(source);
+        environment.add_template_owned(NAME, template)?;
         Ok(Self { environment, special_tokens, has_generation })
     }
 

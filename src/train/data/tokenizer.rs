@@ -1,6 +1,7 @@
 //! The tokenizer of a model, with its special tokens and chat template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -29,7 +30,16 @@ use crate::{Error, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     eos: Option<Eos>,
+    /// Added tokens that are looked for in the text as it stands, before it is normalized.
+    splitting: HashMap<u32, String>,
     template: std::result::Result<ChatTemplate, NoTemplate>,
+}
+
+/// Token ids of a text and the byte range that each covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub(super) ids: Vec<u32>,
+    pub(super) ranges: Vec<Range<usize>>,
 }
 
 /// The token that ends a sequence.
@@ -70,7 +80,9 @@ impl Tokenizer {
         let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
         let eos = eos(&inner, special.get("eos_token"), root)?;
         let template = chat_template(root, &config, special)?;
-        Ok(Self { inner, eos, template })
+        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
+        let splitting = added.map(|(id, token)| (id, token.content)).collect();
+        Ok(Self { inner, eos, splitting, template })
     }
 
     /// The token ids of a text; with `add_special_tokens`, with what the tokenizer puts around a
@@ -108,13 +120,34 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
-    /// Ids without special tokens around, and the byte range that each covers.
-    pub(super) fn ids_with_offsets(
-        &self,
-        text: &str,
-    ) -> std::result::Result<(Vec<u32>, Vec<(usize, usize)>), Fault> {
+    /// Tokens of a text, without special tokens around.
+    pub(super) fn tokens(&self, text: &str) -> std::result::Result<Tokens, Fault> {
         let encoded = self.inner.encode(text, false).map_err(cannot_encode)?;
-        Ok((encoded.get_ids().to_vec(), encoded.get_offsets().to_vec()))
+        let ranges = encoded.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Tokens { ids: encoded.get_ids().to_vec(), ranges })
+    }
+
+    /// The number of tokens that the first `end` bytes of `text` have alone; `tokens` are those of the
+    /// whole text.
+    ///
+    /// Text is split at added tokens before anything else happens, so only what follows the last of them
+    /// is tokenized again.
+    pub(super) fn count(&self, text: &str, tokens: &Tokens, end: usize) -> std::result::Result<usize, Fault> {
+        if end == text.len() {
+            return Ok(tokens.ids.len());
+        }
+        let splits = |at: &usize| {
+            let (id, range) = (tokens.ids[*at], &tokens.ranges[*at]);
+            let added = self.splitting.get(&id);
+            range.end <= end && added.is_some_and(|added| text.get(range.clone()) == Some(added))
+        };
+        if let Some(at) = (0..tokens.ids.len()).rev().find(splits) {
+            let again = self.ids(&text[tokens.ranges[at].start..end], false)?;
+            if again.first() == Some(&tokens.ids[at]) {
+                return Ok(at + again.len());
+            }
+        }
+        Ok(self.ids(&text[..end], false)?.len())
     }
 
     /// The token that ends a sequence.
@@ -202,4 +235,34 @@ fn chat_template(
         let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
         NoTemplate { path, fault: format!("the chat template does not compile: {}", template::shown(&e)) }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Counting from the last added token is counting from the start.
+        #[test]
+        fn tokens_of_a_prefix_are_counted_from_the_last_added_token(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    Just("<|im_start|>"), Just("<|im_end|>"), Just("</s>"), Just("\n"), Just("\n\n"), Just(" "),
+                    Just("the answer"), Just(" quick"), Just("is"), Just("漢"), Just("<|im"), Just("_end|>"),
+                ],
+                0..12,
+            ),
+            cut: prop::sample::Index,
+        ) {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data/chatml");
+            let tokenizer = Tokenizer::open(&root).unwrap();
+            let text = parts.concat();
+            let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+            let end = *cut.get(&ends);
+            let tokens = tokenizer.tokens(&text).unwrap();
+            let alone = tokenizer.ids(&text[..end], false).unwrap().len();
+            prop_assert_eq!(tokenizer.count(&text, &tokens, end), Ok(alone));
+        }
+    }
 }
