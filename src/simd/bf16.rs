@@ -80,6 +80,12 @@ impl Avx512 {
         // SAFETY: `self` proves that the features are there.
         unsafe { count(sizes, shelves) }
     }
+
+    /// How many sizes, which are finite and not negative, reach `edge`.
+    pub(crate) fn at_least(self, sizes: &[f32; PAIRS], edge: f32) -> u32 {
+        // SAFETY: `self` proves that the features are there.
+        unsafe { at_least(sizes, edge) }
+    }
 }
 
 /// How far ahead of the reading the next bytes are asked for.
@@ -199,6 +205,22 @@ fn squares(a: &Block) -> Option<[f64; 8]> {
     finite(most).then_some(lanes)
 }
 
+/// The bits of 16 sizes, which are ordered as the sizes are.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn size_bits(sizes: &[f32; 16]) -> __m512i {
+    // SAFETY: the array has the 16 numbers of a vector, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(sizes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn at_least(sizes: &[f32; PAIRS], edge: f32) -> u32 {
+    let edge = _mm512_set1_epi32(edge.to_bits() as i32);
+    let reach = |sizes: &[f32; 16]| _mm512_cmpge_epu32_mask(size_bits(sizes), edge).count_ones();
+    sizes.as_chunks::<16>().0.iter().map(reach).sum()
+}
+
 /// Each of 16 lanes counts in eight fields of four bits, which are emptied into bytes before they are full.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
@@ -213,8 +235,7 @@ fn count(sizes: &[f32; PAIRS], shelves: &Shelves) -> [u32; SHELVES] {
     for sizes in sizes.as_chunks::<128>().0 {
         let mut fields = _mm512_setzero_si512();
         for sizes in sizes.as_chunks::<16>().0 {
-            // SAFETY: the array has the 16 numbers of a vector, and the load needs no alignment.
-            let size = unsafe { _mm512_loadu_si512(sizes.as_ptr().cast()) };
+            let size = size_bits(sizes);
             let entry = _mm512_subs_epu16(_mm512_srli_epi32::<23>(size), lowest);
             let from_edge = _mm512_cmpge_epu32_mask(size, _mm512_permutexvar_epi32(entry, edge));
             let one = _mm512_permutexvar_epi32(entry, below);

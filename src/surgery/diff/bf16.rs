@@ -13,7 +13,7 @@ pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
     let mut piece = Piece {
         avx512,
         scale: Scale::new(),
-        placed: None,
+        placed: [None; BINS],
         sizes: [0.0; PAIRS],
         sums: PairSums::default(),
         delta: Delta::default(),
@@ -39,8 +39,8 @@ pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
 struct Piece {
     avx512: Avx512,
     scale: Scale<f32>,
-    /// The shelves of the block before.
-    placed: Option<Placed>,
+    /// The shelves by the bin of the largest size, made when first asked for.
+    placed: [Option<Placed>; BINS],
     sizes: [f32; PAIRS],
     sums: PairSums,
     delta: Delta,
@@ -75,17 +75,19 @@ impl Piece {
 
     /// Adds the sizes, of which `all` are not zero and `most` is the largest, to the histogram.
     fn count(&mut self, all: u64, most: f32) {
-        let Self { scale, sizes, .. } = self;
-        if self.placed.as_ref().is_none_or(|placed| !placed.fits(scale, most)) {
-            self.placed = Placed::new(scale, most);
+        let bin = self.scale.bin(most);
+        if self.placed[bin].is_none() {
+            self.placed[bin] = Placed::new(&self.scale, bin);
         }
-        let Some(placed) = &self.placed else {
-            return scale.count(sizes, all, most, &mut self.delta.histogram);
+        let Self { scale, sizes, avx512, .. } = self;
+        let at_least = |edge| avx512.at_least(sizes, edge);
+        let Some(placed) = &self.placed[bin] else {
+            return scale.count_below(bin + 1, at_least, all, 0, &mut self.delta.histogram);
         };
-        let counts = self.avx512.count(sizes, &placed.shelves);
+        let counts = avx512.count(sizes, &placed.shelves);
         self.delta.histogram.add(placed.first, &counts);
         let counted = u64::from(counts.iter().sum::<u32>());
-        scale.count_below(placed.first, sizes, all, counted, &mut self.delta.histogram);
+        scale.count_below(placed.first, at_least, all, counted, &mut self.delta.histogram);
     }
 
     /// Adds any number of pairs, finite or not.
@@ -110,24 +112,22 @@ fn one(block: &Block, at: usize) -> f64 {
 }
 
 /// Shelves for the bins from the one of the largest size down.
+#[derive(Clone, Copy)]
 struct Placed {
     /// The bin of the first shelf.
     first: usize,
-    /// The binary exponent of the largest size.
-    exponent: u32,
     shelves: Shelves,
 }
 
 impl Placed {
     /// `None` where the shelves would reach the first or last bin, which also take what lies beyond them, or
     /// sizes that are not normal.
-    fn new(scale: &Scale<f32>, most: f32) -> Option<Self> {
-        let end = scale.bin(most) + 1;
+    fn new(scale: &Scale<f32>, bin: usize) -> Option<Self> {
+        let end = bin + 1;
         let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
-        let exponent = exponent(most);
-        let lowest = exponent.checked_sub(15)?;
+        let lowest = (scale.edge(end).to_bits() >> 23).checked_sub(15)?;
         let [mut edge, mut below, mut above] = [[0; 16]; 3];
-        // 2^15 is more than the shelves span, so what entry 0 leaves out lies below the first shelf.
+        // 2^14 is more than the shelves span, so what entry 0 leaves out lies below the first shelf.
         for i in 1..16 {
             let least = (lowest + i as u32) << 23;
             let largest = least | 0x007f_ffff;
@@ -137,18 +137,8 @@ impl Placed {
             below[i] = one_on(low, first);
             above[i] = one_on(high, first);
         }
-        let shelves = Shelves { lowest: lowest as u16, edge, below, above };
-        Some(Self { first, exponent, shelves })
+        Some(Self { first, shelves: Shelves { lowest: lowest as u16, edge, below, above } })
     }
-
-    /// Whether these are the shelves for that largest size.
-    fn fits(&self, scale: &Scale<f32>, most: f32) -> bool {
-        self.exponent == exponent(most) && self.first + SHELVES == scale.bin(most) + 1
-    }
-}
-
-fn exponent(size: f32) -> u32 {
-    size.to_bits() >> 23
 }
 
 /// The field of the shelf of a bin; none where there is no shelf.

@@ -68,25 +68,26 @@ impl<R: Real> Scale<R> {
     /// Counts finite, non-negative `sizes`, of which `all` are not zero and `most` is the largest.
     #[inline(always)]
     pub(super) fn count(&self, sizes: &[R], all: u64, most: R, histogram: &mut Histogram) {
-        self.count_below(self.bin(most) + 1, sizes, all, 0, histogram);
+        let at_least = |edge: R| sizes.iter().map(|size| u32::from(*size >= edge)).sum::<u32>();
+        self.count_below(self.bin(most) + 1, at_least, all, 0, histogram);
     }
 
-    /// The same from bin `end` down, when `counted` lie in `end` and above.
+    /// Counts sizes below bin `end`. `at_least` tells how many reach an edge; `all` are not zero, of which
+    /// `counted` lie in `end` and above.
     #[inline(always)]
     pub(super) fn count_below(
         &self,
         end: usize,
-        sizes: &[R],
+        at_least: impl Fn(R) -> u32,
         all: u64,
         mut counted: u64,
         histogram: &mut Histogram,
     ) {
-        let at_least = |edge: R| u64::from(sizes.iter().map(|size| u32::from(*size >= edge)).sum::<u32>());
         let mut bin = end;
         // From the largest down, until all are counted: the sizes of a block span a few bins.
         while counted < all {
             bin -= 1;
-            let upwards = if bin == 0 { all } else { at_least(self.edges[bin]) };
+            let upwards = if bin == 0 { all } else { u64::from(at_least(self.edges[bin])) };
             histogram.counts[bin] += upwards - counted;
             counted = upwards;
         }
