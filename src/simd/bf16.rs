@@ -57,7 +57,7 @@ impl Avx512 {
     }
 
     /// Adds a block of pairs to `lanes` and writes every |δ|, rounded to `f32`, to `sizes`. `None`, with
-    /// `lanes` as they were, where a number is not finite.
+    /// `lanes` as they were, where a number or a rounded |δ| is not finite.
     pub(crate) fn add(
         self,
         a: &Block,
@@ -166,7 +166,8 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
             dot = _mm512_fmadd_pd(x, y, dot);
         }
     }
-    if !finite(most_both) {
+    let most = f32::from_bits(_mm512_reduce_max_epu32(_mm512_zextsi256_si512(most)));
+    if !finite(most_both) || !most.is_finite() {
         return None;
     }
     store(&mut lanes.sum, sum);
@@ -175,7 +176,6 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
     store(&mut lanes.squares_a, squares_a);
     store(&mut lanes.squares_b, squares_b);
     store(&mut lanes.dot, dot);
-    let most = f32::from_bits(_mm512_reduce_max_epu32(_mm512_zextsi256_si512(most)));
     Some(Seen { changed, flips, most })
 }
 

@@ -108,7 +108,8 @@ pub(super) fn block<R: Real>(
         most = most.max(size.magnitude());
         most_both = most_both.max(x.magnitude()).max(y.magnitude());
     }
-    if !R::of_magnitude(most_both).is_finite() {
+    // Two finite numbers may be further apart than the type can say.
+    if !R::of_magnitude(most_both.max(most)).is_finite() {
         delta.nonfinite_a += count(x, |x| !x.is_finite());
         delta.nonfinite_b += count(y, |y| !y.is_finite());
         return slow_block(x, y, first, scale, sums, delta);
