@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Delta;
+#[cfg(target_arch = "x86_64")]
+use super::bf16;
 use super::kernel::Compare;
 use super::pair::{Pair, Values};
-use super::real::Decode;
+use super::real::{Decode, Narrow};
 use crate::Result;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::bf16::Avx512;
 use crate::simd::dispatch;
 use crate::surgery::queue::deal;
 
@@ -116,6 +120,11 @@ fn piece(pair: &Pair<'_>, numbers: Range<u64>, scratch: &mut Scratch) -> Result<
     let b = pair.b.0.bytes(at(of_b, width_b), &mut scratch.b)?;
     let (delta, same_bytes) = match &pair.values {
         Values::Bytes => (None, a == b),
+        #[cfg(target_arch = "x86_64")]
+        Values::Narrow(Narrow::Bf16, Narrow::Bf16) if let Some(avx512) = Avx512::detect() => {
+            let (delta, same_bytes) = bf16::compare(a, b, avx512);
+            (Some(delta), same_bytes)
+        }
         Values::Narrow(x, y) => sums(pair, a, b, (x, y)),
         Values::Wide(x, y) => sums(pair, a, b, (x, y)),
     };

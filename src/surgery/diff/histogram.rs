@@ -4,7 +4,7 @@ use super::real::Real;
 
 /// Exponents of √10 at the lower edges: |δ| in [10^(k/2), 10^((k+1)/2)).
 const LOWEST: i32 = -32;
-const BINS: usize = 48;
+pub(super) const BINS: usize = 48;
 
 /// How many |δ| lie in each half decade from 10⁻¹⁶ to 10⁸. Zeros are not counted; what lies below or
 /// above is counted in the first or last bin.
@@ -24,6 +24,14 @@ impl Histogram {
     pub fn append(&mut self, next: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&next.counts) {
             *count += more;
+        }
+    }
+
+    /// Adds to the bins from `first` on.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn add(&mut self, first: usize, counts: &[u32]) {
+        for (count, more) in self.counts[first..].iter_mut().zip(counts) {
+            *count += u64::from(*more);
         }
     }
 
@@ -60,15 +68,39 @@ impl<R: Real> Scale<R> {
     /// Counts finite, non-negative `sizes`, of which `all` are not zero and `most` is the largest.
     #[inline(always)]
     pub(super) fn count(&self, sizes: &[R], all: u64, most: R, histogram: &mut Histogram) {
-        let at_least = |edge: R| u64::from(sizes.iter().map(|size| u32::from(*size >= edge)).sum::<u32>());
-        let mut counted = 0;
-        let mut bin = self.edges.partition_point(|edge| *edge <= most).max(1);
+        let at_least = |edge: R| sizes.iter().map(|size| u32::from(*size >= edge)).sum::<u32>();
+        self.count_below(self.bin(most) + 1, at_least, all, 0, histogram);
+    }
+
+    /// Counts sizes below bin `end`. `at_least` tells how many reach an edge; `all` are not zero, of which
+    /// `counted` lie in `end` and above.
+    #[inline(always)]
+    pub(super) fn count_below(
+        &self,
+        end: usize,
+        at_least: impl Fn(R) -> u32,
+        all: u64,
+        mut counted: u64,
+        histogram: &mut Histogram,
+    ) {
+        let mut bin = end;
         // From the largest down, until all are counted: the sizes of a block span a few bins.
         while counted < all {
             bin -= 1;
-            let upwards = if bin == 0 { all } else { at_least(self.edges[bin]) };
+            let upwards = if bin == 0 { all } else { u64::from(at_least(self.edges[bin])) };
             histogram.counts[bin] += upwards - counted;
             counted = upwards;
         }
+    }
+
+    /// The bin of a size.
+    pub(super) fn bin(&self, size: R) -> usize {
+        self.edges.partition_point(|edge| *edge <= size).max(1) - 1
+    }
+
+    /// The lower edge of a bin.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn edge(&self, bin: usize) -> R {
+        self.edges[bin]
     }
 }

@@ -1,12 +1,12 @@
 //! The sums of a piece of two tensors: one pass over both, block by block.
 //!
-//! Sums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
+//! PairSums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
 //! plain loop that leaves those pairs out.
 
 use super::Delta;
 use super::histogram::Scale;
 use super::real::{Decode, Real};
-use crate::simd::{Kernel, prefetch};
+use crate::simd::{Kernel, PairSums, prefetch};
 
 /// Elements of a block: both sides decoded, and |δ|, stay in the first-level cache.
 const BLOCK: usize = 1024;
@@ -33,7 +33,7 @@ impl<D: Decode> Kernel for Compare<'_, D> {
     fn run(self) -> (Delta, bool) {
         let (width_a, width_b) = (self.decode_a.width(), self.decode_b.width());
         let scale = Scale::new();
-        let mut sums = Sums::default();
+        let mut sums = PairSums::default();
         let mut delta = Delta::default();
         let mut all_same = self.same_type;
         let mut at = 0;
@@ -72,7 +72,7 @@ fn ahead(bytes: &[u8], start: usize, len: usize) -> &[u8] {
 
 /// A block whose bytes are the same on both sides.
 #[inline(always)]
-fn same<R: Real>(x: &[R], sums: &mut Sums, delta: &mut Delta) {
+pub(super) fn same<R: Real>(x: &[R], sums: &mut PairSums, delta: &mut Delta) {
     let n = x.len() as u64;
     let nonfinite = count(x, |x| !x.is_finite());
     delta.elements += n;
@@ -89,7 +89,14 @@ fn same<R: Real>(x: &[R], sums: &mut Sums, delta: &mut Delta) {
 }
 
 #[inline(always)]
-fn block<R: Real>(x: &[R], y: &[R], size: &mut [R], scale: &Scale<R>, sums: &mut Sums, delta: &mut Delta) {
+pub(super) fn block<R: Real>(
+    x: &[R],
+    y: &[R],
+    size: &mut [R],
+    scale: &Scale<R>,
+    sums: &mut PairSums,
+    delta: &mut Delta,
+) {
     let first = delta.elements;
     delta.elements += x.len() as u64;
     let zero = R::ZERO.magnitude();
@@ -101,7 +108,8 @@ fn block<R: Real>(x: &[R], y: &[R], size: &mut [R], scale: &Scale<R>, sums: &mut
         most = most.max(size.magnitude());
         most_both = most_both.max(x.magnitude()).max(y.magnitude());
     }
-    if !R::of_magnitude(most_both).is_finite() {
+    // Two finite numbers may be further apart than the type can say.
+    if !R::of_magnitude(most_both.max(most)).is_finite() {
         delta.nonfinite_a += count(x, |x| !x.is_finite());
         delta.nonfinite_b += count(y, |y| !y.is_finite());
         return slow_block(x, y, first, scale, sums, delta);
@@ -121,7 +129,14 @@ fn block<R: Real>(x: &[R], y: &[R], size: &mut [R], scale: &Scale<R>, sums: &mut
 /// The same sums pair by pair, over the finite pairs.
 #[cold]
 #[inline(never)]
-fn slow_block<R: Real>(x: &[R], y: &[R], first: u64, scale: &Scale<R>, sums: &mut Sums, delta: &mut Delta) {
+fn slow_block<R: Real>(
+    x: &[R],
+    y: &[R],
+    first: u64,
+    scale: &Scale<R>,
+    sums: &mut PairSums,
+    delta: &mut Delta,
+) {
     for (i, (x, y)) in x.iter().zip(y).enumerate() {
         let both_nan = x.is_nan() && y.is_nan();
         delta.changed += u64::from(x != y && !both_nan);
@@ -146,18 +161,7 @@ fn count<R: Real>(x: &[R], is: impl Fn(R) -> bool) -> u64 {
     u64::from(x.iter().map(|x| u32::from(is(*x))).sum::<u32>())
 }
 
-/// Running sums over lanes.
-#[derive(Default)]
-struct Sums {
-    sum: [f64; LANES],
-    l1: [f64; LANES],
-    squares: [f64; LANES],
-    squares_a: [f64; LANES],
-    squares_b: [f64; LANES],
-    dot: [f64; LANES],
-}
-
-impl Sums {
+impl PairSums {
     #[inline(always)]
     fn add<R: Real>(&mut self, x: &[R], y: &[R]) {
         let (x, rest_x) = x.as_chunks::<LANES>();
@@ -195,8 +199,14 @@ impl Sums {
         for x in rest {
             squares[0] += x.to_f64() * x.to_f64();
         }
+        self.add_squares(&squares);
+    }
+
+    /// Adds the squares of numbers that are the same on both sides.
+    #[inline(always)]
+    pub(super) fn add_squares(&mut self, squares: &[f64; LANES]) {
         for sums in [&mut self.squares_a, &mut self.squares_b, &mut self.dot] {
-            for (sum, more) in sums.iter_mut().zip(&squares) {
+            for (sum, more) in sums.iter_mut().zip(squares) {
                 *sum += more;
             }
         }
@@ -213,7 +223,7 @@ impl Sums {
         self.dot[0] += a * b;
     }
 
-    fn fold_into(&self, delta: &mut Delta) {
+    pub(super) fn fold_into(&self, delta: &mut Delta) {
         let fold = |lanes: &[f64; LANES]| lanes.iter().sum::<f64>();
         delta.sum += fold(&self.sum);
         delta.l1 += fold(&self.l1);

@@ -1,8 +1,11 @@
 //! What changed between two checkpoints.
 //!
 //! [`diff`] streams both maps once and gives a [`TensorDiff`] per tensor. `pair` says how two tensors are
-//! read, `compare` deals pieces to threads, `kernel` sums over blocks what [`Delta`] holds.
+//! read, `compare` deals pieces to threads, `kernel` sums over blocks what [`Delta`] holds, and
+//! `bf16` does the same for the commonest type with wider hands.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod checkpoints;
 mod compare;
 mod delta;

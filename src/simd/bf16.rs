@@ -1,0 +1,258 @@
+//! Passes over blocks of `bf16` pairs, written for AVX-512.
+//!
+//! Each does what a plain loop does, operation by operation, so its results have the same bits.
+
+use std::arch::x86_64::*;
+
+use super::PairSums;
+
+/// Pairs of a block.
+pub(crate) const PAIRS: usize = 1024;
+const BYTES: usize = 2 * PAIRS;
+/// Half decades, or any other bins, that one [`Avx512::count`] tells apart.
+pub(crate) const SHELVES: usize = 8;
+
+/// Bytes of a block of one side.
+pub(crate) type Block = [u8; BYTES];
+
+/// Proof that the processor has AVX-512 with words, and carries its state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// What was seen in a block whose numbers are all finite.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// Pairs with a ≠ b.
+    pub(crate) changed: u32,
+    /// Pairs with a < 0 < b or b < 0 < a.
+    pub(crate) flips: u32,
+    /// The largest |δ|, rounded to `f32`.
+    pub(crate) most: f32,
+}
+
+/// Which shelf a size belongs on, by its binary exponent, of which the table knows 15.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shelves {
+    /// The exponent field that entry 0 stands for, which also takes all smaller ones.
+    pub(crate) lowest: u16,
+    /// The bits of the size from which on `above` holds.
+    pub(crate) edge: [u32; 16],
+    /// 16^shelf for sizes below the edge; 0 where they are not to be counted.
+    pub(crate) below: [u32; 16],
+    /// The same from the edge on.
+    pub(crate) above: [u32; 16],
+}
+
+impl Avx512 {
+    /// The proof, where the processor gives it.
+    pub(crate) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("popcnt");
+        has.then_some(Self(()))
+    }
+
+    /// Adds a block of pairs to `lanes` and writes every |δ|, rounded to `f32`, to `sizes`. `None`, with
+    /// `lanes` as they were, where a number or a rounded |δ| is not finite.
+    pub(crate) fn add(
+        self,
+        a: &Block,
+        b: &Block,
+        lanes: &mut PairSums,
+        sizes: &mut [f32; PAIRS],
+    ) -> Option<Seen> {
+        // SAFETY: `self` proves that the features are there.
+        unsafe { add(a, b, lanes, sizes) }
+    }
+
+    /// The squares of a block, summed over lanes. `None` where a number is not finite.
+    pub(crate) fn squares(self, a: &Block) -> Option<[f64; 8]> {
+        // SAFETY: `self` proves that the features are there.
+        unsafe { squares(a) }
+    }
+
+    /// How many sizes, which are finite and not negative, lie on each shelf.
+    pub(crate) fn count(self, sizes: &[f32; PAIRS], shelves: &Shelves) -> [u32; SHELVES] {
+        // SAFETY: `self` proves that the features are there.
+        unsafe { count(sizes, shelves) }
+    }
+
+    /// How many sizes, which are finite and not negative, reach `edge`.
+    pub(crate) fn at_least(self, sizes: &[f32; PAIRS], edge: f32) -> u32 {
+        // SAFETY: `self` proves that the features are there.
+        unsafe { at_least(sizes, edge) }
+    }
+}
+
+/// How far ahead of the reading the next bytes are asked for.
+const AHEAD: usize = BYTES;
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn ask_ahead(bytes: &[u8; 64]) {
+    _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(AHEAD).cast());
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn words(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Eight numbers as `f32`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+fn decode(bytes: &[u8; 16]) -> __m256 {
+    // SAFETY: the array has the 16 bytes of a vector, and the load needs no alignment.
+    let words = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(lanes: &[f64; 8]) -> __m512d {
+    // SAFETY: the array has the eight numbers of a vector, and the load needs no alignment.
+    unsafe { _mm512_loadu_pd(lanes.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(lanes: &mut [f64; 8], from: __m512d) {
+    // SAFETY: the array has the eight numbers of a vector, and the store needs no alignment.
+    unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), from) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> Option<Seen> {
+    let magnitude = _mm512_set1_epi16(0x7fff);
+    let (mut sum, mut l1, mut squares) = (load(&lanes.sum), load(&lanes.l1), load(&lanes.squares));
+    let (mut squares_a, mut squares_b) = (load(&lanes.squares_a), load(&lanes.squares_b));
+    let mut dot = load(&lanes.dot);
+    let (mut changed, mut flips) = (0, 0);
+    let (mut most, mut most_both) = (_mm256_setzero_si256(), _mm512_setzero_si512());
+    let sizes_of_64 = sizes.as_chunks_mut::<32>().0;
+    for ((a, b), sizes) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0).zip(sizes_of_64) {
+        ask_ahead(a);
+        ask_ahead(b);
+        let (x, y) = (words(a), words(b));
+        let either = _mm512_and_si512(_mm512_or_si512(x, y), magnitude);
+        let not_zero = _mm512_test_epi16_mask(either, either);
+        changed += _mm512_mask_cmpneq_epi16_mask(not_zero, x, y).count_ones();
+        let other_sign = _mm512_movepi16_mask(_mm512_xor_si512(x, y));
+        let (x, y) = (_mm512_and_si512(x, magnitude), _mm512_and_si512(y, magnitude));
+        let smaller = _mm512_min_epu16(x, y);
+        flips += _mm512_mask_test_epi16_mask(other_sign, smaller, smaller).count_ones();
+        most_both = _mm512_max_epu16(most_both, _mm512_max_epu16(x, y));
+        let of_8 = a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0).zip(sizes.as_chunks_mut::<8>().0);
+        for ((a, b), sizes) in of_8 {
+            let (x, y) = (decode(a), decode(b));
+            let size = _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(y, x)));
+            most = _mm256_max_epu32(most, size);
+            // SAFETY: the array has the eight numbers of a vector, and the store needs no alignment.
+            unsafe { _mm256_storeu_si256(sizes.as_mut_ptr().cast(), size) };
+            let (x, y) = (_mm512_cvtps_pd(x), _mm512_cvtps_pd(y));
+            let d = _mm512_sub_pd(y, x);
+            sum = _mm512_add_pd(sum, d);
+            l1 = _mm512_add_pd(l1, _mm512_abs_pd(d));
+            squares = _mm512_fmadd_pd(d, d, squares);
+            squares_a = _mm512_fmadd_pd(x, x, squares_a);
+            squares_b = _mm512_fmadd_pd(y, y, squares_b);
+            dot = _mm512_fmadd_pd(x, y, dot);
+        }
+    }
+    let most = f32::from_bits(_mm512_reduce_max_epu32(_mm512_zextsi256_si512(most)));
+    if !finite(most_both) || !most.is_finite() {
+        return None;
+    }
+    store(&mut lanes.sum, sum);
+    store(&mut lanes.l1, l1);
+    store(&mut lanes.squares, squares);
+    store(&mut lanes.squares_a, squares_a);
+    store(&mut lanes.squares_b, squares_b);
+    store(&mut lanes.dot, dot);
+    Some(Seen { changed, flips, most })
+}
+
+/// Whether words without sign are all finite.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn finite(words: __m512i) -> bool {
+    _mm512_cmpge_epu16_mask(words, _mm512_set1_epi16(0x7f80)) == 0
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn squares(a: &Block) -> Option<[f64; 8]> {
+    let magnitude = _mm512_set1_epi16(0x7fff);
+    let mut squares = _mm512_setzero_pd();
+    let mut most = _mm512_setzero_si512();
+    for a in a.as_chunks::<64>().0 {
+        ask_ahead(a);
+        most = _mm512_max_epu16(most, _mm512_and_si512(words(a), magnitude));
+        for a in a.as_chunks::<16>().0 {
+            let x = _mm512_cvtps_pd(decode(a));
+            squares = _mm512_fmadd_pd(x, x, squares);
+        }
+    }
+    let mut lanes = [0.0; 8];
+    store(&mut lanes, squares);
+    finite(most).then_some(lanes)
+}
+
+/// The bits of 16 sizes, which are ordered as the sizes are.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn size_bits(sizes: &[f32; 16]) -> __m512i {
+    // SAFETY: the array has the 16 numbers of a vector, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(sizes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn at_least(sizes: &[f32; PAIRS], edge: f32) -> u32 {
+    let edge = _mm512_set1_epi32(edge.to_bits() as i32);
+    let reach = |sizes: &[f32; 16]| _mm512_cmpge_epu32_mask(size_bits(sizes), edge).count_ones();
+    sizes.as_chunks::<16>().0.iter().map(reach).sum()
+}
+
+/// Each of 16 lanes counts in eight fields of four bits, which are emptied into bytes before they are full.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn count(sizes: &[f32; PAIRS], shelves: &Shelves) -> [u32; SHELVES] {
+    // SAFETY: the arrays have the 64 bytes of a vector each, and the loads need no alignment.
+    let table = |of: &[u32; 16]| unsafe { _mm512_loadu_si512(of.as_ptr().cast()) };
+    let (edge, below, above) = (table(&shelves.edge), table(&shelves.below), table(&shelves.above));
+    let lowest = _mm512_set1_epi32(i32::from(shelves.lowest));
+    let low_half = _mm512_set1_epi8(0x0f);
+    let [mut even, mut odd] = [_mm512_setzero_si512(); 2];
+    // Eight vectors add at most eight to a field.
+    for sizes in sizes.as_chunks::<128>().0 {
+        let mut fields = _mm512_setzero_si512();
+        for sizes in sizes.as_chunks::<16>().0 {
+            let size = size_bits(sizes);
+            let entry = _mm512_subs_epu16(_mm512_srli_epi32::<23>(size), lowest);
+            let from_edge = _mm512_cmpge_epu32_mask(size, _mm512_permutexvar_epi32(entry, edge));
+            let one = _mm512_permutexvar_epi32(entry, below);
+            let one = _mm512_mask_permutexvar_epi32(one, from_edge, entry, above);
+            fields = _mm512_add_epi32(fields, one);
+        }
+        even = _mm512_add_epi8(even, _mm512_and_si512(fields, low_half));
+        odd = _mm512_add_epi8(odd, _mm512_and_si512(_mm512_srli_epi32::<4>(fields), low_half));
+    }
+    let byte = |of: __m512i, i: u32| {
+        let byte =
+            _mm512_and_si512(_mm512_srl_epi32(of, _mm_cvtsi32_si128(8 * i as i32)), _mm512_set1_epi32(0xff));
+        _mm512_reduce_add_epi32(byte) as u32
+    };
+    let mut counts = [0; SHELVES];
+    for (i, pair) in counts.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *pair = [byte(even, i as u32), byte(odd, i as u32)];
+    }
+    counts
+}

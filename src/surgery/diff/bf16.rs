@@ -1,0 +1,212 @@
+//! The sums of a piece of two `bf16` tensors where the processor has AVX-512: what `kernel` gives, bit for
+//! bit, in less time.
+
+use super::Delta;
+use super::histogram::{BINS, Scale};
+use super::kernel::{block, same};
+use super::real::{Decode, Narrow};
+use crate::simd::PairSums;
+use crate::simd::bf16::{Avx512, Block, PAIRS, SHELVES, Shelves};
+
+/// The sums, and whether all bytes are the same.
+pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
+    let mut piece = Piece {
+        avx512,
+        scale: Scale::new(),
+        placed: [None; BINS],
+        sizes: [0.0; PAIRS],
+        sums: PairSums::default(),
+        delta: Delta::default(),
+    };
+    let (blocks_a, rest_a) = a.as_chunks();
+    let (blocks_b, rest_b) = b.as_chunks();
+    let mut all_same = true;
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
+        if a == b {
+            piece.add_same(a);
+        } else {
+            all_same = false;
+            piece.add(a, b);
+        }
+    }
+    all_same &= rest_a == rest_b;
+    piece.add_plainly(rest_a, rest_b);
+    let Piece { sums, mut delta, .. } = piece;
+    sums.fold_into(&mut delta);
+    (delta, all_same)
+}
+
+struct Piece {
+    avx512: Avx512,
+    scale: Scale<f32>,
+    /// The shelves by the bin of the largest size, made when first asked for.
+    placed: [Option<Placed>; BINS],
+    sizes: [f32; PAIRS],
+    sums: PairSums,
+    delta: Delta,
+}
+
+impl Piece {
+    fn add_same(&mut self, a: &Block) {
+        let Some(squares) = self.avx512.squares(a) else {
+            return self.add_plainly(a, a);
+        };
+        self.sums.add_squares(&squares);
+        self.delta.elements += PAIRS as u64;
+        self.delta.finite += PAIRS as u64;
+    }
+
+    fn add(&mut self, a: &Block, b: &Block) {
+        let Some(seen) = self.avx512.add(a, b, &mut self.sums, &mut self.sizes) else {
+            return self.add_plainly(a, b);
+        };
+        let first = self.delta.elements;
+        self.delta.elements += PAIRS as u64;
+        self.delta.finite += PAIRS as u64;
+        self.delta.changed += u64::from(seen.changed);
+        self.delta.sign_flips += u64::from(seen.flips);
+        if f64::from(seen.most) > self.delta.max_abs() {
+            let at = self.sizes.iter().position(|size| *size == seen.most).unwrap_or(0);
+            let (x, y) = (one(a, at), one(b, at));
+            self.delta.largest = Some(((y - x).abs(), first + at as u64));
+        }
+        self.count(u64::from(seen.changed), seen.most);
+    }
+
+    /// Adds the sizes, of which `all` are not zero and `most` is the largest, to the histogram.
+    fn count(&mut self, all: u64, most: f32) {
+        let bin = self.scale.bin(most);
+        if self.placed[bin].is_none() {
+            self.placed[bin] = Placed::new(&self.scale, bin);
+        }
+        let Self { scale, sizes, avx512, .. } = self;
+        let at_least = |edge| avx512.at_least(sizes, edge);
+        let Some(placed) = &self.placed[bin] else {
+            return scale.count_below(bin + 1, at_least, all, 0, &mut self.delta.histogram);
+        };
+        let counts = avx512.count(sizes, &placed.shelves);
+        self.delta.histogram.add(placed.first, &counts);
+        let counted = u64::from(counts.iter().sum::<u32>());
+        scale.count_below(placed.first, at_least, all, counted, &mut self.delta.histogram);
+    }
+
+    /// Adds any number of pairs, finite or not.
+    #[cold]
+    fn add_plainly(&mut self, a: &[u8], b: &[u8]) {
+        let [mut x, mut y] = [[0.0; PAIRS]; 2];
+        let n = a.len() / 2;
+        let (x, y) = (&mut x[..n], &mut y[..n]);
+        Narrow::Bf16.decode(a, x);
+        if a == b {
+            return same(x, &mut self.sums, &mut self.delta);
+        }
+        Narrow::Bf16.decode(b, y);
+        block(x, y, &mut self.sizes[..n], &self.scale, &mut self.sums, &mut self.delta);
+    }
+}
+
+fn one(block: &Block, at: usize) -> f64 {
+    let mut x = [0.0];
+    Narrow::Bf16.decode(&block[2 * at..][..2], &mut x);
+    f64::from(x[0])
+}
+
+/// Shelves for the bins from the one of the largest size down.
+#[derive(Clone, Copy)]
+struct Placed {
+    /// The bin of the first shelf.
+    first: usize,
+    shelves: Shelves,
+}
+
+impl Placed {
+    /// `None` where the shelves would reach the first or last bin, which also take what lies beyond them, or
+    /// sizes that are not normal.
+    fn new(scale: &Scale<f32>, bin: usize) -> Option<Self> {
+        let end = bin + 1;
+        let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
+        let lowest = (scale.edge(end).to_bits() >> 23).checked_sub(15)?;
+        let [mut edge, mut below, mut above] = [[0; 16]; 3];
+        // 2^14 is more than the shelves span, so what entry 0 leaves out lies below the first shelf.
+        for i in 1..16 {
+            let least = (lowest + i as u32) << 23;
+            let largest = least | 0x007f_ffff;
+            let [low, high] = [least, largest].map(|bits| scale.bin(f32::from_bits(bits)));
+            // A factor of two holds one edge at most.
+            edge[i] = scale.edge(high).to_bits();
+            below[i] = one_on(low, first);
+            above[i] = one_on(high, first);
+        }
+        Some(Self { first, shelves: Shelves { lowest: lowest as u16, edge, below, above } })
+    }
+}
+
+/// The field of the shelf of a bin; none where there is no shelf.
+fn one_on(bin: usize, first: usize) -> u32 {
+    bin.checked_sub(first).and_then(|shelf| 1u32.checked_shl(4 * shelf as u32)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Kernel, dispatch};
+    use crate::surgery::diff::kernel::Compare;
+
+    /// Words from a 64-bit linear congruential generator.
+    fn words(seed: u64, n: usize, of: impl Fn(u64) -> u16) -> Vec<u16> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            of(state >> 20)
+        };
+        (0..n).map(next).collect()
+    }
+
+    fn bytes(words: &[u16]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// The plain build, the widest build of the same source and this file must agree in every bit.
+    fn all_agree(a: &[u16], b: &[u16]) {
+        let (a, b) = (&bytes(a)[..], &bytes(b)[..]);
+        let decode = &Narrow::Bf16;
+        let kernel =
+            || Compare { a, b, decode_a: decode, decode_b: decode, same_type: true, by_bytes: false };
+        let plain = kernel().run();
+        assert_eq!(dispatch(kernel()), plain, "the widest build of the plain loops");
+        if let Some(avx512) = Avx512::detect() {
+            assert_eq!(compare(a, b, avx512), plain, "AVX-512");
+        }
+    }
+
+    #[test]
+    fn every_build_gives_the_same_bits() {
+        for n in [0, 1, 1023, 1024, 5000] {
+            // Weights of one size, moved a little; then of all sizes that are finite; then anything.
+            let a = words(1, n, |r| 0x3c00 + (r as u16 & 0x81ff));
+            let moved = words(2, n, |r| (r % 5) as u16);
+            let b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
+            all_agree(&a, &b);
+            all_agree(&a, &a);
+            let finite = |seed| words(seed, n, |r| (r as u16 & 0x807f) | ((r >> 16) % 0xff) as u16 * 0x80);
+            all_agree(&finite(3), &finite(4));
+            let any = |seed| words(seed, n, |r| r as u16);
+            all_agree(&any(5), &any(6));
+            all_agree(&any(5), &any(5));
+        }
+    }
+
+    #[test]
+    fn every_build_counts_every_half_decade() {
+        // Blocks whose largest number is any power of two and whose others lie up to 2³⁰ lower.
+        for exponent in 0..=254u16 {
+            let zeros = vec![0; PAIRS];
+            let b = words(u64::from(exponent), PAIRS, |r| {
+                let lower = exponent.saturating_sub((r >> 10) as u16 % 30);
+                (r as u16 & 0x807f) | lower << 7
+            });
+            all_agree(&zeros, &b);
+            all_agree(&b, &zeros);
+        }
+    }
+}
