@@ -4,21 +4,23 @@
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 10] = [
+const MAY_NAME: [(&str, &[&str]); 12] = [
     ("error", &[]),
     ("faults", &["error"]),
     ("simd", &[]),
     ("checkpoint", &["error"]),
     ("plan", &["error", "simd", "checkpoint"]),
     ("surgery", &["error", "simd", "checkpoint", "plan"]),
-    ("train", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("backend", &["simd", "checkpoint"]),
+    ("llama", &["error", "checkpoint", "backend"]),
+    ("train", &["error", "checkpoint", "plan", "surgery", "backend", "llama"]),
     ("report", &["error", "checkpoint", "plan", "surgery", "train"]),
-    ("cli", &["error", "checkpoint", "plan", "surgery", "train", "report"]),
+    ("cli", &["error", "checkpoint", "plan", "surgery", "backend", "llama", "train", "report"]),
     ("lib", &["error", "checkpoint", "plan", "surgery", "train", "report", "cli"]),
 ];
 
 /// Crates that belong to one module.
-const OWNED: [(&str, &str); 9] = [
+const OWNED: [(&str, &str); 11] = [
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),
@@ -28,6 +30,8 @@ const OWNED: [(&str, &str); 9] = [
     ("tokenizers", "train"),
     ("minijinja", "train"),
     ("parquet", "train"),
+    ("gemm", "backend"),
+    ("ctrlc", "cli"),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -104,10 +108,12 @@ fn crates_are_named_in_their_module_only() {
 }
 
 #[test]
-fn unsafe_code_stays_in_two_places() {
+fn unsafe_code_stays_in_three_places() {
     for (_, path, code) in modules() {
         assert!(
-            !code.contains("unsafe {") || path == "checkpoint/shard.rs" || path.starts_with("simd/"),
+            !code.contains("unsafe {")
+                || ["checkpoint/shard.rs", "backend/cpu/matmul.rs"].contains(&path.as_str())
+                || path.starts_with("simd/"),
             "{path} is unsafe"
         );
     }

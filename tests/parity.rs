@@ -164,9 +164,9 @@ fn ten_steps_agree_full_and_masked() {
                     let before = cpu.weight_to_host(&start.weight).unwrap();
                     let after = cpu.weight_to_host(&param.weight).unwrap();
                     let expected = golden.get(&format!("{key}.{}", param.name));
-                    let moved: f64 = expected.iter().zip(&before).map(|(e, b)| (e - f64::from(*b)).powi(2)).sum();
+                    let moved: f64 = expected.iter().zip(before.iter()).map(|(e, b)| (e - f64::from(*b)).powi(2)).sum();
                     let off: f64 =
-                        expected.iter().zip(&after).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
+                        expected.iter().zip(after.iter()).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
                     let e = (off / moved).sqrt();
                     assert!(e < 1e-4, "{name} {key} {mode:?}: {}: off by {e:e} of its update", param.name);
                 }

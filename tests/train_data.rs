@@ -26,7 +26,7 @@ fn load_text(name: &str, text: &[u8], tokenizer: &Tokenizer, limits: Limits) -> 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, text).unwrap();
-    load(&path, tokenizer, limits)
+    load(&path, Some(tokenizer), limits)
 }
 
 fn load_rows(rows: &[Value], tokenizer: &Tokenizer, limits: Limits) -> Result<Dataset> {
@@ -107,7 +107,7 @@ fn a_model_without_a_template_gets_the_alpaca_prompt() {
 #[test]
 fn preview_shows_what_is_learnt() {
     let tokenizer = tokenizer("chatml");
-    let data = load(&fixture("data/chat.jsonl"), &tokenizer, limits(None)).unwrap();
+    let data = load(&fixture("data/chat.jsonl"), Some(&tokenizer), limits(None)).unwrap();
     let samples = preview(&data.rows, &tokenizer, 3).unwrap();
     let text: Vec<_> = samples[1].spans.iter().map(|s| (s.text.as_str(), s.is_target)).collect();
     let expected = [
@@ -196,7 +196,7 @@ fn an_empty_file_is_an_error() {
         let error = load_text("rows.json", text.as_bytes(), &tokenizer, limits(None)).unwrap_err();
         assert!(error.to_string().ends_with("rows.json: no rows"), "{error}");
     }
-    assert!(load(Path::new("/no/such/file.jsonl"), &tokenizer, limits(None)).is_err());
+    assert!(load(Path::new("/no/such/file.jsonl"), Some(&tokenizer), limits(None)).is_err());
 }
 
 #[test]
@@ -215,8 +215,8 @@ fn a_directory_of_every_kind_gives_the_rows_of_its_files() {
     } else {
         3
     };
-    let data = load(dir.path(), &tokenizer, limits(None)).unwrap();
-    let one = load(&fixture("data/chat.jsonl"), &tokenizer, limits(None)).unwrap();
+    let data = load(dir.path(), Some(&tokenizer), limits(None)).unwrap();
+    let one = load(&fixture("data/chat.jsonl"), Some(&tokenizer), limits(None)).unwrap();
     let tokens = |rows: &[Row]| ids_and_labels(rows);
     let per_file: Vec<_> = data.rows.chunks(one.rows.len()).map(tokens).collect();
     assert_eq!(per_file, vec![tokens(&one.rows); files]);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
 
 use super::Header;
@@ -137,6 +137,15 @@ impl Shard {
         Some(&self.map.as_ref()?[range.start as usize..range.end as usize])
     }
 
+    /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
+    pub fn release(&self, range: Range<u64>) {
+        const PAGE: u64 = 4096;
+        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        if let Some(map) = self.map.as_ref().filter(|_| !whole.is_empty() && whole.end <= self.stamp.len) {
+            release(map, whole);
+        }
+    }
+
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
     /// kernel cannot do it for every pair of file systems.
     pub(super) fn copy_in_kernel(
@@ -190,4 +199,11 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     // Advice only: a kernel that cannot take it loses a little speed.
     let _ = map.advise(Advice::Sequential);
     Ok(map)
+}
+
+#[expect(unsafe_code, reason = "the advice is unsafe for private pages that were written to")]
+fn release(map: &Mmap, range: Range<u64>) {
+    let (offset, len) = (range.start as usize, (range.end - range.start) as usize);
+    // SAFETY: the map is read-only and of a file, so its pages come back with the same bytes.
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
 }

@@ -11,7 +11,7 @@ use crate::checkpoint::{Access, Checkpoint};
 use crate::llama::LlamaConfig;
 use crate::report::grouped;
 use crate::train::data::{Batch, Limits, load};
-use crate::train::eval_checkpoint;
+use crate::train::{TOKENS_AT_ONCE, eval_checkpoint};
 use crate::{Error, Result};
 
 /// Loss and perplexity of a model on rows of any training format
@@ -49,8 +49,8 @@ impl Eval {
         let limits = Limits { max_length: self.max_length, vocab_size };
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
-        let largest = |of: fn(&Batch) -> usize| batches.iter().map(of).max().unwrap_or(0);
-        let sizes = (largest(|batch| batch.input_ids.len()), largest(Batch::max_seqlen));
+        let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
+        let sizes = (longest.max(TOKENS_AT_ONCE), longest);
         let (loss, tokens) = eval_checkpoint(&source, &batches, sizes)?;
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {

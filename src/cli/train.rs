@@ -17,7 +17,7 @@ use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
 use crate::report::{loss_svg, samples_text, training_json, training_table};
 use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
-use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
+use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, TOKENS_AT_ONCE, rows_digest};
 use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
@@ -244,13 +244,11 @@ impl Train {
     fn arrange(&self, data: Data) -> Result<Vec<Arranged>> {
         let options = self.rows.batch_options(self.selection.seed());
         let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
+        let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let arrange = |dataset: Dataset| {
-            let longest = dataset.rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
-            let (tokens, longest) = self.rows.sizes(dataset.rows.len(), longest);
-            let tokens = eval.iter().map(|batch| batch.input_ids.len()).fold(tokens, usize::max);
-            let longest = eval.iter().map(Batch::max_seqlen).fold(longest, usize::max);
+            let longest = dataset.rows.iter().map(|row| row.input_ids.len()).fold(longest_eval, usize::max);
             let batches = Batches::new(dataset.rows, options)?;
-            Ok(Arranged { batches, eval: eval.clone(), sizes: (tokens, longest) })
+            Ok(Arranged { batches, eval: eval.clone(), sizes: (longest.max(TOKENS_AT_ONCE), longest) })
         };
         data.stages.into_iter().map(arrange).collect()
     }

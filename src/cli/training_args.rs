@@ -43,12 +43,6 @@ impl DataArgs {
         };
         BatchOptions { batch_size: self.batch_size, arrangement, shuffle: !self.no_shuffle, seed }
     }
-
-    /// Tokens of the largest micro-batch and of the longest sequence, for rows of at most `longest` tokens.
-    pub(super) fn sizes(&self, rows: usize, longest: usize) -> (usize, usize) {
-        let row = if self.packing { self.max_length } else { longest };
-        (row * self.batch_size.min(rows), longest)
-    }
 }
 
 /// Optimizer and schedule.

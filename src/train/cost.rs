@@ -30,12 +30,12 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The cost of a model with micro-batches of at most `tokens` tokens in sequences of about `length`.
+    /// The cost of a model when `tokens` tokens go through it at once, in sequences of about `length`.
     pub fn of<B: Backend>(model: &Model<B>, (tokens, length): (usize, usize), recompute: Recompute) -> Self {
         let config = &model.config;
         let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
-        let logits = (1usize << 24).max(32 * config.vocab_size).min(tokens * config.vocab_size);
+        let logits = (1usize << 23).max(32 * config.vocab_size).min(tokens * config.vocab_size);
         let hidden = tokens * config.hidden_size;
         let floats = tokens * activation_floats(config, recompute) + logits + hidden;
         Self {

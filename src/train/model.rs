@@ -66,6 +66,8 @@ pub(super) fn load<'a, B: Backend>(
         for param in model.params_mut() {
             let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else { continue };
             train.mask = element_bits(plan, &inventory, tensor.info)?;
+            // The values live on in f32.
+            checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
         }
     }
     Ok(model)

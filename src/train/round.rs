@@ -20,7 +20,7 @@ pub struct Stage<'a> {
     pub batches: &'a Batches,
     /// Rows to measure the loss on, in micro-batches.
     pub eval: &'a [Batch],
-    /// Tokens of the largest micro-batch, and of the longest sequence.
+    /// Tokens that go through the model at once, and of the longest sequence.
     pub sizes: (usize, usize),
 }
 

@@ -16,7 +16,37 @@ pub struct MicroBatch<'a> {
     pub offsets: &'a [u32],
 }
 
+/// Whole sequences of a micro-batch that go through the model together.
+struct Part<'a> {
+    ids: &'a [u32],
+    offsets: Vec<u32>,
+    /// Rows that predict a target, and the targets.
+    targets: (Vec<u32>, Vec<u32>),
+}
+
+/// Tokens that go through the model at once, unless one sequence has more: enough for fast matrix products, few
+/// enough to bound the memory of activations whatever the batch size is.
+pub const TOKENS_AT_ONCE: usize = 512;
+
 impl MicroBatch<'_> {
+    /// Parts of whole sequences, each of at most [`TOKENS_AT_ONCE`] tokens or of one sequence.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first + 1 < self.offsets.len() {
+            let start = self.offsets[first];
+            let fits = |end: &u32| (end - start) as usize <= TOKENS_AT_ONCE;
+            let more = self.offsets[first + 1..].iter().take_while(|end| fits(end)).count().max(1);
+            let offsets: Vec<u32> = self.offsets[first..=first + more].iter().map(|o| o - start).collect();
+            let range = start as usize..self.offsets[first + more] as usize;
+            let (ids, labels) = (&self.ids[range.clone()], &self.labels[range]);
+            let targets = MicroBatch { ids, labels, offsets: &offsets }.targets();
+            parts.push(Part { ids, offsets, targets });
+            first += more;
+        }
+        parts
+    }
+
     fn sequences(&self) -> Sequences<'_> {
         Sequences { offsets: self.offsets }
     }
@@ -94,14 +124,14 @@ pub fn step<B: Backend>(
     micro_batches: &[MicroBatch<'_>],
     (adam, lr, count): (&AdamW, f64, u64),
 ) -> StepReport {
-    let targets: Vec<_> = micro_batches.iter().map(MicroBatch::targets).collect();
-    let total: usize = targets.iter().map(|(rows, _)| rows.len()).sum();
+    let parts: Vec<Part<'_>> = micro_batches.iter().flat_map(MicroBatch::parts).collect();
+    let total: usize = parts.iter().map(|part| part.targets.0.len()).sum();
     let scale = 1.0 / total.max(1) as f32;
     let reach = Reach::of(model);
     clear_sums(backend, model);
     let (mut timings, mut sum) = (Timings::default(), 0.0f64);
-    for (i, (micro, (rows, ids))) in micro_batches.iter().zip(&targets).enumerate() {
-        let batch = Batch { ids: micro.ids, sequences: micro.sequences() };
+    for (i, Part { ids, offsets, targets: (rows, labels) }) in parts.iter().enumerate() {
+        let batch = Batch { ids, sequences: Sequences { offsets } };
         let clock = Instant::now();
         let hidden = forward(backend, model, batch, acts);
         let clock = lap(&mut timings.forward, clock);
@@ -113,7 +143,8 @@ pub fn step<B: Backend>(
             weight: train.as_mut().map(|train| &mut train.grad),
             accumulate: i > 0,
         };
-        let losses = backend.cross_entropy(hidden, weight, Targets { rows, ids }, Some(gradients));
+        let targets = Targets { rows, ids: labels };
+        let losses = backend.cross_entropy(hidden, weight, targets, Some(gradients));
         sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         let clock = lap(&mut timings.head, clock);
         if reach.hidden {
@@ -184,9 +215,41 @@ pub fn evaluate<B: Backend>(
     acts: &mut Activations<B>,
     micro: &MicroBatch<'_>,
 ) -> Vec<f32> {
-    let (rows, ids) = micro.targets();
-    let batch = Batch { ids: micro.ids, sequences: micro.sequences() };
-    let hidden = forward(backend, model, batch, acts);
-    let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-    backend.cross_entropy(hidden, &head.weight, Targets { rows: &rows, ids: &ids }, None)
+    let mut losses = Vec::new();
+    for Part { ids, offsets, targets: (rows, labels) } in micro.parts() {
+        let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
+        let hidden = forward(backend, model, batch, acts);
+        let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
+        let targets = Targets { rows: &rows, ids: &labels };
+        losses.extend(backend.cross_entropy(hidden, &head.weight, targets, None));
+    }
+    losses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_sequences_and_keep_every_target() {
+        let lengths = [300usize, 200, 13, 600, 1, 511, 2];
+        let offsets: Vec<u32> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, n| {
+                *end += *n as u32;
+                Some(*end)
+            }))
+            .collect();
+        let ids: Vec<u32> = (0..lengths.iter().sum::<usize>() as u32).collect();
+        let labels: Vec<i32> = ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
+        let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
+        let parts = micro.parts();
+        let sizes: Vec<usize> = parts.iter().map(|part| part.ids.len()).collect();
+        assert_eq!(sizes, [500, 13, 600, 512, 2]);
+        let joined: Vec<u32> = parts.iter().flat_map(|part| part.targets.1.clone()).collect();
+        assert_eq!(joined, micro.targets().1);
+        for part in &parts {
+            let predicted = part.targets.0.iter().zip(&part.targets.1);
+            assert!(predicted.into_iter().all(|(row, id)| part.ids[*row as usize + 1] == *id));
+        }
+    }
 }

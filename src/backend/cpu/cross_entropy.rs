@@ -11,7 +11,7 @@ use super::{Cpu, linear};
 use crate::simd::{Kernel, dispatch};
 
 /// Logits that exist at once, unless one row has more.
-const LOGITS: usize = 1 << 24;
+const LOGITS: usize = 1 << 23;
 /// Rows are taken in multiples of this.
 const ROWS: usize = 32;
 
