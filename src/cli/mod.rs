@@ -4,6 +4,7 @@
 //! 2 error.
 
 mod completions;
+mod config_file;
 mod diff;
 mod eval;
 mod inspect;
@@ -120,7 +121,14 @@ enum Outcome {
 
 /// Parses the command line, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args = match config_file::expand(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(error) => {
+            Terminal::plain().error(&error);
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(args);
     let terminal = Terminal::new(&cli.global);
     match run(cli, &terminal) {
         Ok(Outcome::Success) => ExitCode::SUCCESS,

@@ -27,6 +27,11 @@ impl Terminal {
         Self { color, color_stdout, quiet: global.quiet, verbose: global.verbose }
     }
 
+    /// Before the command line is understood.
+    pub(super) fn plain() -> Self {
+        Self { color: false, color_stdout: false, quiet: false, verbose: false }
+    }
+
     /// Writes data to stdout. A reader that stopped reading is no error.
     pub(super) fn print(&self, text: &str) -> Result<()> {
         self.print_bytes(text.as_bytes())

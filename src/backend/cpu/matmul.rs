@@ -109,7 +109,7 @@ fn product(out: MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<'_>),
 
 /// Speed of a large product on this machine, in GFLOP/s: what the layers can be measured against.
 pub fn gemm_gflops() -> f64 {
-    const N: usize = 1536;
+    const N: usize = 1024;
     let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0.0f32; N * N]);
     let mut best = f64::INFINITY;
     for _ in 0..5 {

@@ -1,0 +1,67 @@
+//! `--config FILE`: a YAML mapping whose keys are flags.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::checkpoint::read_small;
+use crate::error::Shown;
+use crate::{Error, Result};
+
+/// The arguments with the flags of the file that `--config` names put before the others. A flag that is on the
+/// command line too keeps only that value.
+///
+/// # Errors
+/// When the file cannot be read or is no mapping of flags.
+pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
+    let is_train = args.iter().skip(1).any(|arg| arg == "train");
+    let text = |i: usize| args[i].to_string_lossy().into_owned();
+    let place = (0..args.len()).find(|i| text(*i) == "--config" || text(*i).starts_with("--config="));
+    let Some(place) = place.filter(|_| is_train) else { return Ok(args) };
+    let path = match text(place).strip_prefix("--config=") {
+        Some(path) => path.to_owned(),
+        None if place + 1 < args.len() => text(place + 1),
+        None => return Ok(args),
+    };
+    let given = |flag: &str| {
+        (0..args.len()).any(|i| text(i) == flag || text(i).starts_with(&format!("{flag}=")))
+    };
+    let mut added = Vec::new();
+    for (key, value) in read(Path::new(&path))? {
+        let flag = format!("--{}", key.replace('_', "-"));
+        if !given(&flag) {
+            push(&mut added, &flag, &value, &path)?;
+        }
+    }
+    let subcommand = args.iter().position(|arg| arg == "train").unwrap_or(0);
+    let (before, after) = args.split_at(subcommand + 1);
+    Ok([before, &added, after].concat())
+}
+
+fn read(path: &Path) -> Result<serde_json::Map<String, Value>> {
+    let fault = |fault: String| Error::Usage { fault: format!("{}: {fault}", Shown(path)), hint: None };
+    let bytes = read_small(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| fault("not UTF-8".to_owned()))?;
+    let value: Value = serde_saphyr::from_str(&text)
+        .map_err(|e| fault(format!("not valid YAML: {}", Shown(e.to_string().as_str()))))?;
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Err(fault("expected a mapping of flags, such as `learning_rate: 2e-5`".to_owned())),
+    }
+}
+
+fn push(args: &mut Vec<OsString>, flag: &str, value: &Value, path: &str) -> Result<()> {
+    match value {
+        Value::Null | Value::Bool(false) => {}
+        Value::Bool(true) => args.push(flag.into()),
+        Value::Number(number) => args.extend([flag.into(), number.to_string().into()]),
+        Value::String(text) => args.extend([flag.into(), text.into()]),
+        Value::Array(values) => values.iter().try_for_each(|value| push(args, flag, value, path))?,
+        Value::Object(_) => {
+            let fault = format!("{}: `{flag}`: got a mapping, expected a value", Shown(path));
+            return Err(Error::usage(fault, ""));
+        }
+    }
+    Ok(())
+}
