@@ -160,7 +160,9 @@ impl<'a> Run<'a> {
             states: self.dir.states(),
         };
         let summary = run_round(&mut cpu, &mut model, stage, &mut progress, options, &mut hooks)?;
-        let unmoved = self.write(&cpu, &model, &source, spec, round)?;
+        self.write(&cpu, &model, &source, spec, round)?;
+        drop(model);
+        let unmoved = self.prove(&source, spec, round)?;
         let lines = log.lines().iter().filter(|line| line.round == round);
         let (losses, evals): (Vec<f64>, Vec<Option<f64>>) = lines.map(|l| (l.loss, l.eval_loss)).unzip();
         let metrics = json!({
@@ -179,8 +181,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes the checkpoint after a round and its patch, and proves that nothing frozen moved. Gives the
-    /// trainable tensors that did not move.
+    /// Writes the checkpoint after a round.
     fn write<B: Backend>(
         &self,
         backend: &B,
@@ -188,7 +189,7 @@ impl<'a> Run<'a> {
         source: &Checkpoint,
         spec: &RoundSpec,
         round: u32,
-    ) -> Result<Vec<String>> {
+    ) -> Result<()> {
         let values = model::new_values(backend, model, source)?;
         let rewrite = Rewrite::new(source, values.iter().map(|(name, values)| (*name, values.as_ref())))?;
         let path = self.dir.checkpoint(round);
@@ -200,13 +201,18 @@ impl<'a> Run<'a> {
             options: self.options.options.clone(),
             inputs: vec![Input::new("model", &start, None)],
         };
-        rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})?;
-        let written = Checkpoint::open(&path, Access::Map)?;
+        rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})
+    }
+
+    /// Proves on the written checkpoint that nothing frozen moved, and keeps what did as a patch. Gives the
+    /// trainable tensors that did not move.
+    fn prove(&self, source: &Checkpoint, spec: &RoundSpec, round: u32) -> Result<Vec<String>> {
+        let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Map)?;
         let tensors = diff(source, &written, &|_| true, &|_| {})?;
         let frozen_moved = frozen_moved(&tensors, &spec.plan);
         assert!(frozen_moved.is_none(), "a frozen tensor leaves training bit-identical: {frozen_moved:?}");
         let delta = self.dir.of_round(round).join("delta.hftpatch");
-        let output = PatchOutput { path: &delta, force: true, sync, level: 3 };
+        let output = PatchOutput { path: &delta, force: true, sync: self.options.sync, level: 3 };
         Creation::new(source, &written)?.write(&output, &|_| {})?;
         let unmoved = tensors.iter().filter(|tensor| {
             tensor.status == Status::Identical && spec.plan.is_trainable(&tensor.name) == Some(true)
