@@ -7,6 +7,7 @@ mod completions;
 mod diff;
 mod inspect;
 mod man;
+mod merge;
 mod patch;
 mod plan;
 mod progress;
@@ -62,6 +63,7 @@ enum Command {
     Verify(verify::Verify),
     Plan(plan::Plan),
     Reset(reset::Reset),
+    Merge(Box<merge::Merge>),
     Diff(diff::Diff),
     Patch(patch::Patch),
     Completions(completions::Completions),
@@ -114,6 +116,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Verify(command) => command.run(terminal),
         Command::Plan(command) => command.run(terminal),
         Command::Reset(command) => command.run(terminal),
+        Command::Merge(command) => command.run(terminal),
         Command::Diff(command) => command.run(terminal),
         Command::Patch(command) => command.run(terminal),
         Command::Completions(command) => command.run(&mut Cli::command(), terminal),

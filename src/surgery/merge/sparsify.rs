@@ -1,0 +1,231 @@
+//! Thinning of task vectors: which elements stay, and what those that stay are multiplied by.
+//!
+//! All work per tensor and keep everything at density 1.
+
+use std::ops::Range;
+
+use super::select::{Top, top};
+use super::values::{Scratch, Values, l1};
+use crate::Result;
+use crate::plan::{Domain, Key, bernoulli};
+use crate::simd::{Kernel, dispatch};
+
+/// Which elements of a task vector stay.
+#[derive(Debug)]
+pub(super) enum Kept {
+    All,
+    Nothing,
+    /// The ⌊p n⌋ largest |τ|, at least one (TIES, arXiv:2306.01708 §3).
+    Largest(Top),
+    /// Those of at least this magnitude: one threshold for all tensors of a model.
+    Above(f32),
+    /// The largest but the very largest: `(those that may stay, those of them that are outliers)`. Of n, ⌊γ n⌋
+    /// outliers go first, then the smallest until ⌊p n⌋ are left (Breadcrumbs, arXiv:2312.06795 §3).
+    Between(Top, Top),
+    /// Each by its own coin of probability p (DARE, arXiv:2311.03099 §3).
+    Coins {
+        key: Key,
+        density: f64,
+    },
+    /// Each by its own coin; in a row of m, the element of rank r from the smallest |τ| stays with probability
+    /// `(p − ε) + 2ε (r − 1)/(m − 1)` (DELLA's MagPrune, arXiv:2406.11617 §3.1). Of equal ones, the first ranks
+    /// lower.
+    Ranked {
+        key: Key,
+        density: f64,
+        epsilon: f64,
+    },
+}
+
+/// What those that stay are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rescale {
+    /// 1.
+    None,
+    /// ‖τ‖₁ / ‖S(τ)‖₁, unless one of them is below 1e-7.
+    L1,
+    /// 1/p, as in the DARE paper.
+    InverseDensity,
+}
+
+/// A thinned task vector.
+#[derive(Debug)]
+pub(super) struct Thinning {
+    pub(super) kept: Kept,
+    pub(super) factor: f32,
+}
+
+impl Thinning {
+    /// Measures the factor of model `i`, where the method rescales.
+    pub(super) fn new(
+        values: &Values<'_>,
+        i: usize,
+        kept: Kept,
+        rescale: Rescale,
+        density: f64,
+    ) -> Result<Self> {
+        let mut thinning = Self { kept, factor: 1.0 };
+        if density >= 1.0 || matches!(thinning.kept, Kept::All | Kept::Nothing) {
+            return Ok(thinning);
+        }
+        match rescale {
+            Rescale::None => {}
+            Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
+            Rescale::L1 => {
+                let fill = |scratch: &mut Scratch, range: Range<u64>| {
+                    values.load_one(i, range.clone(), scratch)?;
+                    scratch.sum.clear();
+                    scratch.sum.extend_from_slice(&scratch.z[i]);
+                    thinning.apply(values, i, range, scratch);
+                    Ok(())
+                };
+                let [before, after] = values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])?;
+                if before >= 1e-7 && after >= 1e-7 {
+                    thinning.factor = (before / after) as f32;
+                }
+            }
+        }
+        Ok(thinning)
+    }
+
+    /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
+    pub(super) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
+        let Scratch { z, keep, keys, .. } = scratch;
+        let z = &mut z[i];
+        let tile = values.tile_of(range.start);
+        keep.resize(z.len(), false);
+        match &self.kept {
+            Kept::All => return,
+            Kept::Nothing => return z.fill(0.0),
+            Kept::Largest(top) => top.fill(tile, z, keep),
+            Kept::Above(cut) => keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut),
+            Kept::Between(all, outliers) => {
+                all.fill(tile, z, keep);
+                let mut out = Vec::new();
+                outliers.fill(tile, z, &mut out);
+                keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
+            }
+            Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
+            Kept::Ranked { key, density, epsilon } => {
+                let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
+                let mut first = range.start;
+                for (z, keep) in z.chunks(row).zip(keep.chunks_mut(row)) {
+                    let coins = Coins { key: *key, first, density: *density, epsilon: *epsilon };
+                    coins.toss(z, keys, keep);
+                    first += z.len() as u64;
+                }
+            }
+        }
+        dispatch(Drop { z, keep, factor: self.factor });
+    }
+}
+
+/// Elements that |τ| of model `i` ranks among the `keeps` largest.
+pub(super) fn largest(values: &Values<'_>, i: usize, keeps: &[u64]) -> Result<Vec<Top>> {
+    top(values, keeps, &|scratch, range| {
+        values.load_one(i, range, scratch)?;
+        let Scratch { z, out, .. } = scratch;
+        out.clear();
+        out.extend_from_slice(&z[i]);
+        Ok(())
+    })
+}
+
+/// How many a magnitude sparsifier keeps of `n`, and how many outliers go before: ⌊p n⌋ and what is left of ⌊γ n⌋.
+pub(super) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
+    let target = (density * n as f64) as u64;
+    let outliers = (gamma * n as f64) as u64;
+    // Fewer outliers go where the density would not be met otherwise.
+    (target, outliers.min(n - target))
+}
+
+/// Coins of one row, by rank.
+struct Coins {
+    key: Key,
+    first: u64,
+    density: f64,
+    epsilon: f64,
+}
+
+impl Coins {
+    fn toss(&self, row: &[f32], keys: &mut Vec<u64>, keep: &mut [bool]) {
+        keys.clear();
+        // Magnitude above, index below: a plain sort is the ranking.
+        keys.extend(
+            row.iter().enumerate().map(|(i, x)| u64::from(x.to_bits() & 0x7fff_ffff) << 32 | i as u64),
+        );
+        keys.sort_unstable();
+        let (least, step) = {
+            let spread = (row.len().max(2) - 1) as f64;
+            (self.density - self.epsilon, 2.0 * self.epsilon / spread)
+        };
+        let mut words = [0; 4];
+        let mut block = u64::MAX;
+        // Thresholds by index first, so that the words are made in order.
+        for (rank, key) in keys.iter_mut().enumerate() {
+            let share = (least + step * rank as f64) * (1u64 << 32) as f64;
+            *key = (*key & 0xffff_ffff) << 32 | (share as u64).min(u64::from(u32::MAX));
+        }
+        let mut thresholds = vec![0u32; row.len()];
+        for key in keys.iter() {
+            thresholds[(*key >> 32) as usize] = *key as u32;
+        }
+        for (i, (keep, threshold)) in keep.iter_mut().zip(&thresholds).enumerate() {
+            let index = self.first + i as u64;
+            if index / 4 != block {
+                block = index / 4;
+                words = self.key.block(Domain::Element, block);
+            }
+            *keep = words[(index % 4) as usize] < *threshold;
+        }
+    }
+}
+
+/// `z ← keep ? factor · z : 0`.
+struct Drop<'a> {
+    z: &'a mut [f32],
+    keep: &'a [bool],
+    factor: f32,
+}
+
+impl Kernel for Drop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (z, keep) in self.z.iter_mut().zip(self.keep) {
+            let kept = *z * self.factor;
+            *z = if *keep { kept } else { 0.0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_those_of_the_papers() {
+        assert_eq!(between(1000, 0.9, 0.01), (900, 10));
+        assert_eq!(between(1000, 0.99, 0.5), (990, 10));
+        assert_eq!(between(1000, 0.0, 0.01), (0, 10));
+    }
+
+    /// P rises linearly with the rank, so the mean over a row is the density and the slope is 2ε.
+    #[test]
+    fn coins_of_larger_elements_fall_more_often() {
+        let row: Vec<f32> = (0..1000u16).map(|i| f32::from(i % 250) * 4.0 + f32::from(i / 250)).collect();
+        let (mut keys, mut keep) = (Vec::new(), vec![false; 1000]);
+        let (mut low, mut high) = (0u32, 0u32);
+        for draw in 0..200u32 {
+            let coins = Coins { key: Key::new(7, draw, "w"), first: 0, density: 0.5, epsilon: 0.2 };
+            coins.toss(&row, &mut keys, &mut keep);
+            for (x, keep) in row.iter().zip(&keep) {
+                *if *x < 500.0 { &mut low } else { &mut high } += u32::from(*keep);
+            }
+        }
+        // Means of the halves: p ∓ ε/2; five standard deviations of a share of 100 000 coins.
+        let bound = 5.0 * (0.25f64 / 1e5).sqrt();
+        assert!((f64::from(low) / 1e5 - 0.4).abs() < bound && (f64::from(high) / 1e5 - 0.6).abs() < bound);
+    }
+}
