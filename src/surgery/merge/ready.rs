@@ -104,7 +104,11 @@ impl<'a> Ready<'a> {
                 let last = job.shape.last().copied().unwrap_or(1);
                 Formula::Fusion(Fusion::new(&values, &required(inputs, &job.name)?, last)?)
             }
-            Rule::Mask => Formula::Mask(masked(&values, inputs, job, setup)?),
+            Rule::Mask => {
+                // As for `reset`, the rows of a vector are its elements.
+                values.row = job.shape.iter().skip(1).product::<u64>().max(1);
+                Formula::Mask(masked(&values, inputs, job, setup)?)
+            }
             rule => Formula::Combine(combine(rule, &mut values, inputs, job)?),
         };
         if let Formula::Task(Task { thinning, .. }) = &formula

@@ -28,22 +28,6 @@ impl Top {
     }
 }
 
-/// What ranks elements: puts one number per element of the range into `scratch.out`.
-pub(super) type Score<'f> = dyn Fn(&mut Scratch, Range<u64>) -> Result<()> + Sync + 'f;
-
-impl Top {
-    /// Whether the elements of the tile `range` are among the largest, of their scores `values`.
-    pub(super) fn fill(&self, tile: usize, values: &[f32], keep: &mut Vec<bool>) {
-        keep.resize(values.len(), false);
-        self.threshold.apply(self.ties_before.get(tile).copied().unwrap_or(0), values, keep);
-    }
-
-    /// The score of the last one in.
-    pub(super) fn least(&self) -> f32 {
-        f32::from_bits(self.threshold.bits)
-    }
-}
-
 /// For each of `keeps`, the elements that rank among that many largest.
 pub(super) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Vec<Top>> {
     let thresholds = thresholds(values, keeps, score)?;
