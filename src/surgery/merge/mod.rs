@@ -24,6 +24,7 @@ mod nearest;
 mod output;
 mod plans;
 mod ram;
+mod ranked;
 mod ready;
 mod recipe;
 mod run;

@@ -112,7 +112,7 @@ impl<'a> Ready<'a> {
             rule => Formula::Combine(combine(rule, &mut values, inputs, job)?),
         };
         if let Formula::Task(Task { thinning, .. }) = &formula
-            && thinning.iter().any(|t| matches!(t.kept, Kept::Ranked { .. }))
+            && thinning.iter().any(|t| matches!(t.kept, Kept::Ranked { .. } | Kept::Tossed(_)))
         {
             values.by_rows();
         }

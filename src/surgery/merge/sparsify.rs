@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::ranked::Coins;
 use super::select::{Top, top};
 use super::values::{Scratch, Values, l1};
 use crate::Result;
@@ -35,6 +36,8 @@ pub(super) enum Kept {
         density: f64,
         epsilon: f64,
     },
+    /// One bit per element, for each tile: coins that were tossed for the factor already.
+    Tossed(Vec<Vec<u8>>),
 }
 
 /// What those that stay are multiplied by.
@@ -72,6 +75,7 @@ impl Thinning {
             Rescale::None => {}
             Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
             Rescale::L1 => {
+                thinning.toss(values, i)?;
                 let fill = |scratch: &mut Scratch, range: Range<u64>| {
                     values.load_one(i, range.clone(), scratch)?;
                     scratch.sum.clear();
@@ -88,9 +92,25 @@ impl Thinning {
         Ok(thinning)
     }
 
+    /// Ranks once, where the coins of the whole tensor take little memory.
+    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<()> {
+        const MOST: u64 = 1 << 28;
+        if values.elements > MOST || !matches!(self.kept, Kept::Ranked { .. }) {
+            return Ok(());
+        }
+        let tiles = values.over(|scratch, range| {
+            values.load_one(i, range.clone(), scratch)?;
+            self.apply(values, i, range, scratch);
+            let bits = scratch.keep.chunks(8);
+            Ok(bits.map(|b| b.iter().enumerate().fold(0, |byte, (i, k)| byte | u8::from(*k) << i)).collect())
+        })?;
+        self.kept = Kept::Tossed(tiles);
+        Ok(())
+    }
+
     /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
     pub(super) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
-        let Scratch { z, keep, keys, .. } = scratch;
+        let Scratch { z, keep, ranks, .. } = scratch;
         let z = &mut z[i];
         let tile = values.tile_of(range.start);
         keep.resize(z.len(), false);
@@ -105,13 +125,18 @@ impl Thinning {
                 outliers.fill(tile, z, &mut out);
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
             }
+            Kept::Tossed(tiles) => {
+                for (keep, byte) in keep.chunks_mut(8).zip(&tiles[tile]) {
+                    keep.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
+                }
+            }
             Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
             Kept::Ranked { key, density, epsilon } => {
                 let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
                 let mut first = range.start;
                 for (z, keep) in z.chunks(row).zip(keep.chunks_mut(row)) {
                     let coins = Coins { key: *key, first, density: *density, epsilon: *epsilon };
-                    coins.toss(z, keys, keep);
+                    coins.toss(z, ranks, keep);
                     first += z.len() as u64;
                 }
             }
@@ -137,48 +162,6 @@ pub(super) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
     let outliers = (gamma * n as f64) as u64;
     // Fewer outliers go where the density would not be met otherwise.
     (target, outliers.min(n - target))
-}
-
-/// Coins of one row, by rank.
-struct Coins {
-    key: Key,
-    first: u64,
-    density: f64,
-    epsilon: f64,
-}
-
-impl Coins {
-    fn toss(&self, row: &[f32], keys: &mut Vec<u64>, keep: &mut [bool]) {
-        keys.clear();
-        // Magnitude above, index below: a plain sort is the ranking.
-        keys.extend(
-            row.iter().enumerate().map(|(i, x)| u64::from(x.to_bits() & 0x7fff_ffff) << 32 | i as u64),
-        );
-        keys.sort_unstable();
-        let (least, step) = {
-            let spread = (row.len().max(2) - 1) as f64;
-            (self.density - self.epsilon, 2.0 * self.epsilon / spread)
-        };
-        let mut words = [0; 4];
-        let mut block = u64::MAX;
-        // Thresholds by index first, so that the words are made in order.
-        for (rank, key) in keys.iter_mut().enumerate() {
-            let share = (least + step * rank as f64) * (1u64 << 32) as f64;
-            *key = (*key & 0xffff_ffff) << 32 | (share as u64).min(u64::from(u32::MAX));
-        }
-        let mut thresholds = vec![0u32; row.len()];
-        for key in keys.iter() {
-            thresholds[(*key >> 32) as usize] = *key as u32;
-        }
-        for (i, (keep, threshold)) in keep.iter_mut().zip(&thresholds).enumerate() {
-            let index = self.first + i as u64;
-            if index / 4 != block {
-                block = index / 4;
-                words = self.key.block(Domain::Element, block);
-            }
-            *keep = words[(index % 4) as usize] < *threshold;
-        }
-    }
 }
 
 /// `z ← keep ? factor · z : 0`.
@@ -209,23 +192,5 @@ mod tests {
         assert_eq!(between(1000, 0.9, 0.01), (900, 10));
         assert_eq!(between(1000, 0.99, 0.5), (990, 10));
         assert_eq!(between(1000, 0.0, 0.01), (0, 10));
-    }
-
-    /// P rises linearly with the rank, so the mean over a row is the density and the slope is 2ε.
-    #[test]
-    fn coins_of_larger_elements_fall_more_often() {
-        let row: Vec<f32> = (0..1000u16).map(|i| f32::from(i % 250) * 4.0 + f32::from(i / 250)).collect();
-        let (mut keys, mut keep) = (Vec::new(), vec![false; 1000]);
-        let (mut low, mut high) = (0u32, 0u32);
-        for draw in 0..200u32 {
-            let coins = Coins { key: Key::new(7, draw, "w"), first: 0, density: 0.5, epsilon: 0.2 };
-            coins.toss(&row, &mut keys, &mut keep);
-            for (x, keep) in row.iter().zip(&keep) {
-                *if *x < 500.0 { &mut low } else { &mut high } += u32::from(*keep);
-            }
-        }
-        // Means of the halves: p ∓ ε/2; five standard deviations of a share of 100 000 coins.
-        let bound = 5.0 * (0.25f64 / 1e5).sqrt();
-        assert!((f64::from(low) / 1e5 - 0.4).abs() < bound && (f64::from(high) / 1e5 - 0.6).abs() < bound);
     }
 }

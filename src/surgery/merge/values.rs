@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::ranked::Ranks;
 use super::source::Source;
 use crate::Result;
 use crate::simd::{Kernel, dispatch};
@@ -25,7 +26,7 @@ pub(super) struct Scratch {
     pub(super) sum: Vec<f32>,
     pub(super) weight: Vec<f32>,
     pub(super) keep: Vec<bool>,
-    pub(super) keys: Vec<u64>,
+    pub(super) ranks: Ranks,
     pub(super) encoded: Vec<u8>,
 }
 
