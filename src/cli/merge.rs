@@ -1,6 +1,6 @@
 //! `merge`: many checkpoints into one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -8,10 +8,12 @@ use serde_json::{Map, Value, json};
 use super::progress::bytes_bar;
 use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
-use crate::checkpoint::{Link, contents_digest};
+use crate::checkpoint::{Checkpoint, Link, contents_digest};
 use crate::error::Shown;
 use crate::report::bytes;
-use crate::surgery::{self, Input, MergeOptions, MergeVocab, Models, Output, Provenance, Recipe};
+use crate::surgery::{
+    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, Output, Provenance, Recipe,
+};
 use crate::{Error, Result};
 
 /// Merge checkpoints by a recipe, or by flags
@@ -92,6 +94,9 @@ enum OnMissingArg {
 
 impl Merge {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        if let (Some(adapter), Some(base)) = (&self.lora, &self.base) {
+            return self.apply_adapter(base, adapter, terminal);
+        }
         let recipe = self.read()?;
         let models = Models::open(&recipe, self.reading.access())?;
         let merge = surgery::Merge::new(&recipe, &models, self.options())?;
@@ -117,6 +122,31 @@ impl Merge {
         merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         terminal.detail(&format!("wrote {}", Shown(path)));
+        Ok(Outcome::Success)
+    }
+
+    /// Folds an adapter into its base.
+    fn apply_adapter(&self, base: &Path, adapter: &Path, terminal: &Terminal) -> Result<Outcome> {
+        let base = Checkpoint::open(base, self.reading.access())?;
+        let adapter = Adapter::open(adapter, self.reading.access())?;
+        let merge = LoraMerge::new(&base, &adapter)?;
+        terminal.detail(&format!("{} tensors change", merge.changed()));
+        let path = match (&self.out, self.dry_run) {
+            (Some(path), false) => path,
+            _ => {
+                terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
+                return Ok(Outcome::Success);
+            }
+        };
+        let inputs = vec![
+            self.input("base", &base, terminal)?,
+            self.input("adapter", adapter.checkpoint(), terminal)?,
+        ];
+        let provenance = Provenance { command: "merge", options: Map::new(), inputs };
+        let output = Output { path, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let bar = bytes_bar(terminal, "merge", merge.bytes());
+        merge.write(&output, &provenance, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
         Ok(Outcome::Success)
     }
 
@@ -185,17 +215,19 @@ impl Merge {
         let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
         let mut inputs = Vec::new();
         for (i, (_, checkpoint)) in models.named().iter().enumerate() {
-            let contents = if self.hash {
-                let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
-                let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
-                bar.finish_and_clear();
-                Some(digest)
-            } else {
-                None
-            };
-            inputs.push(Input::new(base(i), checkpoint, contents));
+            inputs.push(self.input(base(i), checkpoint, terminal)?);
         }
         Ok(inputs)
+    }
+
+    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
+        if !self.hash {
+            return Ok(Input::new(role, checkpoint, None));
+        }
+        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
+        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        Ok(Input::new(role, checkpoint, Some(digest)))
     }
 }
 

@@ -6,6 +6,7 @@
 mod completions;
 mod diff;
 mod inspect;
+mod lora;
 mod man;
 mod merge;
 mod patch;
@@ -64,6 +65,7 @@ enum Command {
     Plan(plan::Plan),
     Reset(reset::Reset),
     Merge(Box<merge::Merge>),
+    Lora(lora::Lora),
     Diff(diff::Diff),
     Patch(patch::Patch),
     Completions(completions::Completions),
@@ -117,6 +119,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Plan(command) => command.run(terminal),
         Command::Reset(command) => command.run(terminal),
         Command::Merge(command) => command.run(terminal),
+        Command::Lora(command) => command.run(terminal),
         Command::Diff(command) => command.run(terminal),
         Command::Patch(command) => command.run(terminal),
         Command::Completions(command) => command.run(&mut Cli::command(), terminal),

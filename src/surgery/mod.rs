@@ -17,7 +17,9 @@ pub use diff::{
     Delta, Form, Histogram as DiffHistogram, Limit, Overlap, Status, TensorDiff, TensorOverlap, Violation,
     diff, diff_bytes, three_way, violations,
 };
-pub use merge::{Merge, MergeOptions, MergeVocab, Models, Recipe};
+pub use merge::{
+    Adapter, Extraction, LoraMerge, Merge, MergeOptions, MergeVocab, Models, Recipe, extract_lora,
+};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};
 pub use provenance::{Input, Provenance};

@@ -14,10 +14,13 @@
 //! choices are keyed by (seed, tensor, model), so neither threads nor tiles nor shards nor the order of the recipe
 //! changes a bit.
 
+mod adapter;
 mod combine;
 mod explain;
+mod extract;
 mod fusion;
 mod layout;
+mod lora;
 mod mask;
 mod method;
 mod nearest;
@@ -34,6 +37,7 @@ mod setting;
 mod source;
 mod sparsify;
 mod sphere;
+mod svd;
 mod task;
 mod tokenizer;
 mod trim;
@@ -44,7 +48,10 @@ use std::path::Path;
 use crate::checkpoint::{Access, Checkpoint};
 use crate::{Faults, Result};
 
+pub use adapter::Adapter;
+pub use extract::{Extraction, extract_lora};
 pub use layout::MergeVocab;
+pub use lora::LoraMerge;
 pub use recipe::Recipe;
 pub use run::{Merge, MergeOptions};
 

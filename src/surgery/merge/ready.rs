@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::adapter::Update;
 use super::combine::{Coefficients, Combine, VectorRule};
 use super::fusion::Fusion;
 use super::layout::{Input, Inputs, Job, Params};
@@ -36,6 +37,7 @@ pub(super) enum Formula {
     NearSwap(f32),
     Fusion(Fusion),
     Mask(Masked),
+    Adapter(Update),
 }
 
 impl Formula {
@@ -49,6 +51,7 @@ impl Formula {
             Self::NearSwap(t) => near_swap(*t, values, range, scratch),
             Self::Fusion(rule) => rule.apply(values, range, scratch),
             Self::Mask(rule) => rule.apply(values, range, scratch),
+            Self::Adapter(rule) => rule.apply(values, range, scratch),
         }
     }
 }
@@ -129,7 +132,7 @@ fn required<'a>(inputs: &Inputs<'a>, tensor: &str) -> Result<Source<'a>> {
 }
 
 /// Elements of a slice along the first dimension; a vector is one row.
-fn row_of(shape: &[u64]) -> u64 {
+pub(super) fn row_of(shape: &[u64]) -> u64 {
     let row = if shape.len() < 2 { shape.first().copied() } else { Some(shape[1..].iter().product()) };
     row.unwrap_or(1).max(1)
 }

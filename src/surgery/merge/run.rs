@@ -109,11 +109,6 @@ impl<'a> Merge<'a> {
         staging: &Staging,
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
-        let targets: Vec<Target> =
-            files.iter().map(|f| Target::create(staging, &f.name, f.len)).collect::<Result<_>>()?;
-        for (file, target) in files.iter().zip(&targets) {
-            target.write_at(&file.header, 0)?;
-        }
         let tile = self.options.tile.unwrap_or(TILE);
         let cuts = global_cuts(self.recipe, &self.jobs, tile)?;
         let masks = |values: &Values<'_>, i: usize, input: &super::layout::Input<'_>, name: &str| {
@@ -121,22 +116,35 @@ impl<'a> Merge<'a> {
         };
         let setup =
             Setup { rule: self.recipe.method.rule, seed: self.recipe.seed, tile, cuts: &cuts, masks: &masks };
-        let written = AtomicU64::new(0);
-        let tell = |n: u64| done(written.fetch_add(n, Ordering::Relaxed) + n);
-        let work: Vec<(usize, &Job<'a>, u64)> = files
-            .iter()
-            .enumerate()
-            .flat_map(|(f, file)| file.jobs.iter().map(move |(job, at)| (f, *job, *at)))
-            .collect();
-        work.par_iter().try_for_each(|(f, job, at)| {
-            let ready = Ready::new(job, &setup)?;
-            write_job(job, &ready, &targets[*f], *at, &tell)
-        })?;
-        if staging.sync() {
-            targets.par_iter().try_for_each(Target::sync)?;
-        }
-        Ok(())
+        write_files(files, staging, &|job| Ready::new(job, &setup), done)
     }
+}
+
+/// Writes headers and tensors of all files; `prepare` measures what a tensor needs before its first tile.
+pub(super) fn write_files<'a>(
+    files: &[OutFile<'a, '_>],
+    staging: &Staging,
+    prepare: &(dyn Fn(&Job<'a>) -> Result<Ready<'a>> + Sync),
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    let targets: Vec<Target> =
+        files.iter().map(|f| Target::create(staging, &f.name, f.len)).collect::<Result<_>>()?;
+    for (file, target) in files.iter().zip(&targets) {
+        target.write_at(&file.header, 0)?;
+    }
+    let written = AtomicU64::new(0);
+    let tell = |n: u64| done(written.fetch_add(n, Ordering::Relaxed) + n);
+    let numbered = files.iter().enumerate();
+    let work: Vec<(usize, &Job<'a>, u64)> =
+        numbered.flat_map(|(f, file)| file.jobs.iter().map(move |(job, at)| (f, *job, *at))).collect();
+    work.par_iter().try_for_each(|(f, job, at)| {
+        let ready = prepare(job)?;
+        write_job(job, &ready, &targets[*f], *at, &tell)
+    })?;
+    if staging.sync() {
+        targets.par_iter().try_for_each(Target::sync)?;
+    }
+    Ok(())
 }
 
 /// What `config.json` must say of the result.
