@@ -103,9 +103,10 @@ pub fn extract_lora(
         parts.push(Part { name: name("lora_B"), shape: [m, r], values: factors.left });
     }
     write_weights(&staging, parts, &saved)?;
-    let last = |name: &str| module_of(name).rsplit('.').next().unwrap_or_default().to_owned();
-    let targets: BTreeSet<String> = matrices.iter().map(|(_, new)| last(&new.info.name)).collect();
-    let whole: BTreeSet<String> = saved.iter().map(|s| last(&s.info.name)).collect();
+    let targets = matrices.iter().map(|(_, new)| module_of(&new.info.name).to_owned()).collect();
+    let targets = short_names(tuned, targets);
+    // By whole names: PEFT takes `norm` for the end of `input_layernorm` too.
+    let whole: BTreeSet<String> = saved.iter().map(|s| module_of(&s.info.name).to_owned()).collect();
     let config = config(base.path(), rank, &targets, &whole, &ranks);
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
     let text = provenance.to_json(seed, json!({"rank": rank}));
@@ -113,6 +114,16 @@ pub fn extract_lora(
     [base, tuned].into_iter().try_for_each(Checkpoint::check_unchanged)?;
     staging.commit()?;
     Ok(Extraction { energy, saved: saved.iter().map(|s| s.info.name.clone()).collect() })
+}
+
+/// The last parts of module names, where all modules with such a name are meant; the whole names otherwise.
+fn short_names(tuned: &Checkpoint, modules: BTreeSet<String>) -> BTreeSet<String> {
+    fn last(module: &str) -> &str {
+        module.rsplit('.').next().unwrap_or(module)
+    }
+    let all: BTreeSet<&str> = tuned.tensors().map(|t| module_of(&t.info.name)).collect();
+    let partial: BTreeSet<&str> = all.into_iter().filter(|m| !modules.contains(*m)).map(last).collect();
+    modules.iter().map(|m| if partial.contains(last(m)) { m.clone() } else { last(m).to_owned() }).collect()
 }
 
 /// The keys that every version of PEFT knows.
