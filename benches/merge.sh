@@ -46,4 +46,5 @@ echo "Element by element (bar: mergekit >= 10 x)"
 for name in linear slerp task_arithmetic dare_linear; do pair "$runs" $name; done
 echo
 echo "By rank (bar: mergekit >= 30 x)"
+export WARM=0
 for name in ties breadcrumbs della; do pair "$slow" $name; done

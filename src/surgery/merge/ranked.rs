@@ -2,12 +2,11 @@
 //!
 //! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
 
-use crate::plan::{Domain, Key};
+use crate::plan::{Domain, Key, words};
 
-/// Bits of a digit of the radix sort: three digits cover a magnitude.
+/// Bits of a digit of the radix sort at most: three digits cover a magnitude.
 const DIGIT: u32 = 11;
-/// Rows shorter than this are sorted by comparison.
-const SHORT: usize = 256;
+const BINS: usize = 1 << DIGIT;
 
 /// Coins of one row.
 pub(super) struct Coins {
@@ -23,70 +22,74 @@ pub(super) struct Coins {
 pub(super) struct Ranks {
     keys: Vec<u64>,
     other: Vec<u64>,
-    thresholds: Vec<u32>,
+    counts: Vec<[u32; BINS]>,
+    /// For each element of the row, its rank from 0.
+    ranks: Vec<u32>,
+    words: Vec<u32>,
 }
 
 impl Coins {
     /// `keep[i] = word_i < P_i 2³²`, `P = (p − ε) + 2ε (rank − 1)/(m − 1)` with ranks 1..m by rising |x|.
     pub(super) fn toss(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
-        ranks.sort(row);
-        let spread = (row.len().max(2) - 1) as f64;
+        ranks.rank(row);
+        ranks.words.resize(row.len(), 0);
+        words(&self.key, Domain::Element, self.first, &mut ranks.words);
+        // Fixed point with 32 bits behind the point; density and epsilon are such that P < 1.
         let unit = (1u64 << 32) as f64;
-        let (least, step) = ((self.density - self.epsilon) * unit, 2.0 * self.epsilon / spread * unit);
-        ranks.thresholds.resize(row.len(), 0);
-        for (rank, key) in ranks.keys.iter().enumerate() {
-            // Density and epsilon are such that this is below 2³².
-            ranks.thresholds[*key as u32 as usize] = (least + step * rank as f64) as u32;
-        }
-        let lead = ((4 - self.first % 4) % 4) as usize;
-        for (i, keep) in keep.iter_mut().enumerate().take(lead) {
-            *keep = self.key.word(Domain::Element, self.first + i as u64) < ranks.thresholds[i];
-        }
-        let lead = lead.min(row.len());
-        let mut block = (self.first + lead as u64) / 4;
-        for (keep, thresholds) in keep[lead..].chunks_mut(4).zip(ranks.thresholds[lead..].chunks(4)) {
-            let words = self.key.block(Domain::Element, block);
-            keep.iter_mut().zip(words).zip(thresholds).for_each(|((keep, word), t)| *keep = word < *t);
-            block += 1;
+        let least = ((self.density - self.epsilon) * unit) as u64;
+        let step = (2.0 * self.epsilon / (row.len().max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
+        for ((keep, rank), word) in keep.iter_mut().zip(&ranks.ranks).zip(&ranks.words) {
+            *keep = u64::from(*word) < least + (u64::from(*rank) * step >> 16);
         }
     }
 }
 
 impl Ranks {
-    /// Sorts `magnitude · 2³² + index`: by magnitude, and by index where that is equal.
-    fn sort(&mut self, row: &[f32]) {
-        let key = |(i, x): (usize, &f32)| u64::from(x.to_bits() & 0x7fff_ffff) << 32 | i as u64;
+    /// The rank of every |x| of the row, by a radix sort over the bits in which they differ: those of narrow types
+    /// differ in few.
+    fn rank(&mut self, row: &[f32]) {
+        let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
+        self.ranks.resize(row.len(), 0);
+        let Some(first) = row.first().map(magnitude) else { return };
+        let differ = row.iter().fold(0, |all, x| all | (magnitude(x) ^ first));
+        if differ == 0 {
+            return self.ranks.iter_mut().zip(0..).for_each(|(rank, i)| *rank = i);
+        }
+        let low = differ.trailing_zeros();
+        let width = u32::BITS - differ.leading_zeros() - low;
+        let passes = width.div_ceil(DIGIT);
+        let digit = width.div_ceil(passes);
+        let mask = (1u64 << digit) - 1;
+        let place = |key: u64, pass: u32| (key >> (32 + pass * digit) & mask) as usize & (BINS - 1);
+        self.counts.resize(3, [0; BINS]);
+        self.counts.iter_mut().for_each(|counts| counts[..=mask as usize].fill(0));
         self.keys.clear();
-        self.keys.extend(row.iter().enumerate().map(key));
-        if row.len() < SHORT {
-            return self.keys.sort_unstable();
+        let kept = (1u64 << width) - 1;
+        self.keys
+            .extend(row.iter().zip(0u64..).map(|(x, i)| (u64::from(magnitude(x) >> low) & kept) << 32 | i));
+        for (pass, counts) in (0..passes).zip(&mut self.counts) {
+            self.keys.iter().for_each(|key| counts[place(*key, pass)] += 1);
+            let mut sum = 0;
+            for count in &mut counts[..=mask as usize] {
+                (*count, sum) = (sum, sum + *count);
+            }
         }
         self.other.resize(row.len(), 0);
-        for digit in 0..3 {
-            self.pass(32 + digit * DIGIT);
+        for pass in 0..passes - 1 {
+            let counts = &mut self.counts[pass as usize];
+            for key in &self.keys {
+                let at = &mut counts[place(*key, pass)];
+                self.other[*at as usize] = *key;
+                *at += 1;
+            }
+            std::mem::swap(&mut self.keys, &mut self.other);
         }
-    }
-
-    /// One stable pass; none where all keys have one digit, which is common: deltas of narrow types end in zeros.
-    fn pass(&mut self, shift: u32) {
-        const SIZE: usize = 1 << DIGIT;
-        let digit = |key: u64| (key >> shift) as usize & (SIZE - 1);
-        let mut places = [0u32; SIZE];
-        self.keys.iter().for_each(|key| places[digit(*key)] += 1);
-        let all = self.keys.len() as u32;
-        if self.keys.first().is_some_and(|key| places[digit(*key)] == all) {
-            return;
-        }
-        let mut sum = 0;
-        for place in &mut places {
-            (*place, sum) = (sum, sum + *place);
-        }
+        let counts = &mut self.counts[passes as usize - 1];
         for key in &self.keys {
-            let place = &mut places[digit(*key)];
-            self.other[*place as usize] = *key;
-            *place += 1;
+            let at = &mut counts[place(*key, passes - 1)];
+            self.ranks[*key as u32 as usize] = *at;
+            *at += 1;
         }
-        std::mem::swap(&mut self.keys, &mut self.other);
     }
 }
 
@@ -100,11 +103,12 @@ mod tests {
         fn ranks_are_those_of_a_stable_sort(mut row in prop::collection::vec(any::<f32>(), 0..1000), zeros in 0u32..24) {
             row.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() >> zeros << zeros));
             let mut ranks = Ranks::default();
-            ranks.sort(&row);
+            ranks.rank(&row);
             let mut order: Vec<usize> = (0..row.len()).collect();
             order.sort_by_key(|i| row[*i].to_bits() & 0x7fff_ffff);
-            let got: Vec<usize> = ranks.keys.iter().map(|key| *key as u32 as usize).collect();
-            prop_assert_eq!(got, order);
+            let mut expected = vec![0; row.len()];
+            order.iter().zip(0..).for_each(|(i, rank)| expected[*i] = rank);
+            prop_assert_eq!(&ranks.ranks, &expected);
         }
     }
 

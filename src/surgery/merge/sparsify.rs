@@ -11,6 +11,9 @@ use crate::Result;
 use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::{Kernel, dispatch};
 
+/// Elements of a tensor at most whose coins are remembered: 32 MiB of them.
+const MOST_TOSSED: u64 = 1 << 28;
+
 /// Which elements of a task vector stay.
 #[derive(Debug)]
 pub(super) enum Kept {
@@ -75,15 +78,12 @@ impl Thinning {
             Rescale::None => {}
             Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
             Rescale::L1 => {
-                thinning.toss(values, i)?;
-                let fill = |scratch: &mut Scratch, range: Range<u64>| {
-                    values.load_one(i, range.clone(), scratch)?;
-                    scratch.sum.clear();
-                    scratch.sum.extend_from_slice(&scratch.z[i]);
-                    thinning.apply(values, i, range, scratch);
-                    Ok(())
+                let ranked = matches!(thinning.kept, Kept::Ranked { .. });
+                let [before, after] = if ranked && values.elements <= MOST_TOSSED {
+                    thinning.toss(values, i)?
+                } else {
+                    thinning.norms(values, i)?
                 };
-                let [before, after] = values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])?;
                 if before >= 1e-7 && after >= 1e-7 {
                     thinning.factor = (before / after) as f32;
                 }
@@ -92,20 +92,39 @@ impl Thinning {
         Ok(thinning)
     }
 
-    /// Ranks once, where the coins of the whole tensor take little memory.
-    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<()> {
-        const MOST: u64 = 1 << 28;
-        if values.elements > MOST || !matches!(self.kept, Kept::Ranked { .. }) {
-            return Ok(());
-        }
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`.
+    fn norms(&self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
+        let fill = |scratch: &mut Scratch, range: Range<u64>| {
+            values.load_one(i, range.clone(), scratch)?;
+            scratch.sum.clear();
+            scratch.sum.extend_from_slice(&scratch.z[i]);
+            self.apply(values, i, range, scratch);
+            Ok(())
+        };
+        values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])
+    }
+
+    /// As [`Thinning::norms`], and remembers the coins, so that nothing is ranked twice.
+    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
         let tiles = values.over(|scratch, range| {
             values.load_one(i, range.clone(), scratch)?;
+            scratch.sum.clear();
+            scratch.sum.extend_from_slice(&scratch.z[i]);
             self.apply(values, i, range, scratch);
-            let bits = scratch.keep.chunks(8);
-            Ok(bits.map(|b| b.iter().enumerate().fold(0, |byte, (i, k)| byte | u8::from(*k) << i)).collect())
+            let norms = |at: Range<usize>| [l1(&scratch.sum[at.clone()]), l1(&scratch.z[i][at])];
+            let norms: Vec<[f64; 2]> = values.blocks(scratch.sum.len()).map(norms).collect();
+            let byte = |b: &[bool]| b.iter().rev().fold(0u8, |byte, keep| byte << 1 | u8::from(*keep));
+            let (eights, rest) = scratch.keep.as_chunks::<8>();
+            let mut bits: Vec<u8> = eights.iter().map(|b| byte(b)).collect();
+            bits.extend((!rest.is_empty()).then(|| byte(rest)));
+            Ok((norms, bits))
         })?;
-        self.kept = Kept::Tossed(tiles);
-        Ok(())
+        let mut total = [0.0; 2];
+        for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
+            total = [total[0] + before, total[1] + after];
+        }
+        self.kept = Kept::Tossed(tiles.into_iter().map(|(_, bits)| bits).collect());
+        Ok(total)
     }
 
     /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.

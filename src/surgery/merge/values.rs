@@ -132,6 +132,13 @@ impl Values<'_> {
         tiles.into_par_iter().with_min_len(few).fold(state, run).reduce(state, reduce)
     }
 
+    /// The blocks of a tile of `n` elements.
+    pub(super) fn blocks(&self, n: usize) -> impl Iterator<Item = Range<usize>> {
+        let row = if self.whole_rows { usize::try_from(self.row).unwrap_or(usize::MAX) } else { n.max(1) };
+        let rows = (0..n).step_by(row).map(move |at| at..n.min(at.saturating_add(row)));
+        rows.flat_map(|row| row.clone().step_by(BLOCK).map(move |at| at..row.end.min(at + BLOCK)))
+    }
+
     /// Sums over all elements in f64, block by block in order: `sum` gives those of one block. Blocks begin anew
     /// with every row where tiles are whole rows.
     pub(super) fn sums<const N: usize>(
@@ -144,11 +151,7 @@ impl Values<'_> {
         let parts = self.over(|scratch, range| {
             fill(scratch, range.clone())?;
             let n = (range.end - range.start) as usize;
-            let row =
-                if self.whole_rows { usize::try_from(self.row).unwrap_or(usize::MAX) } else { n.max(1) };
-            let rows = (0..n).step_by(row).map(|at| at..n.min(at.saturating_add(row)));
-            let blocks =
-                rows.flat_map(|row| row.clone().step_by(BLOCK).map(move |at| at..row.end.min(at + BLOCK)));
+            let blocks = self.blocks(n);
             Ok(blocks.map(|block| sum(scratch, block)).collect::<Vec<_>>())
         })?;
         let mut total = [0.0; N];
