@@ -17,7 +17,9 @@ const MAY_NAME: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that belong to one module.
-const OWNED: [(&str, &str); 6] = [
+const OWNED: [(&str, &str); 8] = [
+    ("faer", "surgery"),
+    ("serde_saphyr", "surgery"),
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::adapter::{Adapter, Change, Update};
-use super::layout::{Inputs, Job, Params};
+use super::job::{Inputs, Job, Params};
 use super::output::{bytes_of, files, index};
 use super::ready::{Formula, Ready, row_of};
 use super::run::write_files;

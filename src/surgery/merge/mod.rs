@@ -19,6 +19,7 @@ mod combine;
 mod explain;
 mod extract;
 mod fusion;
+mod job;
 mod layout;
 mod lora;
 mod mask;
@@ -50,7 +51,7 @@ use crate::{Faults, Result};
 
 pub use adapter::Adapter;
 pub use extract::{Extraction, extract_lora};
-pub use layout::MergeVocab;
+pub use job::MergeVocab;
 pub use lora::LoraMerge;
 pub use recipe::Recipe;
 pub use run::{Merge, MergeOptions};

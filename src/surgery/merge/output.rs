@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::layout::Job;
+use super::job::Job;
 use crate::checkpoint::{Checkpoint, Dtype, Known};
 
 /// One file to be written: its header, and the jobs with the offsets of their bytes.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::Recipe;
-use super::layout::{Input, Job};
+use super::job::{Input, Job};
 use super::mask::{Pick, Wanted, pick_of, read_expression};
 use super::method::Rule;
 use super::select::top;

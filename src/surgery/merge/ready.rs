@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::adapter::Update;
 use super::combine::{Coefficients, Combine, VectorRule};
 use super::fusion::Fusion;
-use super::layout::{Input, Inputs, Job, Params};
+use super::job::{Input, Inputs, Job, Params};
 use super::mask::{Masked, Pick};
 use super::method::{RESCALES, Rule, Sparsify};
 use super::ram::Ram;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::layout::{Job, Layout, MergeVocab, layout};
+use super::job::{Job, MergeVocab};
+use super::layout::{Layout, layout};
 use super::output::{ConfigChange, OutFile, bytes_of, files, index};
 use super::plans::Plans;
 use super::ready::{Ready, Setup};
@@ -111,7 +112,7 @@ impl<'a> Merge<'a> {
     ) -> Result<()> {
         let tile = self.options.tile.unwrap_or(TILE);
         let cuts = global_cuts(self.recipe, &self.jobs, tile)?;
-        let masks = |values: &Values<'_>, i: usize, input: &super::layout::Input<'_>, name: &str| {
+        let masks = |values: &Values<'_>, i: usize, input: &super::job::Input<'_>, name: &str| {
             self.plans.pick(self.recipe, values, i, input, name)
         };
         let setup =

@@ -1,7 +1,7 @@
 //! `trim: global`: one magnitude per model that all its tensors are trimmed at.
 
 use super::Recipe;
-use super::layout::Job;
+use super::job::Job;
 use super::method::{Rule, Sparsify};
 use super::values::{Scratch, Values};
 use crate::plan::Histogram;
