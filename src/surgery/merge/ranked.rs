@@ -39,7 +39,7 @@ impl Coins {
         let least = ((self.density - self.epsilon) * unit) as u64;
         let step = (2.0 * self.epsilon / (row.len().max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
         for ((keep, rank), word) in keep.iter_mut().zip(&ranks.ranks).zip(&ranks.words) {
-            *keep = u64::from(*word) < least + (u64::from(*rank) * step >> 16);
+            *keep = u64::from(*word) < least + ((u64::from(*rank) * step) >> 16);
         }
     }
 }
@@ -67,8 +67,14 @@ impl Ranks {
         let kept = (1u64 << width) - 1;
         self.keys
             .extend(row.iter().zip(0u64..).map(|(x, i)| (u64::from(magnitude(x) >> low) & kept) << 32 | i));
-        for (pass, counts) in (0..passes).zip(&mut self.counts) {
-            self.keys.iter().for_each(|key| counts[place(*key, pass)] += 1);
+        if let [first, second, third] = self.counts.as_mut_slice() {
+            for key in &self.keys {
+                first[place(*key, 0)] += 1;
+                second[place(*key, 1)] += 1;
+                third[place(*key, 2)] += 1;
+            }
+        }
+        for counts in &mut self.counts {
             let mut sum = 0;
             for count in &mut counts[..=mask as usize] {
                 (*count, sum) = (sum, sum + *count);

@@ -56,6 +56,9 @@ impl Formula {
     }
 }
 
+/// What the mask of a model picks of a tensor: inputs, which model, its part, the tensor's name.
+pub(super) type PickOf<'r> = dyn Fn(&Values<'_>, usize, &Input<'_>, &str) -> Result<(Pick, bool)> + Sync + 'r;
+
 /// What the preparation of one tensor needs to know besides its inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Setup<'r> {
@@ -66,7 +69,7 @@ pub(super) struct Setup<'r> {
     /// Magnitudes that all tensors are trimmed at, for each model in order: `trim: global`.
     pub(super) cuts: &'r [(String, f32)],
     /// What the mask of a model picks of a tensor.
-    pub(super) masks: &'r (dyn Fn(&Values<'_>, usize, &Input<'_>, &str) -> Result<(Pick, bool)> + Sync),
+    pub(super) masks: &'r PickOf<'r>,
 }
 
 impl<'a> Ready<'a> {

@@ -145,8 +145,13 @@ impl Thinning {
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
             }
             Kept::Tossed(tiles) => {
-                for (keep, byte) in keep.chunks_mut(8).zip(&tiles[tile]) {
-                    keep.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
+                let (eights, rest) = keep.as_chunks_mut::<8>();
+                let mut bytes = tiles[tile].iter();
+                for (eight, byte) in eights.iter_mut().zip(bytes.by_ref()) {
+                    *eight = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| byte >> i & 1 == 1);
+                }
+                for byte in bytes {
+                    rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
                 }
             }
             Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),

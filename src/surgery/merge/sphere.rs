@@ -28,15 +28,9 @@ impl Gram {
 
     /// Of vectors in memory.
     pub(super) fn of_slices<'s>(n: usize, z: impl Fn(usize) -> &'s [f32]) -> Self {
-        let mut gram = vec![vec![0.0; n]; n];
-        for i in 0..n {
-            for j in 0..=i {
-                let product = dot(z(i), z(j));
-                gram[i][j] = product;
-                gram[j][i] = product;
-            }
-        }
-        Self(gram)
+        let mut gram = Self::zero(n);
+        (0..n).for_each(|i| (0..=i).for_each(|j| gram.add_product(i, j, dot(z(i), z(j)))));
+        gram
     }
 
     pub(super) fn zero(n: usize) -> Self {
