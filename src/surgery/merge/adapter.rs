@@ -14,6 +14,7 @@ use super::source::{Source, is_float};
 use super::values::{Scratch, Values};
 use crate::checkpoint::{Access, Checkpoint, read_small};
 use crate::error::Shown;
+use crate::plan::{Category, Place};
 use crate::simd::{Kernel, dispatch};
 use crate::{Error, Faults, Result};
 
@@ -103,6 +104,9 @@ impl Adapter {
             if name.contains("lora_B") || name.contains("lora_embedding_B") {
                 continue;
             }
+            if self.is_tied_head(base, name)? {
+                continue;
+            }
             match self.change(base, name) {
                 Ok((target, change)) => drop(changes.insert(target, change)),
                 Err(fault) => faults.push(fault),
@@ -110,6 +114,23 @@ impl Adapter {
         }
         faults.into_result()?;
         Ok(changes)
+    }
+
+    /// Whether a tensor is the head of a tied base, the same bytes as the embedding that the adapter saves.
+    fn is_tied_head(&self, base: &Checkpoint, name: &str) -> Result<bool> {
+        fn inner(name: &str) -> &str {
+            name.strip_prefix("base_model.model.").unwrap_or(name)
+        }
+        let head = Place::of(inner(name)).category == Category::LmHead && base.find(inner(name)).is_none();
+        let mut tensors = self.checkpoint.tensors();
+        let embedding = tensors.find(|t| Place::of(inner(&t.info.name)).is_token_embedding());
+        let embedding = embedding.and_then(|t| self.source(&t.info.name));
+        match (self.source(name), embedding) {
+            (Some(a), Some(b)) if head && base.tied() && a.info.shape == b.info.shape => {
+                a.same_bytes(&b, a.info.elements())
+            }
+            _ => Ok(false),
+        }
     }
 
     fn source(&self, name: &str) -> Option<Source<'_>> {

@@ -102,18 +102,30 @@ pub fn extract_lora(
         parts.push(Part { name: name("lora_A"), shape: [r, n], values: factors.right });
         parts.push(Part { name: name("lora_B"), shape: [m, r], values: factors.left });
     }
+    let saved = named(tuned, saved);
     write_weights(&staging, parts, &saved)?;
     let targets = matrices.iter().map(|(_, new)| module_of(&new.info.name).to_owned()).collect();
     let targets = short_names(tuned, targets);
     // By whole names: PEFT takes `norm` for the end of `input_layernorm` too.
-    let whole: BTreeSet<String> = saved.iter().map(|s| module_of(&s.info.name).to_owned()).collect();
+    let whole: BTreeSet<String> = saved.iter().map(|(name, _)| module_of(name).to_owned()).collect();
     let config = config(base.path(), rank, &targets, &whole, &ranks);
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
     let text = provenance.to_json(seed, json!({"rank": rank}));
     staging.write_small(FILE_NAME, text.as_bytes())?;
     [base, tuned].into_iter().try_for_each(Checkpoint::check_unchanged)?;
     staging.commit()?;
-    Ok(Extraction { energy, saved: saved.iter().map(|s| s.info.name.clone()).collect() })
+    Ok(Extraction { energy, saved: saved.into_iter().map(|(name, _)| name).collect() })
+}
+
+/// Saved tensors with their names. A tied embedding is saved as the head too: PEFT unties what it replaces.
+fn named<'a>(tuned: &Checkpoint, saved: Vec<Source<'a>>) -> Vec<(String, Source<'a>)> {
+    const HEAD: &str = "lm_head.weight";
+    let mut named: Vec<(String, Source<'a>)> = saved.into_iter().map(|s| (s.info.name.clone(), s)).collect();
+    let embedding = named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| *s);
+    if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
+        named.push((HEAD.to_owned(), embedding));
+    }
+    named
 }
 
 /// The last parts of module names, where all modules with such a name are meant; the whole names otherwise.
@@ -154,7 +166,7 @@ fn config(
 }
 
 /// `adapter_model.safetensors`: factors in f32, saved modules as bytes.
-fn write_weights(staging: &Staging, mut parts: Vec<Part>, saved: &[Source<'_>]) -> Result<()> {
+fn write_weights(staging: &Staging, mut parts: Vec<Part>, saved: &[(String, Source<'_>)]) -> Result<()> {
     parts.sort_by(|a, b| natural_order(&a.name, &b.name));
     let mut entries = Map::new();
     entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
@@ -167,8 +179,8 @@ fn write_weights(staging: &Staging, mut parts: Vec<Part>, saved: &[Source<'_>]) 
     for part in &parts {
         entry(part.name.clone(), "F32".to_owned(), &part.shape, part.values.len() as u64 * 4);
     }
-    for source in saved {
-        let name = format!("base_model.model.{}", source.info.name);
+    for (name, source) in saved {
+        let name = format!("base_model.model.{name}");
         entry(name, source.info.dtype.to_string(), &source.info.shape, source.info.len());
     }
     let mut text = Value::Object(entries).to_string();
@@ -188,7 +200,7 @@ fn write_weights(staging: &Staging, mut parts: Vec<Part>, saved: &[Source<'_>]) 
         target.write_at(&bytes, offset)?;
         offset += bytes.len() as u64;
     }
-    for source in saved {
+    for (_, source) in saved {
         target.copy_at(source.shard, source.info.bytes.clone(), offset, &mut bytes)?;
         offset += source.info.len();
     }
