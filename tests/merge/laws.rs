@@ -330,3 +330,41 @@ fn explain_names_every_tensor_and_writes_nothing() {
         "{text}"
     );
 }
+
+/// Tiles of another size, through the library: the command has no option for them.
+#[test]
+fn the_size_of_a_tile_changes_no_bit() {
+    use hft_surgery::checkpoint::{Access, Link};
+    use hft_surgery::surgery::{Merge, MergeOptions, Models, Output, Provenance, Recipe};
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    checkpoints(dir);
+    for (method, parameters) in [
+        ("ties", r#"{"weight": 0.6, "density": 0.4}"#),
+        ("della", r#"{"weight": 0.6, "density": 0.4}"#),
+        ("breadcrumbs", r#"{"weight": 0.6, "density": 0.4, "rescale": true}"#),
+        ("dare_linear", r#"{"weight": 0.6, "density": 0.4}"#),
+        ("model_stock", "{}"),
+        ("sce", r#"{"select_topk": 0.4}"#),
+        ("multislerp", r#"{"weight": 0.6}"#),
+    ] {
+        let mut value = serde_json::json!({"merge_method": method, "base_model": path(&dir.join("base"))});
+        value["models"] =
+            ["a", "b"].map(|m| serde_json::json!({"model": path(&dir.join(m))})).to_vec().into();
+        value["parameters"] = serde_json::from_str(parameters).unwrap();
+        let recipe = Recipe::new(value).unwrap();
+        let models = Models::open(&recipe, Access::Map).unwrap();
+        let mut seen = Vec::new();
+        for tile in [4096, 12_288, 1 << 16] {
+            let options = MergeOptions { tile: Some(tile), ..MergeOptions::default() };
+            let merge = Merge::new(&recipe, &models, options).unwrap();
+            let out = dir.join("tiled");
+            let output = Output { path: &out, force: true, sync: false, link: Link::Copy };
+            let provenance =
+                Provenance { command: "merge", options: serde_json::Map::new(), inputs: Vec::new() };
+            merge.write(&output, &provenance, &|_| ()).unwrap();
+            seen.push(read_tensors(&out));
+        }
+        assert!(seen[0] == seen[1] && seen[1] == seen[2], "{method}");
+    }
+}
