@@ -5,7 +5,7 @@ usage: turns.py RUNS BYTES NAME=COMMAND...
 One turn runs every command once, so that a slow moment of the machine hits all alike. `{out}` in a command
 is a path that does not exist yet; it is removed, and the disk brought to rest, before the next run. BYTES is
 what a run produces or reads, for the column GB/s; 0 leaves it out. The first command is the measure of the
-ratios. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
+ratios. WARM=0 in the environment counts the first turn too, for commands that take minutes. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
 not count.
 """
 import os
@@ -61,13 +61,14 @@ def main():
     runs, size = int(sys.argv[1]), int(sys.argv[2])
     commands = [argument.split("=", 1) for argument in sys.argv[3:]]
     seen = {name: [] for name, _ in commands}
-    for turn in range(runs + 1):
+    warm = int(os.environ.get("WARM", "1"))
+    for turn in range(runs + warm):
         for name, command in commands:
             out = os.path.join(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "out")
             result = once(command.replace("{out}", out))
             shutil.rmtree(os.path.dirname(out))
             os.sync()
-            if turn > 0:  # the first turn warms the page cache
+            if turn >= warm:  # the first turn warms the page cache
                 seen[name].append(result)
     first = statistics.median(s for s, _ in seen[commands[0][0]])
     print(f"{'command':28} {'median s':>9} {'min':>7} {'max':>7} {'ratio':>7} {'GB/s':>6} {'anon MiB':>9}")

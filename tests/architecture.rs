@@ -20,7 +20,8 @@ const MAY_NAME: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates that belong to one module.
-const OWNED: [(&str, &str); 11] = [
+const OWNED: [(&str, &str); 12] = [
+    ("faer", "surgery"),
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),

@@ -9,8 +9,7 @@ use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
 use hft_surgery::llama::{Activations, Batch, LlamaConfig, Model, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, MicroBatch, step};
 
-const FAMILIES: [&str; 7] =
-    ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
+const FAMILIES: [&str; 7] = ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Light, Recompute::Block];
 
 fn family(name: &str) -> PathBuf {
@@ -122,7 +121,8 @@ fn logits_loss_and_every_gradient_agree() {
             assert!((f64::from(loss) - golden.get("loss")[0]).abs() < 1e-5, "{name}: loss {loss}");
             backward(&mut cpu, &mut model, batch, &mut acts, &dhidden, false);
             for param in model.params() {
-                let e = error(&param.train.as_ref().unwrap().grad, golden.get(&format!("grad.{}", param.name)));
+                let e =
+                    error(&param.train.as_ref().unwrap().grad, golden.get(&format!("grad.{}", param.name)));
                 assert!(e < 1e-4, "{name} {mode:?}: gradient of {}: {e:e}", param.name);
             }
         }
@@ -164,7 +164,8 @@ fn ten_steps_agree_full_and_masked() {
                     let before = cpu.weight_to_host(&start.weight).unwrap();
                     let after = cpu.weight_to_host(&param.weight).unwrap();
                     let expected = golden.get(&format!("{key}.{}", param.name));
-                    let moved: f64 = expected.iter().zip(before.iter()).map(|(e, b)| (e - f64::from(*b)).powi(2)).sum();
+                    let moved: f64 =
+                        expected.iter().zip(before.iter()).map(|(e, b)| (e - f64::from(*b)).powi(2)).sum();
                     let off: f64 =
                         expected.iter().zip(after.iter()).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
                     let e = (off / moved).sqrt();

@@ -113,8 +113,7 @@ fn the_loss_falls_on_what_is_learnt() {
     let (first, last) = (log[0]["loss"].as_f64().unwrap(), log[log.len() - 1]["loss"].as_f64().unwrap());
     assert!(last < 0.8 * first, "{first} to {last}");
     let eval = |model: &str| -> f64 {
-        let found =
-            ok(&["eval", "--model", &lab.text(model), "--data", &lab.text("rows.jsonl"), "--json"]);
+        let found = ok(&["eval", "--model", &lab.text(model), "--data", &lab.text("rows.jsonl"), "--json"]);
         let found: Value = serde_json::from_str(&found).unwrap();
         let loss = found["loss"].as_f64().unwrap();
         assert!((found["perplexity"].as_f64().unwrap().ln() - loss).abs() < 1e-9);
@@ -141,7 +140,18 @@ fn the_bits_do_not_depend_on_threads_recomputation_or_repetition() {
 #[test]
 fn a_killed_run_resumes_to_the_same_bits() {
     let lab = Lab::new();
-    let more = ["--max-steps", "60", "--rounds", "2", "--save-steps", "7", "--ratio", "0.5", "--granularity", "element"];
+    let more = [
+        "--max-steps",
+        "60",
+        "--rounds",
+        "2",
+        "--save-steps",
+        "7",
+        "--ratio",
+        "0.5",
+        "--granularity",
+        "element",
+    ];
     lab.train("mistral", "whole", &more);
     let args = lab.args("mistral", "killed", &more);
     let mut kills = 0;
@@ -195,7 +205,8 @@ fn rounds_draw_anew_and_go_on_from_each_other() {
     // Each delta goes on from the checkpoint before it, and the last one ends at the result.
     let mut from = lab.text("qwen2");
     for round in 0..3 {
-        let (delta, out) = (lab.text(&format!("out/rounds/{round}/delta.hftpatch")), lab.text(&format!("r{round}")));
+        let (delta, out) =
+            (lab.text(&format!("out/rounds/{round}/delta.hftpatch")), lab.text(&format!("r{round}")));
         ok(&["patch", "apply", &from, &delta, "--out", &out]);
         let plan = lab.text(&format!("out/rounds/{round}/plan.json"));
         let proof = run(&["diff", &from, &out, "--plan", &plan]);
@@ -212,7 +223,8 @@ fn wrong_input_is_named_and_nothing_is_written() {
         let rows = lab.path("bad.jsonl");
         std::fs::write(&rows, text).unwrap();
         let model = lab.text("llama2");
-        let error = fails(&["train", "--model", &model, "--data", &lab.text("bad.jsonl"), "--out", &lab.text("no")]);
+        let error =
+            fails(&["train", "--model", &model, "--data", &lab.text("bad.jsonl"), "--out", &lab.text("no")]);
         words.iter().for_each(|word| assert!(error.contains(word), "{word} in {error}"));
         assert!(!lab.path("no").exists());
     };
@@ -225,7 +237,14 @@ fn wrong_input_is_named_and_nothing_is_written() {
     bad("", &["no rows"]);
     assert!(lab.refused("llama2", "out", &[]).contains("already exists"));
     assert!(lab.refused("llama2", "x", &["--ratio", "1.5"]).contains("--ratio out of range"));
-    assert!(lab.refused("llama2", "x", &["--ratio", "0", "--embeddings", "freeze", "--lm-head", "freeze", "--norms", "freeze"]).contains("nothing is trainable"));
+    assert!(
+        lab.refused(
+            "llama2",
+            "x",
+            &["--ratio", "0", "--embeddings", "freeze", "--lm-head", "freeze", "--norms", "freeze"]
+        )
+        .contains("nothing is trainable")
+    );
     assert!(lab.refused("llama2", "x", &["--resume"]).contains("no run to resume"));
     assert!(lab.refused("llama2", "x", &["--max-steps", "0"]).contains("--max-steps out of range"));
     assert!(lab.refused("llama2", "x", &["--device", "cuda"]).contains("no CUDA backend"));
@@ -236,7 +255,8 @@ fn wrong_input_is_named_and_nothing_is_written() {
 #[test]
 fn a_loss_that_is_not_finite_stops_with_the_last_good_state() {
     let lab = Lab::new();
-    let args = lab.args("llama2", "out", &["--max-steps", "3", "--learning-rate", "1e37", "--max-grad-norm", "0"]);
+    let args =
+        lab.args("llama2", "out", &["--max-steps", "3", "--learning-rate", "1e37", "--max-grad-norm", "0"]);
     // The later flag wins in neither spelling, so the rate is given once.
     let args: Vec<&str> = args.iter().map(String::as_str).filter(|a| *a != "1e-2").collect();
     let at = args.iter().position(|a| *a == "--learning-rate").unwrap();
@@ -252,7 +272,8 @@ fn a_loss_that_is_not_finite_stops_with_the_last_good_state() {
 fn a_run_with_other_options_is_not_resumed() {
     let lab = Lab::new();
     let args = lab.args("llama2", "out", &["--max-steps", "100000", "--save-steps", "1"]);
-    let mut child = hft(&args.iter().map(String::as_str).collect::<Vec<_>>()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        hft(&args.iter().map(String::as_str).collect::<Vec<_>>()).stdout(Stdio::null()).spawn().unwrap();
     while lab.log("out").len() < 3 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -269,13 +290,19 @@ fn a_run_with_other_options_is_not_resumed() {
 fn a_configuration_file_gives_flags_and_the_command_line_wins() {
     let lab = Lab::new();
     let config = lab.path("train.yml");
-    std::fs::write(&config, "max_steps: 5\nratio: 1.0\npacking: true\nmax-length: 24\nwarmup_steps: 1\n").unwrap();
+    std::fs::write(&config, "max_steps: 5\nratio: 1.0\npacking: true\nmax-length: 24\nwarmup_steps: 1\n")
+        .unwrap();
     lab.train("llama2", "out", &["--config", &config.to_string_lossy(), "--max-steps", "2"]);
     assert_eq!(lab.log("out").len(), 2);
-    let made: Value = serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
+    let made: Value =
+        serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
     assert_eq!((&made["options"]["packing"], &made["options"]["max_length"]), (&json!(true), &json!(24)));
     std::fs::write(&config, "max_stepz: 5\n").unwrap();
-    let output = run(&lab.args("llama2", "x", &["--config", &config.to_string_lossy()]).iter().map(String::as_str).collect::<Vec<_>>());
+    let output = run(&lab
+        .args("llama2", "x", &["--config", &config.to_string_lossy()])
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && error.contains("--max-stepz"), "{error}");
 }

@@ -208,7 +208,6 @@ pub trait Backend {
         accumulate: bool,
     );
     /// `dweight = doutᵀ · x`, `[out features, in features]`; added with `accumulate`.
-    #[expect(clippy::too_many_arguments, reason = "a matrix product has three shapes")]
     fn linear_backward_weight(
         &mut self,
         dout: &Self::Buffer,

@@ -24,9 +24,8 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
         None if place + 1 < args.len() => text(place + 1),
         None => return Ok(args),
     };
-    let given = |flag: &str| {
-        (0..args.len()).any(|i| text(i) == flag || text(i).starts_with(&format!("{flag}=")))
-    };
+    let given =
+        |flag: &str| (0..args.len()).any(|i| text(i) == flag || text(i).starts_with(&format!("{flag}=")));
     let mut added = Vec::new();
     for (key, value) in read(Path::new(&path))? {
         let flag = format!("--{}", key.replace('_', "-"));

@@ -8,7 +8,9 @@ mod config_file;
 mod diff;
 mod eval;
 mod inspect;
+mod lora;
 mod man;
+mod merge;
 mod patch;
 mod plan;
 mod progress;
@@ -67,6 +69,8 @@ enum Command {
     Verify(verify::Verify),
     Plan(plan::Plan),
     Reset(reset::Reset),
+    Merge(Box<merge::Merge>),
+    Lora(lora::Lora),
     Diff(diff::Diff),
     Patch(patch::Patch),
     Train(Box<train::Train>),
@@ -149,6 +153,8 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Verify(command) => command.run(terminal),
         Command::Plan(command) => command.run(terminal),
         Command::Reset(command) => command.run(terminal),
+        Command::Merge(command) => command.run(terminal),
+        Command::Lora(command) => command.run(terminal),
         Command::Diff(command) => command.run(terminal),
         Command::Patch(command) => command.run(terminal),
         Command::Train(command) => command.run(terminal),

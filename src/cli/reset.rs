@@ -142,12 +142,7 @@ impl Reset {
         let Some(path) = &self.out else {
             return Err(Error::usage("--out is missing", ""));
         };
-        let output = Output {
-            path,
-            force: self.force,
-            sync: !self.no_sync,
-            link: self.link.into(),
-        };
+        let output = Output { path, force: self.force, sync: !self.no_sync, link: self.link.into() };
         let provenance = Provenance {
             command: "reset",
             options: self.options(),

@@ -197,7 +197,8 @@ impl Train {
         }
         if self.plan.len() > 1 && rounds != self.plan.len() {
             let (got, expected) = (self.plan.len(), rounds);
-            let fault = format!("--plan: got {got} plans, expected one, or one for each of {expected} rounds");
+            let fault =
+                format!("--plan: got {got} plans, expected one, or one for each of {expected} rounds");
             return Err(Error::usage(fault, ""));
         }
         let ratio = self.ratio.unwrap_or(0.5);

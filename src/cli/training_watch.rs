@@ -45,7 +45,7 @@ impl<'a> Watch<'a> {
         }
         self.bar.set_message(text.clone());
         self.bar.inc(1);
-        if self.bar.is_hidden() && (self.of_round % self.every == 0 || self.of_round == total) {
+        if self.bar.is_hidden() && (self.of_round.is_multiple_of(self.every) || self.of_round == total) {
             self.terminal.note(&format!("step {}/{}  {text}", line.step, self.steps_before(line) + total));
         }
     }
@@ -61,7 +61,8 @@ impl Watcher for Watch<'_> {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
         let rate = self.result.peak_gflops * 1e9 / flops;
-        let of = if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
+        let of =
+            if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
         self.terminal.note(&format!(
             "{of}cpu; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s",
             grouped(cost.trainable),
@@ -74,7 +75,8 @@ impl Watcher for Watch<'_> {
         self.cost = Some(*cost);
         if self.terminal.draws_progress() {
             let template = "{prefix}[{bar:24}] {pos}/{len}  {msg}  {eta} left";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
             self.bar = bar.with_style(style.progress_chars("=> "));
             self.bar.enable_steady_tick(Duration::from_millis(500));

@@ -136,7 +136,14 @@ impl<B: Backend> Pass<'_, B> {
     fn mlp(&mut self, layer: &mut Layer<B>) {
         let rows = self.rows();
         let upper = self.attention_wanted(layer) || layer.post_attention_layernorm.train.is_some();
-        weight_gradient(self.backend, &mut layer.down_proj, &self.grads.dx, &self.light.act, rows, self.accumulate);
+        weight_gradient(
+            self.backend,
+            &mut layer.down_proj,
+            &self.grads.dx,
+            &self.light.act,
+            rows,
+            self.accumulate,
+        );
         if !upper && !trains(&[&layer.gate_proj, &layer.up_proj]) {
             return;
         }
@@ -175,7 +182,14 @@ impl<B: Backend> Pass<'_, B> {
             return;
         }
         let (rows, config, sequences) = (self.rows(), self.place.config, self.place.batch.sequences);
-        weight_gradient(self.backend, &mut layer.o_proj, &self.grads.dx, &self.block.att, rows, self.accumulate);
+        weight_gradient(
+            self.backend,
+            &mut layer.o_proj,
+            &self.grads.dx,
+            &self.block.att,
+            rows,
+            self.accumulate,
+        );
         if !self.inputs_wanted(layer) {
             return;
         }

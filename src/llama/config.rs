@@ -178,10 +178,7 @@ impl Keys<'_> {
             other => Err(self.fault(
                 format!(
                     "unsupported model_type: got {}, expected llama, mistral, qwen2 or qwen3",
-                    other.map_or_else(
-                        || "none".to_owned(),
-                        |t| format!("`{}`", crate::error::Shown(t))
-                    )
+                    other.map_or_else(|| "none".to_owned(), |t| format!("`{}`", crate::error::Shown(t)))
                 ),
                 Some("inspect, diff, reset and merge work on any safetensors checkpoint"),
             )),
@@ -293,7 +290,8 @@ impl Keys<'_> {
             let number = inner.get(name).and_then(Value::as_f64).filter(|x| *x > 0.0);
             number.ok_or_else(|| self.fault(format!("`{key}`: no number `{name}`"), None))
         };
-        let kind = inner.get("rope_type").or_else(|| inner.get("type")).map_or(Some("default"), Value::as_str);
+        let kind =
+            inner.get("rope_type").or_else(|| inner.get("type")).map_or(Some("default"), Value::as_str);
         let scaling = match kind {
             Some("default") => RopeScaling::Default,
             Some("linear") => RopeScaling::Linear { factor: number("factor")? },

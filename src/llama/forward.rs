@@ -31,7 +31,14 @@ pub fn forward<'x, B: Backend>(
     }
     let last = model.layers.len() % slots;
     let (rows, eps) = (batch.ids.len(), model.config.rms_norm_eps);
-    backend.rmsnorm_forward(&acts.x[last], &model.norm.weight, rows, eps, &mut acts.last, &mut acts.last_rstd);
+    backend.rmsnorm_forward(
+        &acts.x[last],
+        &model.norm.weight,
+        rows,
+        eps,
+        &mut acts.last,
+        &mut acts.last_rstd,
+    );
     &acts.last
 }
 

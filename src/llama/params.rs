@@ -115,8 +115,7 @@ impl<B: Backend> Layer<B> {
         let norms = [Some(input_layernorm), Some(post_attention_layernorm), q_norm.as_mut(), k_norm.as_mut()];
         let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
         let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
-        let linears =
-            linears.into_iter().flat_map(|l| std::iter::once(&mut l.weight).chain(l.bias.as_mut()));
+        let linears = linears.into_iter().flat_map(|l| std::iter::once(&mut l.weight).chain(l.bias.as_mut()));
         norms.into_iter().flatten().chain(linears)
     }
 }

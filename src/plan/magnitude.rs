@@ -66,6 +66,12 @@ impl Histogram {
         (0, left)
     }
 
+    /// After the first pass: the bin of the `keep`-th largest, how many of its values are wanted, and how many it has.
+    pub fn bin(&self, keep: u64) -> (u32, u64, u64) {
+        let (bin, wanted) = self.bin_of(keep);
+        (bin, wanted, self.counts[bin as usize])
+    }
+
     /// After the first pass: the second-pass histogram for the `keep` largest, and how many of its values
     /// are wanted.
     pub fn refine(&self, keep: u64) -> (Self, u64) {
@@ -89,7 +95,26 @@ pub struct Threshold {
     pub ties: u64,
 }
 
+/// The lower bits of those of `values` that lie in a bin of the first pass, in order.
+pub fn within_bin(bin: u32, values: &[f32]) -> Vec<u16> {
+    let bits = values.iter().map(|x| magnitude_bits(*x)).filter(|b| b >> LOW_BITS == bin);
+    bits.map(|b| (b & ((1 << LOW_BITS) - 1)) as u16).collect()
+}
+
 impl Threshold {
+    /// The threshold in a bin of the first pass, from all its values' lower bits, part by part.
+    pub fn in_bin(bin: u32, wanted: u64, parts: &[&[u16]]) -> Self {
+        let mut counts = vec![0u64; 1 << LOW_BITS];
+        parts.iter().copied().flatten().for_each(|low| counts[usize::from(*low)] += 1);
+        let (low, ties) = Histogram { within: Some(bin), counts }.bin_of(wanted);
+        Self { bits: bin << LOW_BITS | low, ties }
+    }
+
+    /// The lower bits, which values of its bin are compared by.
+    pub fn low(&self) -> u16 {
+        (self.bits & ((1 << LOW_BITS) - 1)) as u16
+    }
+
     /// How many of `values` equal the threshold.
     pub fn count_ties(&self, values: &[f32]) -> u64 {
         values.iter().filter(|x| magnitude_bits(**x) == self.bits).count() as u64

@@ -59,6 +59,41 @@ pub fn bernoulli(key: &Key, domain: Domain, first: u64, probability: f64, out: &
     dispatch(Coins { key, domain, block, threshold, out: rest });
 }
 
+/// `out[i] = word(first + i)`: the words that [`bernoulli`] compares.
+pub fn words(key: &Key, domain: Domain, first: u64, out: &mut [u32]) {
+    let lead = out.len().min(((4 - first % 4) % 4) as usize);
+    let (head, rest) = out.split_at_mut(lead);
+    for (i, word) in head.iter_mut().enumerate() {
+        *word = key.word(domain, first + i as u64);
+    }
+    dispatch(Words { key, domain, block: (first + lead as u64) / 4, out: rest });
+}
+
+/// Words from whole blocks on.
+struct Words<'a> {
+    key: &'a Key,
+    domain: Domain,
+    block: u64,
+    out: &'a mut [u32],
+}
+
+impl Kernel for Words<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let mut block = self.block;
+        for out in self.out.chunks_mut(4 * LANES) {
+            let [a, b, c, d] = self.key.blocks::<LANES>(self.domain, block);
+            let words = a.iter().zip(&b).zip(&c).zip(&d);
+            for (four, (((a, b), c), d)) in out.chunks_mut(4).zip(words) {
+                four.copy_from_slice(&[*a, *b, *c, *d][..four.len()]);
+            }
+            block += LANES as u64;
+        }
+    }
+}
+
 /// Coins from whole blocks of words on.
 struct Coins<'a> {
     key: &'a Key,
@@ -108,6 +143,11 @@ mod tests {
             let threshold = (p * 2f64.powi(32)).round() as u64;
             for (i, keep) in out.iter().enumerate() {
                 prop_assert_eq!(*keep, u64::from(key.word(Domain::Element, first + i as u64)) < threshold);
+            }
+            let mut made = vec![0; n];
+            words(&key, Domain::Element, first, &mut made);
+            for (i, word) in made.iter().enumerate() {
+                prop_assert_eq!(*word, key.word(Domain::Element, first + i as u64));
             }
         }
     }

@@ -22,8 +22,8 @@ mod summary;
 
 pub use filter::Filter;
 pub use inventory::{Inventory, Unit};
-pub use magnitude::{Histogram, Threshold};
-pub use mask::{Granularity, Mask, Selector, bernoulli};
+pub use magnitude::{Histogram, Threshold, within_bin};
+pub use mask::{Granularity, Mask, Selector, bernoulli, words};
 pub use philox::{Domain, Key, philox4x32_10};
 pub use place::{Category, Place, module_of};
 pub use plan_type::{Plan, Shares};

@@ -54,13 +54,18 @@ pub fn loss_svg(log: &[LogLine]) -> String {
     // An exponential average over about a twentieth of the run.
     let weight = 2.0 / (log.len() as f64 / 20.0 + 1.0).max(2.0);
     let mut average = first.loss;
-    out += &path("m", finite().map(|line| {
-        average += weight.min(1.0) * (line.loss - average);
-        (x(line.step), y(average.clamp(low, high)))
-    }));
+    out += &path(
+        "m",
+        finite().map(|line| {
+            average += weight.min(1.0) * (line.loss - average);
+            (x(line.step), y(average.clamp(low, high)))
+        }),
+    );
     for (line, loss) in log.iter().filter_map(|line| Some((line, line.eval_loss?))) {
         let (x, y) = (x(line.step), y(loss));
-        out += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" class=\"e\"><title>eval loss {loss:.4}</title></circle>\n");
+        out += &format!(
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" class=\"e\"><title>eval loss {loss:.4}</title></circle>\n"
+        );
     }
     out + "</svg>\n"
 }

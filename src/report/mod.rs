@@ -14,11 +14,11 @@ mod verification;
 
 pub use diff::{DiffReport, SortBy};
 pub use inspection::Inspection;
+pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_json, overlap_table};
 pub use patch::PatchInspection;
-pub use loss_curve::loss_svg;
 pub use samples::samples_text;
 pub use selection::{Side, selection_json, selection_table};
-pub use verification::{Manifest, Mismatch};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
+pub use verification::{Manifest, Mismatch};

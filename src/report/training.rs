@@ -55,8 +55,17 @@ const PARTS: [&str; 5] = ["forward", "head", "backward", "optimizer", "data"];
 /// One line per round.
 pub fn training_table(result: &TrainingResult) -> String {
     let columns = [
-        "round", ">steps", ">trained", ">tokens/s", ">forward", ">head", ">backward", ">optimizer", ">data",
-        ">gflop/s", ">of gemm",
+        "round",
+        ">steps",
+        ">trained",
+        ">tokens/s",
+        ">forward",
+        ">head",
+        ">backward",
+        ">optimizer",
+        ">data",
+        ">gflop/s",
+        ">of gemm",
     ];
     let mut rows = table(&columns);
     for round in &result.rounds {

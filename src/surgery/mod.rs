@@ -3,6 +3,7 @@
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
 
 mod diff;
+mod merge;
 mod mix;
 mod pairing;
 mod patch;
@@ -16,6 +17,9 @@ mod threshold;
 pub use diff::{
     Delta, Form, Histogram as DiffHistogram, Limit, Overlap, Status, TensorDiff, TensorOverlap, Violation,
     diff, diff_bytes, three_way, violations,
+};
+pub use merge::{
+    Adapter, Extraction, LoraMerge, Merge, MergeOptions, MergeVocab, Models, Recipe, extract_lora,
 };
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};

@@ -56,7 +56,8 @@ impl<'a> Rewrite<'a> {
         let values: HashMap<_, _> = values.into_iter().collect();
         let mut faults = Faults::default();
         for (name, values) in &values {
-            let fault = |fault: String| Error::Pairing { tensor: Some((*name).to_owned()), fault, hint: None };
+            let fault =
+                |fault: String| Error::Pairing { tensor: Some((*name).to_owned()), fault, hint: None };
             match source.find(name).map(|tensor| tensor.info) {
                 None => faults.push(fault("has new values, but is not in the checkpoint".to_owned())),
                 Some(info) if info.elements() != values.len() as u64 => {
@@ -108,7 +109,9 @@ impl<'a> Rewrite<'a> {
             tensors.sort_by_key(|info| (info.bytes.start, info.bytes.end));
             for info in tensors {
                 match self.values.get(info.name.as_str()) {
-                    Some(values) => file.segments.push(Segment::Encode(Encode { values, dtype: &info.dtype })),
+                    Some(values) => {
+                        file.segments.push(Segment::Encode(Encode { values, dtype: &info.dtype }))
+                    }
                     None => file.copy(shard, info.bytes.clone()),
                 }
             }

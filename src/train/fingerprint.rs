@@ -12,7 +12,8 @@ pub fn rows_digest(rows: &[Row]) -> String {
     for row in rows {
         hash.update((row.input_ids.len() as u64).to_le_bytes());
         let pairs = row.input_ids.iter().zip(&row.labels);
-        let bytes: Vec<u8> = pairs.flat_map(|(id, label)| [id.to_le_bytes(), label.to_le_bytes()]).flatten().collect();
+        let bytes: Vec<u8> =
+            pairs.flat_map(|(id, label)| [id.to_le_bytes(), label.to_le_bytes()]).flatten().collect();
         hash.update(bytes);
     }
     hash.finalize().iter().fold(String::new(), |mut text, byte| {

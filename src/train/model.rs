@@ -6,6 +6,10 @@ use crate::checkpoint::{Checkpoint, encode_f32};
 use crate::llama::{LlamaConfig, Model, expected};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
+use std::borrow::Cow;
+
+/// A tensor's name and its values.
+type Named<'m> = (&'m str, Cow<'m, [f32]>);
 
 /// The tensor that the head is tied to; a tied head may be stored as well.
 const TIED: (&str, &str) = ("lm_head.weight", "model.embed_tokens.weight");
@@ -17,7 +21,8 @@ const TIED: (&str, &str) = ("lm_head.weight", "model.embed_tokens.weight");
 /// [`Error::Plan`], every fault at once.
 pub(super) fn check_plan(checkpoint: &Checkpoint, config: &LlamaConfig, plan: &Plan) -> Result<()> {
     plan.check_against(&Inventory::of(checkpoint))?;
-    let used: std::collections::HashSet<String> = expected(config).into_iter().map(|(name, _)| name).collect();
+    let used: std::collections::HashSet<String> =
+        expected(config).into_iter().map(|(name, _)| name).collect();
     let mut faults = Faults::default();
     let fault = |tensor: &str, fault: String, hint: &str| Error::Plan {
         path: None,
@@ -64,7 +69,9 @@ pub(super) fn load<'a, B: Backend>(
     if let Some(plan) = plan {
         let inventory = Inventory::of(checkpoint);
         for param in model.params_mut() {
-            let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else { continue };
+            let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else {
+                continue;
+            };
             train.mask = element_bits(plan, &inventory, tensor.info)?;
             // The values live on in f32.
             checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
@@ -78,7 +85,7 @@ pub(super) fn new_values<'m, B: Backend>(
     backend: &B,
     model: &'m Model<B>,
     checkpoint: &Checkpoint,
-) -> Result<Vec<(&'m str, std::borrow::Cow<'m, [f32]>)>> {
+) -> Result<Vec<Named<'m>>> {
     let mut values = Vec::new();
     for param in model.params().filter(|param| param.train.is_some()) {
         values.push((param.name.as_str(), backend.weight_to_host(&param.weight)?));

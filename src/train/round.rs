@@ -154,12 +154,14 @@ pub(super) fn run_round<B: Backend>(
         let wall = clock.elapsed();
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
-        if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step % n == 0) {
+        if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
             line.eval_loss = eval_loss(backend, model, &mut acts, stage.eval);
         }
         record(&line, hooks)?;
         (hooks.event)(Event::Step(&line, total));
-        if options.save_steps.is_some_and(|n| progress.step % n == 0) && progress.step_of_round < total {
+        if options.save_steps.is_some_and(|n| progress.step.is_multiple_of(n))
+            && progress.step_of_round < total
+        {
             save(backend, model, *progress, options, hooks)?;
         }
     }
@@ -192,7 +194,10 @@ impl<'a> MicroBatch<'a> {
 
 fn stopped(fault: String, state: &std::path::Path) -> Error {
     let fault = format!("training stopped: {fault}");
-    Error::Training { fault, hint: Some(format!("the state is saved in {}; --resume goes on from there", state.display())) }
+    Error::Training {
+        fault,
+        hint: Some(format!("the state is saved in {}; --resume goes on from there", state.display())),
+    }
 }
 
 /// The micro-batches of the next step: as many as are left of the epoch, at most `most`.

@@ -83,8 +83,9 @@ impl RunDir {
         }
         let lock = lock(out)?;
         let text = crate::checkpoint::read_small(&path)?;
-        let before: Value = crate::checkpoint::read_json(&text)
-            .map_err(|fault| refuse(&path, &format!("not valid JSON: {fault}"), "start again with --force"))?;
+        let before: Value = crate::checkpoint::read_json(&text).map_err(|fault| {
+            refuse(&path, &format!("not valid JSON: {fault}"), "start again with --force")
+        })?;
         for (key, now) in run.as_object().into_iter().flatten() {
             let then = before.get(key).unwrap_or(&Value::Null);
             if then != now {

@@ -62,9 +62,11 @@ mod tests {
         let third = [0.0, 1.0 / 3.0, 2.0 / 3.0];
         let cosine = [1.0, 0.950_484_4, 0.811_744_9, 0.611_260_5, 0.388_739_5, 0.188_255_1, 0.049_515_6];
         let linear = [1.0, 0.857_142_9, 0.714_285_7, 0.571_428_6, 0.428_571_4, 0.285_714_3, 0.142_857_1];
-        for (scheduler, after) in
-            [(Scheduler::Cosine, cosine), (Scheduler::Linear, linear), (Scheduler::ConstantWithWarmup, [1.0; 7])]
-        {
+        for (scheduler, after) in [
+            (Scheduler::Cosine, cosine),
+            (Scheduler::Linear, linear),
+            (Scheduler::ConstantWithWarmup, [1.0; 7]),
+        ] {
             let schedule = Schedule { scheduler, peak: 1.0, warmup: 3, total: 10 };
             for (step, expected) in third.into_iter().chain(after).enumerate() {
                 let got = schedule.at(step as u64);

@@ -44,7 +44,8 @@ const PARTS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
 pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Progress) -> Result<()> {
     let mut entries = serde_json::Map::new();
     let progress_text = serde_json::to_string(&progress).unwrap_or_default();
-    entries.insert("__metadata__".to_owned(), json!({"format": "hft-surgery/state", "progress": progress_text}));
+    entries
+        .insert("__metadata__".to_owned(), json!({"format": "hft-surgery/state", "progress": progress_text}));
     let mut end = 0u64;
     for param in model.params().filter(|param| param.train.is_some()) {
         let (rows, cols) = param.shape;

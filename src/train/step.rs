@@ -240,7 +240,8 @@ mod tests {
             }))
             .collect();
         let ids: Vec<u32> = (0..lengths.iter().sum::<usize>() as u32).collect();
-        let labels: Vec<i32> = ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
+        let labels: Vec<i32> =
+            ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
         let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
         let parts = micro.parts();
         let sizes: Vec<usize> = parts.iter().map(|part| part.ids.len()).collect();

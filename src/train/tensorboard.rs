@@ -25,7 +25,8 @@ impl EventFile {
         let now = seconds();
         let name = format!("events.out.tfevents.{}.hft-surgery.{}", now as u64, std::process::id());
         let path = dir.join(name);
-        let file = File::options().append(true).create(true).open(&path).map_err(Error::io("create", &path))?;
+        let file =
+            File::options().append(true).create(true).open(&path).map_err(Error::io("create", &path))?;
         let mut events = Self { path, file };
         let mut first = Vec::new();
         put_double(&mut first, 1, now);

@@ -95,7 +95,8 @@ fn forward_head(
     let (kv, columns) = (h / (heads / kv_heads), keys.len());
     scores.resize((n * columns).max(scores.len()), 0.0);
     let scores = &mut scores[..n * columns];
-    let (q, k) = (head(q, at(&block.queries), h, heads, head_dim), head(k, at(&keys), kv, kv_heads, head_dim));
+    let (q, k) =
+        (head(q, at(&block.queries), h, heads, head_dim), head(k, at(&keys), kv, kv_heads, head_dim));
     let scale = 1.0 / (head_dim as f32).sqrt();
     matmul_here(MatMut::new(scores, n, columns, columns), Into::Overwrite, scale, q, k.t());
     for (r, row) in scores.chunks_mut(columns).enumerate() {
@@ -201,7 +202,12 @@ struct Scratch {
     ds: Vec<f32>,
 }
 
-fn backward_head(given: &Given<'_>, sequence: &Range<usize>, h: usize, scratch: &mut Scratch) -> HeadGradients {
+fn backward_head(
+    given: &Given<'_>,
+    sequence: &Range<usize>,
+    h: usize,
+    scratch: &mut Scratch,
+) -> HeadGradients {
     let AttentionShape { heads, kv_heads, head_dim, window } = given.shape;
     let ([q, k, v], kv) = (given.qkv, h / (heads / kv_heads));
     let scale = 1.0 / (head_dim as f32).sqrt();

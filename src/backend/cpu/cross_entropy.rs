@@ -50,7 +50,8 @@ pub(super) fn run(
         linear::forward(rows, weight, n, logits, false, panel);
         let scale = gradients.as_ref().map(|g| g.scale);
         let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids);
-        losses.par_extend(rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })));
+        losses
+            .par_extend(rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })));
         let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else { continue };
         if let Some(dhidden) = dhidden {
             linear::backward_input(logits, weight, n, drows, false, panel);

@@ -54,7 +54,10 @@ fn check(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64) {
         let slope = |h: f32| (at(h) - at(-h)) / f64::from(2.0 * h);
         let exact = (4.0 * slope(H) - slope(2.0 * H)) / 3.0;
         let got = f64::from(gradient[i]);
-        assert!((got - exact).abs() < 2e-3 * (1.0 + exact.abs()), "{what} at {i}: got {got}, expected {exact}");
+        assert!(
+            (got - exact).abs() < 2e-3 * (1.0 + exact.abs()),
+            "{what} at {i}: got {got}, expected {exact}"
+        );
         nonzero += usize::from(exact.abs() > 1e-3);
     }
     assert!(nonzero * 2 > x.len(), "{what}: a test of zeros says nothing");

@@ -188,7 +188,7 @@ mod tests {
             let b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
             all_agree(&a, &b);
             all_agree(&a, &a);
-            let finite = |seed| words(seed, n, |r| (r as u16 & 0x807f) | ((r >> 16) % 0xff) as u16 * 0x80);
+            let finite = |seed| words(seed, n, |r| (r as u16 & 0x807f) | (((r >> 16) % 0xff) as u16 * 0x80));
             all_agree(&finite(3), &finite(4));
             let any = |seed| words(seed, n, |r| r as u16);
             all_agree(&any(5), &any(6));

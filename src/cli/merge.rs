@@ -1,0 +1,312 @@
+//! `merge`: many checkpoints into one.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use super::progress::bytes_bar;
+use super::terminal::{Terminal, list};
+use super::{Outcome, Reading};
+use crate::checkpoint::{Checkpoint, Link, contents_digest};
+use crate::error::Shown;
+use crate::report::bytes;
+use crate::surgery::{
+    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, Output, Provenance, Recipe,
+};
+use crate::{Error, Result};
+
+/// Merge checkpoints by a recipe, or by flags
+#[derive(Debug, clap::Args)]
+pub(super) struct Merge {
+    /// A recipe in mergekit's form
+    #[arg(value_name = "RECIPE.yml", conflicts_with_all = ["method", "base", "model", "set"])]
+    recipe: Option<PathBuf>,
+    /// The method: linear, slerp, task_arithmetic, ties, dare_linear, della, mask, …
+    #[arg(long, value_name = "METHOD", required_unless_present_any = ["recipe", "lora"])]
+    method: Option<String>,
+    /// The base checkpoint
+    #[arg(long, value_name = "CKPT")]
+    base: Option<PathBuf>,
+    /// A model and its parameters, `PATH:weight=0.5,density=0.3`; may be repeated
+    #[arg(long, value_name = "CKPT[:KEY=VALUE,…]")]
+    model: Vec<String>,
+    /// A parameter of the whole merge, such as `lambda=0.7` or `t=[0,0.5,1]`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of random choices
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Type of the result
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+    /// The directory to write
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["explain", "dry_run"])]
+    out: Option<PathBuf>,
+    /// Apply this PEFT adapter to --base instead of merging models
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "explain"], requires = "base")]
+    lora: Option<PathBuf>,
+    /// Print what happens to each tensor; write nothing
+    #[arg(long)]
+    explain: bool,
+    /// Check everything; write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// What to do when the vocabularies differ in size
+    #[arg(long, value_enum, default_value_t = VocabArg::Error, value_name = "POLICY")]
+    vocab: VocabArg,
+    /// What to do with tensors that not all models have
+    #[arg(long, value_enum, default_value_t = OnMissingArg::Error, value_name = "POLICY")]
+    on_missing: OnMissingArg,
+    /// Most bytes of one file, such as 5GB [default: files as the base has them]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    shard_size: Option<u64>,
+    /// Replace an existing checkpoint at --out
+    #[arg(long)]
+    force: bool,
+    /// Do not wait until the result is on the disk
+    #[arg(long)]
+    no_sync: bool,
+    /// Record SHA-256 digests of the contents of all inputs
+    #[arg(long)]
+    hash: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VocabArg {
+    /// Refuse
+    Error,
+    /// Merge the rows that all have, drop the others
+    Common,
+    /// Merge the rows that all have, keep the others from the largest
+    Union,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnMissingArg {
+    /// Refuse
+    Error,
+    /// Copy them from the first model that has them
+    Keep,
+}
+
+impl Merge {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        if let (Some(adapter), Some(base)) = (&self.lora, &self.base) {
+            return self.apply_adapter(base, adapter, terminal);
+        }
+        let recipe = self.read()?;
+        let models = Models::open(&recipe, self.reading.access())?;
+        let merge = surgery::Merge::new(&recipe, &models, self.options())?;
+        if self.explain {
+            terminal.print(&merge.explain())?;
+            return Ok(Outcome::Success);
+        }
+        tell(&merge, terminal);
+        let path = match (&self.out, self.dry_run) {
+            (Some(path), false) => path,
+            _ => {
+                terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
+                return Ok(Outcome::Success);
+            }
+        };
+        let output = Output { path, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let provenance = Provenance {
+            command: "merge",
+            options: self.recorded(),
+            inputs: self.inputs(&models, terminal)?,
+        };
+        let bar = bytes_bar(terminal, "merge", merge.bytes());
+        merge.write(&output, &provenance, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        terminal.detail(&format!("wrote {}", Shown(path)));
+        Ok(Outcome::Success)
+    }
+
+    /// Folds an adapter into its base.
+    fn apply_adapter(&self, base: &Path, adapter: &Path, terminal: &Terminal) -> Result<Outcome> {
+        let base = Checkpoint::open(base, self.reading.access())?;
+        let adapter = Adapter::open(adapter, self.reading.access())?;
+        let merge = LoraMerge::new(&base, &adapter)?;
+        terminal.detail(&format!("{} tensors change", merge.changed()));
+        let path = match (&self.out, self.dry_run) {
+            (Some(path), false) => path,
+            _ => {
+                terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
+                return Ok(Outcome::Success);
+            }
+        };
+        let inputs = vec![
+            self.input("base", &base, terminal)?,
+            self.input("adapter", adapter.checkpoint(), terminal)?,
+        ];
+        let provenance = Provenance { command: "merge", options: Map::new(), inputs };
+        let output = Output { path, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let bar = bytes_bar(terminal, "merge", merge.bytes());
+        merge.write(&output, &provenance, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        Ok(Outcome::Success)
+    }
+
+    /// The recipe of the file, or the one that the flags say.
+    fn read(&self) -> Result<Recipe> {
+        if let Some(path) = &self.recipe {
+            if self.seed.is_none() && self.dtype.is_none() {
+                return Recipe::read(path);
+            }
+            let mut value = Recipe::read(path)?.value().clone();
+            self.overrides(&mut value);
+            return Recipe::new(value);
+        }
+        let mut value = json!({"merge_method": self.method});
+        if let Some(base) = &self.base {
+            value["base_model"] = base.to_string_lossy().into();
+        }
+        let models: Result<Vec<Value>> = self.model.iter().map(|text| model(text)).collect();
+        value["models"] = models?.into();
+        if !self.set.is_empty() {
+            let mut set = Map::new();
+            for text in &self.set {
+                set.extend([pair(text)?]);
+            }
+            value["parameters"] = set.into();
+        }
+        self.overrides(&mut value);
+        Recipe::new(value)
+    }
+
+    fn overrides(&self, value: &mut Value) {
+        if let Some(seed) = self.seed {
+            value["seed"] = seed.into();
+        }
+        if let Some(dtype) = &self.dtype {
+            value["out_dtype"] = dtype.clone().into();
+        }
+    }
+
+    fn options(&self) -> MergeOptions {
+        MergeOptions {
+            vocab: match self.vocab {
+                VocabArg::Error => MergeVocab::Error,
+                VocabArg::Common => MergeVocab::Common,
+                VocabArg::Union => MergeVocab::Union,
+            },
+            keep_missing: self.on_missing == OnMissingArg::Keep,
+            shard_size: self.shard_size,
+            tile: None,
+        }
+    }
+
+    /// The options that decide the bytes of the result and are not in the recipe.
+    fn recorded(&self) -> Map<String, Value> {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map_or(Value::Null, |v| v.get_name().into())
+        };
+        let mut options = Map::new();
+        options.insert("vocab".to_owned(), name(&|| self.vocab.to_possible_value()));
+        options.insert("on_missing".to_owned(), name(&|| self.on_missing.to_possible_value()));
+        options.insert("shard_size".to_owned(), json!(self.shard_size));
+        options
+    }
+
+    fn inputs(&self, models: &Models, terminal: &Terminal) -> Result<Vec<Input>> {
+        let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
+        let mut inputs = Vec::new();
+        for (i, (_, checkpoint)) in models.named().iter().enumerate() {
+            inputs.push(self.input(base(i), checkpoint, terminal)?);
+        }
+        Ok(inputs)
+    }
+
+    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
+        if !self.hash {
+            return Ok(Input::new(role, checkpoint, None));
+        }
+        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
+        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        Ok(Input::new(role, checkpoint, Some(digest)))
+    }
+}
+
+/// Says what was not merged.
+fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
+    const MOST: usize = 5;
+    for why in ["not in all models", "not a floating-point type"] {
+        let names: Vec<&str> = merge.copied().filter(|(_, w)| *w == why).map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            terminal.warn(&format!("{why}, copied: {}", list(&names, MOST)));
+        }
+    }
+    for (file, why) in &merge.sidecars().left {
+        terminal.detail(&format!("left behind: {} ({why})", Shown(file)));
+    }
+}
+
+/// `PATH:weight=0.5,density=0.3`; a path may itself have colons.
+fn model(text: &str) -> Result<Value> {
+    let (path, pairs) = match text.rsplit_once(':') {
+        Some((path, pairs)) if pairs.contains('=') => (path, pairs),
+        _ => return Ok(json!({"model": text})),
+    };
+    let mut parameters = Map::new();
+    let mut depth = 0i32;
+    let separate = |c: char| {
+        depth += i32::from(c == '[') - i32::from(c == ']');
+        c == ',' && depth == 0
+    };
+    for text in pairs.split(separate) {
+        parameters.extend([pair(text)?]);
+    }
+    Ok(json!({"model": path, "parameters": parameters}))
+}
+
+/// `key=value`: the value is a number, true or false, a list of them, or a text.
+fn pair(text: &str) -> Result<(String, Value)> {
+    let Some((key, value)) = text.split_once('=') else {
+        let fault = format!("got `{}`, expected KEY=VALUE", Shown(text));
+        return Err(Error::usage(fault, "such as --set lambda=0.7 or --model PATH:weight=0.5"));
+    };
+    let read = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((key.trim().to_owned(), read))
+}
+
+/// Bytes, with a decimal or binary unit.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1u64 << 30,
+        _ => return Err("expected bytes with a unit, such as 500MB or 5GB".to_owned()),
+    };
+    let number = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
+    number.ok_or_else(|| "expected a whole number of bytes, such as 500MB or 5GB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_paths_with_parameters() {
+        let read = model("/a:b/c:weight=0.5,density=[0,1],mask=x.json").unwrap();
+        let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
+        assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));
+        assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
+        assert!(model("a:weight=1,x").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert!(size("5 parsecs").is_err() && size("0").is_err() && size("99999999999GB").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! What a merge will do, tensor by tensor.
+
+use std::fmt::Write;
+
+use super::run::Merge;
+use crate::error::Shown;
+
+impl Merge<'_> {
+    /// One line per tensor: name, type, shape, what happens, and the values of all parameters.
+    pub fn explain(&self) -> String {
+        let mut text = format!("merge_method: {}", self.recipe.method.name);
+        if !self.recipe.method.paper.is_empty() {
+            let _ = write!(text, " ({})", self.recipe.method.paper);
+        }
+        text.push('\n');
+        for job in &self.jobs {
+            let _ = write!(text, "{} {} {:?}: ", Shown(&job.name), job.dtype, job.shape);
+            if let Some(why) = job.copied {
+                let _ = writeln!(text, "copied from {} ({why})", Shown(job.inputs.longest.shard.path()));
+                continue;
+            }
+            let _ = write!(text, "{}", self.recipe.method.name);
+            let shared = job.inputs.shared.show();
+            if !shared.is_empty() {
+                let _ = write!(text, " {}", Shown(&shared));
+            }
+            if job.inputs.base.is_some() {
+                text.push_str("; base");
+            }
+            for model in &job.inputs.models {
+                let from =
+                    if model.source.info.name == job.name { "" } else { model.source.info.name.as_str() };
+                let params = model.params.show();
+                let parts = [model.model, from, params.as_str()];
+                let shown: Vec<String> = parts
+                    .iter()
+                    .filter(|part| !part.is_empty())
+                    .map(|part| Shown(*part).to_string())
+                    .collect();
+                let _ = write!(text, "; {}", shown.join(" "));
+            }
+            let all: u64 = job.shape.iter().product();
+            if job.inputs.common < all {
+                let row = all / job.shape.first().copied().unwrap_or(1).max(1);
+                let _ = write!(text, "; rows from {} on as they are", job.inputs.common / row.max(1));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}

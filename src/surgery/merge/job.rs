@@ -1,0 +1,113 @@
+//! One tensor of the output: what it is made of, where it goes, and with which parameters.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::source::Source;
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::plan::{Category, Place};
+
+/// What to do with embeddings and heads of different numbers of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MergeVocab {
+    /// Refuse.
+    #[default]
+    Error,
+    /// Merge the rows that all have, drop the others.
+    Common,
+    /// Merge the rows that all have; the others come from the input with the most rows.
+    Union,
+}
+
+/// One tensor of the output.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<u64>,
+    /// The shard of the reference it stands in; the last one for a tensor that the reference lacks.
+    pub(super) shard: usize,
+    pub(super) inputs: Inputs<'a>,
+    /// Why it is copied and not merged.
+    pub(super) copied: Option<&'static str>,
+}
+
+/// What a tensor is made of.
+#[derive(Debug)]
+pub(super) struct Inputs<'a> {
+    pub(super) base: Option<Source<'a>>,
+    /// In an order that does not depend on that of the recipe.
+    pub(super) models: Vec<Input<'a>>,
+    pub(super) shared: Params,
+    /// Leading elements that are merged; what is beyond them comes from `longest`.
+    pub(super) common: u64,
+    pub(super) longest: Source<'a>,
+}
+
+/// One model's part.
+#[derive(Debug, Clone)]
+pub(super) struct Input<'a> {
+    pub(super) source: Source<'a>,
+    /// What its random choices are keyed by.
+    pub(super) key: String,
+    /// Its name in the recipe.
+    pub(super) model: &'a str,
+    pub(super) params: Params,
+}
+
+/// Values of parameters for one tensor.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Params {
+    pub(super) numbers: BTreeMap<&'static str, f64>,
+    pub(super) texts: BTreeMap<&'static str, String>,
+}
+
+impl Params {
+    /// The number, flag or word; 0 where the method has no such parameter.
+    pub(super) fn get(&self, name: &str) -> f64 {
+        self.numbers.get(name).copied().unwrap_or(0.0)
+    }
+
+    pub(super) fn on(&self, name: &str) -> bool {
+        self.get(name) != 0.0
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str)
+    }
+
+    /// As `name=value` pairs.
+    pub(super) fn show(&self) -> String {
+        let numbers = self.numbers.iter().map(|(name, x)| format!("{name}={x}"));
+        let texts = self.texts.iter().map(|(name, text)| format!("{name}={text}"));
+        numbers.chain(texts).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Rows of a tensor; a scalar has one.
+pub(super) fn rows(source: &Source<'_>) -> u64 {
+    source.info.shape.first().copied().unwrap_or(1)
+}
+
+/// A tensor by name; the head of a tied checkpoint that has none is its embedding.
+pub(super) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
+    let tied = || {
+        let is_head = Place::of(name).category == Category::LmHead && checkpoint.tied();
+        let embedding =
+            |t: &Tensor<'_>| Place::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight");
+        is_head.then(|| checkpoint.tensors().find(embedding)).flatten()
+    };
+    let tensor = checkpoint.find(name).or_else(tied)?;
+    Some(Source { shard: &checkpoint.shards()[tensor.shard], info: tensor.info })
+}
+
+/// The list of blocks with the most layers.
+pub(super) fn main_stack(checkpoint: &Checkpoint) -> String {
+    let mut layers: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let place = Place::of(&tensor.info.name);
+        if let Some(layer) = place.layer {
+            layers.entry(place.stack).or_default().insert(layer);
+        }
+    }
+    layers.into_iter().max_by_key(|(_, set)| set.len()).map(|(stack, _)| stack).unwrap_or_default()
+}

@@ -1,0 +1,138 @@
+//! MagPrune's coins: the probability of an element rises with its rank in its row.
+//!
+//! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
+
+use crate::plan::{Domain, Key, words};
+
+/// Bits of a digit of the radix sort at most: three digits cover a magnitude.
+const DIGIT: u32 = 11;
+const BINS: usize = 1 << DIGIT;
+
+/// Coins of one row.
+pub(super) struct Coins {
+    pub(super) key: Key,
+    /// Index of the row's first element in its tensor.
+    pub(super) first: u64,
+    pub(super) density: f64,
+    pub(super) epsilon: f64,
+}
+
+/// Buffers of a thread.
+#[derive(Default)]
+pub(super) struct Ranks {
+    keys: Vec<u64>,
+    other: Vec<u64>,
+    counts: Vec<[u32; BINS]>,
+    /// For each element of the row, its rank from 0.
+    ranks: Vec<u32>,
+    words: Vec<u32>,
+}
+
+impl Coins {
+    /// `keep[i] = word_i < P_i 2³²`, `P = (p − ε) + 2ε (rank − 1)/(m − 1)` with ranks 1..m by rising |x|.
+    pub(super) fn toss(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
+        ranks.rank(row);
+        ranks.words.resize(row.len(), 0);
+        words(&self.key, Domain::Element, self.first, &mut ranks.words);
+        // Fixed point with 32 bits behind the point; density and epsilon are such that P < 1.
+        let unit = (1u64 << 32) as f64;
+        let least = ((self.density - self.epsilon) * unit) as u64;
+        let step = (2.0 * self.epsilon / (row.len().max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
+        for ((keep, rank), word) in keep.iter_mut().zip(&ranks.ranks).zip(&ranks.words) {
+            *keep = u64::from(*word) < least + ((u64::from(*rank) * step) >> 16);
+        }
+    }
+}
+
+impl Ranks {
+    /// The rank of every |x| of the row, by a radix sort over the bits in which they differ: those of narrow types
+    /// differ in few.
+    fn rank(&mut self, row: &[f32]) {
+        let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
+        self.ranks.resize(row.len(), 0);
+        let Some(first) = row.first().map(magnitude) else { return };
+        let differ = row.iter().fold(0, |all, x| all | (magnitude(x) ^ first));
+        if differ == 0 {
+            return self.ranks.iter_mut().zip(0..).for_each(|(rank, i)| *rank = i);
+        }
+        let low = differ.trailing_zeros();
+        let width = u32::BITS - differ.leading_zeros() - low;
+        let passes = width.div_ceil(DIGIT);
+        let digit = width.div_ceil(passes);
+        let mask = (1u64 << digit) - 1;
+        let place = |key: u64, pass: u32| (key >> (32 + pass * digit) & mask) as usize & (BINS - 1);
+        self.counts.resize(3, [0; BINS]);
+        self.counts.iter_mut().for_each(|counts| counts[..=mask as usize].fill(0));
+        self.keys.clear();
+        let kept = (1u64 << width) - 1;
+        self.keys
+            .extend(row.iter().zip(0u64..).map(|(x, i)| (u64::from(magnitude(x) >> low) & kept) << 32 | i));
+        if let [first, second, third] = self.counts.as_mut_slice() {
+            for key in &self.keys {
+                first[place(*key, 0)] += 1;
+                second[place(*key, 1)] += 1;
+                third[place(*key, 2)] += 1;
+            }
+        }
+        for counts in &mut self.counts {
+            let mut sum = 0;
+            for count in &mut counts[..=mask as usize] {
+                (*count, sum) = (sum, sum + *count);
+            }
+        }
+        self.other.resize(row.len(), 0);
+        for pass in 0..passes - 1 {
+            let counts = &mut self.counts[pass as usize];
+            for key in &self.keys {
+                let at = &mut counts[place(*key, pass)];
+                self.other[*at as usize] = *key;
+                *at += 1;
+            }
+            std::mem::swap(&mut self.keys, &mut self.other);
+        }
+        let counts = &mut self.counts[passes as usize - 1];
+        for key in &self.keys {
+            let at = &mut counts[place(*key, passes - 1)];
+            self.ranks[*key as u32 as usize] = *at;
+            *at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranks_are_those_of_a_stable_sort(mut row in prop::collection::vec(any::<f32>(), 0..1000), zeros in 0u32..24) {
+            row.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() >> zeros << zeros));
+            let mut ranks = Ranks::default();
+            ranks.rank(&row);
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            order.sort_by_key(|i| row[*i].to_bits() & 0x7fff_ffff);
+            let mut expected = vec![0; row.len()];
+            order.iter().zip(0..).for_each(|(i, rank)| expected[*i] = rank);
+            prop_assert_eq!(&ranks.ranks, &expected);
+        }
+    }
+
+    /// P rises linearly with the rank, so the mean over a row is the density and the slope is 2ε.
+    #[test]
+    fn coins_of_larger_elements_fall_more_often() {
+        let row: Vec<f32> = (0..1000u16).map(|i| f32::from(i % 250) * 4.0 + f32::from(i / 250)).collect();
+        let (mut ranks, mut keep) = (Ranks::default(), vec![false; 1000]);
+        let (mut low, mut high) = (0u32, 0u32);
+        for draw in 0..200u32 {
+            let coins = Coins { key: Key::new(7, draw, "w"), first: 0, density: 0.5, epsilon: 0.2 };
+            coins.toss(&row, &mut ranks, &mut keep);
+            for (x, keep) in row.iter().zip(&keep) {
+                *if *x < 500.0 { &mut low } else { &mut high } += u32::from(*keep);
+            }
+        }
+        // Means of the halves: p ∓ ε/2; five standard deviations of a share of 100 000 coins.
+        let bound = 5.0 * (0.25f64 / 1e5).sqrt();
+        assert!((f64::from(low) / 1e5 - 0.4).abs() < bound && (f64::from(high) / 1e5 - 0.6).abs() < bound);
+    }
+}

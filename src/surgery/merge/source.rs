@@ -1,0 +1,152 @@
+//! Values of tensors, a tile at a time: decoded to `f32`, and rounded once on the way out.
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::Result;
+use crate::checkpoint::{Cast, Dtype, Known, Shard, TensorInfo, decode_f32};
+use crate::simd::{Kernel, dispatch};
+
+/// One input of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) info: &'a TensorInfo,
+}
+
+impl<'a> Source<'a> {
+    fn width(&self) -> u64 {
+        // Sources of a merge are numbers of whole bytes.
+        self.info.dtype.bytes().unwrap_or(1) as u64
+    }
+
+    /// Bytes of the elements `range` in their file.
+    pub(super) fn at(&self, range: Range<u64>) -> Range<u64> {
+        let (start, width) = (self.info.bytes.start, self.width());
+        start + range.start * width..start + range.end * width
+    }
+
+    /// The bytes of the elements `range`.
+    pub(super) fn bytes<'s>(&'s self, range: Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
+        self.shard.bytes(self.at(range), scratch)
+    }
+
+    /// The elements `range` as `f32`, into `out`, which is resized.
+    pub(super) fn decode(&self, range: Range<u64>, bytes: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
+        out.resize((range.end - range.start) as usize, 0.0);
+        decode(&self.info.dtype, self.shard.bytes(self.at(range), bytes)?, out);
+        Ok(())
+    }
+
+    /// Whether both have the same type and the same bytes, over the first `elements`.
+    pub(super) fn same_bytes(&self, other: &Source<'a>, elements: u64) -> Result<bool> {
+        const PIECE: u64 = 1 << 20;
+        if self.info.dtype != other.info.dtype {
+            return Ok(false);
+        }
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for at in (0..elements).step_by(PIECE as usize) {
+            let range = at..elements.min(at + PIECE);
+            if self.bytes(range.clone(), &mut x)? != other.bytes(range, &mut y)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a tensor of this type can be merged: a real number of whole bytes that is not an integer.
+pub(super) fn is_float(dtype: &Dtype) -> bool {
+    Cast::between(dtype, &Dtype::Known(Known::F32)).is_some()
+}
+
+/// Whether results can be written in this type.
+pub(super) fn is_writable(dtype: &Dtype) -> bool {
+    Cast::between(&Dtype::Known(Known::F32), dtype).is_some()
+}
+
+fn decode(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::Known(Known::BF16) => dispatch(DecodeBf16 { bytes, out }),
+        _ => assert!(decode_f32(dtype, bytes, out).is_some(), "sources of a merge are numbers"),
+    }
+}
+
+struct DecodeBf16<'a> {
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl Kernel for DecodeBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (o, b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
+            *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+        }
+    }
+}
+
+/// Rounds `values` once to `dtype`, to nearest even, into `out`, which is resized.
+pub(super) fn encode(dtype: &Dtype, values: &[f32], out: &mut Vec<u8>) {
+    let width = dtype.bytes().unwrap_or(1);
+    out.resize(values.len() * width, 0);
+    match dtype {
+        Dtype::Known(Known::BF16) => dispatch(EncodeBf16 { values, out }),
+        Dtype::Known(Known::F32) => each(values, out, f32::to_le_bytes),
+        Dtype::Known(Known::F64) => each(values, out, |x| f64::from(x).to_le_bytes()),
+        _ => each(values, out, |x| f16::from_f32(x).to_le_bytes()),
+    }
+}
+
+fn each<const W: usize>(values: &[f32], out: &mut [u8], write: impl Fn(f32) -> [u8; W]) {
+    for (o, x) in out.as_chunks_mut::<W>().0.iter_mut().zip(values) {
+        *o = write(*x);
+    }
+}
+
+struct EncodeBf16<'a> {
+    values: &'a [f32],
+    out: &'a mut [u8],
+}
+
+impl Kernel for EncodeBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (o, x) in self.out.as_chunks_mut::<2>().0.iter_mut().zip(self.values) {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+            // A NaN must not be rounded into an infinity; it is made quiet.
+            let nan = bits >> 16 | 0x40;
+            let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+            *o = ((if is_nan { nan } else { rounded }) as u16).to_le_bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against the `half` crate.
+        #[test]
+        fn rounding_to_bf16_is_to_nearest_even(values in prop::collection::vec(any::<f32>(), 0..100)) {
+            let mut out = Vec::new();
+            encode(&Dtype::Known(Known::BF16), &values, &mut out);
+            let expected: Vec<u8> = values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+            prop_assert_eq!(&out, &expected);
+            let mut back = vec![0.0; values.len()];
+            decode(&Dtype::Known(Known::BF16), &out, &mut back);
+            for (x, b) in back.iter().zip(out.as_chunks::<2>().0) {
+                prop_assert_eq!(x.to_bits(), bf16::from_le_bytes(*b).to_f32().to_bits());
+            }
+        }
+    }
+}

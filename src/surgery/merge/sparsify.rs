@@ -1,0 +1,220 @@
+//! Thinning of task vectors: which elements stay, and what those that stay are multiplied by.
+//!
+//! All work per tensor and keep everything at density 1.
+
+use std::ops::Range;
+
+use super::ranked::Coins;
+use super::select::{Top, top};
+use super::values::{Scratch, Values, l1};
+use crate::Result;
+use crate::plan::{Domain, Key, bernoulli};
+use crate::simd::{Kernel, dispatch};
+
+/// Elements of a tensor at most whose coins are remembered: 32 MiB of them.
+const MOST_TOSSED: u64 = 1 << 28;
+
+/// Which elements of a task vector stay.
+#[derive(Debug)]
+pub(super) enum Kept {
+    All,
+    Nothing,
+    /// The ⌊p n⌋ largest |τ|, at least one (TIES, arXiv:2306.01708 §3).
+    Largest(Top),
+    /// Those of at least this magnitude: one threshold for all tensors of a model.
+    Above(f32),
+    /// The largest but the very largest: `(those that may stay, those of them that are outliers)`. Of n, ⌊γ n⌋
+    /// outliers go first, then the smallest until ⌊p n⌋ are left (Breadcrumbs, arXiv:2312.06795 §3).
+    Between(Top, Top),
+    /// Each by its own coin of probability p (DARE, arXiv:2311.03099 §3).
+    Coins {
+        key: Key,
+        density: f64,
+    },
+    /// Each by its own coin; in a row of m, the element of rank r from the smallest |τ| stays with probability
+    /// `(p − ε) + 2ε (r − 1)/(m − 1)` (DELLA's MagPrune, arXiv:2406.11617 §3.1). Of equal ones, the first ranks
+    /// lower.
+    Ranked {
+        key: Key,
+        density: f64,
+        epsilon: f64,
+    },
+    /// One bit per element, for each tile: coins that were tossed for the factor already.
+    Tossed(Vec<Vec<u8>>),
+}
+
+/// What those that stay are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rescale {
+    /// 1.
+    None,
+    /// ‖τ‖₁ / ‖S(τ)‖₁, unless one of them is below 1e-7.
+    L1,
+    /// 1/p, as in the DARE paper.
+    InverseDensity,
+}
+
+/// A thinned task vector.
+#[derive(Debug)]
+pub(super) struct Thinning {
+    pub(super) kept: Kept,
+    pub(super) factor: f32,
+}
+
+impl Thinning {
+    /// Measures the factor of model `i`, where the method rescales.
+    pub(super) fn new(
+        values: &Values<'_>,
+        i: usize,
+        kept: Kept,
+        rescale: Rescale,
+        density: f64,
+    ) -> Result<Self> {
+        let mut thinning = Self { kept, factor: 1.0 };
+        if density >= 1.0 || matches!(thinning.kept, Kept::All | Kept::Nothing) {
+            return Ok(thinning);
+        }
+        match rescale {
+            Rescale::None => {}
+            Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
+            Rescale::L1 => {
+                let ranked = matches!(thinning.kept, Kept::Ranked { .. });
+                let [before, after] = if ranked && values.elements <= MOST_TOSSED {
+                    thinning.toss(values, i)?
+                } else {
+                    thinning.norms(values, i)?
+                };
+                if before >= 1e-7 && after >= 1e-7 {
+                    thinning.factor = (before / after) as f32;
+                }
+            }
+        }
+        Ok(thinning)
+    }
+
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`.
+    fn norms(&self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
+        let fill = |scratch: &mut Scratch, range: Range<u64>| {
+            values.load_one(i, range.clone(), scratch)?;
+            scratch.sum.clear();
+            scratch.sum.extend_from_slice(&scratch.z[i]);
+            self.apply(values, i, range, scratch);
+            Ok(())
+        };
+        values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])
+    }
+
+    /// As [`Thinning::norms`], and remembers the coins, so that nothing is ranked twice.
+    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
+        let tiles = values.over(|scratch, range| {
+            values.load_one(i, range.clone(), scratch)?;
+            scratch.sum.clear();
+            scratch.sum.extend_from_slice(&scratch.z[i]);
+            self.apply(values, i, range, scratch);
+            let norms = |at: Range<usize>| [l1(&scratch.sum[at.clone()]), l1(&scratch.z[i][at])];
+            let norms: Vec<[f64; 2]> = values.blocks(scratch.sum.len()).map(norms).collect();
+            let byte = |b: &[bool]| b.iter().rev().fold(0u8, |byte, keep| byte << 1 | u8::from(*keep));
+            let (eights, rest) = scratch.keep.as_chunks::<8>();
+            let mut bits: Vec<u8> = eights.iter().map(|b| byte(b)).collect();
+            bits.extend((!rest.is_empty()).then(|| byte(rest)));
+            Ok((norms, bits))
+        })?;
+        let mut total = [0.0; 2];
+        for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
+            total = [total[0] + before, total[1] + after];
+        }
+        self.kept = Kept::Tossed(tiles.into_iter().map(|(_, bits)| bits).collect());
+        Ok(total)
+    }
+
+    /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
+    pub(super) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
+        let Scratch { z, keep, ranks, .. } = scratch;
+        let z = &mut z[i];
+        let tile = values.tile_of(range.start);
+        keep.resize(z.len(), false);
+        match &self.kept {
+            Kept::All => return,
+            Kept::Nothing => return z.fill(0.0),
+            Kept::Largest(top) => top.fill(tile, z, keep),
+            Kept::Above(cut) => keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut),
+            Kept::Between(all, outliers) => {
+                all.fill(tile, z, keep);
+                let mut out = Vec::new();
+                outliers.fill(tile, z, &mut out);
+                keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
+            }
+            Kept::Tossed(tiles) => {
+                let (eights, rest) = keep.as_chunks_mut::<8>();
+                let mut bytes = tiles[tile].iter();
+                for (eight, byte) in eights.iter_mut().zip(bytes.by_ref()) {
+                    *eight = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| byte >> i & 1 == 1);
+                }
+                for byte in bytes {
+                    rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
+                }
+            }
+            Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
+            Kept::Ranked { key, density, epsilon } => {
+                let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
+                let mut first = range.start;
+                for (z, keep) in z.chunks(row).zip(keep.chunks_mut(row)) {
+                    let coins = Coins { key: *key, first, density: *density, epsilon: *epsilon };
+                    coins.toss(z, ranks, keep);
+                    first += z.len() as u64;
+                }
+            }
+        }
+        dispatch(Drop { z, keep, factor: self.factor });
+    }
+}
+
+/// Elements that |τ| of model `i` ranks among the `keeps` largest.
+pub(super) fn largest(values: &Values<'_>, i: usize, keeps: &[u64]) -> Result<Vec<Top>> {
+    top(values, keeps, &|scratch, range| {
+        values.load_one(i, range, scratch)?;
+        let Scratch { z, out, .. } = scratch;
+        out.clear();
+        out.extend_from_slice(&z[i]);
+        Ok(())
+    })
+}
+
+/// How many a magnitude sparsifier keeps of `n`, and how many outliers go before: ⌊p n⌋ and what is left of ⌊γ n⌋.
+pub(super) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
+    let target = (density * n as f64) as u64;
+    let outliers = (gamma * n as f64) as u64;
+    // Fewer outliers go where the density would not be met otherwise.
+    (target, outliers.min(n - target))
+}
+
+/// `z ← keep ? factor · z : 0`.
+struct Drop<'a> {
+    z: &'a mut [f32],
+    keep: &'a [bool],
+    factor: f32,
+}
+
+impl Kernel for Drop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (z, keep) in self.z.iter_mut().zip(self.keep) {
+            let kept = *z * self.factor;
+            *z = if *keep { kept } else { 0.0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_those_of_the_papers() {
+        assert_eq!(between(1000, 0.9, 0.01), (900, 10));
+        assert_eq!(between(1000, 0.99, 0.5), (990, 10));
+        assert_eq!(between(1000, 0.0, 0.01), (0, 10));
+    }
+}

@@ -1,0 +1,110 @@
+//! Random methods: density, rescaling and expectation, against their closed forms.
+
+use super::{merge, path, values};
+use crate::common::{tensor, write_checkpoint};
+
+const N: usize = 1 << 18;
+
+fn floats(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// A base of zeros and a model whose deltas are ramps: |τ| of element i is (i mod 512 + 1)/512, signs alternate.
+fn pair(dir: &std::path::Path) -> Vec<f32> {
+    let tau: Vec<f32> =
+        (0..N).map(|i| (((i * 37) % 512 + 1) as f32 / 512.0) * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    for (name, data) in [("base", vec![0.0; N]), ("ft", tau.clone())] {
+        let t = [tensor("model.layers.0.mlp.up_proj.weight", "F32", &[512, 512], floats(&data))];
+        write_checkpoint(&dir.join(name), &t, 1, r#"{"architectures":["X"]}"#);
+    }
+    tau
+}
+
+fn merged(method: &str, parameters: &str, set: &[&str]) -> (Vec<f32>, Vec<f32>) {
+    let dir = tempfile::tempdir().unwrap();
+    let tau = pair(dir.path());
+    let (base, ft, out) = (dir.path().join("base"), dir.path().join("ft"), dir.path().join("out"));
+    let model = format!("{}:weight=1,{parameters}", path(&ft));
+    let mut args = vec!["--method", method, "--base", path(&base), "--model", &model, "--seed", "3"];
+    set.iter().for_each(|s| args.extend(["--set", s]));
+    merge(&args, &out);
+    let got = values(&out).into_values().next().unwrap();
+    (tau, got)
+}
+
+/// Five standard deviations of a share of `n` coins.
+fn bound(p: f64, n: usize) -> f64 {
+    5.0 * (p * (1.0 - p) / n as f64).sqrt()
+}
+
+#[test]
+fn dare_keeps_the_density_and_rescales_as_asked() {
+    for (set, factor) in
+        [("rescale=none", Some(1.0)), ("rescale=inverse-density", Some(1.0 / 0.3)), ("rescale=l1", None)]
+    {
+        let (tau, got) = merged("dare_linear", "density=0.3", &[set]);
+        let kept = got.iter().filter(|x| **x != 0.0).count() as f64 / N as f64;
+        assert!((kept - 0.3).abs() < bound(0.3, N), "{kept}");
+        let l1 = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+        // ‖τ‖₁ is restored; 1/p restores it in expectation.
+        let factor = factor.unwrap_or_else(|| {
+            assert!((l1(&got) / l1(&tau) - 1.0).abs() < 1e-4);
+            f64::from(got.iter().zip(&tau).find(|(g, _)| **g != 0.0).map(|(g, t)| g / t).unwrap())
+        });
+        for (g, t) in got.iter().zip(&tau).filter(|(g, _)| **g != 0.0) {
+            assert!((f64::from(*g) - factor * f64::from(*t)).abs() < 1e-5, "{set}: {g} {t}");
+        }
+    }
+}
+
+/// P(keep) rises from p − ε at the smallest of a row to p + ε at the largest.
+#[test]
+fn della_keeps_more_of_what_is_large() {
+    let (tau, got) = merged("della_linear", "density=0.5,epsilon=0.2", &["rescale=none"]);
+    let share = |from: f32, to: f32| {
+        let inside: Vec<bool> = tau
+            .iter()
+            .zip(&got)
+            .filter(|(t, _)| t.abs() > from && t.abs() <= to)
+            .map(|(_, g)| *g != 0.0)
+            .collect();
+        (inside.iter().filter(|k| **k).count() as f64 / inside.len() as f64, inside.len())
+    };
+    for (from, to, p) in
+        [(0.0, 1.0, 0.5), (0.0, 0.5, 0.4), (0.5, 1.0, 0.6), (0.0, 0.25, 0.35), (0.75, 1.0, 0.65)]
+    {
+        let (got, n) = share(from, to);
+        assert!((got - p).abs() < bound(p, n), "{from}..{to}: {got}, expected {p}");
+    }
+}
+
+#[test]
+fn ties_keeps_exactly_the_largest() {
+    let (tau, got) = merged("ties", "density=0.25", &[]);
+    let kept: Vec<f32> = tau.iter().zip(&got).filter(|(_, g)| **g != 0.0).map(|(t, _)| t.abs()).collect();
+    assert_eq!(kept.len(), N / 4);
+    // 512 magnitudes, each equally often: a quarter of them are the upper 128.
+    assert!(kept.iter().all(|t| *t > 0.75));
+}
+
+#[test]
+fn breadcrumbs_drops_outliers_and_the_smallest() {
+    let (tau, got) = merged("breadcrumbs", "density=0.5,gamma=0.125", &[]);
+    let kept: Vec<f32> = tau.iter().zip(&got).filter(|(_, g)| **g != 0.0).map(|(t, _)| t.abs()).collect();
+    assert_eq!(kept.len(), N / 2);
+    assert!(kept.iter().all(|t| *t > 0.375 && *t <= 0.875));
+}
+
+#[test]
+fn seeds_change_the_coins_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    pair(dir.path());
+    let (base, ft) = (dir.path().join("base"), dir.path().join("ft"));
+    let model = format!("{}:weight=1,density=0.5", path(&ft));
+    let run = |seed: &str, name: &str| {
+        let out = dir.path().join(name);
+        merge(&["--method", "dare_linear", "--base", path(&base), "--model", &model, "--seed", seed], &out);
+        std::fs::read(out.join("model.safetensors")).unwrap()
+    };
+    assert!(run("1", "x") == run("1", "y") && run("1", "x") != run("2", "z"));
+}
