@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
     /// Checks every plan against the model.
     ///
     /// # Errors
-    /// As [`model::load`] for plans and configuration.
+    /// A configuration outside the Llama family, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::llama::LlamaConfig::read(source.root())?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
@@ -229,7 +229,7 @@ fn frozen_moved(tensors: &[TensorDiff], plan: &Plan) -> Option<String> {
 /// Mean negative log-likelihood over the target tokens of `batches`, in nats, with their number.
 ///
 /// # Errors
-/// As [`model::load`].
+/// A model outside the Llama family, tensors missing or of unexpected shape, a token outside the vocabulary.
 pub fn eval_checkpoint(source: &Checkpoint, batches: &[Batch], sizes: (usize, usize)) -> Result<(f64, u64)> {
     let mut cpu = Cpu::default();
     let model = model::load(&cpu, source, None, |stored, _| Cpu::frozen(stored))?;
