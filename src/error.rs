@@ -112,6 +112,14 @@ pub enum Error {
         /// What helps.
         hint: Option<String>,
     },
+    /// A card, its driver or its libraries cannot be used.
+    #[error("{fault}")]
+    Device {
+        /// What happened.
+        fault: String,
+        /// What helps.
+        hint: Option<String>,
+    },
     /// Several faults, all that were found.
     #[error("{0}")]
     Many(crate::Faults),
@@ -127,6 +135,7 @@ impl Error {
             | Self::Plan { hint, .. }
             | Self::Output { hint, .. }
             | Self::Training { hint, .. }
+            | Self::Device { hint, .. }
             | Self::Data { hint, .. }
             | Self::Usage { hint, .. } => hint.clone(),
             Self::Header { .. } | Self::Index { .. } | Self::Many(_) => None,

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
+use crate::{Error, Result};
+
 /// A library that the backend needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needed {
@@ -155,6 +157,22 @@ pub(super) fn find() -> &'static [Found] {
         let places = Places::of_environment();
         Needed::ALL.map(|needed| places.find(needed)).into()
     })
+}
+
+/// Checks that these libraries are there, with all their functions.
+///
+/// # Errors
+/// [`Error::Device`] that names the first that is not.
+pub(super) fn require(needed: &[Needed]) -> Result<()> {
+    let wanted = find().iter().filter(|found| needed.contains(&found.needed));
+    match wanted.into_iter().find(|found| found.path.is_none() || found.lacks.is_some()) {
+        None => Ok(()),
+        Some(found) => {
+            let what = if found.path.is_none() { "not found" } else { "damaged or too old" };
+            let fault = format!("{}: {what}", found.needed.name());
+            Err(Error::Device { fault, hint: Some(format!("{}; see doctor", found.needed.hint())) })
+        }
+    }
 }
 
 /// Directories that may hold libraries, apart from those that the loader knows.

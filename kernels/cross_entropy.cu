@@ -1,0 +1,43 @@
+// cross_entropy: loss and gradient of the logits of target rows; gathers and scatters those rows
+// loss = log sum exp(logits) - logits[id];  dlogits = scale (softmax(logits) - onehot(id))
+// logits [n, V] float, dlogits [n, V] work (may be the logits where work is float), losses [n] float
+// source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867
+// CPU twin: src/backend/cpu/cross_entropy.rs
+// launch: one block per row
+
+KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 vocab, float scale, u32 gradient,
+                          work* dlogits, float* __restrict__ losses) {
+    const float* row = logits + (u64)blockIdx.x * vocab;
+    u32 id = ids[blockIdx.x];
+    float target = row[id], most = NEGATIVE_INFINITY, sum = 0;
+    for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
+        float x = row[i];
+        if (x > most) {
+            sum *= expf(most - x);
+            most = x;
+        }
+        sum += expf(x - most);
+    }
+    float largest = block_max(most);
+    sum = block_sum(sum * expf(most - largest));
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + largest - target;
+    if (!gradient) return;
+    float factor = scale / sum;
+    work* out = dlogits + (u64)blockIdx.x * vocab;
+    for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
+        float p = expf(row[i] - largest) * factor;
+        put(&out[i], i == id ? p - scale : p);
+    }
+}
+
+// out[i] = from[rows[i]]
+KERNEL(256) gather_rows(const work* __restrict__ from, const u32* __restrict__ rows, u32 cols, work* __restrict__ out) {
+    const work* row = from + (u64)rows[blockIdx.x] * cols;
+    for (u32 c = threadIdx.x; c < cols; c += blockDim.x) out[(u64)blockIdx.x * cols + c] = row[c];
+}
+
+// out[rows[i]] = from[i]; no row twice
+KERNEL(256) scatter_rows(const work* __restrict__ from, const u32* __restrict__ rows, u32 cols, work* __restrict__ out) {
+    work* row = out + (u64)rows[blockIdx.x] * cols;
+    for (u32 c = threadIdx.x; c < cols; c += blockDim.x) row[c] = from[(u64)blockIdx.x * cols + c];
+}
