@@ -7,6 +7,7 @@
 //! `D` hidden_size, `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size.
 //! Every buffer is row-major.
 
+mod choice;
 mod cpu;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "a driver is spoken to through pointers; each use says why it is sound")]
@@ -14,9 +15,11 @@ pub mod cuda;
 mod diagnosis;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::Result;
 
+pub use choice::{Device, DeviceChoice, Working};
 pub use cpu::{Cpu, gemm_gflops};
 pub use diagnosis::{Card, Diagnosis, LibraryReport, Missing, diagnose};
 
@@ -65,13 +68,14 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
-/// Cosines and sines of rotary position embedding, `[positions, E / 2]` each.
+/// Cosines and sines of rotary position embedding, `[positions, E / 2]` each. Shared, so that a device knows the
+/// table that it holds already.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     /// cos(position · frequency) · scale.
-    pub cos: Vec<f32>,
+    pub cos: Arc<[f32]>,
     /// sin(position · frequency) · scale.
-    pub sin: Vec<f32>,
+    pub sin: Arc<[f32]>,
     /// Frequencies, `E / 2`.
     pub half: usize,
 }
@@ -118,10 +122,30 @@ pub struct AdamTensor<'a, B: Backend + ?Sized> {
     pub exp_avg: &'a mut B::Buffer,
     /// Second moment.
     pub exp_avg_sq: &'a mut B::Buffer,
-    /// One bit per element, least significant first: 1 = trainable; `None`: all are.
-    pub mask: Option<&'a [u64]>,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<&'a B::Mask>,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+}
+
+/// A gradient with the mask of its tensor.
+#[derive(Debug)]
+pub struct MaskedGrad<'a, B: Backend + ?Sized> {
+    /// The gradient.
+    pub grad: &'a mut B::Buffer,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<&'a B::Mask>,
+}
+
+/// Bytes that a backend holds for each element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementBytes {
+    /// Of an activation.
+    pub activation: u64,
+    /// Of a trainable tensor: values, gradient and moments.
+    pub trainable: u64,
+    /// Of a frozen tensor.
+    pub frozen: u64,
 }
 
 /// Constants of one AdamW step, as `torch.optim.AdamW` names them.
@@ -148,11 +172,27 @@ pub trait Backend {
     type Buffer: std::fmt::Debug;
     /// A parameter: frozen as it is stored, or trainable in `f32`.
     type Weight: std::fmt::Debug;
+    /// One bit per element of a tensor.
+    type Mask: std::fmt::Debug;
 
-    /// A buffer of `len` zeros.
+    /// Tokens that go through the model at once, unless one sequence has more: enough for fast matrix products,
+    /// few enough to bound the memory of activations whatever the batch size is.
+    fn tokens_at_once(&self) -> usize;
+    /// What memory is needed for.
+    fn element_bytes(&self) -> ElementBytes;
+    /// Whether everything up to here was computed. Operations do not fail one by one; after a fault, losses and
+    /// norms are NaN.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] with the first fault.
+    fn check(&self) -> Result<()>;
+
+    /// A buffer of `len` zeros in `f32`: for gradients of weights, moments and statistics.
     fn zeros(&self, len: usize) -> Self::Buffer;
-    /// Makes room for `len` elements; the contents are then undefined.
-    fn reserve(&self, buffer: &mut Self::Buffer, len: usize);
+    /// A buffer of `len` zeros for activations and their gradients, in the type that the device computes with.
+    fn activations(&self, len: usize) -> Self::Buffer;
+    /// A mask of these bits, least significant first: 1 = trainable.
+    fn mask(&self, bits: Vec<u64>) -> Self::Mask;
     /// Sets all elements to zero.
     fn clear(&self, buffer: &mut Self::Buffer);
     /// Copies the first `len` elements.
@@ -285,8 +325,8 @@ pub trait Backend {
         gradients: Option<HeadGradients<'_, Self::Buffer>>,
     ) -> Vec<f32>;
 
-    /// Zeroes what a mask freezes, and gives the sum of squares of the rest, the same for any thread count.
-    fn mask_and_square_sum(&mut self, grad: &mut Self::Buffer, mask: Option<&[u64]>) -> f64;
+    /// Zeroes what the masks freeze, and gives the sum of squares of the rest, the same for any thread count.
+    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64;
     /// One step of AdamW over all `tensors`. Loshchilov and Hutter 2019.
     fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep);
 }

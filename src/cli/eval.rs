@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::Outcome;
+use super::device::DeviceArgs;
 use super::terminal::Terminal;
-use super::train::{DeviceArg, in_batches, tokenizer};
+use super::train::{in_batches, tokenizer};
 use crate::checkpoint::{Access, Checkpoint};
 use crate::llama::LlamaConfig;
 use crate::report::grouped;
 use crate::train::data::{Batch, Limits, load};
-use crate::train::{TOKENS_AT_ONCE, eval_checkpoint};
+use crate::train::eval_checkpoint;
 use crate::{Error, Result};
 
 /// Loss and perplexity of a model on rows of any training format
@@ -29,9 +30,8 @@ pub(super) struct Eval {
     /// Tokens of a row at most; longer rows lose their end [default: no limit]
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
-    device: DeviceArg,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,7 +39,6 @@ pub(super) struct Eval {
 
 impl Eval {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        self.device.check()?;
         if self.batch_size == 0 {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
@@ -50,8 +49,10 @@ impl Eval {
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
         let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
-        let sizes = (longest.max(TOKENS_AT_ONCE), longest);
-        let (loss, tokens) = eval_checkpoint(&source, &batches, sizes)?;
+        let mut device = self.device.open()?;
+        let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
+        let sizes = (longest.max(device.tokens_at_once().min(most)), longest);
+        let (loss, tokens) = eval_checkpoint(&mut device, &source, &batches, sizes)?;
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {
             let found = json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows});

@@ -5,6 +5,7 @@
 
 mod completions;
 mod config_file;
+mod device;
 mod diff;
 mod doctor;
 mod eval;

@@ -6,18 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
+use super::device::DeviceArgs;
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
 use super::{LinkArg, Outcome};
+use crate::backend::Device;
 use crate::checkpoint::{Access, Checkpoint, header_digest};
 use crate::error::Shown;
 use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
 use crate::report::{loss_svg, samples_text, training_json, training_table};
 use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
-use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, TOKENS_AT_ONCE, rows_digest};
+use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
 use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
@@ -44,9 +46,8 @@ pub(super) struct Train {
     /// Rounds, each with a plan of its own [default: one for each --data]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
-    device: DeviceArg,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
@@ -75,27 +76,6 @@ pub(super) struct Train {
     selection: SelectionArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum DeviceArg {
-    /// The CPU, until this build has another
-    Auto,
-    /// The CPU
-    Cpu,
-    /// A CUDA device
-    Cuda,
-}
-
-impl DeviceArg {
-    /// # Errors
-    /// [`Error::Usage`] for a device that this build cannot use.
-    pub(super) fn check(self) -> Result<()> {
-        if self == Self::Cuda {
-            return Err(Error::usage("this build has no CUDA backend", "use --device cpu"));
-        }
-        Ok(())
-    }
-}
-
 /// The rows of all stages, tokenized.
 struct Data {
     stages: Vec<Dataset>,
@@ -104,7 +84,6 @@ struct Data {
 
 impl Train {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        self.device.check()?;
         let round = self.optimizer.round_options(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Map)?;
         let config = LlamaConfig::read(source.root())?;
@@ -117,7 +96,8 @@ impl Train {
         let data = self.load(tokenizer.as_ref(), limits, terminal)?;
         drop(tokenizer);
         let options = self.describe(&source, &data);
-        let stages = self.arrange(data)?;
+        let mut device = self.device.open()?;
+        let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let run = RunOptions {
             model: &self.model,
@@ -139,10 +119,16 @@ impl Train {
             RunDir::create(out, &[&source], self.force, &fingerprint)?
         };
         drop(source);
-        self.train(Run::new(run, dir), rounds.len(), terminal)
+        self.train(Run::new(run, dir), &mut device, rounds.len(), terminal)
     }
 
-    fn train(&self, run: Run<'_>, rounds: usize, terminal: &Terminal) -> Result<Outcome> {
+    fn train(
+        &self,
+        run: Run<'_>,
+        device: &mut Device,
+        rounds: usize,
+        terminal: &Terminal,
+    ) -> Result<Outcome> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let handler = ctrlc::set_handler(move || {
@@ -152,8 +138,8 @@ impl Train {
             }
         });
         handler.map_err(|e| Error::usage(format!("cannot listen for Ctrl-C: {e}"), ""))?;
-        let mut watch = Watch::new(terminal, rounds, self.saving.logging_steps);
-        let log = run.execute(&mut watch, &stop)?;
+        let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
+        let log = run.execute(device, &mut watch, &stop)?;
         let svg = run.dir().root().join("loss.svg");
         std::fs::write(&svg, loss_svg(log.lines())).map_err(Error::io("write", &svg))?;
         let root = run.dir().root().to_owned();
@@ -242,14 +228,20 @@ impl Train {
         Ok(Data { stages, eval })
     }
 
-    fn arrange(&self, data: Data) -> Result<Vec<Arranged>> {
+    fn arrange(&self, data: Data, tokens_at_once: usize) -> Result<Vec<Arranged>> {
         let options = self.rows.batch_options(self.selection.seed());
         let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
         let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let arrange = |dataset: Dataset| {
             let longest = dataset.rows.iter().map(|row| row.input_ids.len()).fold(longest_eval, usize::max);
             let batches = Batches::new(dataset.rows, options)?;
-            Ok(Arranged { batches, eval: eval.clone(), sizes: (longest.max(TOKENS_AT_ONCE), longest) })
+            let row = if self.rows.packing { self.rows.max_length.max(longest) } else { longest };
+            let most = self.rows.batch_size.saturating_mul(row);
+            Ok(Arranged {
+                batches,
+                eval: eval.clone(),
+                sizes: (longest.max(tokens_at_once.min(most)), longest),
+            })
         };
         data.stages.into_iter().map(arrange).collect()
     }

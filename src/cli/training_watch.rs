@@ -5,12 +5,13 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::terminal::{Terminal, list};
-use crate::backend::gemm_gflops;
+use crate::backend::Device;
 use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
 use crate::train::{Cost, Event, LogLine, RoundSummary, Watcher};
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {
+    device: String,
     terminal: &'a Terminal,
     rounds: usize,
     every: u64,
@@ -21,9 +22,13 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(terminal: &'a Terminal, rounds: usize, every: u64) -> Self {
-        let result = TrainingResult { peak_gflops: gemm_gflops(), ..TrainingResult::default() };
-        Self { terminal, rounds, every, bar: ProgressBar::hidden(), of_round: 0, cost: None, result }
+    pub(super) fn new(terminal: &'a Terminal, device: &mut Device, rounds: usize, every: u64) -> Self {
+        let result = TrainingResult { peak_gflops: device.gemm_gflops(), ..TrainingResult::default() };
+        let device = match device.name() {
+            (name, None) => name,
+            (name, Some(free)) => format!("{name}, {} free", bytes(free)),
+        };
+        Self { device, terminal, rounds, every, bar: ProgressBar::hidden(), of_round: 0, cost: None, result }
     }
 
     pub(super) fn result(mut self) -> TrainingResult {
@@ -64,10 +69,11 @@ impl Watcher for Watch<'_> {
         let of =
             if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
         self.terminal.note(&format!(
-            "{of}cpu; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s",
+            "{of}{}; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s",
+            self.device,
             grouped(cost.trainable),
             grouped(cost.parameters),
-            bytes(cost.optimizer_bytes),
+            bytes(cost.weight_bytes),
             bytes(cost.activation_bytes),
             grouped(rate as u64),
         ));

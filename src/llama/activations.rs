@@ -93,7 +93,7 @@ impl<B: Backend> Activations<B> {
     ) -> Self {
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
-        let of = |cols: usize| backend.zeros(tokens * cols);
+        let of = |cols: usize| backend.activations(tokens * cols);
         let recompute = if training { recompute } else { Recompute::Block };
         let (blocks, lights) = match recompute {
             Recompute::None => (layers, layers),
@@ -106,7 +106,7 @@ impl<B: Backend> Activations<B> {
             blocks: (0..blocks).map(|_| BlockActs::new(backend, config, tokens)).collect(),
             lights: (0..lights).map(|_| LightActs { norm1: of(d), norm2: of(d), act: of(f) }).collect(),
             last: of(d),
-            last_rstd: of(1),
+            last_rstd: backend.zeros(tokens),
             grads: training.then(|| GradActs { dx: of(d), dnorm: of(d), datt: of(q), dact: of(f) }),
             rope: super::rope_table(config, positions),
         }
@@ -124,19 +124,20 @@ impl<B: Backend> Activations<B> {
 
 impl<B: Backend> BlockActs<B> {
     fn new(backend: &B, config: &LlamaConfig, tokens: usize) -> Self {
-        let of = |cols: usize| backend.zeros(tokens * cols);
+        let of = |cols: usize| backend.activations(tokens * cols);
+        let statistics = |each: usize| backend.zeros(tokens * each);
         let (q, kv) = (config.q_size(), config.kv_size());
         let heads = [(q, config.num_attention_heads), (kv, config.num_key_value_heads)];
         Self {
-            rstd1: of(1),
-            normed_heads: config.qk_norm.then(|| heads.map(|(cols, heads)| (of(cols), of(heads)))),
+            rstd1: statistics(1),
+            normed_heads: config.qk_norm.then(|| heads.map(|(cols, heads)| (of(cols), statistics(heads)))),
             q: of(q),
             k: of(kv),
             v: of(kv),
             att: of(q),
-            lse: of(config.num_attention_heads),
+            lse: statistics(config.num_attention_heads),
             mid: of(config.hidden_size),
-            rstd2: of(1),
+            rstd2: statistics(1),
             gate: of(config.intermediate_size),
             up: of(config.intermediate_size),
         }

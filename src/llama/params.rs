@@ -27,8 +27,8 @@ pub struct Trained<B: Backend> {
     pub exp_avg: B::Buffer,
     /// Second moment.
     pub exp_avg_sq: B::Buffer,
-    /// One bit per element, 1 = trainable; `None`: all are.
-    pub mask: Option<Vec<u64>>,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<B::Mask>,
 }
 
 impl<B: Backend> Param<B> {

@@ -11,8 +11,8 @@ pub fn rope_table(config: &LlamaConfig, positions: usize) -> RopeTable {
     let half = config.head_dim / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| frequency(config, i)).collect();
     let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-    let (sin, cos) = angles.map(f32::sin_cos).unzip();
-    RopeTable { cos, sin, half }
+    let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+    RopeTable { cos: cos.into(), sin: sin.into(), half }
 }
 
 fn frequency(config: &LlamaConfig, i: usize) -> f32 {

@@ -21,8 +21,8 @@ pub struct Cost {
     pub trainable: u64,
     /// Elements of the model.
     pub parameters: u64,
-    /// Bytes of master weights, gradients and moments.
-    pub optimizer_bytes: u64,
+    /// Bytes of weights, gradients and moments, apart from frozen tensors that stay in their file.
+    pub weight_bytes: u64,
     /// Bytes of activations and of the logits.
     pub activation_bytes: u64,
     /// Work per token.
@@ -31,18 +31,25 @@ pub struct Cost {
 
 impl Cost {
     /// The cost of a model when `tokens` tokens go through it at once, in sequences of about `length`.
-    pub fn of<B: Backend>(model: &Model<B>, (tokens, length): (usize, usize), recompute: Recompute) -> Self {
+    pub fn of<B: Backend>(
+        backend: &B,
+        model: &Model<B>,
+        (tokens, length): (usize, usize),
+        recompute: Recompute,
+    ) -> Self {
         let config = &model.config;
         let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
         let logits = (1usize << 23).max(32 * config.vocab_size).min(tokens * config.vocab_size);
         let hidden = tokens * config.hidden_size;
         let floats = tokens * activation_floats(config, recompute) + logits + hidden;
+        let parameters: u64 = model.params().map(|p| p.elements() as u64).sum();
+        let bytes = backend.element_bytes();
         Self {
             trainable,
-            parameters: model.params().map(|p| p.elements() as u64).sum(),
-            optimizer_bytes: 16 * trainable,
-            activation_bytes: 4 * floats as u64,
+            parameters,
+            weight_bytes: bytes.trainable * trainable + bytes.frozen * (parameters - trainable),
+            activation_bytes: bytes.activation * floats as u64,
             flops: flops(model, length, recompute),
         }
     }

@@ -25,4 +25,4 @@ pub use run::{RoundSpec, Run, RunOptions, Watcher, eval_checkpoint};
 pub use run_dir::RunDir;
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;
-pub use step::{AdamW, MicroBatch, StepReport, TOKENS_AT_ONCE, Timings, evaluate, step};
+pub use step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};

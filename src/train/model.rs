@@ -56,7 +56,7 @@ pub(super) fn load<'a, B: Backend>(
     backend: &B,
     checkpoint: &'a Checkpoint,
     plan: Option<&Plan>,
-    weight: impl Fn(Stored<'a>, bool) -> Option<B::Weight>,
+    weight: impl Fn(&B, Stored<'a>, bool) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
     let config = LlamaConfig::read(checkpoint.root())?;
     if let Some(plan) = plan {
@@ -64,15 +64,16 @@ pub(super) fn load<'a, B: Backend>(
     }
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
         let trainable = plan.is_some_and(|plan| plan.is_trainable(name) == Some(true));
-        Some((weight(stored, trainable)?, trainable))
+        Some((weight(backend, stored, trainable)?, trainable))
     })?;
+    backend.check()?;
     if let Some(plan) = plan {
         let inventory = Inventory::of(checkpoint);
         for param in model.params_mut() {
             let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else {
                 continue;
             };
-            train.mask = element_bits(plan, &inventory, tensor.info)?;
+            train.mask = element_bits(plan, &inventory, tensor.info)?.map(|bits| backend.mask(bits));
             // The values live on in f32.
             checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
         }

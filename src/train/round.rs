@@ -121,7 +121,8 @@ pub(super) fn run_round<B: Backend>(
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
     let mut acts = Activations::new(backend, &model.config, stage.sizes, options.recompute, true);
-    let mut dhidden = backend.zeros(stage.sizes.0 * model.config.hidden_size);
+    let mut dhidden = backend.activations(stage.sizes.0 * model.config.hidden_size);
+    backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
         0 => (options.warmup_ratio * total as f64).ceil() as u64,
@@ -145,6 +146,7 @@ pub(super) fn run_round<B: Backend>(
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
         let report = step(backend, model, &mut acts, &mut dhidden, &micros, (&options.adam, lr, count));
+        backend.check()?;
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
             let (step, loss, norm) = (progress.step + 1, report.loss, report.grad_norm);
@@ -156,6 +158,7 @@ pub(super) fn run_round<B: Backend>(
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
             line.eval_loss = eval_loss(backend, model, &mut acts, stage.eval);
+            backend.check()?;
         }
         record(&line, hooks)?;
         (hooks.event)(Event::Step(&line, total));

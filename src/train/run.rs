@@ -12,7 +12,7 @@ use super::run_dir::{self, RunDir};
 use super::state::{self, Progress};
 use super::tensorboard::EventFile;
 use super::{Cost, model};
-use crate::backend::{Backend, Cpu};
+use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{Access, Checkpoint, Link};
 use crate::llama::Model;
 use crate::plan::Plan;
@@ -58,6 +58,14 @@ pub struct Run<'a> {
     dir: RunDir,
 }
 
+/// Where a round begins.
+struct Begin<'a> {
+    spec: &'a RoundSpec,
+    progress: Progress,
+    /// The state that it goes on from.
+    state: Option<&'a Path>,
+}
+
 /// What a run tells while it goes on.
 pub trait Watcher {
     /// A round begins: its number, what it costs, and its steps.
@@ -93,7 +101,12 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Training`] when stopped or when the loss is not finite; [`Error::Io`]; anything a checkpoint can
     /// be refused for.
-    pub fn execute(&self, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<TrainLog> {
+    pub fn execute(
+        &self,
+        device: &mut Device,
+        watcher: &mut dyn Watcher,
+        stop: &AtomicBool,
+    ) -> Result<TrainLog> {
         let standing = self.dir.standing()?;
         let mut state = standing.state;
         let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
@@ -106,7 +119,8 @@ impl<'a> Run<'a> {
                 Some(log) => log,
                 None => TrainLog::open(&self.dir.log(), progress.step)?,
             };
-            self.round(spec, progress, state.as_deref(), &mut lines, watcher, stop)?;
+            let begin = Begin { spec, progress, state: state.as_deref() };
+            self.round(device, begin, &mut lines, watcher, stop)?;
             log = Some(lines);
         }
         log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
@@ -129,39 +143,31 @@ impl<'a> Run<'a> {
 
     fn round(
         &self,
-        spec: &RoundSpec,
-        mut progress: Progress,
-        state: Option<&Path>,
+        device: &mut Device,
+        begin: Begin<'_>,
         log: &mut TrainLog,
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<()> {
-        let round = progress.round;
+        let (spec, round) = (begin.spec, begin.progress.round);
         let source = Checkpoint::open(&self.source_of(round), Access::Map)?;
         let kept = self.dir.of_round(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         run_dir::write(&kept.join("plan.json"), &spec.plan.to_json())?;
-        let mut cpu = Cpu::default();
-        let weight = |stored, trainable| if trainable { Cpu::trainable(stored) } else { Cpu::frozen(stored) };
-        let mut model = model::load(&cpu, &source, Some(&spec.plan), weight)?;
-        if let Some(state) = state {
-            state::load(state, &cpu, &mut model)?;
-        }
-        let stage = &self.options.stages[spec.stage];
-        let options = &self.options.round;
-        let cost = Cost::of(&model, stage.sizes, options.recompute);
-        watcher.begin(round, &cost, options.steps(stage));
-        let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
-        let mut hooks = Hooks {
-            event: &mut |event| watcher.event(event),
-            stop,
-            log,
-            events: events.as_mut(),
-            states: self.dir.states(),
+        let (cost, summary) = match device {
+            Device::Cpu => {
+                let weight =
+                    |_: &Cpu<'_>, stored, on| if on { Cpu::trainable(stored) } else { Cpu::frozen(stored) };
+                self.learn(&mut Cpu::default(), weight, &source, begin, log, watcher, stop)?
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
+                let weight = |cuda: &crate::backend::cuda::Cuda, stored: Stored<'_>, on| {
+                    if on { cuda.trainable(stored) } else { cuda.frozen(stored) }
+                };
+                self.learn(&mut **cuda, weight, &source, begin, log, watcher, stop)?
+            }
         };
-        let summary = run_round(&mut cpu, &mut model, stage, &mut progress, options, &mut hooks)?;
-        self.write(&cpu, &model, &source, spec, round)?;
-        drop(model);
         let unmoved = self.prove(&source, spec, round)?;
         let lines = log.lines().iter().filter(|line| line.round == round);
         let (losses, evals): (Vec<f64>, Vec<Option<f64>>) = lines.map(|l| (l.loss, l.eval_loss)).unzip();
@@ -179,6 +185,41 @@ impl<'a> Run<'a> {
         self.dir.clear_before(round + 1)?;
         watcher.end(round, &summary, &unmoved);
         Ok(())
+    }
+
+    /// Loads the model, trains it and writes it.
+    #[expect(clippy::too_many_arguments, reason = "a device, a model, and what is told to whom")]
+    fn learn<'c, B: Backend>(
+        &self,
+        backend: &mut B,
+        weight: impl Fn(&B, Stored<'c>, bool) -> Option<B::Weight>,
+        source: &'c Checkpoint,
+        begin: Begin<'_>,
+        log: &mut TrainLog,
+        watcher: &mut dyn Watcher,
+        stop: &AtomicBool,
+    ) -> Result<(Cost, RoundSummary)> {
+        let Begin { spec, mut progress, state } = begin;
+        let round = progress.round;
+        let mut model = model::load(backend, source, Some(&spec.plan), weight)?;
+        if let Some(state) = state {
+            state::load(state, backend, &mut model)?;
+        }
+        let stage = &self.options.stages[spec.stage];
+        let options = &self.options.round;
+        let cost = Cost::of(backend, &model, stage.sizes, options.recompute);
+        watcher.begin(round, &cost, options.steps(stage));
+        let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
+        let mut hooks = Hooks {
+            event: &mut |event| watcher.event(event),
+            stop,
+            log,
+            events: events.as_mut(),
+            states: self.dir.states(),
+        };
+        let summary = run_round(backend, &mut model, stage, &mut progress, options, &mut hooks)?;
+        self.write(backend, &model, source, spec, round)?;
+        Ok((cost, summary))
     }
 
     /// Writes the checkpoint after a round.
@@ -230,14 +271,35 @@ fn frozen_moved(tensors: &[TensorDiff], plan: &Plan) -> Option<String> {
 ///
 /// # Errors
 /// A model outside the Llama family, tensors missing or of unexpected shape, a token outside the vocabulary.
-pub fn eval_checkpoint(source: &Checkpoint, batches: &[Batch], sizes: (usize, usize)) -> Result<(f64, u64)> {
-    let mut cpu = Cpu::default();
-    let model = model::load(&cpu, source, None, |stored, _| Cpu::frozen(stored))?;
+pub fn eval_checkpoint(
+    device: &mut Device,
+    source: &Checkpoint,
+    batches: &[Batch],
+    sizes: (usize, usize),
+) -> Result<(f64, u64)> {
+    match device {
+        Device::Cpu => measure(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), source, batches, sizes),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            measure(&mut **cuda, |cuda, stored| cuda.frozen(stored), source, batches, sizes)
+        }
+    }
+}
+
+fn measure<'c, B: Backend>(
+    backend: &mut B,
+    weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
+    source: &'c Checkpoint,
+    batches: &[Batch],
+    sizes: (usize, usize),
+) -> Result<(f64, u64)> {
+    let model = model::load(backend, source, None, |backend, stored, _| weight(backend, stored))?;
     let recompute = crate::llama::Recompute::Block;
-    let mut acts = crate::llama::Activations::new(&cpu, &model.config, sizes, recompute, false);
+    let mut acts = crate::llama::Activations::new(backend, &model.config, sizes, recompute, false);
     let (mut sum, mut count) = (0.0, 0);
     for batch in batches {
-        let losses = super::evaluate(&mut cpu, &model, &mut acts, &super::MicroBatch::of(batch));
+        let losses = super::evaluate(backend, &model, &mut acts, &super::MicroBatch::of(batch));
+        backend.check()?;
         sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         count += losses.len() as u64;
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{AdamStep, AdamTensor, Backend, HeadGradients, Sequences, Targets};
+use crate::backend::{AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Sequences, Targets};
 use crate::llama::{Activations, Batch, Model, Param, Reach, Trained, backward, forward};
 
 /// Tokens that go through the model at once: sequences laid end to end, without padding.
@@ -24,18 +24,14 @@ struct Part<'a> {
     targets: (Vec<u32>, Vec<u32>),
 }
 
-/// Tokens that go through the model at once, unless one sequence has more: enough for fast matrix products, few
-/// enough to bound the memory of activations whatever the batch size is.
-pub const TOKENS_AT_ONCE: usize = 512;
-
 impl MicroBatch<'_> {
-    /// Parts of whole sequences, each of at most [`TOKENS_AT_ONCE`] tokens or of one sequence.
-    fn parts(&self) -> Vec<Part<'_>> {
+    /// Parts of whole sequences, each of at most `most` tokens or of one sequence.
+    fn parts(&self, most: usize) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
         let mut first = 0;
         while first + 1 < self.offsets.len() {
             let start = self.offsets[first];
-            let fits = |end: &u32| (end - start) as usize <= TOKENS_AT_ONCE;
+            let fits = |end: &u32| (end - start) as usize <= most;
             let more = self.offsets[first + 1..].iter().take_while(|end| fits(end)).count().max(1);
             let offsets: Vec<u32> = self.offsets[first..=first + more].iter().map(|o| o - start).collect();
             let range = start as usize..self.offsets[first + more] as usize;
@@ -124,7 +120,8 @@ pub fn step<B: Backend>(
     micro_batches: &[MicroBatch<'_>],
     (adam, lr, count): (&AdamW, f64, u64),
 ) -> StepReport {
-    let parts: Vec<Part<'_>> = micro_batches.iter().flat_map(MicroBatch::parts).collect();
+    let parts: Vec<Part<'_>> =
+        micro_batches.iter().flat_map(|micro| micro.parts(backend.tokens_at_once())).collect();
     let total: usize = parts.iter().map(|part| part.targets.0.len()).sum();
     let scale = 1.0 / total.max(1) as f32;
     let reach = Reach::of(model);
@@ -185,11 +182,10 @@ fn update<B: Backend>(
     loss: f64,
     (adam, lr, step): (&AdamW, f64, u64),
 ) -> f64 {
-    let mut squares = 0.0;
-    for train in model.params_mut().filter_map(|param| param.train.as_mut()) {
-        squares += backend.mask_and_square_sum(&mut train.grad, train.mask.as_deref());
-    }
-    let norm = squares.sqrt();
+    let trained = model.params_mut().filter_map(|param| param.train.as_mut());
+    let mut grads: Vec<MaskedGrad<'_, B>> =
+        trained.map(|train| MaskedGrad { grad: &mut train.grad, mask: train.mask.as_ref() }).collect();
+    let norm = backend.mask_and_square_sum(&mut grads).sqrt();
     if !(norm.is_finite() && loss.is_finite()) {
         return norm;
     }
@@ -205,7 +201,7 @@ fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamT
     let weight_decay = if param.shape.0 == 1 { 0.0 } else { adam.weight_decay };
     let Trained { grad, exp_avg, exp_avg_sq, mask } = param.train.as_mut()?;
     let weight = &mut param.weight;
-    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_deref(), weight_decay })
+    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_ref(), weight_decay })
 }
 
 /// Negative log-likelihood of each target token, in nats. Changes nothing.
@@ -216,7 +212,7 @@ pub fn evaluate<B: Backend>(
     micro: &MicroBatch<'_>,
 ) -> Vec<f32> {
     let mut losses = Vec::new();
-    for Part { ids, offsets, targets: (rows, labels) } in micro.parts() {
+    for Part { ids, offsets, targets: (rows, labels) } in micro.parts(backend.tokens_at_once()) {
         let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
         let hidden = forward(backend, model, batch, acts);
         let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
@@ -243,7 +239,7 @@ mod tests {
         let labels: Vec<i32> =
             ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
         let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
-        let parts = micro.parts();
+        let parts = micro.parts(512);
         let sizes: Vec<usize> = parts.iter().map(|part| part.ids.len()).collect();
         assert_eq!(sizes, [500, 13, 600, 512, 2]);
         let joined: Vec<u32> = parts.iter().flat_map(|part| part.targets.1.clone()).collect();

@@ -20,8 +20,8 @@ mod gradient_tests;
 use std::borrow::Cow;
 
 use super::{
-    AdamStep, AdamTensor, AttentionShape, Backend, HeadGradients, RopeTable, Rotation, Sequences, Stored,
-    Targets,
+    AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, RopeTable,
+    Rotation, Sequences, Stored, Targets,
 };
 use crate::Result;
 pub use matmul::gemm_gflops;
@@ -29,6 +29,9 @@ pub(super) use weight::Weight;
 
 /// Elements of one piece of an element-wise pass or of a reduction.
 const PIECE: usize = 1 << 14;
+
+/// See [`Backend::tokens_at_once`].
+const TOKENS_AT_ONCE: usize = 512;
 
 /// The CPU backend. Frozen weights stay mapped in their type and are widened as they are used.
 #[derive(Debug, Default)]
@@ -61,16 +64,31 @@ impl<'a> Cpu<'a> {
 impl<'a> Backend for Cpu<'a> {
     type Buffer = Vec<f32>;
     type Weight = Weight<'a>;
+    type Mask = Vec<u64>;
+
+    fn tokens_at_once(&self) -> usize {
+        TOKENS_AT_ONCE
+    }
+
+    fn element_bytes(&self) -> ElementBytes {
+        // Frozen tensors stay in the map of their file.
+        ElementBytes { activation: 4, trainable: 16, frozen: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     fn zeros(&self, len: usize) -> Vec<f32> {
         vec![0.0; len]
     }
 
-    fn reserve(&self, buffer: &mut Vec<f32>, len: usize) {
-        if buffer.len() < len {
-            // Not `resize`: that would copy what nobody reads.
-            *buffer = vec![0.0; len];
-        }
+    fn activations(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn mask(&self, bits: Vec<u64>) -> Vec<u64> {
+        bits
     }
 
     fn clear(&self, buffer: &mut Vec<f32>) {
@@ -236,8 +254,11 @@ impl<'a> Backend for Cpu<'a> {
         cross_entropy::run(self, hidden, weight, targets, gradients)
     }
 
-    fn mask_and_square_sum(&mut self, grad: &mut Vec<f32>, mask: Option<&[u64]>) -> f64 {
-        adamw::mask_and_square_sum(grad, mask)
+    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
+        let squares = |masked: &mut MaskedGrad<'_, Self>| {
+            adamw::mask_and_square_sum(masked.grad, masked.mask.map(Vec::as_slice))
+        };
+        grads.iter_mut().map(squares).sum()
     }
 
     fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {

@@ -1,19 +1,123 @@
 //! NVIDIA cards, from Ampere on. All libraries are looked for when the program runs.
+//!
+//! `libraries` finds them, `doctor` says what is missing, `source` and `compile` make the kernels, `device` holds
+//! the card; one file for each operation, named as its kernel and as its twin in `cpu`.
 
+mod adamw;
+mod attention;
+mod buffer;
 mod compile;
+mod cross_entropy;
+mod device;
 mod doctor;
+mod embedding;
 mod libraries;
+mod linear;
+mod mask;
+mod matmul;
+mod operations;
+mod rmsnorm;
+mod rope;
+mod sequences;
 mod source;
+mod swiglu;
 
+use super::Backend;
+pub use super::Working;
+use crate::Result;
+pub use adamw::Mask;
+pub use buffer::{Buffer, Weight};
 pub use compile::{Compiled, Usage, compile};
+use device::Device;
 pub use doctor::diagnose;
+pub use mask::Coins;
 pub use source::{Kind, SOURCES, Signature, signatures};
 
-/// The type of weights and activations on the card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Working {
-    /// `float`: to compare with the CPU.
-    F32,
-    /// bfloat16, with master weights, moments, gradients of weights and all sums in `float`.
-    Bf16,
+/// A card.
+///
+/// Its first fault stays: nothing is computed after it, and [`Backend::check`] tells.
+#[derive(Debug)]
+pub struct Cuda {
+    // Before the device: what it frees, it frees on the device.
+    adamw: adamw::AdamW,
+    attention: attention::Attention,
+    cross_entropy: cross_entropy::CrossEntropy,
+    embedding: embedding::Embedding,
+    matmul: matmul::Matmul,
+    on_card: sequences::OnCard,
+    partials: linear::Partials,
+    rope: rope::Rope,
+    working: Working,
+    device: Device,
+}
+
+impl Cuda {
+    /// Starts the first card.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] that says what is missing: driver, libraries, a card, or a newer one.
+    pub fn open(working: Working) -> Result<Self> {
+        let device = Device::open(working)?;
+        let matmul = matmul::Matmul::open(&device)?;
+        device.check()?;
+        Ok(Self {
+            adamw: adamw::AdamW::default(),
+            attention: attention::Attention::default(),
+            cross_entropy: cross_entropy::CrossEntropy::default(),
+            embedding: embedding::Embedding::default(),
+            matmul,
+            on_card: sequences::OnCard::default(),
+            partials: linear::Partials::default(),
+            rope: rope::Rope::default(),
+            working,
+            device,
+        })
+    }
+
+    /// "NVIDIA H200 (sm_90)".
+    pub fn name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Bytes of memory that nobody uses; `None` when the driver does not tell.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.device.free_memory()
+    }
+
+    fn card(&self) -> (&Device, Working) {
+        (&self.device, self.working)
+    }
+
+    /// Speed of a large product in the working type, in GFLOP/s: the largest size that ends soon.
+    pub fn gemm_gflops(&mut self) -> f64 {
+        const PRODUCTS: usize = 8;
+        const LARGEST: usize = 4096;
+        let mut size = 128;
+        loop {
+            let (a, out) = (self.activations(size * size), self.activations(size * size));
+            let b = self.activations(size * size);
+            let mut best = f64::INFINITY;
+            for _ in 0..3 {
+                let _ = self.device.download::<u8>(&out.memory, 1);
+                let start = std::time::Instant::now();
+                for _ in 0..PRODUCTS {
+                    linear::backward_weight(
+                        (&self.device, self.working, &mut self.matmul),
+                        &a,
+                        &b,
+                        size,
+                        (size, size),
+                        &out,
+                        false,
+                    );
+                }
+                let _ = self.device.download::<u8>(&out.memory, 1);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            if size == LARGEST || best > 0.05 || self.device.failed() {
+                return (PRODUCTS as f64) * 2.0 * (size as f64).powi(3) / best / 1e9;
+            }
+            size *= 2;
+        }
+    }
 }

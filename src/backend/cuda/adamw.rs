@@ -1,0 +1,119 @@
+//! AdamW over all trainable tensors in one launch: `kernels/adamw.cu`.
+
+use super::Cuda;
+use super::Working;
+use super::buffer::Buffer;
+use super::device::{Arg, Device, Memory, Staged};
+use crate::backend::{AdamStep, AdamTensor, MaskedGrad};
+
+/// Elements of one block, as in the kernels.
+const PIECE: usize = 16_384;
+
+/// Element bits on the card.
+#[derive(Debug)]
+pub struct Mask {
+    memory: Memory,
+    /// Elements that it has bits for.
+    len: usize,
+}
+
+impl Mask {
+    pub(super) fn new(device: &Device, bits: &[u64]) -> Self {
+        let memory = device.alloc(std::mem::size_of_val(bits));
+        device.upload(bits, &memory);
+        Self { memory, len: bits.len() * 64 }
+    }
+
+    /// Room for the bits of `len` elements, to be written by a kernel.
+    pub(super) fn room(device: &Device, len: usize) -> Self {
+        let words = len.div_ceil(64);
+        Self { memory: device.zeros(8 * words), len: words * 64 }
+    }
+
+    pub(super) fn address(&self, device: &Device, len: usize) -> u64 {
+        assert!(len <= self.len, "a mask has a bit for every element");
+        device.pointer(&self.memory, len.div_ceil(32) * 4).unwrap_or(0)
+    }
+
+    pub(super) fn bits(&self, device: &Device) -> Vec<u64> {
+        device.download(&self.memory, self.len / 64)
+    }
+}
+
+/// The tables.
+#[derive(Debug, Default)]
+pub(super) struct AdamW {
+    gradients: Staged<u64>,
+    trained: Staged<u64>,
+    partials: Memory,
+    total: Memory,
+}
+
+/// Address of a whole buffer of `f32`.
+fn whole(device: &Device, buffer: &Buffer, len: usize) -> u64 {
+    assert!(
+        buffer.of == Working::F32 && buffer.len == len,
+        "gradients and moments are as long as their tensor"
+    );
+    device.pointer(&buffer.memory, 4 * len).unwrap_or(0)
+}
+
+impl AdamW {
+    /// See [`crate::backend::Backend::mask_and_square_sum`].
+    pub(super) fn square_sum(&mut self, device: &Device, grads: &mut [MaskedGrad<'_, Cuda>]) -> f64 {
+        let (mut table, mut pieces) = (Vec::new(), 0);
+        for MaskedGrad { grad, mask } in grads.iter().filter(|masked| masked.grad.len > 0) {
+            let bits = mask.map_or(0, |mask| mask.address(device, grad.len));
+            table.extend([whole(device, grad, grad.len), bits, grad.len as u64, pieces as u64]);
+            pieces += grad.len.div_ceil(PIECE);
+        }
+        let count = table.len() / 4;
+        device.reserve(&mut self.partials, 8 * pieces.max(1));
+        device.reserve(&mut self.total, 8);
+        let table = self.gradients.put(device, &table);
+        let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
+        let partials = pointer(&self.partials, 8 * pieces);
+        device.launch("masked_square_sum", (pieces, 1), 0, &[table, Arg::U32(count as u32), partials]);
+        let args = [partials, Arg::U32(pieces as u32), pointer(&self.total, 8)];
+        device.launch("sum_squares", (1, 1), 0, &args);
+        let total = device.download::<f64>(&self.total, 1);
+        if device.failed() { f64::NAN } else { total[0] }
+    }
+
+    /// See [`crate::backend::Backend::adamw`].
+    pub(super) fn step(&mut self, device: &Device, tensors: &mut [AdamTensor<'_, Cuda>], step: &AdamStep) {
+        let (mut table, mut pieces) = (Vec::new(), 0);
+        for tensor in tensors.iter().filter(|tensor| tensor.grad.len > 0) {
+            let len = tensor.weight.rows * tensor.weight.cols;
+            let copy = tensor.weight.copy.as_ref();
+            let decay = (1.0 - step.lr * f64::from(tensor.weight_decay)) as f32;
+            table.extend([
+                device.pointer(tensor.weight.master(), 4 * len).unwrap_or(0),
+                copy.and_then(|copy| device.pointer(copy, 2 * len)).unwrap_or(0),
+                whole(device, tensor.grad, len),
+                whole(device, tensor.exp_avg, len),
+                whole(device, tensor.exp_avg_sq, len),
+                tensor.mask.map_or(0, |mask| mask.address(device, len)),
+                len as u64,
+                pieces as u64,
+                u64::from(decay.to_bits()),
+            ]);
+            pieces += len.div_ceil(PIECE);
+        }
+        let count = table.len() / 9;
+        let power = |beta: f64| 1.0 - beta.powf(step.step as f64);
+        let args = [
+            self.trained.put(device, &table),
+            Arg::U32(count as u32),
+            Arg::F32(step.beta1 as f32),
+            Arg::F32((1.0 - step.beta1) as f32),
+            Arg::F32(step.beta2 as f32),
+            Arg::F32((1.0 - step.beta2) as f32),
+            Arg::F32((step.lr / power(step.beta1)) as f32),
+            Arg::F32((1.0 / power(step.beta2).sqrt()) as f32),
+            Arg::F32(step.eps as f32),
+            Arg::F32(step.grad_scale),
+        ];
+        device.launch("adamw", (pieces, 1), 0, &args);
+    }
+}

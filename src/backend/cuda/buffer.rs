@@ -1,0 +1,158 @@
+//! Activations, gradients, moments and weights on the card.
+
+use half::bf16;
+
+use super::device::{Arg, Device, Memory};
+use super::{Cuda, Working};
+use crate::backend::Stored;
+use crate::checkpoint::{Dtype, Known, decode_f32};
+
+/// Elements on the card.
+#[derive(Debug)]
+pub struct Buffer {
+    pub(super) memory: Memory,
+    pub(super) len: usize,
+    pub(super) of: Working,
+}
+
+impl Working {
+    /// Bytes of an element.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+impl Buffer {
+    pub(super) fn zeros(device: &Device, len: usize, of: Working) -> Self {
+        Self { memory: device.zeros(len * of.bytes()), len, of }
+    }
+
+    /// Its address, of at least `len` elements of this type.
+    ///
+    /// # Panics
+    /// When it is shorter or of another type.
+    pub(super) fn arg(&self, device: &Device, len: usize, of: Working) -> Arg {
+        assert!(self.of == of, "a kernel gets elements of {of:?}, not of {:?}", self.of);
+        Arg::Pointer(device.pointer(&self.memory, len * of.bytes()).unwrap_or(0))
+    }
+
+    pub(super) fn download(&self, device: &Device) -> Vec<f32> {
+        match self.of {
+            Working::F32 => device.download(&self.memory, self.len),
+            Working::Bf16 => device
+                .download::<u16>(&self.memory, self.len)
+                .into_iter()
+                .map(|bits| f32::from_bits(u32::from(bits) << 16))
+                .collect(),
+        }
+    }
+
+    pub(super) fn upload(&mut self, device: &Device, values: &[f32]) {
+        assert!(values.len() == self.len, "a buffer is set as a whole");
+        match self.of {
+            Working::F32 => device.upload(values, &self.memory),
+            Working::Bf16 => device.upload(&rounded(values), &self.memory),
+        }
+    }
+}
+
+fn rounded(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect()
+}
+
+/// A parameter on the card.
+#[derive(Debug)]
+pub struct Weight {
+    /// Output features; 1 for a vector.
+    pub(super) rows: usize,
+    /// Input features, or the length of a vector.
+    pub(super) cols: usize,
+    /// Trainable values in `f32`.
+    pub(super) master: Option<Memory>,
+    /// What the model computes with, where that is not the master.
+    pub(super) copy: Option<Memory>,
+}
+
+impl Weight {
+    /// Its address as the model computes with it.
+    pub(super) fn arg(&self, device: &Device, of: Working) -> Arg {
+        let memory = self.copy.as_ref().or(self.master.as_ref());
+        let Some(memory) = memory else { unreachable!("a weight has values") };
+        Arg::Pointer(device.pointer(memory, self.rows * self.cols * of.bytes()).unwrap_or(0))
+    }
+
+    /// The master values.
+    ///
+    /// # Panics
+    /// When it is frozen: nobody may ask for the master values of what has none.
+    pub(super) fn master(&self) -> &Memory {
+        let Some(master) = &self.master else { unreachable!("only trainable weights have master values") };
+        master
+    }
+}
+
+impl Cuda {
+    /// A frozen weight, in the working type.
+    ///
+    /// `None` when the type is not a number or the bytes do not fit the shape.
+    pub fn frozen(&self, stored: Stored<'_>) -> Option<Weight> {
+        let Stored { rows, cols, .. } = stored;
+        let copy = match self.working {
+            Working::Bf16 if *stored.dtype == Dtype::Known(Known::BF16) => {
+                fits(stored)?;
+                let memory = self.device.alloc(stored.bytes.len());
+                self.device.upload(stored.bytes, &memory);
+                memory
+            }
+            of => self.place(&values(stored)?, of),
+        };
+        Some(Weight { rows, cols, master: None, copy: Some(copy) })
+    }
+
+    /// A trainable weight: `f32` master values, and a copy where the model computes with another type.
+    ///
+    /// `None` as for [`Cuda::frozen`].
+    pub fn trainable(&self, stored: Stored<'_>) -> Option<Weight> {
+        let Stored { rows, cols, .. } = stored;
+        let values = values(stored)?;
+        let master = Some(self.place(&values, Working::F32));
+        let copy = (self.working == Working::Bf16).then(|| self.place(&values, Working::Bf16));
+        Some(Weight { rows, cols, master, copy })
+    }
+
+    fn place(&self, values: &[f32], of: Working) -> Memory {
+        let memory = self.device.alloc(values.len() * of.bytes());
+        match of {
+            Working::F32 => self.device.upload(values, &memory),
+            Working::Bf16 => self.device.upload(&rounded(values), &memory),
+        }
+        memory
+    }
+
+    pub(super) fn set_master(&self, weight: &mut Weight, values: &[f32]) {
+        assert!(values.len() == weight.rows * weight.cols, "a weight is set as a whole");
+        self.device.upload(values, weight.master());
+        if let Some(copy) = &weight.copy {
+            self.device.upload(&rounded(values), copy);
+        }
+    }
+
+    pub(super) fn master_values(&self, weight: &Weight) -> Vec<f32> {
+        self.device.download(weight.master(), weight.rows * weight.cols)
+    }
+}
+
+/// The number of elements, where the bytes fit the shape.
+fn fits(stored: Stored<'_>) -> Option<usize> {
+    let elements = stored.rows.checked_mul(stored.cols)?;
+    (stored.bytes.len() == elements.checked_mul(stored.dtype.bytes()?)?).then_some(elements)
+}
+
+fn values(stored: Stored<'_>) -> Option<Vec<f32>> {
+    let mut values = vec![0.0; fits(stored)?];
+    decode_f32(stored.dtype, stored.bytes, &mut values)?;
+    Some(values)
+}

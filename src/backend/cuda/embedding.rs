@@ -1,0 +1,63 @@
+//! Token embedding: `kernels/embedding.cu`.
+
+use super::Working;
+use super::buffer::{Buffer, Weight};
+use super::device::{Arg, Device, Staged};
+
+/// What the kernels read besides.
+#[derive(Debug, Default)]
+pub(super) struct Embedding {
+    ids: Staged<u32>,
+    tokens: Staged<u32>,
+    starts: Staged<u32>,
+    distinct: Staged<u32>,
+}
+
+impl Embedding {
+    /// See [`crate::backend::Backend::embedding_forward`].
+    pub(super) fn forward(
+        &mut self,
+        device: &Device,
+        of: Working,
+        table: &Weight,
+        ids: &[u32],
+        out: &Buffer,
+    ) {
+        assert!(ids.iter().all(|id| (*id as usize) < table.rows), "token ids are below the vocabulary size");
+        let out = out.arg(device, ids.len() * table.cols, of);
+        let args = [table.arg(device, of), self.ids.put(device, ids), Arg::U32(table.cols as u32), out];
+        device.launch("embedding_forward", (ids.len(), 1), 0, &args);
+    }
+
+    /// See [`crate::backend::Backend::embedding_backward`].
+    pub(super) fn backward(
+        &mut self,
+        device: &Device,
+        dout: (&Buffer, Working),
+        ids: &[u32],
+        grad: &Buffer,
+        cols: usize,
+    ) {
+        assert!(ids.iter().all(|id| (*id as usize + 1) * cols <= grad.len), "token ids are in the gradient");
+        let mut tokens: Vec<u32> = (0..ids.len() as u32).collect();
+        // Stable: the tokens of one id stay in their order.
+        tokens.sort_by_key(|t| ids[*t as usize]);
+        let id_of = |t: &u32| ids[*t as usize];
+        let groups: Vec<&[u32]> = tokens.chunk_by(|a, b| id_of(a) == id_of(b)).collect();
+        let distinct: Vec<u32> = groups.iter().map(|group| id_of(&group[0])).collect();
+        let mut starts = vec![0u32];
+        starts.extend(groups.iter().scan(0, |end, group| {
+            *end += group.len() as u32;
+            Some(*end)
+        }));
+        let args = [
+            dout.0.arg(device, ids.len() * cols, dout.1),
+            self.tokens.put(device, &tokens),
+            self.starts.put(device, &starts),
+            self.distinct.put(device, &distinct),
+            Arg::U32(cols as u32),
+            grad.arg(device, grad.len, Working::F32),
+        ];
+        device.launch("embedding_backward", (distinct.len(), cols.div_ceil(256)), 0, &args);
+    }
+}

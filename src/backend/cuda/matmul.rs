@@ -1,0 +1,196 @@
+//! Matrix products by cuBLASLt, with a plan for each shape that is made once.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use cudarc::cublaslt::{result, sys};
+
+use super::Working;
+use super::device::{Arg, Device, Memory};
+use crate::{Error, Result};
+
+/// Scratch memory that a product may use.
+const WORKSPACE: usize = 32 << 20;
+
+/// A product of column-major matrices: `out [m, n] = op(a) · op(b)`, `k` in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// `a` is stored `[k, m]`.
+    pub(super) transpose_a: bool,
+    /// `b` is stored `[n, k]`.
+    pub(super) transpose_b: bool,
+    /// The inputs are bf16.
+    pub(super) bf16: bool,
+    /// The output is bf16.
+    pub(super) bf16_out: bool,
+}
+
+/// What cuBLASLt needs to know of a shape.
+#[derive(Debug)]
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    a: sys::cublasLtMatrixLayout_t,
+    b: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+/// The library's handle and its plans.
+#[derive(Debug)]
+pub(super) struct Matmul {
+    handle: sys::cublasLtHandle_t,
+    workspace: Memory,
+    plans: HashMap<Shape, Plan>,
+}
+
+fn name(status: result::CublasError) -> String {
+    format!("{:?}", status.0)
+}
+
+impl Matmul {
+    /// # Errors
+    /// [`Error::Device`].
+    pub(super) fn open(device: &Device) -> Result<Self> {
+        let handle = result::create_handle().map_err(|e| {
+            let fault = format!("cuBLASLt does not start: {}", name(e));
+            Error::Device { fault, hint: None }
+        })?;
+        Ok(Self { handle, workspace: device.alloc(WORKSPACE), plans: HashMap::new() })
+    }
+
+    /// `out = a · b`, or `out += a · b` with `accumulate`, summed in `f32`.
+    ///
+    /// The arguments are addresses that were checked against the shape.
+    pub(super) fn product(&mut self, device: &Device, shape: Shape, [a, b, out]: [Arg; 3], accumulate: bool) {
+        if shape.m == 0 || shape.n == 0 || device.failed() {
+            return;
+        }
+        if !self.plans.contains_key(&shape) {
+            match Plan::new(self.handle, shape) {
+                Ok(plan) => drop(self.plans.insert(shape, plan)),
+                Err(e) => return device.fail(format!("cuBLASLt has no plan for {shape:?}: {}", name(e))),
+            }
+        }
+        let (Some(plan), Some(workspace)) =
+            (self.plans.get(&shape), device.pointer(&self.workspace, WORKSPACE))
+        else {
+            return;
+        };
+        let address = |arg: Arg| match arg {
+            Arg::Pointer(address) => address as *mut c_void,
+            _ => unreachable!("matrices are addresses"),
+        };
+        let (alpha, beta) = (1.0f32, f32::from(u8::from(accumulate)));
+        let scalar = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
+        // SAFETY: the descriptors live in the plan; the callers checked that the matrices lie in their buffers;
+        // the scalars are read before the call returns.
+        let done = unsafe {
+            result::matmul(
+                self.handle,
+                plan.operation,
+                scalar(&alpha),
+                scalar(&beta),
+                address(a),
+                plan.a,
+                address(b),
+                plan.b,
+                address(out),
+                plan.out,
+                address(out),
+                plan.out,
+                &raw const plan.algorithm,
+                workspace as *mut c_void,
+                WORKSPACE,
+                device.cu_stream().cast(),
+            )
+        };
+        if let Err(e) = done {
+            device.fail(format!("cuBLASLt: {} for {shape:?}", name(e)));
+        }
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, shape: Shape) -> std::result::Result<Self, result::CublasError> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let real =
+            |bf16: bool| if bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
+        let layout = |rows: usize, cols: usize, bf16| {
+            result::create_matrix_layout(real(bf16), rows as u64, cols as u64, rows as i64)
+        };
+        let Shape { m, n, k, transpose_a, transpose_b, bf16, bf16_out } = shape;
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let operation = result::create_matmul_desc(compute, real(false))?;
+        let transposes = [
+            (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, transpose_a),
+            (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, transpose_b),
+        ];
+        for (attribute, transpose) in transposes {
+            let value = i32::from(transpose);
+            // SAFETY: the descriptor was just created, and the attribute is a number of 32 bits.
+            unsafe {
+                result::set_matmul_desc_attribute(
+                    operation,
+                    attribute,
+                    std::ptr::from_ref(&value).cast(),
+                    4,
+                )?;
+            }
+        }
+        let a = if transpose_a { layout(k, m, bf16)? } else { layout(m, k, bf16)? };
+        let b = if transpose_b { layout(n, k, bf16)? } else { layout(k, n, bf16)? };
+        let out = layout(m, n, bf16_out)?;
+        let preference = result::create_matmul_pref()?;
+        let most = WORKSPACE;
+        // SAFETY: the descriptors were just created; the attribute is a number of 64 bits.
+        let found = unsafe {
+            let attribute =
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            result::set_matmul_pref_attribute(preference, attribute, std::ptr::from_ref(&most).cast(), 8)?;
+            let found = result::get_matmul_algo_heuristic(handle, operation, a, b, out, out, preference);
+            result::destroy_matmul_pref(preference)?;
+            found?
+        };
+        Ok(Self { operation, a, b, out, algorithm: found.algo })
+    }
+}
+
+impl Drop for Matmul {
+    fn drop(&mut self) {
+        for plan in self.plans.values() {
+            // SAFETY: the plans own their descriptors, and no product is queued after this. A library that
+            // refuses to free what it made leaves nothing to do.
+            unsafe {
+                let _ = result::destroy_matmul_desc(plan.operation);
+                for layout in [plan.a, plan.b, plan.out] {
+                    let _ = result::destroy_matrix_layout(layout);
+                }
+            }
+        }
+        // SAFETY: as above.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Shape {
+    /// `out [rows, outer] = x [rows, inner] · w [outer, inner]ᵀ`, row-major.
+    pub(super) fn forward(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
+        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+        Self { m: outer, n: rows, k: inner, transpose_a: true, transpose_b: false, bf16, bf16_out }
+    }
+
+    /// `dx [rows, inner] = dout [rows, outer] · w [outer, inner]`, row-major.
+    pub(super) fn backward_input(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
+        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+        Self { m: inner, n: rows, k: outer, transpose_a: false, transpose_b: false, bf16, bf16_out }
+    }
+
+    /// `dw [outer, inner] = dout [rows, outer]ᵀ · x [rows, inner]`, row-major.
+    pub(super) fn backward_weight(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
+        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+        Self { m: inner, n: outer, k: rows, transpose_a: false, transpose_b: true, bf16, bf16_out }
+    }
+}
