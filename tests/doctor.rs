@@ -55,7 +55,8 @@ fn a_working_card_is_shown_with_its_libraries() {
     assert_eq!(found["cards"][0]["compute_capability"], "9.0");
     assert_eq!(found["cards"][0]["memory"].as_u64(), Some(1 << 34));
     for library in found["libraries"].as_array().unwrap() {
-        assert_eq!(library["version"], "13.0", "{library}");
+        let version = if library["name"] == "NVRTC" { "13.99" } else { "13.0" };
+        assert_eq!(library["version"], version, "{library}");
         assert!(Path::new(library["path"].as_str().unwrap()).starts_with(mock_cuda::libraries()));
     }
     let text = String::from_utf8(doctor(&mock(), false).stdout).unwrap();

@@ -35,6 +35,11 @@ impl Key {
         Self([0, 4].map(|at| u32::from_le_bytes([sum[at], sum[at + 1], sum[at + 2], sum[at + 3]])))
     }
 
+    /// The key as the generator takes it.
+    pub fn words(self) -> [u32; 2] {
+        self.0
+    }
+
     /// Words `4 · block` to `4 · block + 3` of a domain: the counter is (block low, block high, domain, 0).
     #[inline]
     pub fn block(self, domain: Domain, block: u64) -> [u32; 4] {

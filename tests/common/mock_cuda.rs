@@ -42,13 +42,29 @@ pub fn compile(source: &Path, out: &Path, options: &[&str]) {
     assert!(output.status.success(), "{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
 }
 
+/// The kernels for the host, one library for each working type.
+fn kernels(dir: &Path) {
+    use hft_surgery::backend::cuda::{SOURCES, signatures};
+    let mut program = format!("#include \"{}\"\n", root().join("tests/mock_cuda/shim.h").display());
+    for (name, _) in SOURCES {
+        program += &format!("#include \"{}\"\n", root().join("kernels").join(name).display());
+    }
+    signatures().keys().for_each(|name| program += &format!("LAUNCHER({name})\n"));
+    let source = dir.join("kernels.cpp");
+    std::fs::write(&source, program).unwrap();
+    compile(&source, &dir.join("libkernels_f32.so"), &[]);
+    compile(&source, &dir.join("libkernels_bf16.so"), &["-DWORKING_BF16"]);
+}
+
 /// The directory of the libraries, built once for each state of their sources.
 pub fn libraries() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let mut hasher = DefaultHasher::new();
         let own = root().join("tests/common/mock_cuda.rs");
-        for file in [sources("tests/mock_cuda", "cpp"), vec![own]].concat() {
+        let cu = [sources("kernels", "cu"), sources("kernels", "cuh")].concat();
+        let mock = [sources("tests/mock_cuda", "cpp"), sources("tests/mock_cuda", "h")].concat();
+        for file in [cu, mock, vec![own]].concat() {
             std::fs::read(file).unwrap().hash(&mut hasher);
         }
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mock-cuda-{:016x}", hasher.finish()));
@@ -58,6 +74,7 @@ pub fn libraries() -> &'static Path {
                 let source = root().join(format!("tests/mock_cuda/{source}.cpp"));
                 compile(&source, &partial.path().join(format!("lib{name}.so")), &[]);
             }
+            kernels(partial.path());
             // Another test may have been faster.
             let _ = std::fs::rename(partial.keep(), &dir);
         }

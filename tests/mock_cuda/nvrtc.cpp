@@ -7,7 +7,7 @@
 #define API extern "C" __attribute__((visibility("default"))) int
 struct Program { std::string image; };
 
-API nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 0; return 0; }
+API nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 99; return 0; }  // no real one: caches are told apart by it
 API nvrtcCreateProgram(void** p, const char* source, const char*, int, const char* const*, const char* const*) {
     if (!strstr(source, "__global__")) return 3;
     *p = new Program;

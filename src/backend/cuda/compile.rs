@@ -127,6 +127,9 @@ pub(super) fn cubin(arch: &str, working: Working) -> Result<Vec<u8>> {
 }
 
 fn cache_dir() -> Option<PathBuf> {
+    if let Some(asked) = super::libraries::asked_cache() {
+        return Some(asked);
+    }
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
     Some(cache.join("hft-surgery/kernels"))

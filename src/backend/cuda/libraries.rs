@@ -150,6 +150,28 @@ pub(super) struct Found {
     pub(super) lacks: Option<&'static str>,
 }
 
+/// Directories that a program asks for, before anything is looked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Looked at first.
+    pub libraries: PathBuf,
+    /// Where compiled kernels are kept.
+    pub cache: PathBuf,
+}
+
+static ASKED: OnceLock<Asked> = OnceLock::new();
+
+/// Asks for these directories. Has an effect before the first use of a card, once.
+pub fn ask(asked: Asked) {
+    // The first to ask decides.
+    let _ = ASKED.set(asked);
+}
+
+/// Where compiled kernels are kept, when a program asked.
+pub(super) fn asked_cache() -> Option<PathBuf> {
+    ASKED.get().map(|asked| asked.cache.clone())
+}
+
 /// All libraries, looked for once.
 pub(super) fn find() -> &'static [Found] {
     static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
@@ -201,7 +223,8 @@ impl Places {
         then.push(PathBuf::from("/usr/lib/wsl/lib"));
         let mut seen = std::collections::HashSet::new();
         then.retain(|dir| seen.insert(dir.clone()));
-        Self { first: variable("HFT_CUDA_LIBRARIES").into_iter().collect(), then }
+        let asked = ASKED.get().map(|asked| asked.libraries.clone());
+        Self { first: asked.into_iter().chain(variable("HFT_CUDA_LIBRARIES")).collect(), then }
     }
 
     fn find(&self, needed: Needed) -> Found {

@@ -30,6 +30,7 @@ pub use buffer::{Buffer, Weight};
 pub use compile::{Compiled, Usage, compile};
 use device::Device;
 pub use doctor::diagnose;
+pub use libraries::{Asked, ask};
 pub use mask::Coins;
 pub use source::{Kind, SOURCES, Signature, signatures};
 

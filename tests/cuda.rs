@@ -1,0 +1,149 @@
+//! Every operation on a card against the CPU, on odd shapes.
+//!
+//! The card is the stand-in of `tests/mock_cuda`, which runs each kernel under three orders of threads and
+//! compares them bit by bit. With `HFT_TEST_GPU=1` it is the card of this machine; then no card is a failure.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "cuda/cases.rs"]
+mod cases;
+#[path = "common/mock_cuda.rs"]
+mod mock_cuda;
+
+use std::path::Path;
+use std::process::Command;
+
+use cases::{CASES, Case};
+use hft_surgery::backend::cuda::{Asked, Coins, Cuda, ask};
+use hft_surgery::backend::{Backend, Cpu, Working};
+use hft_surgery::plan::{Domain, Key, bernoulli};
+
+/// A card.
+fn card(working: Working) -> Cuda {
+    if std::env::var_os("HFT_TEST_GPU").is_none() {
+        let libraries = mock_cuda::libraries().to_owned();
+        ask(Asked { cache: libraries.join("cache"), libraries });
+    }
+    Cuda::open(working).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Largest difference of any result, as a share of the largest number in it.
+fn error(case: &Case, cpu: &[Vec<f32>], cuda: &[Vec<f32>]) -> f64 {
+    assert_eq!(cpu.len(), cuda.len(), "{}", case.name);
+    let mut worst = 0.0f64;
+    for (expected, got) in cpu.iter().zip(cuda) {
+        assert_eq!(expected.len(), got.len(), "{}", case.name);
+        let largest = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+        assert!(largest > 0.0, "{}: a test of zeros says nothing", case.name);
+        for (e, g) in expected.iter().zip(got) {
+            let difference = (f64::from(*e) - f64::from(*g)).abs();
+            assert!(difference.is_finite(), "{}: got {g}, expected {e}", case.name);
+            worst = worst.max(difference / largest);
+        }
+    }
+    worst
+}
+
+fn agree(working: Working, bound: impl Fn(&Case) -> f64) {
+    for case in CASES {
+        let (mut cpu, mut cuda) = (Cpu::default(), card(working));
+        let (expected, got) = ((case.cpu)(&mut cpu), (case.cuda)(&mut cuda));
+        cuda.check().unwrap_or_else(|fault| panic!("{}: {fault}", case.name));
+        let (e, bound) = (error(case, &expected, &got), bound(case));
+        println!("{:24} {working:?} error {e:.1e} (at most {bound:.0e})", case.name);
+        assert!(e <= bound, "{}: {e:e}", case.name);
+    }
+}
+
+#[test]
+fn operations_agree_in_f32() {
+    agree(Working::F32, |_| 1e-5);
+}
+
+#[test]
+fn operations_agree_in_bf16() {
+    agree(Working::Bf16, |case| case.bf16);
+}
+
+#[test]
+fn masks_have_the_bits_of_the_cpu() {
+    let cuda = card(Working::F32);
+    for (len, each, ratio, complement) in
+        [(1000, 1, 0.5, false), (77, 7, 0.3, true), (64, 64, 1.0, false), (65, 1, 0.0, true)]
+    {
+        let key = Key::new(3, 1, "model.layers.0.mlp.up_proj.weight");
+        let domain = if each == 1 { Domain::Element } else { Domain::Row };
+        let mut coins = vec![false; len / each + 1];
+        bernoulli(&key, domain, 0, ratio, &mut coins);
+        let threshold = (ratio * (1u64 << 32) as f64).round() as u64;
+        let made =
+            Coins { key: key.words(), domain: domain as u32, threshold, complement, each: each as u64 };
+        let bits = cuda.mask_bits(&cuda.bernoulli_mask(made, len)).unwrap();
+        for i in 0..len {
+            assert_eq!(
+                bits[i / 64] >> (i % 64) & 1 == 1,
+                coins[i / each] != complement,
+                "element {i} of {len}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_masked_merge_rounds_once() {
+    for working in [Working::F32, Working::Bf16] {
+        let cuda = card(working);
+        let n = 131;
+        let (base, tuned) = (cases::numbers(n, 1), cases::numbers(n, 2));
+        let bits: Vec<u64> = (0..n.div_ceil(64) as u64).map(|i| 0xa5a5_0ff0_1234_5678 ^ i).collect();
+        let mask = cuda.mask(bits.clone());
+        let place = |values: &[f32]| {
+            let mut buffer = cuda.activations(n);
+            cuda.set(&mut buffer, values).unwrap();
+            buffer
+        };
+        for scale in [1.0f32, 0.3] {
+            let mut out = cuda.activations(n);
+            cuda.masked_merge(&place(&base), &place(&tuned), &mask, scale, &mut out);
+            for (i, got) in cuda.to_host(&out).unwrap().iter().enumerate() {
+                let merged = if scale == 1.0 { tuned[i] } else { base[i] + scale * (tuned[i] - base[i]) };
+                let exact = if bits[i / 64] >> (i % 64) & 1 == 1 { merged } else { base[i] };
+                let rounded =
+                    if working == Working::F32 { exact } else { half::bf16::from_f32(exact).to_f32() };
+                assert_eq!(got.to_bits(), rounded.to_bits(), "{working:?} element {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_too_wide_is_an_error_that_stays() {
+    let mut cuda = card(Working::F32);
+    cases::attention_of_width(&mut cuda, 257);
+    let fault = cuda.check().unwrap_err().to_string();
+    assert!(fault.contains("head_dim 257"), "{fault}");
+    assert!(cuda.to_host(&cuda.zeros(3)).is_err());
+}
+
+/// What the host run of kernels catches: each fault of `faults.cpp` shows under some order of threads.
+#[test]
+fn planted_faults_are_caught() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("faults");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mock_cuda/faults.cpp");
+    let options = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wno-unknown-pragmas"];
+    let built = Command::new("g++").args(options).arg(&source).arg("-o").arg(&program).status().unwrap();
+    assert!(built.success());
+    let output = Command::new(&program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let result = |name: &str| -> Vec<&str> {
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.split(' ').skip(1).collect()
+    };
+    assert_eq!(result("sound"), ["129024"; 3]);
+    let racing = result("missing_barrier");
+    assert!(racing.iter().any(|sum| *sum != racing[0]) && racing.len() == 3, "{racing:?}");
+    for name in ["barrier_in_a_branch", "two_barriers", "shuffle_outside_the_mask"] {
+        assert_eq!(result(name), ["stopped"; 3], "{name}");
+    }
+}

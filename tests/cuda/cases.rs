@@ -1,0 +1,270 @@
+//! The operations with numbers to run them on, written once for every backend.
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a part of a test")]
+
+use hft_surgery::backend::cuda::{self, Cuda};
+use hft_surgery::backend::{
+    AdamStep, AdamTensor, AttentionShape, Backend, Cpu, HeadGradients, MaskedGrad, RopeTable, Rotation,
+    Sequences, Stored, Targets,
+};
+use hft_surgery::checkpoint::{Dtype, Known};
+
+/// A backend that makes weights.
+pub trait Maker: Backend {
+    /// A weight `[rows, cols]`.
+    fn weight(&self, stored: Stored<'static>, trainable: bool) -> Self::Weight;
+}
+
+impl Maker for Cpu<'static> {
+    fn weight(&self, stored: Stored<'static>, trainable: bool) -> Self::Weight {
+        if trainable { Cpu::trainable(stored) } else { Cpu::frozen(stored) }.unwrap()
+    }
+}
+
+impl Maker for Cuda {
+    fn weight(&self, stored: Stored<'static>, trainable: bool) -> cuda::Weight {
+        if trainable { self.trainable(stored) } else { self.frozen(stored) }.unwrap()
+    }
+}
+
+/// An operation with its numbers.
+pub struct Case {
+    pub name: &'static str,
+    /// Largest error in bf16, as a share of the largest number of a result.
+    pub bf16: f64,
+    pub cpu: fn(&mut Cpu<'static>) -> Vec<Vec<f32>>,
+    pub cuda: fn(&mut Cuda) -> Vec<Vec<f32>>,
+}
+
+macro_rules! cases {
+    ($($name:ident $bf16:literal,)*) => {
+        pub const CASES: &[Case] =
+            &[$(Case { name: stringify!($name), bf16: $bf16, cpu: $name::<Cpu<'static>>, cuda: $name::<Cuda> },)*];
+    };
+}
+
+cases! {
+    embedding 4e-3,
+    rmsnorm 8e-3,
+    rmsnorm_odd 8e-3,
+    linear 8e-3,
+    bias 8e-3,
+    rope 8e-3,
+    swiglu 8e-3,
+    attention 1e-2,
+    attention_grouped 1e-2,
+    attention_window 1e-2,
+    attention_wide 1e-2,
+    attention_widest 1e-2,
+    cross_entropy 1e-2,
+    adamw 1e-5,
+}
+
+/// Multiples of 1/128 between −1 and 1, which look random: exact in bf16.
+pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) % 257) as f32 / 128.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn weight<B: Maker>(b: &B, (rows, cols): (usize, usize), seed: u64, trainable: bool) -> B::Weight {
+    let bytes: Vec<u8> = numbers(rows * cols, seed).iter().flat_map(|x| x.to_le_bytes()).collect();
+    let dtype = Box::leak(Box::new(Dtype::Known(Known::F32)));
+    b.weight(Stored { dtype, bytes: bytes.leak(), rows, cols }, trainable)
+}
+
+fn acts<B: Backend>(b: &B, n: usize, seed: u64) -> B::Buffer {
+    let mut buffer = b.activations(n);
+    b.set(&mut buffer, &numbers(n, seed)).unwrap();
+    buffer
+}
+
+fn floats<B: Backend>(b: &B, n: usize, seed: u64) -> B::Buffer {
+    let mut buffer = b.zeros(n);
+    b.set(&mut buffer, &numbers(n, seed)).unwrap();
+    buffer
+}
+
+fn host<B: Backend>(b: &B, buffers: &[&B::Buffer]) -> Vec<Vec<f32>> {
+    buffers.iter().map(|buffer| b.to_host(buffer).unwrap_or_default().into_owned()).collect()
+}
+
+fn embedding<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let ids = [4, 0, 4, 2, 4, 6, 0];
+    let mut all = Vec::new();
+    for cols in [33, 40] {
+        let table = weight(b, (7, cols), 1, true);
+        let (mut out, mut grad) = (b.activations(7 * cols), floats(b, 7 * cols, 2));
+        b.embedding_forward(&table, &ids, &mut out);
+        b.embedding_backward(&acts(b, 7 * cols, 3), &ids, &mut grad, cols);
+        all.extend(host(b, &[&out, &grad]));
+    }
+    all
+}
+
+fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize) -> Vec<Vec<f32>> {
+    let (x, dout) = (acts(b, rows * cols, 1), acts(b, rows * cols, 2));
+    let scale = weight(b, (1, cols), 3, false);
+    let (mut out, mut rstd) = (b.activations(rows * cols), b.zeros(rows));
+    b.rmsnorm_forward(&x, &scale, rows, 1e-5, &mut out, &mut rstd);
+    let (mut dx, mut dweight) = (acts(b, rows * cols, 4), floats(b, cols, 5));
+    b.rmsnorm_backward(&dout, &x, &scale, &rstd, rows, Some(&mut dx), Some(&mut dweight));
+    host(b, &[&out, &rstd, &dx, &dweight])
+}
+
+fn rmsnorm<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    norm(b, 3, 576)
+}
+
+fn rmsnorm_odd<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    norm(b, 131, 37)
+}
+
+fn linear<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let (rows, outer, inner) = (5, 19, 33);
+    let w = weight(b, (outer, inner), 1, true);
+    let (x, dout) = (acts(b, rows * inner, 2), acts(b, rows * outer, 3));
+    let (mut out, mut dx, mut dw) =
+        (acts(b, rows * outer, 4), b.activations(rows * inner), floats(b, outer * inner, 5));
+    b.linear_forward(&x, &w, rows, &mut out, true);
+    b.linear_backward_input(&dout, &w, rows, &mut dx, false);
+    b.linear_backward_weight(&dout, &x, rows, (outer, inner), &mut dw, true);
+    host(b, &[&out, &dx, &dw])
+}
+
+fn bias<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let (rows, cols) = (70, 300);
+    let w = weight(b, (1, cols), 1, true);
+    let (mut out, mut dbias) = (acts(b, rows * cols, 2), floats(b, cols, 3));
+    b.bias_forward(&w, rows, &mut out);
+    b.bias_backward(&acts(b, rows * cols, 4), rows, &mut dbias);
+    host(b, &[&out, &dbias])
+}
+
+fn rope<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let (heads, half, offsets) = (3, 5, [0u32, 4, 5, 11]);
+    let angles = |f: fn(f32) -> f32| (0..6 * half).map(|i| f(i as f32 * 0.7)).collect();
+    let table = RopeTable { cos: angles(f32::cos), sin: angles(f32::sin), half };
+    let sequences = Sequences { offsets: &offsets };
+    [Rotation::Forward, Rotation::Backward]
+        .into_iter()
+        .flat_map(|rotation| {
+            let mut x = acts(b, 11 * heads * 2 * half, 1);
+            b.rope(&mut x, heads, sequences, &table, rotation);
+            host(b, &[&x])
+        })
+        .collect()
+}
+
+fn swiglu<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let n = 1037;
+    let (mut gate, mut up, mut out) = (acts(b, n, 1), acts(b, n, 2), b.activations(n));
+    b.swiglu_forward(&gate, &up, n, &mut out);
+    b.swiglu_backward(&acts(b, n, 3), n, &mut gate, &mut up);
+    host(b, &[&out, &gate, &up])
+}
+
+fn attend<B: Maker>(b: &mut B, shape: AttentionShape, offsets: &[u32]) -> Vec<Vec<f32>> {
+    let sequences = Sequences { offsets };
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    let (n, m) = (sequences.tokens() * heads * head_dim, sequences.tokens() * kv_heads * head_dim);
+    let (mut q, mut k, mut v) = (acts(b, n, 1), acts(b, m, 2), acts(b, m, 3));
+    let (mut out, mut lse) = (b.activations(n), b.zeros(sequences.tokens() * heads));
+    b.attention_forward(&q, &k, &v, shape, sequences, &mut out, &mut lse);
+    let forward = host(b, &[&out, &lse]);
+    b.attention_backward(&acts(b, n, 4), &out, &lse, shape, sequences, &mut q, &mut k, &mut v);
+    [forward, host(b, &[&q, &k, &v])].concat()
+}
+
+fn attention<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: None }, &[0, 35])
+}
+
+fn attention_grouped<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 6, kv_heads: 2, head_dim: 20, window: None }, &[0, 1, 18, 53])
+}
+
+fn attention_window<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 2, kv_heads: 1, head_dim: 16, window: Some(7) }, &[0, 50, 59])
+}
+
+fn attention_wide<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 2, kv_heads: 1, head_dim: 128, window: Some(20) }, &[0, 33])
+}
+
+fn attention_widest<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 1, kv_heads: 1, head_dim: 160, window: None }, &[0, 19])
+}
+
+/// Attention of one head of this width.
+pub fn attention_of_width(b: &mut Cuda, head_dim: usize) {
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
+    let x = b.activations(2 * head_dim);
+    let (mut out, mut lse) = (b.activations(2 * head_dim), b.zeros(2));
+    b.attention_forward(&x, &x, &x, shape, Sequences { offsets: &[0, 2] }, &mut out, &mut lse);
+}
+
+fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let (tokens, vocab, cols) = (9, 701, 24);
+    let (head, hidden) = (weight(b, (vocab, cols), 1, true), acts(b, tokens * cols, 2));
+    let targets = Targets { rows: &[0, 2, 3, 8], ids: &[700, 0, 3, 350] };
+    let (mut dhidden, mut dweight) = (acts(b, tokens * cols, 3), floats(b, vocab * cols, 4));
+    let gradients = HeadGradients {
+        scale: 0.25,
+        hidden: Some(&mut dhidden),
+        weight: Some(&mut dweight),
+        accumulate: true,
+    };
+    let losses = b.cross_entropy(&hidden, &head, targets, Some(gradients));
+    let alone = b.cross_entropy(&hidden, &head, targets, None);
+    [vec![losses, alone], host(b, &[&dhidden, &dweight])].concat()
+}
+
+/// Three steps of three tensors, one with a mask, one longer than a block's piece.
+fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    struct Parts<B: Backend>(B::Weight, B::Buffer, B::Buffer, B::Buffer, Option<B::Mask>);
+    let shapes: [(usize, usize, bool); 3] = [(3, 7, false), (1, 70, true), (130, 131, true)];
+    let mut all: Vec<Parts<B>> = Vec::new();
+    for (rows, cols, masked) in shapes {
+        let n = rows * cols;
+        let bits =
+            (0..n.div_ceil(64) as u64).map(|i| 0x9669_f00f_3c5a_81e7_u64.rotate_left(i as u32)).collect();
+        let mask = masked.then(|| b.mask(bits));
+        all.push(Parts(weight(b, (rows, cols), 1, true), floats(b, n, 2), b.zeros(n), b.zeros(n), mask));
+    }
+    let mut norms = Vec::new();
+    for step in 1..=3 {
+        for (i, part) in all.iter_mut().enumerate() {
+            let n = shapes[i].0 * shapes[i].1;
+            b.set(&mut part.1, &numbers(n, 10 * step + i as u64)).unwrap();
+        }
+        let mut grads: Vec<MaskedGrad<'_, B>> = Vec::new();
+        for Parts(_, grad, _, _, mask) in &mut all {
+            grads.push(MaskedGrad { grad, mask: mask.as_ref() });
+        }
+        norms.push(b.mask_and_square_sum(&mut grads) as f32);
+        let mut tensors: Vec<AdamTensor<'_, B>> = Vec::new();
+        for Parts(weight, grad, exp_avg, exp_avg_sq, mask) in &mut all {
+            tensors.push(AdamTensor {
+                weight,
+                grad,
+                exp_avg,
+                exp_avg_sq,
+                mask: mask.as_ref(),
+                weight_decay: 0.1,
+            });
+        }
+        let constants = AdamStep { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, step, grad_scale: 0.5 };
+        b.adamw(&mut tensors, &constants);
+    }
+    let mut results = vec![norms];
+    for Parts(weight, grad, exp_avg, exp_avg_sq, _) in &all {
+        results.push(b.weight_to_host(weight).unwrap().into_owned());
+        results.extend(host(b, &[grad, exp_avg, exp_avg_sq]));
+    }
+    results
+}
