@@ -3,7 +3,7 @@
 //! The card is the stand-in of `tests/mock_cuda`, which runs each kernel under three orders of threads and
 //! compares them bit by bit. With `HFT_TEST_GPU=1` it is the card of this machine; then no card is a failure.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
 #[path = "cuda/cases.rs"]
 mod cases;

@@ -42,6 +42,7 @@ impl Eval {
         if self.batch_size == 0 {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
+        let mut device = self.device.open()?;
         let source = Checkpoint::open(&self.model, Access::Map)?;
         let vocab_size = LlamaConfig::read(source.root())?.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
@@ -49,7 +50,6 @@ impl Eval {
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
         let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
-        let mut device = self.device.open()?;
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
         let sizes = (longest.max(device.tokens_at_once().min(most)), longest);
         let (loss, tokens) = eval_checkpoint(&mut device, &source, &batches, sizes)?;

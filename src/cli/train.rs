@@ -93,10 +93,10 @@ impl Train {
             return self.show(n, tokenizer.as_ref(), limits, terminal);
         }
         let rounds = self.plans(&source)?;
+        let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, terminal)?;
         drop(tokenizer);
         let options = self.describe(&source, &data);
-        let mut device = self.device.open()?;
         let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let run = RunOptions {

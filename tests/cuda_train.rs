@@ -1,0 +1,212 @@
+//! `train` and `eval` on the stand-in of a card against the CPU, and what is said when there is none.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
+
+mod common;
+#[path = "common/mock_cuda.rs"]
+mod mock_cuda;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{fixture, hft, read_tensors};
+use serde_json::{Value, json};
+
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+/// Every run under another order of threads.
+const SCHEDULES: [&str; 3] = ["0", "1", "2"];
+
+impl Lab {
+    fn new(family: &str) -> Self {
+        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(lab.path("model")).unwrap();
+        for name in ["model.safetensors", "config.json"] {
+            let from = fixture("llama").join(family).join(name);
+            std::fs::copy(from, lab.path("model").join(name)).unwrap();
+        }
+        let row = |i: usize| {
+            let ids: Vec<usize> = (0..5 + i * 7 % 11).map(|t| (i * 13 + t * t * 5) % 48).collect();
+            json!({ "input_ids": ids }).to_string()
+        };
+        let rows: Vec<String> = (0..6).map(row).collect();
+        std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A command with the stand-ins, and a cache of its own.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = hft(args);
+        command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", self.path("cache"));
+        command.env("MOCK_NVRTC_LOG", self.path("nvrtc.log")).env("MOCK_SCHEDULE", "1");
+        command
+    }
+
+    fn train(&self, out: &str, more: &[&str]) -> Command {
+        let (model, data, out) = (self.path("model"), self.path("rows.jsonl"), self.path(out));
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let (model, data, out) = (text(&model), text(&data), text(&out));
+        let mut args = vec!["train", "--model", &model, "--data", &data, "--out", &out, "--batch-size", "3"];
+        args.extend(["--learning-rate", "3e-3", "--max-steps", "3", "--adam-epsilon", "1e-5"]);
+        args.extend(["--seed", "5", "--weight-decay", "0.1"]);
+        args.extend(more);
+        self.command(&args)
+    }
+
+    fn losses(&self, out: &str) -> Vec<f64> {
+        let text = std::fs::read_to_string(self.path(out).join("train_log.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
+            .collect()
+    }
+
+    /// Every tensor of `f32`.
+    fn values(&self, dir: &str) -> Vec<(String, Vec<f32>)> {
+        let floats =
+            |bytes: Vec<u8>| bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        read_tensors(&self.path(dir)).into_iter().map(|(name, bytes)| (name, floats(bytes))).collect()
+    }
+
+    /// ‖a − b‖ / ‖b − start‖ over all tensors.
+    fn distance(&self, a: &str, b: &str) -> f64 {
+        let squares = |x: &str, y: &str| -> f64 {
+            let (x, y) = (self.values(x), self.values(y));
+            assert_eq!(x.len(), y.len());
+            let pairs = x.iter().zip(&y).flat_map(|(x, y)| x.1.iter().zip(&y.1));
+            pairs.map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum()
+        };
+        (squares(a, b) / squares(b, "model")).sqrt()
+    }
+}
+
+fn good(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn refused(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+/// A whole step through the backend, with biases, grouped heads, norms of heads, windows, tied and untied heads.
+#[test]
+fn training_agrees_with_the_cpu() {
+    for (family, schedule) in ["llama-bias", "qwen3", "qwen2-window"].into_iter().zip(SCHEDULES) {
+        let lab = Lab::new(family);
+        good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+        let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
+        good(&lab.train("card", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
+        for (cpu, card) in lab.losses("cpu").iter().zip(lab.losses("card")) {
+            assert!((cpu - card).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {card} on the card");
+        }
+        let e = lab.distance("card", "cpu");
+        println!("{family}: off by {e:.1e} of the update");
+        assert!(e > 0.0 && e < 1e-4, "{family}: off by {e:e} of the update");
+        // bf16: the same curve within its precision.
+        good(&lab.train("half", &["--device", "cuda"]).env("MOCK_SCHEDULE", schedule).output().unwrap());
+        for (cpu, card) in lab.losses("cpu").iter().zip(lab.losses("half")) {
+            assert!((cpu - card).abs() < 2e-2 * cpu, "{family}: {cpu} on the CPU, {card} in bf16");
+        }
+    }
+}
+
+#[test]
+fn element_masks_and_accumulation_work_on_the_card() {
+    let lab = Lab::new("llama3");
+    let more = ["--granularity", "element", "--ratio", "0.5", "--gradient-accumulation-steps", "2"];
+    let on = |device: &'static str| {
+        let chosen: &[&str] = if device == "cpu" {
+            &["--device", "cpu"]
+        } else {
+            &["--device", "cuda", "--compute-dtype", "float32"]
+        };
+        [&more[..], chosen].concat()
+    };
+    good(&lab.train("cpu", &on("cpu")).output().unwrap());
+    good(&lab.train("card", &on("cuda")).output().unwrap());
+    let e = lab.distance("card", "cpu");
+    assert!(e > 0.0 && e < 1e-4, "off by {e:e} of the update");
+    // The elements that a mask freezes stay bit-identical, on both.
+    let (start, cpu, card) = (lab.values("model"), lab.values("cpu"), lab.values("card"));
+    let mut frozen = 0;
+    for ((start, cpu), card) in start.iter().zip(&cpu).zip(&card) {
+        for ((s, a), b) in start.1.iter().zip(&cpu.1).zip(&card.1) {
+            frozen += usize::from(s == a);
+            assert!((s == a) == (s == b) || (a - b).abs() < 1e-6, "{}", start.0);
+        }
+    }
+    assert!(frozen > 1000, "only {frozen} elements are frozen");
+}
+
+#[test]
+fn eval_agrees_with_the_cpu_and_the_kernels_are_compiled_once() {
+    let lab = Lab::new("mistral");
+    let (model, data) = (lab.path("model"), lab.path("rows.jsonl"));
+    let eval = |more: &[&str]| -> f64 {
+        let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
+        let args = [&["eval", "--model", model, "--data", data, "--json"], more].concat();
+        let output = lab.command(&args).output().unwrap();
+        good(&output);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].as_f64().unwrap()
+    };
+    let cpu = eval(&["--device", "cpu"]);
+    let card = eval(&["--device", "cuda", "--compute-dtype", "float32"]);
+    assert!((cpu - card).abs() < 1e-5 * cpu, "{cpu} on the CPU, {card} on the card");
+    assert_eq!(card, eval(&["--device", "auto", "--compute-dtype", "float32"]), "a card that works is taken");
+    let compiled = || std::fs::read_to_string(lab.path("nvrtc.log")).unwrap();
+    assert_eq!(compiled(), "sm_90 f32\n", "once for each type, then from the cache");
+    eval(&["--device", "auto"]);
+    assert_eq!(compiled(), "sm_90 f32\nsm_90 bf16\n");
+}
+
+#[test]
+fn what_is_missing_is_an_error_and_never_a_panic() {
+    let lab = Lab::new("llama2");
+    let cuda = ["--device", "cuda"];
+    let damaged = tempfile::tempdir().unwrap();
+    let source = damaged.path().join("empty.cpp");
+    std::fs::write(&source, "int nothing;").unwrap();
+    mock_cuda::compile(&source, &damaged.path().join("libcuda.so"), &[]);
+    let without = lab.train("out", &cuda).env("HFT_CUDA_LIBRARIES", damaged.path()).output().unwrap();
+    let without = refused(&without);
+    assert!(without.starts_with("error: driver: damaged") && without.contains("doctor"), "{without}");
+    let old = refused(&lab.train("out", &cuda).env("MOCK_COMPUTE_CAPABILITY", "75").output().unwrap());
+    assert!(old.contains("mock card is too old: compute capability 7.5"), "{old}");
+    let none = refused(&lab.train("out", &cuda).env("MOCK_NO_DEVICE", "1").output().unwrap());
+    assert!(none.contains("CUDA_ERROR_NO_DEVICE"), "{none}");
+    // Room for the scratch of products, not for a model.
+    let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "34000000").output().unwrap());
+    assert!(full.contains("OUT_OF_MEMORY") && full.contains("--batch-size"), "{full}");
+    let bf16 =
+        refused(&lab.train("out", &["--device", "cpu", "--compute-dtype", "bfloat16"]).output().unwrap());
+    assert!(bf16.contains("the CPU computes in float32"), "{bf16}");
+}
+
+/// The command for a machine with a card never passes without one.
+#[test]
+fn the_gpu_bench_fails_without_a_card() {
+    let lab = Lab::new("llama2");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh");
+    let binary = hft(&[]).get_program().to_owned();
+    let mut command = Command::new("bash");
+    command
+        .arg(script)
+        .arg(lab.path("model"))
+        .arg(lab.path("results"))
+        .env("HFT_BINARY", binary)
+        .env("HFT_TESTS", "true");
+    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("MOCK_NO_DEVICE", "1");
+    let output = command.output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("CUDA_ERROR_NO_DEVICE"), "{text}");
+    assert!(!lab.path("results").exists());
+}
