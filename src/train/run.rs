@@ -160,6 +160,7 @@ impl<'a> Run<'a> {
             states: self.dir.states(),
         };
         let summary = run_round(&mut cpu, &mut model, stage, &mut progress, options, &mut hooks)?;
+        model.params_mut().filter_map(|param| param.train.as_mut()).for_each(|train| train.release(&cpu));
         self.write(&cpu, &model, &source, spec, round)?;
         drop(model);
         let unmoved = self.prove(&source, spec, round)?;
