@@ -1,11 +1,12 @@
 //! Plain loops compiled for the widest vectors that the processor has.
 //!
 //! The same source is built for several instruction sets; Rust never fuses or reorders floating-point
-//! operations, so every build gives the same bits. `bf16` holds what the compiler does not find by itself.
+//! operations, so every build gives the same bits. `bf16` and `window` hold what the compiler does not find by itself.
 #![expect(unsafe_code, reason = "a function built for an instruction set may only run where it exists")]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+pub(crate) mod window;
 
 /// Sums over the pairs a, b of two tensors, with δ = b − a. Element i of a block belongs to lane i mod 8.
 #[derive(Debug, Clone, Copy, Default)]

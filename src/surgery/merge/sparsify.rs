@@ -79,11 +79,8 @@ impl Thinning {
             Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
             Rescale::L1 => {
                 let ranked = matches!(thinning.kept, Kept::Ranked { .. });
-                let [before, after] = if ranked && values.elements <= MOST_TOSSED {
-                    thinning.toss(values, i)?
-                } else {
-                    thinning.norms(values, i)?
-                };
+                let toss = ranked && values.elements <= MOST_TOSSED;
+                let [before, after] = thinning.norms(values, i, toss)?;
                 if before >= 1e-7 && after >= 1e-7 {
                     thinning.factor = (before / after) as f32;
                 }
@@ -92,38 +89,26 @@ impl Thinning {
         Ok(thinning)
     }
 
-    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`.
-    fn norms(&self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
-        let fill = |scratch: &mut Scratch, range: Range<u64>| {
-            values.load_one(i, range.clone(), scratch)?;
-            scratch.sum.clear();
-            scratch.sum.extend_from_slice(&scratch.z[i]);
-            self.apply(values, i, range, scratch);
-            Ok(())
-        };
-        values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])
-    }
-
-    /// As [`Thinning::norms`], and remembers the coins, so that nothing is ranked twice.
-    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `toss`, the coins are remembered, so that nothing is ranked twice.
+    fn norms(&mut self, values: &Values<'_>, i: usize, toss: bool) -> Result<[f64; 2]> {
         let tiles = values.over(|scratch, range| {
             values.load_one(i, range.clone(), scratch)?;
-            scratch.sum.clear();
-            scratch.sum.extend_from_slice(&scratch.z[i]);
+            let blocks: Vec<Range<usize>> = values.blocks(scratch.z[i].len()).collect();
+            let norms = |z: &[f32]| blocks.iter().map(|at| l1(&z[at.clone()])).collect::<Vec<f64>>();
+            let before = norms(&scratch.z[i]);
             self.apply(values, i, range, scratch);
-            let norms = |at: Range<usize>| [l1(&scratch.sum[at.clone()]), l1(&scratch.z[i][at])];
-            let norms: Vec<[f64; 2]> = values.blocks(scratch.sum.len()).map(norms).collect();
-            let byte = |b: &[bool]| b.iter().rev().fold(0u8, |byte, keep| byte << 1 | u8::from(*keep));
-            let (eights, rest) = scratch.keep.as_chunks::<8>();
-            let mut bits: Vec<u8> = eights.iter().map(|b| byte(b)).collect();
-            bits.extend((!rest.is_empty()).then(|| byte(rest)));
-            Ok((norms, bits))
+            let coins = if toss { bits(&scratch.keep) } else { Vec::new() };
+            Ok((before, norms(&scratch.z[i]), coins))
         })?;
         let mut total = [0.0; 2];
-        for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
-            total = [total[0] + before, total[1] + after];
+        for (before, after, _) in &tiles {
+            for (before, after) in before.iter().zip(after) {
+                total = [total[0] + before, total[1] + after];
+            }
         }
-        self.kept = Kept::Tossed(tiles.into_iter().map(|(_, bits)| bits).collect());
+        if toss {
+            self.kept = Kept::Tossed(tiles.into_iter().map(|(.., coins)| coins).collect());
+        }
         Ok(total)
     }
 
@@ -144,16 +129,7 @@ impl Thinning {
                 outliers.fill(tile, z, &mut out);
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
             }
-            Kept::Tossed(tiles) => {
-                let (eights, rest) = keep.as_chunks_mut::<8>();
-                let mut bytes = tiles[tile].iter();
-                for (eight, byte) in eights.iter_mut().zip(bytes.by_ref()) {
-                    *eight = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| byte >> i & 1 == 1);
-                }
-                for byte in bytes {
-                    rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
-                }
-            }
+            Kept::Tossed(tiles) => dispatch(Unpack { bits: &tiles[tile], keep }),
             Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
             Kept::Ranked { key, density, epsilon } => {
                 let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
@@ -174,8 +150,7 @@ pub(super) fn largest(values: &Values<'_>, i: usize, keeps: &[u64]) -> Result<Ve
     top(values, keeps, &|scratch, range| {
         values.load_one(i, range, scratch)?;
         let Scratch { z, out, .. } = scratch;
-        out.clear();
-        out.extend_from_slice(&z[i]);
+        std::mem::swap(out, &mut z[i]);
         Ok(())
     })
 }
@@ -186,6 +161,56 @@ pub(super) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
     let outliers = (gamma * n as f64) as u64;
     // Fewer outliers go where the density would not be met otherwise.
     (target, outliers.min(n - target))
+}
+
+/// One bit per flag, the first in the lowest bit of the first byte.
+fn bits(flags: &[bool]) -> Vec<u8> {
+    dispatch(Pack { flags })
+}
+
+struct Pack<'a> {
+    flags: &'a [bool],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<u8> {
+        // The product brings the low bits of eight bytes into the highest one.
+        const GATHER: u64 = 0x0102_0408_1020_4080;
+        let byte =
+            |flags: &[bool; 8]| (u64::from_le_bytes(flags.map(u8::from)).wrapping_mul(GATHER) >> 56) as u8;
+        let (eights, rest) = self.flags.as_chunks::<8>();
+        let mut bits: Vec<u8> = eights.iter().map(byte).collect();
+        if !rest.is_empty() {
+            let mut last = [false; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            bits.push(byte(&last));
+        }
+        bits
+    }
+}
+
+struct Unpack<'a> {
+    bits: &'a [u8],
+    keep: &'a mut [bool],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (eights, rest) = self.keep.as_chunks_mut::<8>();
+        for (eight, byte) in eights.iter_mut().zip(self.bits) {
+            for (i, keep) in eight.iter_mut().enumerate() {
+                *keep = byte >> i & 1 == 1;
+            }
+        }
+        let last = self.bits.last().copied().unwrap_or(0);
+        rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = last >> i & 1 == 1);
+    }
 }
 
 /// `z ← keep ? factor · z : 0`.

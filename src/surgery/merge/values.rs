@@ -11,7 +11,7 @@ use crate::Result;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of one tile: small enough that base and two models stay in the cache of a core.
-pub(super) const TILE: u64 = 1 << 16;
+pub(super) const TILE: u64 = 1 << 15;
 /// Elements of one partial sum. Sums run over blocks in order, so they depend on no tile and no thread.
 pub(super) const BLOCK: usize = 1 << 12;
 
@@ -27,6 +27,7 @@ pub(super) struct Scratch {
     pub(super) weight: Vec<f32>,
     pub(super) keep: Vec<bool>,
     pub(super) ranks: Ranks,
+    pub(super) found: Vec<u32>,
     pub(super) encoded: Vec<u8>,
 }
 
