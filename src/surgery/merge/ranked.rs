@@ -89,6 +89,7 @@ impl Kernel for Bounded<'_> {
         /// 32 bins a binade, from the largest down; the last one takes the rest.
         const SHIFT: u32 = 18;
         const BINS: usize = 512;
+        const CHUNK: usize = 64;
         let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
         let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
         bins.resize(row.len(), 0);
@@ -110,16 +111,20 @@ impl Kernel for Bounded<'_> {
             left -= a + b;
             *bound = [chance.of(left), chance.of(highest)];
         }
-        unsure.resize(row.len() + 1, 0);
-        let (mut n, last) = (0, row.len());
-        for (i, ((keep, bin), word)) in keep.iter_mut().zip(&*bins).zip(&*words).enumerate() {
-            let [low, high] = bounds[usize::from(*bin) % BINS];
-            let word = u64::from(*word);
-            *keep = word < low;
-            unsure[n.min(last)] = i as u32;
-            n += usize::from((word >= low) & (word < high));
+        unsure.clear();
+        let bins_and_words = bins.chunks(CHUNK).zip(words.chunks(CHUNK));
+        for (c, (keep, (bins, words))) in keep.chunks_mut(CHUNK).zip(bins_and_words).enumerate() {
+            let (mut here, mut n) = ([0; CHUNK], 0);
+            for (i, ((keep, bin), word)) in keep.iter_mut().zip(bins).zip(words).enumerate() {
+                let [low, high] = bounds[usize::from(*bin) % BINS];
+                let word = u64::from(*word);
+                *keep = word < low;
+                here[n % CHUNK] = (c * CHUNK + i) as u32;
+                n += usize::from((word >= low) & (word < high));
+            }
+            unsure.extend_from_slice(&here[..n]);
         }
-        for i in unsure[..n].iter().map(|i| *i as usize) {
+        for i in unsure.iter().map(|i| *i as usize) {
             let size = magnitude(row[i]);
             let smaller: u32 = row.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
             let equal: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) == size)).sum();

@@ -179,14 +179,13 @@ impl Kernel for Pack<'_> {
     fn run(self) -> Vec<u8> {
         // The product brings the low bits of eight bytes into the highest one.
         const GATHER: u64 = 0x0102_0408_1020_4080;
-        let byte =
-            |flags: &[bool; 8]| (u64::from_le_bytes(flags.map(u8::from)).wrapping_mul(GATHER) >> 56) as u8;
-        let (eights, rest) = self.flags.as_chunks::<8>();
-        let mut bits: Vec<u8> = eights.iter().map(byte).collect();
-        if !rest.is_empty() {
-            let mut last = [false; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            bits.push(byte(&last));
+        let mut bits = vec![0; self.flags.len().div_ceil(8)];
+        for (bits, flags) in bits.iter_mut().zip(self.flags.chunks(8)) {
+            let mut bytes = 0;
+            for (i, flag) in flags.iter().enumerate() {
+                bytes |= u64::from(*flag) << (8 * i);
+            }
+            *bits = (bytes.wrapping_mul(GATHER) >> 56) as u8;
         }
         bits
     }
