@@ -89,7 +89,7 @@ impl Avx512 {
 }
 
 /// How far ahead of the reading the next bytes are asked for.
-const AHEAD: usize = BYTES;
+const AHEAD: usize = 2 * BYTES;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -178,12 +178,16 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
         counts += u64::from(changed.count_ones()) | u64::from(flips.count_ones()) << 32;
         let x = halves(_mm512_permutexvar_epi16(order, x));
         let y = halves(_mm512_permutexvar_epi16(order, y));
-        for ((x, y), sizes) in x.into_iter().zip(y).zip(sizes.as_chunks_mut::<16>().0) {
+        // By index: iterators over arrays of vectors are not always built into the loop.
+        for (half, sizes) in sizes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (x, y) = (x[half], y[half]);
             let size = _mm512_castps_si512(_mm512_abs_ps(_mm512_sub_ps(y, x)));
             most = _mm512_max_epu32(most, size);
             // SAFETY: the array has the 16 numbers of a vector, and the store needs no alignment.
             unsafe { _mm512_storeu_si512(sizes.as_mut_ptr().cast(), size) };
-            for (x, y) in widen(x).into_iter().zip(widen(y)) {
+            let (x, y) = (widen(x), widen(y));
+            for part in 0..2 {
+                let (x, y) = (x[part], y[part]);
                 let d = _mm512_sub_pd(y, x);
                 sum = _mm512_add_pd(sum, d);
                 l1 = _mm512_add_pd(l1, _mm512_abs_pd(d));

@@ -180,9 +180,11 @@ fn add(
     // In one word, so that they stay out of the vectors: flips from bit 32 on.
     let mut counts = 0u64;
     // Eight vectors add at most eight to a field of four bits.
-    for (a, b) in a.as_chunks::<256>().0.iter().zip(b.as_chunks::<256>().0) {
+    let (a, b) = (a.as_chunks::<64>().0, b.as_chunks::<64>().0);
+    for first in (0..PAIRS / 32).step_by(4) {
         let mut fields = _mm512_setzero_si512();
-        for (a, b) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0) {
+        for i in first..first + 4 {
+            let (a, b) = (&a[i], &b[i]);
             ask_ahead(a);
             ask_ahead(b);
             let x = _mm512_permutexvar_epi16(order, words(a));
@@ -194,7 +196,9 @@ fn add(
             least = _mm512_min_epu16(least, _mm512_min_epu16(of_x, of_y));
             let x = [_mm512_slli_epi32::<16>(x), _mm512_maskz_mov_epi16(0xaaaa_aaaa, x)];
             let y = [_mm512_slli_epi32::<16>(y), _mm512_maskz_mov_epi16(0xaaaa_aaaa, y)];
-            for (x, y) in x.into_iter().zip(y) {
+            // By index: iterators over arrays of vectors are not always built into the loop.
+            for half in 0..2 {
+                let (x, y) = (x[half], y[half]);
                 let d = _mm512_sub_ps(_mm512_castsi512_ps(y), _mm512_castsi512_ps(x));
                 let size = _mm512_abs_ps(d);
                 let one = _mm512_set1_ps(one);
@@ -206,7 +210,9 @@ fn add(
                 let shift = _mm512_permutex2var_epi32(shift[0], entry, shift[1]);
                 let shelf = _mm512_srli_epi32::<23>(_mm512_add_epi32(size, shift));
                 fields = _mm512_add_epi32(fields, _mm512_permutexvar_epi32(shelf, field));
-                for (x, y) in widen(x).into_iter().zip(widen(y)) {
+                let (x, y) = (widen(x), widen(y));
+                for place in 0..2 {
+                    let (x, y) = (x[place], y[place]);
                     let d = _mm512_sub_pd(y, x);
                     squares = _mm512_fmadd_pd(d, d, squares);
                     squares_a = _mm512_fmadd_pd(x, x, squares_a);

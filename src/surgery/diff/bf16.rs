@@ -104,9 +104,11 @@ impl Piece {
 
     /// Notes the first pair whose |δ|, rounded to `f32`, is `size`.
     fn mark_largest(&mut self, a: &Block, b: &Block, size: f32) {
-        let rounded = |at: &usize| (one(b, *at) as f32 - one(a, *at) as f32).abs();
-        let at = (0..PAIRS).find(|at| rounded(at) == size).unwrap_or(0);
-        let exact = (one(b, at) - one(a, at)).abs();
+        let [mut x, mut y] = [[0.0; PAIRS]; 2];
+        Narrow::Bf16.decode(a, &mut x);
+        Narrow::Bf16.decode(b, &mut y);
+        let at = x.iter().zip(&y).position(|(x, y)| (y - x).abs() == size).unwrap_or(0);
+        let exact = (f64::from(y[at]) - f64::from(x[at])).abs();
         self.delta.largest = Some((exact, self.delta.elements + at as u64));
     }
 
@@ -158,12 +160,6 @@ impl Piece {
         Narrow::Bf16.decode(b, y);
         block(x, y, &mut self.sizes[..n], &self.scale, &mut self.sums, &mut self.delta);
     }
-}
-
-fn one(block: &Block, at: usize) -> f64 {
-    let mut x = [0.0];
-    Narrow::Bf16.decode(&block[2 * at..][..2], &mut x);
-    f64::from(x[0])
 }
 
 /// Shelves for the bins from the one of the largest size down.
