@@ -67,6 +67,11 @@ impl Window {
         self.top as i32 + 1 - BITS as i32
     }
 
+    /// What leaves the units of a δ in the last bits when it is added to it.
+    fn one(&self) -> f32 {
+        f32::from_bits(((self.unit() + 23) as u32) << 23 | 1 << 22)
+    }
+
     /// The smallest word, without sign, whose last bit is worth a unit.
     fn least(&self) -> u16 {
         ((self.unit() + 7).max(1) << 7) as u16
@@ -105,7 +110,11 @@ const LANES_OF_FOUR: [u16; 32] = {
     order
 };
 
-/// 2⁻¹²⁸ of 16 numbers, none of which is zero or subnormal: the ones at even places and those at odd ones.
+/// One of a shelf, in four bits; none from shelf 8 on.
+const FIELDS: [u32; 16] =
+    [1, 1 << 4, 1 << 8, 1 << 12, 1 << 16, 1 << 20, 1 << 24, 1 << 28, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// 2⁻¹²⁸ times each of 16 numbers, none of which is zero or subnormal: the ones at even places and those at odd ones.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn widen(x: __m512i) -> [__m512d; 2] {
@@ -136,51 +145,49 @@ fn power(exponent: i32) -> f64 {
 }
 
 #[inline]
+#[target_feature(enable = "avx512f")]
+fn table(of: &[u32; 16]) -> __m512i {
+    // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
+}
+
+/// What one pass over a block leaves.
+struct Passed {
+    /// Σ δ and Σ |δ| in units, each of which had [`Window::one`] added to it.
+    sum: __m512i,
+    l1: __m512i,
+    /// The largest |δ|.
+    most: __m512i,
+    /// The smallest words without sign.
+    least: __m512i,
+    /// Counts in bytes: shelf 2 i in byte i of every 32 bits of `even`, 2 i + 1 in those of `odd`.
+    even: __m512i,
+    odd: __m512i,
+    /// Sums of squares, with those of all blocks before, times 2⁻²⁵⁶.
+    squares: [__m512d; 3],
+    changed: u32,
+    flips: u32,
+}
+
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
-fn add(
-    [a, b]: [&Block; 2],
-    window: &Window,
-    largest: f32,
-    sums: &mut PairSums,
-    tally: &mut Tally,
-) -> Option<SeenNear> {
-    // SAFETY: the arrays have the 64 bytes of a vector each, and the loads need no alignment.
-    let (order, shift) = unsafe {
-        let [low, high] = [&window.shift[..16], &window.shift[16..]];
-        let shift = [_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast())];
-        (_mm512_loadu_si512(LANES_OF_FOUR.as_ptr().cast()), shift)
-    };
-    let field = _mm512_setr_epi32(
-        1,
-        1 << 4,
-        1 << 8,
-        1 << 12,
-        1 << 16,
-        1 << 20,
-        1 << 24,
-        1 << 28,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    );
+fn pass([a, b]: [&Block; 2], window: &Window, sums: &PairSums) -> Passed {
+    // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
+    let order = unsafe { _mm512_loadu_si512(LANES_OF_FOUR.as_ptr().cast()) };
+    let field = table(&FIELDS);
+    let [low, high] = [&window.shift.as_chunks().0[0], &window.shift.as_chunks().0[1]];
+    let shift = [table(low), table(high)];
     let (magnitude, low_half) = (_mm512_set1_epi16(0x7fff), _mm512_set1_epi8(0x0f));
-    // Added to a δ, it leaves its units in the last bits.
-    let one = f32::from_bits(((window.unit() + 23) as u32) << 23 | 1 << 22);
     let scale = _mm512_set1_pd(power(127 - 256));
-    let scaled = |lanes: &[f64; 8]| _mm512_mul_pd(load(lanes), scale);
-    let (mut squares, mut squares_a) = (scaled(&sums.squares), scaled(&sums.squares_a));
-    let mut squares_b = scaled(&sums.squares_b);
+    let mut squares = _mm512_mul_pd(load(&sums.squares), scale);
+    let mut squares_a = _mm512_mul_pd(load(&sums.squares_a), scale);
+    let mut squares_b = _mm512_mul_pd(load(&sums.squares_b), scale);
     let [mut sum, mut l1, mut most, mut even, mut odd] = [_mm512_setzero_si512(); 5];
-    let mut least = magnitude;
+    let (mut least, one) = (magnitude, _mm512_set1_ps(window.one()));
     // In one word, so that they stay out of the vectors: flips from bit 32 on.
     let mut counts = 0u64;
-    // Eight vectors add at most eight to a field of four bits.
     let (a, b) = (a.as_chunks::<64>().0, b.as_chunks::<64>().0);
+    // Eight vectors add at most eight to a field of four bits.
     for first in (0..PAIRS / 32).step_by(4) {
         let mut fields = _mm512_setzero_si512();
         for i in first..first + 4 {
@@ -201,7 +208,6 @@ fn add(
                 let (x, y) = (x[half], y[half]);
                 let d = _mm512_sub_ps(_mm512_castsi512_ps(y), _mm512_castsi512_ps(x));
                 let size = _mm512_abs_ps(d);
-                let one = _mm512_set1_ps(one);
                 sum = _mm512_add_epi32(sum, _mm512_castps_si512(_mm512_add_ps(d, one)));
                 l1 = _mm512_add_epi32(l1, _mm512_castps_si512(_mm512_add_ps(size, one)));
                 let size = _mm512_castps_si512(size);
@@ -223,7 +229,20 @@ fn add(
         even = _mm512_add_epi8(even, _mm512_and_si512(fields, low_half));
         odd = _mm512_add_epi8(odd, _mm512_and_si512(_mm512_srli_epi32::<4>(fields), low_half));
     }
-    let (changed, flips) = (counts as u32, (counts >> 32) as u32);
+    let squares = [squares, squares_a, squares_b];
+    Passed { sum, l1, most, least, even, odd, squares, changed: counts as u32, flips: (counts >> 32) as u32 }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
+fn add(
+    sides: [&Block; 2],
+    window: &Window,
+    largest: f32,
+    sums: &mut PairSums,
+    tally: &mut Tally,
+) -> Option<SeenNear> {
+    let Passed { sum, l1, most, least, even, odd, squares, changed, flips } = pass(sides, window, sums);
     let too_small = _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(window.least() as i16));
     let too_large = _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(((window.top + 1) << 23) as i32));
     if too_small != 0 || too_large != 0 {
@@ -238,26 +257,27 @@ fn add(
     }
     tally.add([even, odd], zeros);
     let unit = power(window.unit());
-    sums.sum += units(sum, one) * unit;
-    sums.l1 += units(l1, one) * unit;
+    sums.sum += units(sum, window.one()) * unit;
+    sums.l1 += units(l1, window.one()) * unit;
     let scale = _mm512_set1_pd(power(127 + 256));
-    store(&mut sums.squares, _mm512_mul_pd(squares, scale));
-    store(&mut sums.squares_a, _mm512_mul_pd(squares_a, scale));
-    store(&mut sums.squares_b, _mm512_mul_pd(squares_b, scale));
+    store(&mut sums.squares, _mm512_mul_pd(squares[0], scale));
+    store(&mut sums.squares_a, _mm512_mul_pd(squares[1], scale));
+    store(&mut sums.squares_b, _mm512_mul_pd(squares[2], scale));
     let larger = _mm512_cmpgt_epu32_mask(most, _mm512_set1_epi32(largest.to_bits() as i32)) != 0;
-    let larger = larger.then(|| f32::from_bits(_mm512_reduce_max_epu32(most)));
+    let larger = if larger { Some(f32::from_bits(_mm512_reduce_max_epu32(most))) } else { None };
     Some(SeenNear { changed, flips, larger })
 }
 
 impl Tally {
-    /// Adds what bytes hold: shelf 2 i in byte i of every 32 bits of `even`, 2 i + 1 in those of `odd`.
+    /// Adds the bytes of [`Passed`].
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn add(&mut self, bytes: [__m512i; 2], zeros: u32) {
         let first = _mm512_set1_epi32(0x00ff_00ff);
         let [even, odd] = bytes;
         let parts = [even, _mm512_srli_epi32::<8>(even), odd, _mm512_srli_epi32::<8>(odd)];
-        for (halves, part) in self.halves.iter_mut().zip(parts) {
+        for (i, halves) in self.halves.iter_mut().enumerate() {
+            let part = parts[i];
             let at: *mut __m512i = halves.as_mut_ptr().cast();
             // SAFETY: the array has the 64 bytes of a vector, and load and store need no alignment.
             unsafe {

@@ -290,4 +290,46 @@ mod tests {
             all_agree(&b, &zeros);
         }
     }
+
+    #[test]
+    fn every_build_agrees_on_near_pairs() {
+        // More blocks than are tallied at once; some with zeros, some of another size, some with larger steps.
+        let n = 1030 * PAIRS;
+        let mut a = words(7, n, |r| 0x3c00 + (r as u16 & 0x83ff));
+        let moved = words(8, n, |r| (r % 9) as u16);
+        let mut b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
+        for (i, (a, b)) in a.chunks_mut(PAIRS).zip(b.chunks_mut(PAIRS)).enumerate() {
+            let each = a.iter_mut().zip(b);
+            match i % 300 {
+                100 => each.for_each(|(a, b)| (*a, *b) = (*a & 0x8000, *b & 0x8000)),
+                101..110 => each.for_each(|(a, b)| (*a, *b) = (*a - 0x1000, *b - 0x1000)),
+                200 => each.for_each(|(a, b)| *b = *a ^ 0x8000),
+                201 => each.for_each(|(a, b)| *b = *a ^ 0x0400),
+                _ => {}
+            }
+        }
+        all_agree(&a, &b);
+    }
+
+    #[test]
+    fn the_dot_product_of_sides_of_other_sizes_is_exact() {
+        // ±1 against ±2⁻⁴⁰ and 2⁻⁴⁰: Σ a b is whole in 2⁻⁴⁰, which is lost beside Σ a².
+        let n = 3 * PAIRS;
+        let a = words(9, n, |r| 0x3f80 | (r as u16 & 0x8000));
+        let b = vec![(127 - 40) << 7; n];
+        let negative = a.iter().filter(|a| **a & 0x8000 != 0).count() as f64;
+        let (a_bytes, b_bytes) = (&bytes(&a)[..], &bytes(&b)[..]);
+        let decode = &Narrow::Bf16;
+        let kernel = Compare {
+            a: a_bytes,
+            b: b_bytes,
+            decode_a: decode,
+            decode_b: decode,
+            same_type: true,
+            by_bytes: false,
+        };
+        let (delta, _) = kernel.run();
+        assert_eq!(delta.dot, (n as f64 - 2.0 * negative) * 2f64.powi(-40));
+        all_agree(&a, &b);
+    }
 }
