@@ -3,6 +3,7 @@
 //! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
 
 use crate::plan::{Domain, Key, words};
+use crate::simd::window::{STEP, between};
 use crate::simd::{Kernel, dispatch};
 
 /// Bits of a digit of the radix sort at most: three digits cover a magnitude.
@@ -89,7 +90,6 @@ impl Kernel for Bounded<'_> {
         /// 32 bins a binade, from the largest down; the last one takes the rest.
         const SHIFT: u32 = 18;
         const BINS: usize = 512;
-        const CHUNK: usize = 64;
         let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
         let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
         bins.resize(row.len(), 0);
@@ -111,20 +111,23 @@ impl Kernel for Bounded<'_> {
             left -= a + b;
             *bound = [chance.of(left), chance.of(highest)];
         }
-        unsure.clear();
-        let bins_and_words = bins.chunks(CHUNK).zip(words.chunks(CHUNK));
-        for (c, (keep, (bins, words))) in keep.chunks_mut(CHUNK).zip(bins_and_words).enumerate() {
-            let (mut here, mut n) = ([0; CHUNK], 0);
-            for (i, ((keep, bin), word)) in keep.iter_mut().zip(bins).zip(words).enumerate() {
-                let [low, high] = bounds[usize::from(*bin) % BINS];
-                let word = u64::from(*word);
-                *keep = word < low;
-                here[n % CHUNK] = (c * CHUNK + i) as u32;
-                n += usize::from((word >= low) & (word < high));
-            }
-            unsure.extend_from_slice(&here[..n]);
+        // Words below all chances are kept, words above all are not; the bins decide on most of the others.
+        let all = chance.of(row.len().max(1) as u32 - 1);
+        for (keep, word) in keep.iter_mut().zip(&*words) {
+            *keep = u64::from(*word) < chance.least;
         }
-        for i in unsure.iter().map(|i| *i as usize) {
+        unsure.resize((row.len() + STEP).max(unsure.len()), 0);
+        // Density and epsilon are such that 0 < P < 1.
+        let n = between(words, (chance.least as u32, all as u32), unsure);
+        let mut left = 0;
+        for at in 0..n {
+            let i = unsure[at] as usize;
+            let ([low, high], word) = (bounds[usize::from(bins[i]) % BINS], u64::from(words[i]));
+            keep[i] = word < low;
+            unsure[left] = i as u32;
+            left += usize::from((word >= low) & (word < high));
+        }
+        for i in unsure[..left].iter().map(|i| *i as usize) {
             let size = magnitude(row[i]);
             let smaller: u32 = row.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
             let equal: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) == size)).sum();

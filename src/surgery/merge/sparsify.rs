@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::ranked::Coins;
 use super::select::{Top, top};
-use super::values::{Scratch, Values, l1};
+use super::values::{Scratch, Values, l1_of_kept};
 use crate::Result;
 use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::{Kernel, dispatch};
@@ -94,33 +94,38 @@ impl Thinning {
         let tiles = values.over(|scratch, range| {
             values.load_one(i, range.clone(), scratch)?;
             let blocks: Vec<Range<usize>> = values.blocks(scratch.z[i].len()).collect();
-            let norms = |z: &[f32]| blocks.iter().map(|at| l1(&z[at.clone()])).collect::<Vec<f64>>();
-            let before = norms(&scratch.z[i]);
-            self.apply(values, i, range, scratch);
-            let coins = if toss { bits(&scratch.keep) } else { Vec::new() };
-            Ok((before, norms(&scratch.z[i]), coins))
+            self.mark(values, i, range, scratch);
+            let Scratch { z, keep, .. } = scratch;
+            let norms = |at: &Range<usize>| l1_of_kept(&z[i][at.clone()], &keep[at.clone()]);
+            Ok((blocks.iter().map(norms).collect::<Vec<_>>(), if toss { bits(keep) } else { Vec::new() }))
         })?;
         let mut total = [0.0; 2];
-        for (before, after, _) in &tiles {
-            for (before, after) in before.iter().zip(after) {
-                total = [total[0] + before, total[1] + after];
-            }
+        for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
+            total = [total[0] + before, total[1] + after];
         }
         if toss {
-            self.kept = Kept::Tossed(tiles.into_iter().map(|(.., coins)| coins).collect());
+            self.kept = Kept::Tossed(tiles.into_iter().map(|(_, coins)| coins).collect());
         }
         Ok(total)
     }
 
     /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
     pub(super) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
+        if !matches!(self.kept, Kept::All) {
+            self.mark(values, i, range, scratch);
+            dispatch(Drop { z: &mut scratch.z[i], keep: &scratch.keep, factor: self.factor });
+        }
+    }
+
+    /// Says in `scratch.keep` which of the elements `range` of model `i`, a tile, stay.
+    fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
         let Scratch { z, keep, ranks, .. } = scratch;
-        let z = &mut z[i];
+        let z = &z[i];
         let tile = values.tile_of(range.start);
         keep.resize(z.len(), false);
         match &self.kept {
-            Kept::All => return,
-            Kept::Nothing => return z.fill(0.0),
+            Kept::All => keep.fill(true),
+            Kept::Nothing => keep.fill(false),
             Kept::Largest(top) => top.fill(tile, z, keep),
             Kept::Above(cut) => keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut),
             Kept::Between(all, outliers) => {
@@ -141,7 +146,6 @@ impl Thinning {
                 }
             }
         }
-        dispatch(Drop { z, keep, factor: self.factor });
     }
 }
 
