@@ -8,12 +8,17 @@
 //! Every buffer is row-major.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "a driver is spoken to through pointers; each use says why it is sound")]
+pub mod cuda;
+mod diagnosis;
 
 use std::borrow::Cow;
 
 use crate::Result;
 
 pub use cpu::{Cpu, gemm_gflops};
+pub use diagnosis::{Card, Diagnosis, LibraryReport, Missing, diagnose};
 
 /// The values of a parameter as a checkpoint stores them.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@
 mod completions;
 mod config_file;
 mod diff;
+mod doctor;
 mod eval;
 mod inspect;
 mod lora;
@@ -75,6 +76,7 @@ enum Command {
     Patch(patch::Patch),
     Train(Box<train::Train>),
     Eval(eval::Eval),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -159,6 +161,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<Outcome> {
         Command::Patch(command) => command.run(terminal),
         Command::Train(command) => command.run(terminal),
         Command::Eval(command) => command.run(terminal),
+        Command::Doctor(command) => command.run(terminal),
         Command::Completions(command) => command.run(&mut Cli::command(), terminal),
         Command::Man(command) => command.run(&Cli::command(), terminal),
     }

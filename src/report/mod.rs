@@ -1,6 +1,7 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 
 mod diff;
+mod doctor;
 mod inspection;
 mod loss_curve;
 mod number;
@@ -13,6 +14,7 @@ mod training;
 mod verification;
 
 pub use diff::{DiffReport, SortBy};
+pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};

@@ -1,0 +1,116 @@
+//! What stands in the way of computing on a card.
+
+use cudarc::driver::{result, sys};
+
+use super::libraries::{Found, Needed, find};
+use crate::backend::{Card, Diagnosis, LibraryReport, Missing};
+
+/// The oldest cards that the kernels are written for: Ampere.
+pub(super) const OLDEST: (i32, i32) = (8, 0);
+
+/// Looks for the libraries and the cards. Starts nothing on a card.
+pub fn diagnose() -> Diagnosis {
+    let mut missing = Vec::new();
+    let mut versions = Vec::new();
+    let mut libraries = Vec::new();
+    for Found { needed, path, searched, lacks } in find() {
+        let whole = path.is_some() && lacks.is_none();
+        let version = whole.then(|| version(*needed)).flatten();
+        if path.is_none() {
+            let fault = format!("{} not found", needed.name());
+            missing.push(Missing { fault, hint: needed.hint().to_owned() });
+        } else if let Some(function) = lacks {
+            let fault = format!("{} is damaged or too old: it has no function {function}", needed.name());
+            missing.push(Missing { fault, hint: needed.hint().to_owned() });
+        } else if version.is_none() {
+            let fault = format!("{} does not tell its version", needed.name());
+            missing.push(Missing { fault, hint: needed.hint().to_owned() });
+        }
+        let text = version.map(|(major, minor)| format!("{major}.{minor}"));
+        versions.push(version);
+        let (name, path, searched) = (needed.name(), path.clone(), searched.clone());
+        libraries.push(LibraryReport { name, path, version: text, searched });
+    }
+    if let [Some(driver), Some(nvrtc), ..] = versions[..]
+        && nvrtc.0 > driver.0
+    {
+        let fault = format!(
+            "NVRTC is of CUDA {}, but the driver knows CUDA up to {}.{}",
+            nvrtc.0, driver.0, driver.1
+        );
+        let hint = format!(
+            "update the driver, or pip install nvidia-cuda-nvrtc-cu{0} nvidia-cublas-cu{0}",
+            driver.0
+        );
+        missing.push(Missing { fault, hint });
+    }
+    let cards = if versions.first().is_some_and(Option::is_some) { cards(&mut missing) } else { Vec::new() };
+    Diagnosis { libraries, cards, missing }
+}
+
+/// Major and minor version.
+fn version(of: Needed) -> Option<(i32, i32)> {
+    let (mut major, mut minor) = (0, 0);
+    match of {
+        Needed::Driver => {
+            // SAFETY: the library is open, and the pointer is to a number of ours.
+            let code = unsafe { sys::cuDriverGetVersion(&raw mut major) };
+            code.result().ok().map(|()| (major / 1000, major % 1000 / 10))
+        }
+        Needed::Nvrtc => {
+            // SAFETY: as above.
+            let code = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+            code.result().ok().map(|()| (major, minor))
+        }
+        Needed::CublasLt => {
+            // SAFETY: as above; the function takes nothing.
+            let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() };
+            // 130000 is 13.0; CUDA 11 and 12 count 120501 as well.
+            i32::try_from(version).ok().map(|v| (v / 10_000, v / 100 % 100))
+        }
+    }
+}
+
+fn cards(missing: &mut Vec<Missing>) -> Vec<Card> {
+    let hint = "nvidia-smi should list the card; after an update of the driver, restart the machine";
+    let cards = match list() {
+        Ok(cards) => cards,
+        Err(fault) => {
+            missing.push(Missing { fault, hint: hint.to_owned() });
+            return Vec::new();
+        }
+    };
+    if cards.is_empty() {
+        missing.push(Missing { fault: "the driver lists no card".to_owned(), hint: hint.to_owned() });
+    } else if let Some(card) = cards.first().filter(|card| card.compute_capability < OLDEST) {
+        let ((major, minor), (least, _)) = (card.compute_capability, OLDEST);
+        let fault =
+            format!("{} is too old: compute capability {major}.{minor}, expected {least}.0", card.name);
+        let hint = "use an Ampere card or a later one (A100, RTX 3000), or --device cpu".to_owned();
+        missing.push(Missing { fault, hint });
+    }
+    cards
+}
+
+fn list() -> Result<Vec<Card>, String> {
+    use sys::CUdevice_attribute as Attribute;
+    let fault = |e: result::DriverError| format!("the driver does not start: {}", describe(e.0));
+    result::init().map_err(fault)?;
+    let count = result::device::get_count().map_err(fault)?;
+    let card = |ordinal| {
+        let device = result::device::get(ordinal)?;
+        // SAFETY: the driver has just given this device.
+        let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        // SAFETY: as above.
+        let memory = unsafe { result::device::total_mem(device) }? as u64;
+        Ok(Card { name: result::device::get_name(device)?, compute_capability: (major, minor), memory })
+    };
+    (0..count).map(card).collect::<Result<_, _>>().map_err(fault)
+}
+
+/// `CUDA_ERROR_OUT_OF_MEMORY` and its like, as the driver's header names them.
+pub(super) fn describe(code: sys::CUresult) -> String {
+    format!("{code:?}")
+}

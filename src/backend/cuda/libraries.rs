@@ -1,0 +1,276 @@
+//! Where the CUDA libraries are: the system's loader, Python environments, toolkits.
+//!
+//! cudarc opens libraries by name only and panics where there is none. So they are found and opened here
+//! first, by path where the loader does not know them; the loader then gives cudarc the one that is open.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+/// A library that the backend needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needed {
+    Driver,
+    Nvrtc,
+    CublasLt,
+}
+
+impl Needed {
+    pub(super) const ALL: [Self; 3] = [Self::Driver, Self::Nvrtc, Self::CublasLt];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Nvrtc => "NVRTC",
+            Self::CublasLt => "cuBLASLt",
+        }
+    }
+
+    /// File names in the order in which cudarc tries them.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => &["libcuda.so", "libcuda.so.1"],
+            Self::Nvrtc => &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"],
+            Self::CublasLt => &["libcublasLt.so", "libcublasLt.so.13", "libcublasLt.so.12"],
+        }
+    }
+
+    /// What the name of a file that it opens by itself, beside it, begins with.
+    fn companion(self) -> Option<&'static str> {
+        (self == Self::Nvrtc).then_some("libnvrtc-builtins.so.")
+    }
+
+    /// Whether cudarc finds it now.
+    fn present(self) -> bool {
+        // SAFETY: opening these libraries runs their initializers, which is what using CUDA means.
+        unsafe {
+            match self {
+                Self::Driver => cudarc::driver::sys::is_culib_present(),
+                Self::Nvrtc => cudarc::nvrtc::sys::is_culib_present(),
+                Self::CublasLt => cudarc::cublaslt::sys::is_culib_present(),
+            }
+        }
+    }
+
+    /// The functions that this backend calls: cudarc panics where one is missing.
+    fn functions(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => DRIVER,
+            Self::Nvrtc => NVRTC,
+            Self::CublasLt => CUBLASLT,
+        }
+    }
+
+    /// What installs it.
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Self::Driver => {
+                "install the NVIDIA driver of the system; in a container, start it with --gpus all"
+            }
+            Self::Nvrtc => {
+                "pip install nvidia-cuda-nvrtc in the active Python environment, or install the CUDA toolkit"
+            }
+            Self::CublasLt => {
+                "pip install nvidia-cublas in the active Python environment, or install the CUDA toolkit"
+            }
+        }
+    }
+}
+
+const DRIVER: &[&str] = &[
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDeviceTotalMem_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuCtxGetCurrent",
+    "cuCtxSynchronize",
+    "cuMemGetInfo_v2",
+    "cuMemAlloc_v2",
+    "cuMemAllocAsync",
+    "cuMemFree_v2",
+    "cuMemFreeAsync",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuStreamSynchronize",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuModuleGetFunction",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+];
+
+const NVRTC: &[&str] = &[
+    "nvrtcVersion",
+    "nvrtcCreateProgram",
+    "nvrtcCompileProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetProgramLogSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetCUBIN",
+];
+
+const CUBLASLT: &[&str] = &[
+    "cublasLtGetVersion",
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmul",
+];
+
+/// A library, or that there is none, with the places that were looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) needed: Needed,
+    /// Its file; `None` where there is none.
+    pub(super) path: Option<PathBuf>,
+    pub(super) searched: Vec<String>,
+    /// A function that it should have and has not.
+    pub(super) lacks: Option<&'static str>,
+}
+
+/// All libraries, looked for once.
+pub(super) fn find() -> &'static [Found] {
+    static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let places = Places::of_environment();
+        Needed::ALL.map(|needed| places.find(needed)).into()
+    })
+}
+
+/// Directories that may hold libraries, apart from those that the loader knows.
+struct Places {
+    /// Looked at before the loader's: asked for by the user.
+    first: Vec<PathBuf>,
+    /// Looked at after the loader's.
+    then: Vec<PathBuf>,
+}
+
+impl Places {
+    fn of_environment() -> Self {
+        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let mut then = Vec::new();
+        for prefix in ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).chain(python_prefix())
+        {
+            then.extend(wheels(&prefix));
+            then.push(prefix.join("targets/x86_64-linux/lib"));
+            then.push(prefix.join("lib"));
+        }
+        let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable);
+        for root in toolkits.chain([PathBuf::from("/usr/local/cuda"), PathBuf::from("/opt/cuda")]) {
+            then.extend(["lib64", "lib"].map(|below| root.join(below)));
+        }
+        // The driver inside WSL.
+        then.push(PathBuf::from("/usr/lib/wsl/lib"));
+        let mut seen = std::collections::HashSet::new();
+        then.retain(|dir| seen.insert(dir.clone()));
+        Self { first: variable("HFT_CUDA_LIBRARIES").into_iter().collect(), then }
+    }
+
+    fn find(&self, needed: Needed) -> Found {
+        let mut searched = Vec::new();
+        let look = |dirs: &[PathBuf], searched: &mut Vec<String>| {
+            dirs.iter().find_map(|dir| {
+                searched.push(dir.display().to_string());
+                open_in(dir, needed)
+            })
+        };
+        let path = look(&self.first, &mut searched).or_else(|| {
+            searched.push("the system's loader and LD_LIBRARY_PATH".to_owned());
+            needed.present().then(|| mapped(needed)).or_else(|| look(&self.then, &mut searched))
+        });
+        // Opened here is not enough: cudarc must get the same.
+        let path = path.filter(|_| needed.present());
+        let lacks = path.as_deref().and_then(|path| lacking(path, needed));
+        Found { needed, path, searched, lacks }
+    }
+}
+
+/// The prefix of the Python on the path: the directory above its `bin`.
+fn python_prefix() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let python = std::env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file())?;
+    Some(python.parent()?.parent()?.to_owned())
+}
+
+/// Library directories of the `nvidia-*` wheels below a Python prefix.
+fn wheels(prefix: &Path) -> Vec<PathBuf> {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        dirs.sort();
+        dirs
+    };
+    let is_python =
+        |dir: &PathBuf| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
+    let pythons = below(&prefix.join("lib")).into_iter().filter(is_python);
+    // The newest of the wheels first: `cu13` holds those of CUDA 13.
+    let packages = pythons.flat_map(|python| below(&python.join("site-packages/nvidia")).into_iter().rev());
+    packages.map(|package| package.join("lib")).filter(|lib| lib.is_dir()).collect()
+}
+
+/// Opens the library in `dir`, for the life of the process.
+fn open_in(dir: &Path, needed: Needed) -> Option<PathBuf> {
+    let file = needed.files().iter().map(|name| dir.join(name)).find(|file| file.is_file())?;
+    if let Some(prefix) = needed.companion() {
+        let entries = std::fs::read_dir(dir).ok()?.flatten();
+        let mut beside: Vec<PathBuf> = entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+            .map(|entry| entry.path())
+            .collect();
+        beside.sort();
+        beside.iter().for_each(|file| {
+            open(file);
+        });
+    }
+    open(&file).then_some(file)
+}
+
+fn open(file: &Path) -> bool {
+    // SAFETY: opening a CUDA library runs its initializers, which is what using CUDA means. It stays open.
+    let library = unsafe { Library::new(file) };
+    library.map(std::mem::forget).is_ok()
+}
+
+/// A function that the open library does not have.
+fn lacking(file: &Path, needed: Needed) -> Option<&'static str> {
+    // SAFETY: the library is open already; this counts one more use of it.
+    let library = unsafe { Library::new(file) }.ok()?;
+    let has = |name: &str| {
+        // SAFETY: the address is compared with null and never called.
+        unsafe { library.get::<*const ()>(name) }.is_ok()
+    };
+    needed.functions().iter().copied().find(|name| !has(name))
+}
+
+/// The file of a library that the loader has opened; its first name where the system does not tell.
+fn mapped(needed: Needed) -> PathBuf {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let files = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let ours = |file: &&Path| {
+        let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        // `libcuda.so.580.65.06` is what `libcuda.so.1` links to.
+        name.starts_with(needed.files()[0])
+    };
+    let file = files.into_iter().find(ours).map(Path::to_owned);
+    file.unwrap_or_else(|| PathBuf::from(needed.files()[0]))
+}

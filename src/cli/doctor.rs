@@ -1,0 +1,30 @@
+//! `doctor`: what a machine offers for computing on a GPU, and what to install.
+
+use super::Outcome;
+use super::terminal::Terminal;
+use crate::Result;
+use crate::backend::diagnose;
+use crate::report::{doctor_json, doctor_text};
+
+/// Show devices and CUDA libraries, and what is missing; exit code 0 when CUDA can be used, 1 otherwise
+///
+/// Libraries are looked for in the directory that HFT_CUDA_LIBRARIES names, by the system's loader, in the
+/// nvidia-* wheels of the active Python environment, and in CUDA toolkits.
+#[derive(Debug, clap::Args)]
+pub(super) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let (found, threads) = (diagnose(), rayon::current_num_threads());
+        terminal.print(&if self.json {
+            format!("{:#}\n", doctor_json(&found, threads))
+        } else {
+            doctor_text(&found, threads)
+        })?;
+        Ok(if found.usable() { Outcome::Success } else { Outcome::CheckFailed })
+    }
+}

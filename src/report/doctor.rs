@@ -1,0 +1,61 @@
+//! What `doctor` found.
+
+use serde_json::{Value, json};
+
+use super::number::bytes;
+use super::table::{table, text};
+use crate::backend::Diagnosis;
+
+/// Libraries, cards, and what to install.
+pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
+    let mut out = format!("CPU: {threads} threads\n");
+    if !found.libraries.is_empty() {
+        let mut rows = table(&["library", ">version", "file"]);
+        for library in &found.libraries {
+            let path =
+                library.path.as_ref().map_or("not found".to_owned(), |path| path.display().to_string());
+            rows.add_row([library.name, library.version.as_deref().unwrap_or("-"), &path]);
+        }
+        out += &format!("\n{}", text(&rows));
+    }
+    if !found.cards.is_empty() {
+        let mut rows = table(&["card", ">compute capability", ">memory"]);
+        for card in &found.cards {
+            let (major, minor) = card.compute_capability;
+            rows.add_row([card.name.clone(), format!("{major}.{minor}"), bytes(card.memory)]);
+        }
+        out += &format!("\n{}", text(&rows));
+    }
+    if found.usable() {
+        return out + "\nCUDA can be used: --device cuda\n";
+    }
+    out += "\nCUDA cannot be used:\n";
+    for missing in &found.missing {
+        out += &format!("- {}\n  {}\n", missing.fault, missing.hint);
+    }
+    for library in found.libraries.iter().filter(|library| library.path.is_none()) {
+        out += &format!("\n{} was looked for in\n", library.name);
+        library.searched.iter().for_each(|place| out += &format!("  {place}\n"));
+    }
+    out
+}
+
+/// The same for programs.
+pub fn doctor_json(found: &Diagnosis, threads: usize) -> Value {
+    let libraries = found.libraries.iter().map(|library| {
+        let (name, version, searched) = (library.name, &library.version, &library.searched);
+        json!({"name": name, "path": library.path, "version": version, "searched": searched})
+    });
+    let cards = found.cards.iter().map(|card| {
+        let (major, minor) = card.compute_capability;
+        json!({"name": card.name, "compute_capability": format!("{major}.{minor}"), "memory": card.memory})
+    });
+    let missing = found.missing.iter().map(|missing| json!({"fault": missing.fault, "hint": missing.hint}));
+    json!({
+        "usable": found.usable(),
+        "cpu_threads": threads,
+        "libraries": libraries.collect::<Vec<_>>(),
+        "cards": cards.collect::<Vec<_>>(),
+        "missing": missing.collect::<Vec<_>>(),
+    })
+}

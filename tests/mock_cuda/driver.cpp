@@ -1,0 +1,200 @@
+// A stand-in for libcuda: device memory is host memory, kernels run on the CPU through shim.h.
+//
+// Every allocation ends at a page that may not be touched, and is filled with NaN. A launch runs under
+// schedule MOCK_SCHEDULE (0 forward, 1 reverse, 2 random); under 3, the default, it runs under all three, and
+// results that differ by a bit are a race. What fails is reported as CUDA_ERROR_LAUNCH_FAILED, with the reason
+// on stderr.
+//
+// MOCK_NO_DEVICE: no card. MOCK_COMPUTE_CAPABILITY: 75 is a Turing card. MOCK_MEMORY: bytes of the card.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <map>
+#include <mutex>
+#include <string>
+#include <sys/mman.h>
+#include <vector>
+
+typedef int Result;
+typedef uint64_t Pointer;
+typedef int (*Kernel)(const unsigned* grid, const unsigned* block, size_t shared, void** args, int schedule);
+#define API extern "C" __attribute__((visibility("default"))) Result
+
+enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_BINARY = 209,
+       INVALID_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+
+namespace {
+struct Allocation { char* map; size_t mapped; size_t size; };
+struct Function { Kernel run; std::string name; int shared_limit = 48 * 1024; };
+struct Module { void* library; };
+std::map<Pointer, Allocation> live;
+std::recursive_mutex lock;
+size_t used = 0;
+constexpr size_t PAGE = 4096;
+
+size_t number(const char* name, size_t otherwise) {
+    const char* text = getenv(name);
+    return text ? strtoull(text, nullptr, 10) : otherwise;
+}
+size_t memory() { return number("MOCK_MEMORY", size_t(1) << 34); }
+
+bool inside(Pointer p, size_t n) {
+    auto it = live.upper_bound(p);
+    if (it == live.begin()) return false;
+    --it;
+    return p + n <= it->first + it->second.size;
+}
+
+std::vector<std::vector<char>> snapshot() {
+    std::vector<std::vector<char>> all;
+    for (auto& [p, a] : live) all.emplace_back((char*)p, (char*)p + a.size);
+    return all;
+}
+void restore(const std::vector<std::vector<char>>& all) {
+    size_t i = 0;
+    for (auto& [p, a] : live) memcpy((void*)p, all[i++].data(), a.size);
+}
+
+Result fail(const Function* f, const char* why) {
+    fprintf(stderr, "mock driver: kernel %s: %s\n", f->name.c_str(), why);
+    return LAUNCH_FAILED;
+}
+}  // namespace
+
+API cuInit(unsigned) { return getenv("MOCK_NO_DEVICE") ? NO_DEVICE : 0; }
+API cuDriverGetVersion(int* v) { *v = 13000; return 0; }
+API cuDeviceGetCount(int* n) { *n = 1; return 0; }
+API cuDeviceGet(int* d, int i) { *d = i; return i ? INVALID_DEVICE : 0; }
+API cuDeviceGetName(char* s, int n, int) { snprintf(s, n, "mock card"); return 0; }
+API cuDeviceTotalMem_v2(size_t* b, int) { *b = memory(); return 0; }
+API cuDeviceGetAttribute(int* v, int attribute, int) {
+    int cc = (int)number("MOCK_COMPUTE_CAPABILITY", 90);
+    switch (attribute) {
+        case 75: *v = cc / 10; return 0;   // compute capability, major
+        case 76: *v = cc % 10; return 0;   // minor
+        case 16: *v = 4; return 0;         // multiprocessors
+        case 115: *v = 1; return 0;        // memory pools
+        case 97: *v = 227 * 1024; return 0;  // shared memory of a block, opted in
+        default: *v = 0; return 0;
+    }
+}
+API cuDevicePrimaryCtxRetain(void** c, int) { *c = (void*)1; return 0; }
+API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+API cuCtxSetCurrent(void*) { return 0; }
+API cuCtxGetCurrent(void** c) { *c = (void*)1; return 0; }
+API cuCtxSynchronize() { return 0; }
+API cuMemGetInfo_v2(size_t* free, size_t* total) { *total = memory(); *free = *total - used; return 0; }
+
+API cuMemAlloc_v2(Pointer* p, size_t n) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (n == 0) return INVALID_VALUE;
+    if (used + n > memory()) return OUT_OF_MEMORY;
+    size_t room = (n + 15) / 16 * 16, pages = (room + PAGE - 1) / PAGE * PAGE;
+    char* map = (char*)mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) return OUT_OF_MEMORY;
+    mprotect(map + pages, PAGE, PROT_NONE);
+    char* start = map + pages - room;
+    memset(start, 0xff, room);
+    live[(Pointer)start] = {map, pages + PAGE, n};
+    used += n;
+    *p = (Pointer)start;
+    return 0;
+}
+API cuMemAllocAsync(Pointer* p, size_t n, void*) { return cuMemAlloc_v2(p, n); }
+API cuMemFree_v2(Pointer p) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto it = live.find(p);
+    if (it == live.end()) return INVALID_VALUE;
+    used -= it->second.size;
+    munmap(it->second.map, it->second.mapped);
+    live.erase(it);
+    return 0;
+}
+API cuMemFreeAsync(Pointer p, void*) { return cuMemFree_v2(p); }
+
+API cuMemcpyHtoDAsync_v2(Pointer d, const void* s, size_t n, void*) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (!inside(d, n)) return INVALID_VALUE;
+    memcpy((void*)d, s, n);
+    return 0;
+}
+API cuMemcpyDtoHAsync_v2(void* d, Pointer s, size_t n, void*) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (!inside(s, n)) return INVALID_VALUE;
+    memcpy(d, (void*)s, n);
+    return 0;
+}
+API cuMemcpyDtoDAsync_v2(Pointer d, Pointer s, size_t n, void*) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (!inside(s, n) || !inside(d, n)) return INVALID_VALUE;
+    memmove((void*)d, (void*)s, n);
+    return 0;
+}
+API cuMemsetD8Async(Pointer d, unsigned char v, size_t n, void*) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (!inside(d, n)) return INVALID_VALUE;
+    memset((void*)d, v, n);
+    return 0;
+}
+
+API cuStreamCreate(void** s, unsigned) { *s = (void*)2; return 0; }
+API cuStreamSynchronize(void*) { return 0; }
+API cuStreamDestroy_v2(void*) { return 0; }
+API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
+API cuEventCreate(void** e, unsigned) { *e = (void*)3; return 0; }
+API cuEventRecord(void*, void*) { return 0; }
+API cuEventSynchronize(void*) { return 0; }
+API cuEventDestroy_v2(void*) { return 0; }
+
+// An image made by nvrtc.cpp is the name of a library of kernels beside this file.
+API cuModuleLoadData(void** m, const void* image) {
+    Dl_info self;
+    dladdr((void*)&cuInit, &self);
+    std::string dir = self.dli_fname;
+    dir.resize(dir.rfind('/') + 1);
+    void* library = dlopen((dir + (const char*)image).c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        fprintf(stderr, "mock driver: %s\n", dlerror());
+        return NO_BINARY;
+    }
+    *m = new Module{library};
+    return 0;
+}
+API cuModuleUnload(void* m) { delete (Module*)m; return 0; }
+API cuModuleGetFunction(void** f, void* m, const char* name) {
+    Kernel run = (Kernel)dlsym(((Module*)m)->library, (std::string("launch_") + name).c_str());
+    if (!run) return NOT_FOUND;
+    *f = new Function{run, name};
+    return 0;
+}
+API cuFuncSetAttribute(void* f, int attribute, int value) {
+    if (attribute != 8 || value > 227 * 1024) return INVALID_VALUE;
+    ((Function*)f)->shared_limit = value;
+    return 0;
+}
+
+API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void*, void** args, void**) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto* f = (Function*)function;
+    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+    if (!gx || !gy || !gz || gy > 65535 || gz > 65535) return fail(f, "grid out of range");
+    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024) return fail(f, "block out of range");
+    if ((int)shared > f->shared_limit) return fail(f, "more shared memory than was asked for");
+    int schedule = (int)number("MOCK_SCHEDULE", 3);
+    if (schedule < 3) return f->run(grid, block, shared, args, schedule) ? fail(f, "stopped") : 0;
+    auto before = snapshot();
+    std::vector<std::vector<char>> first;
+    for (int s = 0; s < 3; s++) {
+        if (s) restore(before);
+        if (f->run(grid, block, shared, args, s)) return fail(f, "stopped");
+        auto after = snapshot();
+        if (s == 0) first = std::move(after);
+        else if (after != first) return fail(f, "a race: the result depends on the order of threads");
+    }
+    return 0;
+}
+API cuGetErrorName(int, const char** s) { *s = "MOCK_ERROR"; return 0; }
+API cuGetErrorString(int, const char** s) { *s = "mock error"; return 0; }
