@@ -15,7 +15,7 @@ peer="$(dirname "$(command -v "$python")")/mergekit-yaml"
 cargo build --release --quiet
 us="target/release/hft-surgery --quiet merge --no-sync --out {out}"
 [ -d "$dir/ft" ] || "$python" benches/peers/make_pair.py "$dir" 1b
-export BENCH_DIR=$dir HF_HUB_OFFLINE=1
+export BENCH_DIR=$dir READ=$dir/base:$dir/ft HF_HUB_OFFLINE=1
 bytes=$(cat "$dir"/ft/*.safetensors | wc -c)
 recipes=$(mktemp -d)
 trap 'rm -rf "$recipes"' EXIT

@@ -5,7 +5,9 @@ usage: turns.py RUNS BYTES NAME=COMMAND...
 One turn runs every command once, so that a slow moment of the machine hits all alike. `{out}` in a command
 is a path that does not exist yet; it is removed, and the disk brought to rest, before the next run. BYTES is
 what a run produces or reads, for the column GB/s; 0 leaves it out. The first command is the measure of the
-ratios. WARM=0 in the environment counts the first turn too, for commands that take minutes. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
+ratios. WARM=0 in the environment counts the first turn too, for commands that take minutes; READ names directories,
+between colons, whose files are read before every run, so that they are in the page cache even after minutes of
+something else. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
 not count.
 """
 import os
@@ -57,6 +59,14 @@ def once(command):
     return seconds, peak
 
 
+def bring_to_memory(directories):
+    for directory in filter(None, directories):
+        for name in os.listdir(directory):
+            with open(os.path.join(directory, name), "rb") as f:
+                while f.read(1 << 24):
+                    pass
+
+
 def main():
     runs, size = int(sys.argv[1]), int(sys.argv[2])
     commands = [argument.split("=", 1) for argument in sys.argv[3:]]
@@ -64,6 +74,7 @@ def main():
     warm = int(os.environ.get("WARM", "1"))
     for turn in range(runs + warm):
         for name, command in commands:
+            bring_to_memory(os.environ.get("READ", "").split(":"))
             out = os.path.join(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "out")
             result = once(command.replace("{out}", out))
             shutil.rmtree(os.path.dirname(out))

@@ -4,6 +4,8 @@
 mod common;
 #[path = "merge/laws.rs"]
 mod laws;
+#[path = "merge/properties.rs"]
+mod properties;
 #[path = "merge/refused.rs"]
 mod refused;
 #[path = "merge/statistics.rs"]

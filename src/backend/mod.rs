@@ -89,6 +89,16 @@ pub enum Rotation {
     Backward,
 }
 
+/// How many of `rows` rows of the last hidden state have their logits in memory at once, in equal parts: enough
+/// that preparing the head for a matrix product costs little.
+pub fn head_rows(rows: usize, vocab: usize) -> usize {
+    const LOGITS: usize = 1 << 24;
+    const MULTIPLE: usize = 32;
+    let most = (LOGITS / vocab.max(1)).max(MULTIPLE) / MULTIPLE * MULTIPLE;
+    let parts = rows.div_ceil(most).max(1);
+    rows.div_ceil(parts).next_multiple_of(MULTIPLE).min(most).min(rows.max(1))
+}
+
 /// Rows of the last hidden state that predict a token, and the tokens they should predict.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets<'a> {

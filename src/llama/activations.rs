@@ -8,7 +8,7 @@ use crate::backend::{Backend, RopeTable};
 pub enum Recompute {
     /// Everything is kept.
     None,
-    /// Norm outputs and the MLP's product are computed again: element-wise work only.
+    /// Norm outputs, attention and the MLP's product are computed again: no matrix of the model is used twice.
     #[default]
     Light,
     /// Only the input of each block is kept; each block runs forward twice.
@@ -28,8 +28,6 @@ pub(super) struct BlockActs<B: Backend> {
     pub(super) k: B::Buffer,
     /// `[T, K · E]`.
     pub(super) v: B::Buffer,
-    /// Output of attention, `[T, H · E]`.
-    pub(super) att: B::Buffer,
     /// Log-sum-exp of the scores, `[T, H]`.
     pub(super) lse: B::Buffer,
     /// Residual between attention and MLP, `[T, D]`.
@@ -42,11 +40,14 @@ pub(super) struct BlockActs<B: Backend> {
     pub(super) up: B::Buffer,
 }
 
-/// Buffers that element-wise work fills from a [`BlockActs`].
+/// Buffers that are filled from a [`BlockActs`] without a matrix of the model. The backward pass, where it has
+/// read one, writes the gradient of the same thing over it.
 #[derive(Debug)]
 pub(super) struct LightActs<B: Backend> {
     /// Normed input of the block, `[T, D]`.
     pub(super) norm1: B::Buffer,
+    /// Output of attention, `[T, H · E]`.
+    pub(super) att: B::Buffer,
     /// Normed `mid`, `[T, D]`.
     pub(super) norm2: B::Buffer,
     /// `silu(gate) · up`, `[T, F]`.
@@ -58,12 +59,8 @@ pub(super) struct LightActs<B: Backend> {
 pub(super) struct GradActs<B: Backend> {
     /// Gradient of the residual stream, `[T, D]`.
     pub(super) dx: B::Buffer,
-    /// Gradient of a norm's output, `[T, D]`.
-    pub(super) dnorm: B::Buffer,
     /// Gradient of attention's output, `[T, H · E]`, and of queries or keys before their norm.
     pub(super) datt: B::Buffer,
-    /// Gradient of the MLP's product, `[T, F]`.
-    pub(super) dact: B::Buffer,
 }
 
 /// Everything a micro-batch of at most `tokens` tokens needs.
@@ -104,10 +101,12 @@ impl<B: Backend> Activations<B> {
             recompute,
             x: (0..if training { layers + 1 } else { 2 }).map(|_| of(d)).collect(),
             blocks: (0..blocks).map(|_| BlockActs::new(backend, config, tokens)).collect(),
-            lights: (0..lights).map(|_| LightActs { norm1: of(d), norm2: of(d), act: of(f) }).collect(),
+            lights: (0..lights)
+                .map(|_| LightActs { norm1: of(d), att: of(q), norm2: of(d), act: of(f) })
+                .collect(),
             last: of(d),
             last_rstd: backend.zeros(tokens),
-            grads: training.then(|| GradActs { dx: of(d), dnorm: of(d), datt: of(q), dact: of(f) }),
+            grads: training.then(|| GradActs { dx: of(d), datt: of(q) }),
             rope: super::rope_table(config, positions),
         }
     }
@@ -134,7 +133,6 @@ impl<B: Backend> BlockActs<B> {
             q: of(q),
             k: of(kv),
             v: of(kv),
-            att: of(q),
             lse: statistics(config.num_attention_heads),
             mid: of(config.hidden_size),
             rstd2: statistics(1),
@@ -149,13 +147,13 @@ pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
     let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
     let heads = config.num_attention_heads;
     let normed = if config.qk_norm { q + kv + heads + config.num_key_value_heads } else { 0 };
-    let block = 2 + normed + 2 * q + 2 * kv + heads + d + 2 * f;
-    let light = 2 * d + f;
+    let block = 2 + normed + q + 2 * kv + heads + d + 2 * f;
+    let light = 2 * d + q + f;
     let layers = config.num_hidden_layers;
     let (blocks, lights) = match recompute {
         Recompute::None => (layers, layers),
         Recompute::Light => (layers, 1),
         Recompute::Block => (1, 1),
     };
-    (layers + 1) * d + blocks * block + lights * light + (d + 1) + (2 * d + q + f)
+    (layers + 1) * d + blocks * block + lights * light + (d + 1) + (d + q)
 }

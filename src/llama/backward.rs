@@ -61,13 +61,14 @@ pub fn backward<B: Backend>(
         let layer = &mut model.layers[l];
         let (x, block, light, rope) = acts.of_block(l);
         let place = Place { config: &model.config, index: l, batch, rope };
-        match recompute {
-            Recompute::None => {}
-            Recompute::Light => refill(backend, layer, place, &x[l], block, light),
-            Recompute::Block => block_forward(backend, layer, place, &x[l], block, light, None),
-        }
         let below = reach.embedding || reach.lowest.is_some_and(|lowest| lowest < l);
+        if recompute == Recompute::Block {
+            block_forward(backend, layer, place, &x[l], block, light, None);
+        }
         let mut pass = Pass { backend, place, block, light, grads: &mut grads, accumulate, below };
+        if recompute == Recompute::Light {
+            pass.refill(layer, &x[l]);
+        }
         pass.mlp(layer);
         pass.attention(layer, &x[l]);
     }
@@ -77,31 +78,6 @@ pub fn backward<B: Backend>(
         backend.embedding_backward(&grads.dx, batch.ids, &mut train.grad, model.config.hidden_size);
     }
     acts.grads = Some(grads);
-}
-
-/// Fills the light buffers that a weight gradient will read.
-fn refill<B: Backend>(
-    backend: &mut B,
-    layer: &Layer<B>,
-    place: Place<'_>,
-    x: &B::Buffer,
-    block: &mut BlockActs<B>,
-    light: &mut LightActs<B>,
-) {
-    let (rows, eps) = (place.batch.ids.len(), place.config.rms_norm_eps);
-    let trains = |linears: &[&Linear<B>]| linears.iter().any(|linear| linear.weight.train.is_some());
-    if trains(&[&layer.q_proj, &layer.k_proj, &layer.v_proj]) {
-        let norm = &layer.input_layernorm.weight;
-        backend.rmsnorm_forward(x, norm, rows, eps, &mut light.norm1, &mut block.rstd1);
-    }
-    if trains(&[&layer.gate_proj, &layer.up_proj]) {
-        let norm = &layer.post_attention_layernorm.weight;
-        backend.rmsnorm_forward(&block.mid, norm, rows, eps, &mut light.norm2, &mut block.rstd2);
-    }
-    if trains(&[&layer.down_proj]) {
-        let len = rows * place.config.intermediate_size;
-        backend.swiglu_forward(&block.gate, &block.up, len, &mut light.act);
-    }
 }
 
 /// The backward pass of one block. `grads.dx` is the gradient of the residual stream, from the block's output
@@ -133,6 +109,31 @@ impl<B: Backend> Pass<'_, B> {
         self.place.batch.ids.len()
     }
 
+    /// Fills the light buffers that will be read.
+    fn refill(&mut self, layer: &Layer<B>, x: &B::Buffer) {
+        let Place { config, index, batch, .. } = self.place;
+        let (rows, eps) = (self.rows(), config.rms_norm_eps);
+        let attention_wanted = self.attention_wanted(layer);
+        let Self { backend, block, light, .. } = self;
+        if trains(&[&layer.q_proj, &layer.k_proj, &layer.v_proj]) {
+            let norm = &layer.input_layernorm.weight;
+            backend.rmsnorm_forward(x, norm, rows, eps, &mut light.norm1, &mut block.rstd1);
+        }
+        if attention_wanted {
+            let BlockActs { q, k, v, lse, .. } = &mut **block;
+            let shape = config.attention(index);
+            backend.attention_forward(q, k, v, shape, batch.sequences, &mut light.att, lse);
+        }
+        if trains(&[&layer.gate_proj, &layer.up_proj]) {
+            let norm = &layer.post_attention_layernorm.weight;
+            backend.rmsnorm_forward(&block.mid, norm, rows, eps, &mut light.norm2, &mut block.rstd2);
+        }
+        if trains(&[&layer.down_proj]) {
+            let len = rows * config.intermediate_size;
+            backend.swiglu_forward(&block.gate, &block.up, len, &mut light.act);
+        }
+    }
+
     fn mlp(&mut self, layer: &mut Layer<B>) {
         let rows = self.rows();
         let upper = self.attention_wanted(layer) || layer.post_attention_layernorm.train.is_some();
@@ -147,15 +148,17 @@ impl<B: Backend> Pass<'_, B> {
         if !upper && !trains(&[&layer.gate_proj, &layer.up_proj]) {
             return;
         }
-        let GradActs { dx, dnorm, dact, .. } = &mut *self.grads;
+        let dx = &mut self.grads.dx;
         let BlockActs { gate, up, mid, rstd2, .. } = &mut *self.block;
+        let LightActs { norm2, act: dact, .. } = &mut *self.light;
         self.backend.linear_backward_input(dx, &layer.down_proj.weight.weight, rows, dact, false);
         self.backend.swiglu_backward(dact, rows * self.place.config.intermediate_size, gate, up);
-        weight_gradient(self.backend, &mut layer.gate_proj, gate, &self.light.norm2, rows, self.accumulate);
-        weight_gradient(self.backend, &mut layer.up_proj, up, &self.light.norm2, rows, self.accumulate);
+        weight_gradient(self.backend, &mut layer.gate_proj, gate, norm2, rows, self.accumulate);
+        weight_gradient(self.backend, &mut layer.up_proj, up, norm2, rows, self.accumulate);
         if !upper {
             return;
         }
+        let dnorm = norm2;
         self.backend.linear_backward_input(gate, &layer.gate_proj.weight.weight, rows, dnorm, false);
         self.backend.linear_backward_input(up, &layer.up_proj.weight.weight, rows, dnorm, true);
         let Param { weight, train, .. } = &mut layer.post_attention_layernorm;
@@ -186,7 +189,7 @@ impl<B: Backend> Pass<'_, B> {
             self.backend,
             &mut layer.o_proj,
             &self.grads.dx,
-            &self.block.att,
+            &self.light.att,
             rows,
             self.accumulate,
         );
@@ -196,23 +199,23 @@ impl<B: Backend> Pass<'_, B> {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let GradActs { dx, datt, .. } = &mut *self.grads;
         self.backend.linear_backward_input(dx, &layer.o_proj.weight.weight, rows, datt, false);
-        let BlockActs { q, k, v, att, lse, .. } = &mut *self.block;
+        let BlockActs { q, k, v, lse, .. } = &mut *self.block;
         let shape = config.attention(self.place.index);
-        self.backend.attention_backward(datt, att, lse, shape, sequences, q, k, v);
+        self.backend.attention_backward(datt, &self.light.att, lse, shape, sequences, q, k, v);
         self.backend.rope(q, heads, sequences, self.place.rope, Rotation::Backward);
         self.backend.rope(k, kv_heads, sequences, self.place.rope, Rotation::Backward);
         self.head_norms(layer);
         let BlockActs { q, k, v, rstd1, .. } = &mut *self.block;
-        let norm1 = &self.light.norm1;
+        let norm1 = &mut self.light.norm1;
         for (projection, dout) in
             [(&mut layer.q_proj, &*q), (&mut layer.k_proj, &*k), (&mut layer.v_proj, &*v)]
         {
-            weight_gradient(self.backend, projection, dout, norm1, rows, self.accumulate);
+            weight_gradient(self.backend, projection, dout, &*norm1, rows, self.accumulate);
         }
         if !self.below && layer.input_layernorm.train.is_none() {
             return;
         }
-        let GradActs { dx, dnorm, .. } = &mut *self.grads;
+        let (dx, dnorm) = (&mut self.grads.dx, norm1);
         self.backend.linear_backward_input(q, &layer.q_proj.weight.weight, rows, dnorm, false);
         self.backend.linear_backward_input(k, &layer.k_proj.weight.weight, rows, dnorm, true);
         self.backend.linear_backward_input(v, &layer.v_proj.weight.weight, rows, dnorm, true);

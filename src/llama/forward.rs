@@ -80,10 +80,11 @@ pub(super) fn block_forward<B: Backend>(
     linear(backend, &light.norm1, &layer.v_proj, rows, &mut block.v, false);
     backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
     backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
-    let BlockActs { q, k, v, att, lse, .. } = block;
-    backend.attention_forward(q, k, v, config.attention(place.index), batch.sequences, att, lse);
+    let BlockActs { q, k, v, lse, .. } = block;
+    let shape = config.attention(place.index);
+    backend.attention_forward(q, k, v, shape, batch.sequences, &mut light.att, lse);
     backend.copy(x, &mut block.mid, rows * d);
-    linear(backend, &block.att, &layer.o_proj, rows, &mut block.mid, true);
+    linear(backend, &light.att, &layer.o_proj, rows, &mut block.mid, true);
 
     let norm2 = &layer.post_attention_layernorm.weight;
     backend.rmsnorm_forward(&block.mid, norm2, rows, eps, &mut light.norm2, &mut block.rstd2);

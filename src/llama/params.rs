@@ -31,6 +31,15 @@ pub struct Trained<B: Backend> {
     pub mask: Option<B::Mask>,
 }
 
+impl<B: Backend> Trained<B> {
+    /// Gives back the memory of gradient and moments, when no step will follow.
+    pub fn release(&mut self, backend: &B) {
+        for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
+            *buffer = backend.zeros(0);
+        }
+    }
+}
+
 impl<B: Backend> Param<B> {
     /// Number of elements.
     pub fn elements(&self) -> usize {

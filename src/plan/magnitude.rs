@@ -4,7 +4,10 @@
 //! |x| finds the bin that holds the threshold, a second over the lower 15 bits of that bin finds the
 //! value itself.
 
+use crate::simd::{Kernel, dispatch};
+
 /// Bits of |x|; NaN ranks above infinity.
+#[inline(always)]
 fn magnitude_bits(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
@@ -97,8 +100,63 @@ pub struct Threshold {
 
 /// The lower bits of those of `values` that lie in a bin of the first pass, in order.
 pub fn within_bin(bin: u32, values: &[f32]) -> Vec<u16> {
-    let bits = values.iter().map(|x| magnitude_bits(*x)).filter(|b| b >> LOW_BITS == bin);
-    bits.map(|b| (b & ((1 << LOW_BITS) - 1)) as u16).collect()
+    dispatch(WithinBin { bin, values })
+}
+
+struct WithinBin<'a> {
+    bin: u32,
+    values: &'a [f32],
+}
+
+impl Kernel for WithinBin<'_> {
+    type Output = Vec<u16>;
+
+    /// Without a branch on the values, which none could foresee.
+    #[inline(always)]
+    fn run(self) -> Vec<u16> {
+        const CHUNK: usize = 64;
+        let mut found = Vec::new();
+        for chunk in self.values.chunks(CHUNK) {
+            let (mut lows, mut n) = ([0; CHUNK], 0);
+            for bits in chunk.iter().map(|x| magnitude_bits(*x)) {
+                lows[n % CHUNK] = (bits & ((1 << LOW_BITS) - 1)) as u16;
+                n += usize::from(bits >> LOW_BITS == self.bin);
+            }
+            found.extend_from_slice(&lows[..n]);
+        }
+        found
+    }
+}
+
+/// `keep[i] = |x_i| ≥ least`, by the bits.
+struct Reach<'a> {
+    least: u32,
+    values: &'a [f32],
+    keep: &'a mut [bool],
+}
+
+impl Kernel for Reach<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (keep, x) in self.keep.iter_mut().zip(self.values) {
+            *keep = magnitude_bits(*x) >= self.least;
+        }
+    }
+}
+
+/// How many items equal another.
+struct Count<I>(I);
+
+impl<I: Iterator<Item = bool>> Kernel for Count<I> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        // Parts have fewer than 2³² items.
+        self.0.map(u32::from).sum::<u32>().into()
+    }
 }
 
 impl Threshold {
@@ -110,26 +168,30 @@ impl Threshold {
         Self { bits: bin << LOW_BITS | low, ties }
     }
 
-    /// The lower bits, which values of its bin are compared by.
-    pub fn low(&self) -> u16 {
-        (self.bits & ((1 << LOW_BITS) - 1)) as u16
+    /// How many of the values of its bin equal the threshold, from their lower bits.
+    pub fn ties_in_bin(&self, lows: &[u16]) -> u64 {
+        let low = (self.bits & ((1 << LOW_BITS) - 1)) as u16;
+        dispatch(Count(lows.iter().map(|other| *other == low)))
     }
 
     /// How many of `values` equal the threshold.
     pub fn count_ties(&self, values: &[f32]) -> u64 {
-        values.iter().filter(|x| magnitude_bits(**x) == self.bits).count() as u64
+        dispatch(Count(values.iter().map(|x| magnitude_bits(*x) == self.bits)))
     }
 
     /// Marks the values of a part that are kept; `ties_before` equal values stand in earlier parts.
     pub fn apply(&self, ties_before: u64, values: &[f32], out: &mut [bool]) {
         let mut ties = self.ties.saturating_sub(ties_before);
+        let here = if ties > 0 { self.count_ties(values) } else { 0 };
+        if ties >= here {
+            let least = if here > 0 { self.bits } else { self.bits + 1 };
+            return dispatch(Reach { least, values, keep: out });
+        }
         for (keep, x) in out.iter_mut().zip(values) {
             let bits = magnitude_bits(*x);
-            *keep = bits > self.bits;
-            if bits == self.bits && ties > 0 {
-                ties -= 1;
-                *keep = true;
-            }
+            let tie = bits == self.bits && ties > 0;
+            ties -= u64::from(tie);
+            *keep = bits > self.bits || tie;
         }
     }
 }

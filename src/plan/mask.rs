@@ -85,9 +85,14 @@ impl Kernel for Words<'_> {
         let mut block = self.block;
         for out in self.out.chunks_mut(4 * LANES) {
             let [a, b, c, d] = self.key.blocks::<LANES>(self.domain, block);
+            let (fours, rest) = out.as_chunks_mut::<4>();
             let words = a.iter().zip(&b).zip(&c).zip(&d);
-            for (four, (((a, b), c), d)) in out.chunks_mut(4).zip(words) {
-                four.copy_from_slice(&[*a, *b, *c, *d][..four.len()]);
+            for (four, (((a, b), c), d)) in fours.iter_mut().zip(words) {
+                *four = [*a, *b, *c, *d];
+            }
+            let last = fours.len().min(LANES - 1);
+            for (out, word) in rest.iter_mut().zip([a[last], b[last], c[last], d[last]]) {
+                *out = word;
             }
             block += LANES as u64;
         }

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::PairSums;
+use super::{PairSums, fold};
 
 /// Pairs of a block.
 pub(crate) const PAIRS: usize = 1024;
@@ -89,17 +89,17 @@ impl Avx512 {
 }
 
 /// How far ahead of the reading the next bytes are asked for.
-const AHEAD: usize = BYTES;
+const AHEAD: usize = 2 * BYTES;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn ask_ahead(bytes: &[u8; 64]) {
+pub(super) fn ask_ahead(bytes: &[u8; 64]) {
     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(AHEAD).cast());
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn words(bytes: &[u8; 64]) -> __m512i {
+pub(super) fn words(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
@@ -115,68 +115,102 @@ fn decode(bytes: &[u8; 16]) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(lanes: &[f64; 8]) -> __m512d {
+pub(super) fn load(lanes: &[f64; 8]) -> __m512d {
     // SAFETY: the array has the eight numbers of a vector, and the load needs no alignment.
     unsafe { _mm512_loadu_pd(lanes.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(lanes: &mut [f64; 8], from: __m512d) {
+pub(super) fn store(lanes: &mut [f64; 8], from: __m512d) {
     // SAFETY: the array has the eight numbers of a vector, and the store needs no alignment.
     unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), from) }
+}
+
+/// The word at 2 i is element i, the one at 2 i + 1 is element 16 + i: as 32-bit lanes, the low and the high
+/// words then hold 16 elements each in their order.
+const HALVES: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    order
+};
+
+/// 32 numbers as `f32`, from their words in the order of [`HALVES`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(words: __m512i) -> [__m512; 2] {
+    let high = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
+}
+
+/// 16 numbers as `f64`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn widen(x: __m512) -> [__m512d; 2] {
+    [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
 fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> Option<Seen> {
     let magnitude = _mm512_set1_epi16(0x7fff);
-    let (mut sum, mut l1, mut squares) = (load(&lanes.sum), load(&lanes.l1), load(&lanes.squares));
+    // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
+    let order = unsafe { _mm512_loadu_si512(HALVES.as_ptr().cast()) };
+    let (mut sum, mut l1, mut squares) = (_mm512_setzero_pd(), _mm512_setzero_pd(), load(&lanes.squares));
     let (mut squares_a, mut squares_b) = (load(&lanes.squares_a), load(&lanes.squares_b));
-    let mut dot = load(&lanes.dot);
-    let (mut changed, mut flips) = (0, 0);
-    let (mut most, mut most_both) = (_mm256_setzero_si256(), _mm512_setzero_si512());
-    let sizes_of_64 = sizes.as_chunks_mut::<32>().0;
-    for ((a, b), sizes) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0).zip(sizes_of_64) {
+    // In one word, so that they stay out of the vectors: flips from bit 32 on.
+    let mut counts = 0u64;
+    let mut most = _mm512_setzero_si512();
+    let sizes_of_32 = sizes.as_chunks_mut::<32>().0;
+    for ((a, b), sizes) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0).zip(sizes_of_32) {
         ask_ahead(a);
         ask_ahead(b);
         let (x, y) = (words(a), words(b));
-        let either = _mm512_and_si512(_mm512_or_si512(x, y), magnitude);
-        let not_zero = _mm512_test_epi16_mask(either, either);
-        changed += _mm512_mask_cmpneq_epi16_mask(not_zero, x, y).count_ones();
+        let not_zero = _mm512_test_epi16_mask(_mm512_or_si512(x, y), magnitude);
+        let changed = _mm512_mask_cmpneq_epi16_mask(not_zero, x, y);
         let other_sign = _mm512_movepi16_mask(_mm512_xor_si512(x, y));
-        let (x, y) = (_mm512_and_si512(x, magnitude), _mm512_and_si512(y, magnitude));
-        let smaller = _mm512_min_epu16(x, y);
-        flips += _mm512_mask_test_epi16_mask(other_sign, smaller, smaller).count_ones();
-        most_both = _mm512_max_epu16(most_both, _mm512_max_epu16(x, y));
-        let of_8 = a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0).zip(sizes.as_chunks_mut::<8>().0);
-        for ((a, b), sizes) in of_8 {
-            let (x, y) = (decode(a), decode(b));
-            let size = _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(y, x)));
-            most = _mm256_max_epu32(most, size);
-            // SAFETY: the array has the eight numbers of a vector, and the store needs no alignment.
-            unsafe { _mm256_storeu_si256(sizes.as_mut_ptr().cast(), size) };
-            let (x, y) = (_mm512_cvtps_pd(x), _mm512_cvtps_pd(y));
-            let d = _mm512_sub_pd(y, x);
-            sum = _mm512_add_pd(sum, d);
-            l1 = _mm512_add_pd(l1, _mm512_abs_pd(d));
-            squares = _mm512_fmadd_pd(d, d, squares);
-            squares_a = _mm512_fmadd_pd(x, x, squares_a);
-            squares_b = _mm512_fmadd_pd(y, y, squares_b);
-            dot = _mm512_fmadd_pd(x, y, dot);
+        let flips = _mm512_mask_test_epi16_mask(other_sign, x, magnitude);
+        let flips = _mm512_mask_test_epi16_mask(flips, y, magnitude);
+        counts += u64::from(changed.count_ones()) | u64::from(flips.count_ones()) << 32;
+        let x = halves(_mm512_permutexvar_epi16(order, x));
+        let y = halves(_mm512_permutexvar_epi16(order, y));
+        // By index: iterators over arrays of vectors are not always built into the loop.
+        for (half, sizes) in sizes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (x, y) = (x[half], y[half]);
+            let size = _mm512_castps_si512(_mm512_abs_ps(_mm512_sub_ps(y, x)));
+            most = _mm512_max_epu32(most, size);
+            // SAFETY: the array has the 16 numbers of a vector, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(sizes.as_mut_ptr().cast(), size) };
+            let (x, y) = (widen(x), widen(y));
+            for part in 0..2 {
+                let (x, y) = (x[part], y[part]);
+                let d = _mm512_sub_pd(y, x);
+                sum = _mm512_add_pd(sum, d);
+                l1 = _mm512_add_pd(l1, _mm512_abs_pd(d));
+                squares = _mm512_fmadd_pd(d, d, squares);
+                squares_a = _mm512_fmadd_pd(x, x, squares_a);
+                squares_b = _mm512_fmadd_pd(y, y, squares_b);
+            }
         }
     }
-    let most = f32::from_bits(_mm512_reduce_max_epu32(_mm512_zextsi256_si512(most)));
-    if !finite(most_both) || !most.is_finite() {
+    // Where a number is not finite, neither is its δ.
+    let most = f32::from_bits(_mm512_reduce_max_epu32(most));
+    if !most.is_finite() {
         return None;
     }
-    store(&mut lanes.sum, sum);
-    store(&mut lanes.l1, l1);
+    for (total, lanes) in [(&mut lanes.sum, sum), (&mut lanes.l1, l1)] {
+        let mut of_block = [0.0; 8];
+        store(&mut of_block, lanes);
+        *total += fold(&of_block);
+    }
     store(&mut lanes.squares, squares);
     store(&mut lanes.squares_a, squares_a);
     store(&mut lanes.squares_b, squares_b);
-    store(&mut lanes.dot, dot);
-    Some(Seen { changed, flips, most })
+    Some(Seen { changed: counts as u32, flips: (counts >> 32) as u32, most })
 }
 
 /// Whether words without sign are all finite.

@@ -1,21 +1,32 @@
 //! Plain loops compiled for the widest vectors that the processor has.
 //!
 //! The same source is built for several instruction sets; Rust never fuses or reorders floating-point
-//! operations, so every build gives the same bits. `bf16` holds what the compiler does not find by itself.
+//! operations, so every build gives the same bits. `bf16`, `near` and `window` hold what the compiler does not find by
+//! itself.
 #![expect(unsafe_code, reason = "a function built for an instruction set may only run where it exists")]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod near;
+pub(crate) mod window;
 
 /// Sums over the pairs a, b of two tensors, with δ = b − a. Element i of a block belongs to lane i mod 8.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PairSums {
-    pub(crate) sum: [f64; 8],
-    pub(crate) l1: [f64; 8],
+    /// Σ δ of every block, whose own lanes begin at zero.
+    pub(crate) sum: f64,
+    /// Σ |δ|, likewise.
+    pub(crate) l1: f64,
     pub(crate) squares: [f64; 8],
     pub(crate) squares_a: [f64; 8],
     pub(crate) squares_b: [f64; 8],
-    pub(crate) dot: [f64; 8],
+}
+
+/// The sum over lanes, from the first to the last.
+#[inline(always)]
+pub(crate) fn fold(lanes: &[f64; 8]) -> f64 {
+    lanes.iter().sum()
 }
 
 /// A loop that is worth wide vectors. Put `#[inline(always)]` on [`Kernel::run`] and on all it calls.

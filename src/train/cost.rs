@@ -1,6 +1,6 @@
 //! What a step costs: floating-point operations and memory, from the plan alone.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, head_rows};
 use crate::llama::{LlamaConfig, Model, Reach, Recompute, activation_floats};
 
 /// Floating-point operations per token that a step executes.
@@ -40,7 +40,7 @@ impl Cost {
         let config = &model.config;
         let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
-        let logits = (1usize << 23).max(32 * config.vocab_size).min(tokens * config.vocab_size);
+        let logits = head_rows(tokens, config.vocab_size) * config.vocab_size;
         let hidden = tokens * config.hidden_size;
         let floats = tokens * activation_floats(config, recompute) + logits + hidden;
         let parameters: u64 = model.params().map(|p| p.elements() as u64).sum();

@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
                 self.learn(&mut **cuda, weight, &source, begin, log, watcher, stop)?
             }
         };
-        let unmoved = self.prove(&source, spec, round)?;
+        let unmoved = self.prove(spec, round)?;
         let lines = log.lines().iter().filter(|line| line.round == round);
         let (losses, evals): (Vec<f64>, Vec<Option<f64>>) = lines.map(|l| (l.loss, l.eval_loss)).unzip();
         let metrics = json!({
@@ -218,6 +218,7 @@ impl<'a> Run<'a> {
             states: self.dir.states(),
         };
         let summary = run_round(backend, &mut model, stage, &mut progress, options, &mut hooks)?;
+        model.params_mut().filter_map(|param| param.train.as_mut()).for_each(|train| train.release(backend));
         self.write(backend, &model, source, spec, round)?;
         Ok((cost, summary))
     }
@@ -246,15 +247,16 @@ impl<'a> Run<'a> {
     }
 
     /// Proves on the written checkpoint that nothing frozen moved, and keeps what did as a patch. Gives the
-    /// trainable tensors that did not move.
-    fn prove(&self, source: &Checkpoint, spec: &RoundSpec, round: u32) -> Result<Vec<String>> {
-        let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Map)?;
-        let tensors = diff(source, &written, &|_| true, &|_| {})?;
+    /// trainable tensors that did not move. Reads by position: maps would be the most memory of the run.
+    fn prove(&self, spec: &RoundSpec, round: u32) -> Result<Vec<String>> {
+        let source = Checkpoint::open(&self.source_of(round), Access::Read)?;
+        let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Read)?;
+        let tensors = diff(&source, &written, &|_| true, &|_| {})?;
         let frozen_moved = frozen_moved(&tensors, &spec.plan);
         assert!(frozen_moved.is_none(), "a frozen tensor leaves training bit-identical: {frozen_moved:?}");
         let delta = self.dir.of_round(round).join("delta.hftpatch");
         let output = PatchOutput { path: &delta, force: true, sync: self.options.sync, level: 3 };
-        Creation::new(source, &written)?.write(&output, &|_| {})?;
+        Creation::new(&source, &written)?.write(&output, &|_| {})?;
         let unmoved = tensors.iter().filter(|tensor| {
             tensor.status == Status::Identical && spec.plan.is_trainable(&tensor.name) == Some(true)
         });

@@ -1,7 +1,9 @@
 //! Random methods: density, rescaling and expectation, against their closed forms.
 
+use sha2::{Digest, Sha256};
+
 use super::{merge, path, values};
-use crate::common::{tensor, write_checkpoint};
+use crate::common::{fixture, tensor, write_checkpoint};
 
 const N: usize = 1 << 18;
 
@@ -107,4 +109,60 @@ fn seeds_change_the_coins_and_nothing_else_does() {
         std::fs::read(out.join("model.safetensors")).unwrap()
     };
     assert!(run("1", "x") == run("1", "y") && run("1", "x") != run("2", "z"));
+}
+
+/// fixtures/merge/make_pinned.py says which elements stay, from the definition of the coins.
+#[test]
+fn coins_are_those_of_their_definition() {
+    let text = std::fs::read(fixture("merge/pinned.json")).unwrap();
+    let pinned: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let seed = pinned["seed"].to_string();
+    let base = values(&fixture("merge/base"));
+    for (method, case) in pinned["methods"].as_object().unwrap() {
+        let mut model =
+            format!("{}:{}", case["model"].as_str().unwrap(), pinned["parameters"].as_str().unwrap());
+        if method.starts_with("della") {
+            model += &format!(",epsilon={}", pinned["epsilon"]);
+        }
+        let out = dir.path().join(method);
+        let model = ["--base", "fixtures/merge/base", "--model", &model];
+        merge(&[&["--method", method, "--seed", &seed, "--set", "rescale=none"], &model[..]].concat(), &out);
+        for (name, got) in values(&out) {
+            let moved: Vec<u8> = got.iter().zip(&base[&name]).map(|(x, b)| u8::from(x != b)).collect();
+            let digest: String = Sha256::digest(&moved).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(case["tensors"][&name], digest, "{method} {name}");
+        }
+    }
+}
+
+/// A tensor large enough that its threshold is looked for in a sample: as a stable sort of all magnitudes has it, also
+/// where the sample lies about what is between.
+#[test]
+fn thresholds_of_large_tensors_are_exact() {
+    const N: usize = 600_000;
+    let mix = |i: usize| (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    let continuous = |i: usize| mix(i) as f32 / 2f32.powi(24) - 0.5;
+    // The runs of the sample begin at multiples of ⌊(N − 64)/1024⌋ and are 64 long.
+    let lying = |i: usize| if i % ((N - 64) / 1024) < 64 { 1.0 + continuous(i) } else { 0.1 * continuous(i) };
+    let tied = |i: usize| (mix(i) % 3) as f32 - 1.0;
+    let kinds: [(&str, &dyn Fn(usize) -> f32); 3] =
+        [("continuous", &continuous), ("lying", &lying), ("tied", &tied)];
+    let dir = tempfile::tempdir().unwrap();
+    for (kind, value) in kinds {
+        let tau: Vec<f32> = (0..N).map(value).collect();
+        for (name, data) in [("base", vec![0.0; N]), ("ft", tau.clone())] {
+            let t = [tensor("model.layers.0.mlp.up_proj.weight", "F32", &[600, 1000], floats(&data))];
+            write_checkpoint(&dir.path().join(name), &t, 1, r#"{"architectures":["X"]}"#);
+        }
+        let (base, out) = (dir.path().join("base"), dir.path().join("out"));
+        let model = format!("{}:weight=1,density=0.4", path(&dir.path().join("ft")));
+        merge(&["--method", "ties", "--base", path(&base), "--model", &model], &out);
+        let got = values(&out).into_values().next().unwrap();
+        let mut order: Vec<usize> = (0..N).collect();
+        order.sort_by(|a, b| tau[*b].abs().total_cmp(&tau[*a].abs()));
+        let mut expected = vec![0.0; N];
+        order[..N * 2 / 5].iter().for_each(|i| expected[*i] = tau[*i]);
+        assert!(got == expected, "{kind}");
+    }
 }

@@ -3,17 +3,12 @@
 
 use rayon::prelude::*;
 
-use super::super::{HeadGradients, Targets};
+use super::super::{HeadGradients, Targets, head_rows};
 use super::math::{exp_sum, max};
 use super::matmul::{Into, Mat, MatMut, matmul};
 use super::weight::Weight;
 use super::{Cpu, linear};
 use crate::simd::{Kernel, dispatch};
-
-/// Logits that exist at once, unless one row has more.
-const LOGITS: usize = 1 << 23;
-/// Rows are taken in multiples of this.
-const ROWS: usize = 32;
 
 /// See [`crate::backend::Backend::cross_entropy`].
 pub(super) fn run(
@@ -24,7 +19,7 @@ pub(super) fn run(
     gradients: Option<HeadGradients<'_, Vec<f32>>>,
 ) -> Vec<f32> {
     let (vocab, cols) = (weight.rows, weight.cols);
-    let step = (LOGITS / vocab.max(1) / ROWS * ROWS).max(ROWS).min(targets.rows.len().max(1));
+    let step = head_rows(targets.rows.len(), vocab);
     let mut losses = Vec::with_capacity(targets.rows.len());
     let Cpu { panel, logits, gathered: [rows, drows], .. } = cpu;
     for buffer in [&mut *rows, &mut *drows] {

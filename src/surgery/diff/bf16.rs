@@ -3,10 +3,11 @@
 
 use super::Delta;
 use super::histogram::{BINS, Scale};
-use super::kernel::{block, same};
+use super::kernel::{block, dot, same};
 use super::real::{Decode, Narrow};
 use crate::simd::PairSums;
 use crate::simd::bf16::{Avx512, Block, PAIRS, SHELVES, Shelves};
+use crate::simd::near::{FULL, Tally, Window};
 
 /// The sums, and whether all bytes are the same.
 pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
@@ -15,6 +16,7 @@ pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
         scale: Scale::new(),
         placed: [None; BINS],
         sizes: [0.0; PAIRS],
+        near: None,
         sums: PairSums::default(),
         delta: Delta::default(),
     };
@@ -31,8 +33,9 @@ pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
     }
     all_same &= rest_a == rest_b;
     piece.add_plainly(rest_a, rest_b);
+    piece.empty();
     let Piece { sums, mut delta, .. } = piece;
-    sums.fold_into(&mut delta);
+    sums.close(&mut delta, || dot(a, b, &Narrow::Bf16, &Narrow::Bf16));
     (delta, all_same)
 }
 
@@ -42,6 +45,8 @@ struct Piece {
     /// The shelves by the bin of the largest size, made when first asked for.
     placed: [Option<Placed>; BINS],
     sizes: [f32; PAIRS],
+    /// The shelves for blocks of pairs that lie near each other, by the largest size of an earlier block.
+    near: Option<Near>,
     sums: PairSums,
     delta: Delta,
 }
@@ -57,20 +62,72 @@ impl Piece {
     }
 
     fn add(&mut self, a: &Block, b: &Block) {
+        if self.add_near(a, b) {
+            return;
+        }
         let Some(seen) = self.avx512.add(a, b, &mut self.sums, &mut self.sizes) else {
             return self.add_plainly(a, b);
         };
-        let first = self.delta.elements;
+        if f64::from(seen.most) > self.delta.max_abs() {
+            self.mark_largest(a, b, seen.most);
+        }
+        self.add_counts(seen.changed, seen.flips);
+        self.count(u64::from(seen.changed), seen.most);
+        self.look_near(seen.most);
+    }
+
+    /// Adds a block where its pairs lie near each other; tells whether they do.
+    fn add_near(&mut self, a: &Block, b: &Block) -> bool {
+        // Rounded down, so that nothing larger is missed.
+        let largest = (self.delta.max_abs() as f32).next_down().max(0.0);
+        let Some(Near { first, window, tally }) = &mut self.near else { return false };
+        let Some(seen) = self.avx512.add_near([a, b], window, largest, &mut self.sums, tally) else {
+            return false;
+        };
+        if tally.blocks == FULL {
+            self.delta.histogram.add(*first, &std::mem::take(tally).counts(window));
+        }
+        if let Some(larger) = seen.larger.filter(|larger| f64::from(*larger) > self.delta.max_abs()) {
+            self.mark_largest(a, b, larger);
+        }
+        self.add_counts(seen.changed, seen.flips);
+        true
+    }
+
+    /// Counts a block whose numbers are all finite.
+    fn add_counts(&mut self, changed: u32, flips: u32) {
         self.delta.elements += PAIRS as u64;
         self.delta.finite += PAIRS as u64;
-        self.delta.changed += u64::from(seen.changed);
-        self.delta.sign_flips += u64::from(seen.flips);
-        if f64::from(seen.most) > self.delta.max_abs() {
-            let at = self.sizes.iter().position(|size| *size == seen.most).unwrap_or(0);
-            let (x, y) = (one(a, at), one(b, at));
-            self.delta.largest = Some(((y - x).abs(), first + at as u64));
+        self.delta.changed += u64::from(changed);
+        self.delta.sign_flips += u64::from(flips);
+    }
+
+    /// Notes the first pair whose |δ|, rounded to `f32`, is `size`.
+    fn mark_largest(&mut self, a: &Block, b: &Block, size: f32) {
+        let [mut x, mut y] = [[0.0; PAIRS]; 2];
+        Narrow::Bf16.decode(a, &mut x);
+        Narrow::Bf16.decode(b, &mut y);
+        let at = x.iter().zip(&y).position(|(x, y)| (y - x).abs() == size).unwrap_or(0);
+        let exact = (f64::from(y[at]) - f64::from(x[at])).abs();
+        self.delta.largest = Some((exact, self.delta.elements + at as u64));
+    }
+
+    /// Chooses the shelves for the next blocks by the largest size of this one, which did not fit the ones chosen
+    /// before.
+    fn look_near(&mut self, most: f32) {
+        let top = most.to_bits() >> 23;
+        // A block of a little less still fits, and the next may have more again.
+        if self.near.as_ref().is_none_or(|near| top > near.window.top || top + 2 < near.window.top) {
+            self.empty();
+            self.near = Near::new(&self.scale, top);
         }
-        self.count(u64::from(seen.changed), seen.most);
+    }
+
+    /// Moves what was tallied to the histogram.
+    fn empty(&mut self) {
+        if let Some(Near { first, window, tally }) = &mut self.near {
+            self.delta.histogram.add(*first, &std::mem::take(tally).counts(window));
+        }
     }
 
     /// Adds the sizes, of which `all` are not zero and `most` is the largest, to the histogram.
@@ -105,12 +162,6 @@ impl Piece {
     }
 }
 
-fn one(block: &Block, at: usize) -> f64 {
-    let mut x = [0.0];
-    Narrow::Bf16.decode(&block[2 * at..][..2], &mut x);
-    f64::from(x[0])
-}
-
 /// Shelves for the bins from the one of the largest size down.
 #[derive(Clone, Copy)]
 struct Placed {
@@ -138,6 +189,36 @@ impl Placed {
             above[i] = one_on(high, first);
         }
         Some(Self { first, shelves: Shelves { lowest: lowest as u16, edge, below, above } })
+    }
+}
+
+/// Shelves for all sizes that blocks of near pairs may have.
+struct Near {
+    /// The bin of the first shelf.
+    first: usize,
+    window: Window,
+    tally: Tally,
+}
+
+impl Near {
+    /// `None` where [`Placed::new`] says so, or the exponent field of the largest size is out of range.
+    fn new(scale: &Scale<f32>, top: u32) -> Option<Self> {
+        let range = |exponent: u32| [exponent << 23, exponent << 23 | 0x007f_ffff].map(f32::from_bits);
+        let end = scale.bin(range(top)[1]) + 1;
+        let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
+        if !(32..=250).contains(&top) {
+            return None;
+        }
+        let mut shift = [0; 32];
+        for exponent in top - 31..=top {
+            let [low, high] = range(exponent).map(|size| scale.bin(size));
+            let shelf = low.checked_sub(first).map_or(15, |shelf| shelf as u32);
+            // From the edge on, the mantissa carries into the next shelf, of which 16 is the first.
+            let has_edge = low < high && high >= first;
+            let to_edge = if has_edge { ((exponent + 1) << 23) - scale.edge(high).to_bits() } else { 0 };
+            shift[exponent as usize % 32] = (shelf << 23).wrapping_sub(exponent << 23).wrapping_add(to_edge);
+        }
+        Some(Self { first, window: Window { top, shift }, tally: Tally::default() })
     }
 }
 
@@ -208,5 +289,47 @@ mod tests {
             all_agree(&zeros, &b);
             all_agree(&b, &zeros);
         }
+    }
+
+    #[test]
+    fn every_build_agrees_on_near_pairs() {
+        // More blocks than are tallied at once; some with zeros, some of another size, some with larger steps.
+        let n = 1030 * PAIRS;
+        let mut a = words(7, n, |r| 0x3c00 + (r as u16 & 0x83ff));
+        let moved = words(8, n, |r| (r % 9) as u16);
+        let mut b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
+        for (i, (a, b)) in a.chunks_mut(PAIRS).zip(b.chunks_mut(PAIRS)).enumerate() {
+            let each = a.iter_mut().zip(b);
+            match i % 300 {
+                100 => each.for_each(|(a, b)| (*a, *b) = (*a & 0x8000, *b & 0x8000)),
+                101..110 => each.for_each(|(a, b)| (*a, *b) = (*a - 0x1000, *b - 0x1000)),
+                200 => each.for_each(|(a, b)| *b = *a ^ 0x8000),
+                201 => each.for_each(|(a, b)| *b = *a ^ 0x0400),
+                _ => {}
+            }
+        }
+        all_agree(&a, &b);
+    }
+
+    #[test]
+    fn the_dot_product_of_sides_of_other_sizes_is_exact() {
+        // ±1 against ±2⁻⁴⁰ and 2⁻⁴⁰: Σ a b is whole in 2⁻⁴⁰, which is lost beside Σ a².
+        let n = 3 * PAIRS;
+        let a = words(9, n, |r| 0x3f80 | (r as u16 & 0x8000));
+        let b = vec![(127 - 40) << 7; n];
+        let negative = a.iter().filter(|a| **a & 0x8000 != 0).count() as f64;
+        let (a_bytes, b_bytes) = (&bytes(&a)[..], &bytes(&b)[..]);
+        let decode = &Narrow::Bf16;
+        let kernel = Compare {
+            a: a_bytes,
+            b: b_bytes,
+            decode_a: decode,
+            decode_b: decode,
+            same_type: true,
+            by_bytes: false,
+        };
+        let (delta, _) = kernel.run();
+        assert_eq!(delta.dot, (n as f64 - 2.0 * negative) * 2f64.powi(-40));
+        all_agree(&a, &b);
     }
 }

@@ -118,6 +118,8 @@ fn piece(pair: &Pair<'_>, numbers: Range<u64>, scratch: &mut Scratch) -> Result<
     let (of_a, of_b) = (pair.a.1.bytes.start, pair.b.1.bytes.start);
     let a = pair.a.0.bytes(at(of_a, width_a), &mut scratch.a)?;
     let b = pair.b.0.bytes(at(of_b, width_b), &mut scratch.b)?;
+    bring_in(a);
+    bring_in(b);
     let (delta, same_bytes) = match &pair.values {
         Values::Bytes => (None, a == b),
         #[cfg(target_arch = "x86_64")]
@@ -129,6 +131,14 @@ fn piece(pair: &Pair<'_>, numbers: Range<u64>, scratch: &mut Scratch) -> Result<
         Values::Wide(x, y) => sums(pair, a, b, (x, y)),
     };
     Ok((delta, same_bytes, (a.len() + b.len()) as u64))
+}
+
+/// Reads a byte of every 64 KiB, of which a system maps all pages at the first fault: prefetches of pages that are
+/// not mapped do nothing.
+fn bring_in(bytes: &[u8]) {
+    for part in bytes.chunks(1 << 16) {
+        std::hint::black_box(part[0]);
+    }
 }
 
 fn sums<D: Decode>(

@@ -1,12 +1,12 @@
 //! The sums of a piece of two tensors: one pass over both, block by block.
 //!
-//! PairSums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
+//! Sums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
 //! plain loop that leaves those pairs out.
 
 use super::Delta;
 use super::histogram::Scale;
 use super::real::{Decode, Real};
-use crate::simd::{Kernel, PairSums, prefetch};
+use crate::simd::{Kernel, PairSums, fold, prefetch};
 
 /// Elements of a block: both sides decoded, and |δ|, stay in the first-level cache.
 const BLOCK: usize = 1024;
@@ -58,7 +58,7 @@ impl<D: Decode> Kernel for Compare<'_, D> {
                 delta.changed = before + pairs.filter(|(a, b)| a != b).count() as u64;
             }
         }
-        sums.fold_into(&mut delta);
+        sums.close(&mut delta, || dot(self.a, self.b, self.decode_a, self.decode_b));
         (delta, all_same)
     }
 }
@@ -167,7 +167,8 @@ impl PairSums {
         let (x, rest_x) = x.as_chunks::<LANES>();
         let (y, rest_y) = y.as_chunks::<LANES>();
         // In locals, so that they stay in registers.
-        let Self { mut sum, mut l1, mut squares, mut squares_a, mut squares_b, mut dot } = *self;
+        let Self { mut squares, mut squares_a, mut squares_b, .. } = *self;
+        let [mut sum, mut l1] = [[0.0; LANES]; 2];
         for (x, y) in x.iter().zip(y) {
             for l in 0..LANES {
                 let (a, b) = (x[l].to_f64(), y[l].to_f64());
@@ -177,10 +178,9 @@ impl PairSums {
                 squares[l] = d.mul_add(d, squares[l]);
                 squares_a[l] = a.mul_add(a, squares_a[l]);
                 squares_b[l] = b.mul_add(b, squares_b[l]);
-                dot[l] = a.mul_add(b, dot[l]);
             }
         }
-        *self = Self { sum, l1, squares, squares_a, squares_b, dot };
+        *self = Self { sum: self.sum + fold(&sum), l1: self.l1 + fold(&l1), squares, squares_a, squares_b };
         for (x, y) in rest_x.iter().zip(rest_y) {
             self.add_one(x.to_f64(), y.to_f64());
         }
@@ -205,7 +205,7 @@ impl PairSums {
     /// Adds the squares of numbers that are the same on both sides.
     #[inline(always)]
     pub(super) fn add_squares(&mut self, squares: &[f64; LANES]) {
-        for sums in [&mut self.squares_a, &mut self.squares_b, &mut self.dot] {
+        for sums in [&mut self.squares_a, &mut self.squares_b] {
             for (sum, more) in sums.iter_mut().zip(squares) {
                 *sum += more;
             }
@@ -215,21 +215,56 @@ impl PairSums {
     #[inline(always)]
     fn add_one(&mut self, a: f64, b: f64) {
         let d = b - a;
-        self.sum[0] += d;
-        self.l1[0] += d.abs();
+        self.sum += d;
+        self.l1 += d.abs();
         self.squares[0] += d * d;
         self.squares_a[0] += a * a;
         self.squares_b[0] += b * b;
-        self.dot[0] += a * b;
     }
 
-    pub(super) fn fold_into(&self, delta: &mut Delta) {
-        let fold = |lanes: &[f64; LANES]| lanes.iter().sum::<f64>();
-        delta.sum += fold(&self.sum);
-        delta.l1 += fold(&self.l1);
+    /// Adds all sums to `delta`, except Σ a b.
+    fn fold_into(&self, delta: &mut Delta) {
+        delta.sum += self.sum;
+        delta.l1 += self.l1;
         delta.squares += fold(&self.squares);
         delta.squares_a += fold(&self.squares_a);
         delta.squares_b += fold(&self.squares_b);
-        delta.dot += fold(&self.dot);
     }
+
+    /// Closes the sums over all pairs of `delta`: with Σ a b, which [`dot_of`] or else `dot` tells.
+    #[inline(always)]
+    pub(super) fn close(&self, delta: &mut Delta, dot: impl FnOnce() -> f64) {
+        self.fold_into(delta);
+        delta.dot = dot_of(delta).unwrap_or_else(dot);
+    }
+}
+
+/// Σ a b = (Σ a² + Σ b² − Σ δ²) / 2, where it is as exact as the sum over products: `None` where the sides are of
+/// such different sizes, or so large or small, that it is not.
+fn dot_of(delta: &Delta) -> Option<f64> {
+    const WITHIN: f64 = 65536.0;
+    const NORMAL: std::ops::Range<f64> = 1e-280..1e300;
+    let Delta { squares_a: a, squares_b: b, squares, .. } = *delta;
+    let exact = a <= WITHIN * b && b <= WITHIN * a && NORMAL.contains(&a) && NORMAL.contains(&b);
+    exact.then(|| (a + b - squares) / 2.0)
+}
+
+/// Σ a b over the pairs that are finite on both sides.
+#[cold]
+#[inline(never)]
+pub(super) fn dot<D: Decode>(a: &[u8], b: &[u8], decode_a: &D, decode_b: &D) -> f64 {
+    let (width_a, width_b) = (decode_a.width(), decode_b.width());
+    let [mut x, mut y] = [[D::Real::ZERO; BLOCK]; 2];
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.chunks(BLOCK * width_a).zip(b.chunks(BLOCK * width_b)) {
+        let n = a.len() / width_a;
+        decode_a.decode(a, &mut x[..n]);
+        decode_b.decode(b, &mut y[..n]);
+        for (i, (x, y)) in x[..n].iter().zip(&y[..n]).enumerate() {
+            if x.is_finite() && y.is_finite() {
+                lanes[i % LANES] = x.to_f64().mul_add(y.to_f64(), lanes[i % LANES]);
+            }
+        }
+    }
+    fold(&lanes)
 }

@@ -32,6 +32,7 @@ mod ranked;
 mod ready;
 mod recipe;
 mod run;
+mod sample;
 mod sce;
 mod select;
 mod setting;

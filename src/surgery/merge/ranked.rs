@@ -3,10 +3,14 @@
 //! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
 
 use crate::plan::{Domain, Key, words};
+use crate::simd::window::{STEP, between};
+use crate::simd::{Kernel, dispatch};
 
 /// Bits of a digit of the radix sort at most: three digits cover a magnitude.
 const DIGIT: u32 = 11;
 const BINS: usize = 1 << DIGIT;
+/// Elements of a row at most whose ranks are only bounded at first.
+const SHORT: usize = 1 << 14;
 
 /// Coins of one row.
 pub(super) struct Coins {
@@ -26,20 +30,108 @@ pub(super) struct Ranks {
     /// For each element of the row, its rank from 0.
     ranks: Vec<u32>,
     words: Vec<u32>,
+    bins: Vec<u16>,
+    unsure: Vec<u32>,
+}
+
+/// `P 2³²` by rank: `least + rank · step`, with 32 bits behind the point of `least` and 48 of `step`.
+#[derive(Clone, Copy)]
+struct Chance {
+    least: u64,
+    step: u64,
+}
+
+impl Chance {
+    #[inline(always)]
+    fn of(self, rank: u32) -> u64 {
+        self.least + ((u64::from(rank) * self.step) >> 16)
+    }
+}
+
+#[inline(always)]
+fn magnitude(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
 }
 
 impl Coins {
     /// `keep[i] = word_i < P_i 2³²`, `P = (p − ε) + 2ε (rank − 1)/(m − 1)` with ranks 1..m by rising |x|.
     pub(super) fn toss(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
-        ranks.rank(row);
         ranks.words.resize(row.len(), 0);
         words(&self.key, Domain::Element, self.first, &mut ranks.words);
-        // Fixed point with 32 bits behind the point; density and epsilon are such that P < 1.
+        // Density and epsilon are such that P < 1.
         let unit = (1u64 << 32) as f64;
         let least = ((self.density - self.epsilon) * unit) as u64;
         let step = (2.0 * self.epsilon / (row.len().max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
+        let chance = Chance { least, step };
+        if row.len() <= SHORT {
+            return dispatch(Bounded { row, chance, ranks, keep });
+        }
+        ranks.rank(row);
         for ((keep, rank), word) in keep.iter_mut().zip(&ranks.ranks).zip(&ranks.words) {
-            *keep = u64::from(*word) < least + ((u64::from(*rank) * step) >> 16);
+            *keep = u64::from(*word) < chance.of(*rank);
+        }
+    }
+}
+
+/// Coins by bounds of the ranks: most words lie above or below the chances of all ranks that an element may have.
+/// Only for the others the rank is counted.
+struct Bounded<'a> {
+    row: &'a [f32],
+    chance: Chance,
+    ranks: &'a mut Ranks,
+    keep: &'a mut [bool],
+}
+
+impl Kernel for Bounded<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        /// 32 bins a binade, from the largest down; the last one takes the rest.
+        const SHIFT: u32 = 18;
+        const BINS: usize = 512;
+        let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
+        let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
+        bins.resize(row.len(), 0);
+        for (bin, x) in bins.iter_mut().zip(row) {
+            *bin = ((most - magnitude(*x)) >> SHIFT).min(BINS as u32 - 1) as u16;
+        }
+        // Two tables, as two neighbours often share a bin.
+        let mut counts = [[0u32; BINS]; 2];
+        let (pairs, rest) = bins.as_chunks::<2>();
+        for [a, b] in pairs {
+            counts[0][usize::from(*a) % BINS] += 1;
+            counts[1][usize::from(*b) % BINS] += 1;
+        }
+        rest.iter().for_each(|bin| counts[0][usize::from(*bin) % BINS] += 1);
+        // Chances of the lowest and the highest rank of each bin.
+        let (mut bounds, mut left) = ([[0u64; 2]; BINS], row.len() as u32);
+        for (bound, (a, b)) in bounds.iter_mut().zip(counts[0].iter().zip(&counts[1])) {
+            let highest = left.saturating_sub(1);
+            left -= a + b;
+            *bound = [chance.of(left), chance.of(highest)];
+        }
+        // Words below all chances are kept, words above all are not; the bins decide on most of the others.
+        let all = chance.of(row.len().max(1) as u32 - 1);
+        for (keep, word) in keep.iter_mut().zip(&*words) {
+            *keep = u64::from(*word) < chance.least;
+        }
+        unsure.resize((row.len() + STEP).max(unsure.len()), 0);
+        // Density and epsilon are such that 0 < P < 1.
+        let n = between(words, (chance.least as u32, all as u32), unsure);
+        let mut left = 0;
+        for at in 0..n {
+            let i = unsure[at] as usize;
+            let ([low, high], word) = (bounds[usize::from(bins[i]) % BINS], u64::from(words[i]));
+            keep[i] = word < low;
+            unsure[left] = i as u32;
+            left += usize::from((word >= low) & (word < high));
+        }
+        for i in unsure[..left].iter().map(|i| *i as usize) {
+            let size = magnitude(row[i]);
+            let smaller: u32 = row.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
+            let equal: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) == size)).sum();
+            keep[i] = u64::from(words[i]) < chance.of(smaller + equal);
         }
     }
 }
@@ -48,10 +140,9 @@ impl Ranks {
     /// The rank of every |x| of the row, by a radix sort over the bits in which they differ: those of narrow types
     /// differ in few.
     fn rank(&mut self, row: &[f32]) {
-        let magnitude = |x: &f32| x.to_bits() & 0x7fff_ffff;
         self.ranks.resize(row.len(), 0);
-        let Some(first) = row.first().map(magnitude) else { return };
-        let differ = row.iter().fold(0, |all, x| all | (magnitude(x) ^ first));
+        let Some(first) = row.first().map(|x| magnitude(*x)) else { return };
+        let differ = row.iter().fold(0, |all, x| all | (magnitude(*x) ^ first));
         if differ == 0 {
             return self.ranks.iter_mut().zip(0..).for_each(|(rank, i)| *rank = i);
         }
@@ -66,7 +157,7 @@ impl Ranks {
         self.keys.clear();
         let kept = (1u64 << width) - 1;
         self.keys
-            .extend(row.iter().zip(0u64..).map(|(x, i)| (u64::from(magnitude(x) >> low) & kept) << 32 | i));
+            .extend(row.iter().zip(0u64..).map(|(x, i)| (u64::from(magnitude(*x) >> low) & kept) << 32 | i));
         if let [first, second, third] = self.counts.as_mut_slice() {
             for key in &self.keys {
                 first[place(*key, 0)] += 1;
@@ -115,6 +206,15 @@ mod tests {
             let mut expected = vec![0; row.len()];
             order.iter().zip(0..).for_each(|(i, rank)| expected[*i] = rank);
             prop_assert_eq!(&ranks.ranks, &expected);
+            let coins = Coins { key: Key::new(1, 0, "w"), first: 5, density: 0.5, epsilon: 0.4 };
+            let mut keep = vec![false; row.len()];
+            coins.toss(&row, &mut ranks, &mut keep);
+            for ((keep, rank), i) in keep.iter().zip(&expected).zip(5..) {
+                let word = coins.key.word(Domain::Element, i);
+                let chance = 0.1 + 0.8 * f64::from(*rank) / (row.len().max(2) - 1) as f64;
+                let margin = f64::from(word) / 2f64.powi(32) - chance;
+                prop_assert!(*keep == (margin < 0.0) || margin.abs() < 1e-6);
+            }
         }
     }
 

@@ -1,10 +1,12 @@
-//! The largest values of a streamed tensor, exactly: two passes of histograms, one more for ties.
+//! The largest values of a streamed tensor, exactly: one pass over a window that a sample says holds the threshold;
+//! where it does not, or holds too much, two passes of histograms and one more for ties.
 //!
 //! Values rank by magnitude; of equal ones, the one with the smaller index ranks higher. Nothing of the
 //! tensor's size is held.
 
 use std::ops::Range;
 
+use super::sample;
 use super::values::{Scratch, Values};
 use crate::Result;
 use crate::plan::{Histogram, Threshold, within_bin};
@@ -12,9 +14,9 @@ use crate::plan::{Histogram, Threshold, within_bin};
 /// The elements that rank above a number of others.
 #[derive(Debug, Clone)]
 pub(super) struct Top {
-    threshold: Threshold,
+    pub(super) threshold: Threshold,
     /// Values equal to the threshold in earlier tiles, for each tile.
-    ties_before: Vec<u64>,
+    pub(super) ties_before: Vec<u64>,
 }
 
 /// What ranks elements: puts one number per element of the range into `scratch.out`.
@@ -28,11 +30,14 @@ impl Top {
     }
 }
 
-/// Bytes of what is collected from the bins that hold the thresholds; beyond that, histograms are made of them.
-const COLLECT: u64 = 32 << 20;
+/// Bytes of what is collected from around the thresholds; beyond that, histograms are made of it.
+pub(super) const COLLECT: u64 = 32 << 20;
 
 /// For each of `keeps`, the elements that rank among that many largest.
 pub(super) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Vec<Top>> {
+    if let Some(tops) = sample::top(values, keeps, score)? {
+        return Ok(tops);
+    }
     let coarse = coarse(values, score)?;
     let bins: Vec<(u32, u64, u64)> = keeps.iter().map(|keep| coarse.bin(*keep)).collect();
     if 2 * bins.iter().map(|(.., count)| count).sum::<u64>() > COLLECT {
@@ -45,7 +50,7 @@ pub(super) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Resu
     let tops = bins.iter().enumerate().map(|(i, (bin, wanted, _))| {
         let parts: Vec<&[u16]> = tiles.iter().map(|tile| tile[i].as_slice()).collect();
         let threshold = Threshold::in_bin(*bin, *wanted, &parts);
-        let ties = parts.iter().map(|part| part.iter().filter(|low| **low == threshold.low()).count() as u64);
+        let ties = parts.iter().map(|part| threshold.ties_in_bin(part));
         Top { threshold, ties_before: before(ties) }
     });
     Ok(tops.collect())
@@ -65,7 +70,7 @@ fn counted(values: &Values<'_>, thresholds: Vec<Threshold>, score: &Score<'_>) -
 }
 
 /// Sums of all counts before each.
-fn before(counts: impl Iterator<Item = u64>) -> Vec<u64> {
+pub(super) fn before(counts: impl Iterator<Item = u64>) -> Vec<u64> {
     let sums = counts.scan(0, |sum, n| {
         let before = *sum;
         *sum += n;

@@ -39,6 +39,28 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
+    /// The elements `range` minus those of `base`, into `out`, which is resized: [`delta`] of the two.
+    pub(super) fn decode_delta(
+        &self,
+        base: &Source<'a>,
+        range: Range<u64>,
+        [bytes, base_bytes]: [&mut Vec<u8>; 2],
+        decoded: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let bf16 = |source: &Source<'_>| source.info.dtype == Dtype::Known(Known::BF16);
+        if bf16(self) && bf16(base) {
+            out.resize((range.end - range.start) as usize, 0.0);
+            let base = base.bytes(range.clone(), base_bytes)?;
+            dispatch(DeltaBf16 { bytes: self.bytes(range, bytes)?, base, out });
+            return Ok(());
+        }
+        self.decode(range.clone(), bytes, out)?;
+        base.decode(range, base_bytes, decoded)?;
+        dispatch(Subtract { from: out, base: decoded });
+        Ok(())
+    }
+
     /// Whether both have the same type and the same bytes, over the first `elements`.
     pub(super) fn same_bytes(&self, other: &Source<'a>, elements: u64) -> Result<bool> {
         const PIECE: u64 = 1 << 20;
@@ -70,6 +92,48 @@ fn decode(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::Known(Known::BF16) => dispatch(DecodeBf16 { bytes, out }),
         _ => assert!(decode_f32(dtype, bytes, out).is_some(), "sources of a merge are numbers"),
+    }
+}
+
+/// `x − base`, exactly zero where the two are the same bits (infinities and NaN too).
+#[inline(always)]
+fn delta(x: f32, base: f32) -> f32 {
+    if x.to_bits() == base.to_bits() { 0.0 } else { x - base }
+}
+
+/// [`delta`] in place.
+pub(super) struct Subtract<'a> {
+    pub(super) from: &'a mut [f32],
+    pub(super) base: &'a [f32],
+}
+
+impl Kernel for Subtract<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (x, b) in self.from.iter_mut().zip(self.base) {
+            *x = delta(*x, *b);
+        }
+    }
+}
+
+struct DeltaBf16<'a> {
+    bytes: &'a [u8],
+    base: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl Kernel for DeltaBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let wide = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        let pairs = self.bytes.as_chunks::<2>().0.iter().zip(self.base.as_chunks::<2>().0);
+        for (out, (x, b)) in self.out.iter_mut().zip(pairs) {
+            *out = delta(wide(x), wide(b));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::ranked::Coins;
 use super::select::{Top, top};
-use super::values::{Scratch, Values, l1};
+use super::values::{Scratch, Values, l1_of_kept};
 use crate::Result;
 use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::{Kernel, dispatch};
@@ -79,11 +79,8 @@ impl Thinning {
             Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
             Rescale::L1 => {
                 let ranked = matches!(thinning.kept, Kept::Ranked { .. });
-                let [before, after] = if ranked && values.elements <= MOST_TOSSED {
-                    thinning.toss(values, i)?
-                } else {
-                    thinning.norms(values, i)?
-                };
+                let toss = ranked && values.elements <= MOST_TOSSED;
+                let [before, after] = thinning.norms(values, i, toss)?;
                 if before >= 1e-7 && after >= 1e-7 {
                     thinning.factor = (before / after) as f32;
                 }
@@ -92,50 +89,43 @@ impl Thinning {
         Ok(thinning)
     }
 
-    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`.
-    fn norms(&self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
-        let fill = |scratch: &mut Scratch, range: Range<u64>| {
-            values.load_one(i, range.clone(), scratch)?;
-            scratch.sum.clear();
-            scratch.sum.extend_from_slice(&scratch.z[i]);
-            self.apply(values, i, range, scratch);
-            Ok(())
-        };
-        values.sums(fill, |s, at| [l1(&s.sum[at.clone()]), l1(&s.z[i][at])])
-    }
-
-    /// As [`Thinning::norms`], and remembers the coins, so that nothing is ranked twice.
-    fn toss(&mut self, values: &Values<'_>, i: usize) -> Result<[f64; 2]> {
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `toss`, the coins are remembered, so that nothing is ranked twice.
+    fn norms(&mut self, values: &Values<'_>, i: usize, toss: bool) -> Result<[f64; 2]> {
         let tiles = values.over(|scratch, range| {
             values.load_one(i, range.clone(), scratch)?;
-            scratch.sum.clear();
-            scratch.sum.extend_from_slice(&scratch.z[i]);
-            self.apply(values, i, range, scratch);
-            let norms = |at: Range<usize>| [l1(&scratch.sum[at.clone()]), l1(&scratch.z[i][at])];
-            let norms: Vec<[f64; 2]> = values.blocks(scratch.sum.len()).map(norms).collect();
-            let byte = |b: &[bool]| b.iter().rev().fold(0u8, |byte, keep| byte << 1 | u8::from(*keep));
-            let (eights, rest) = scratch.keep.as_chunks::<8>();
-            let mut bits: Vec<u8> = eights.iter().map(|b| byte(b)).collect();
-            bits.extend((!rest.is_empty()).then(|| byte(rest)));
-            Ok((norms, bits))
+            let blocks: Vec<Range<usize>> = values.blocks(scratch.z[i].len()).collect();
+            self.mark(values, i, range, scratch);
+            let Scratch { z, keep, .. } = scratch;
+            let norms = |at: &Range<usize>| l1_of_kept(&z[i][at.clone()], &keep[at.clone()]);
+            Ok((blocks.iter().map(norms).collect::<Vec<_>>(), if toss { bits(keep) } else { Vec::new() }))
         })?;
         let mut total = [0.0; 2];
         for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
             total = [total[0] + before, total[1] + after];
         }
-        self.kept = Kept::Tossed(tiles.into_iter().map(|(_, bits)| bits).collect());
+        if toss {
+            self.kept = Kept::Tossed(tiles.into_iter().map(|(_, coins)| coins).collect());
+        }
         Ok(total)
     }
 
     /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
     pub(super) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
+        if !matches!(self.kept, Kept::All) {
+            self.mark(values, i, range, scratch);
+            dispatch(Drop { z: &mut scratch.z[i], keep: &scratch.keep, factor: self.factor });
+        }
+    }
+
+    /// Says in `scratch.keep` which of the elements `range` of model `i`, a tile, stay.
+    fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
         let Scratch { z, keep, ranks, .. } = scratch;
-        let z = &mut z[i];
+        let z = &z[i];
         let tile = values.tile_of(range.start);
         keep.resize(z.len(), false);
         match &self.kept {
-            Kept::All => return,
-            Kept::Nothing => return z.fill(0.0),
+            Kept::All => keep.fill(true),
+            Kept::Nothing => keep.fill(false),
             Kept::Largest(top) => top.fill(tile, z, keep),
             Kept::Above(cut) => keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut),
             Kept::Between(all, outliers) => {
@@ -144,16 +134,7 @@ impl Thinning {
                 outliers.fill(tile, z, &mut out);
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
             }
-            Kept::Tossed(tiles) => {
-                let (eights, rest) = keep.as_chunks_mut::<8>();
-                let mut bytes = tiles[tile].iter();
-                for (eight, byte) in eights.iter_mut().zip(bytes.by_ref()) {
-                    *eight = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| byte >> i & 1 == 1);
-                }
-                for byte in bytes {
-                    rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = byte >> i & 1 == 1);
-                }
-            }
+            Kept::Tossed(tiles) => dispatch(Unpack { bits: &tiles[tile], keep }),
             Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
             Kept::Ranked { key, density, epsilon } => {
                 let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
@@ -165,7 +146,6 @@ impl Thinning {
                 }
             }
         }
-        dispatch(Drop { z, keep, factor: self.factor });
     }
 }
 
@@ -174,8 +154,7 @@ pub(super) fn largest(values: &Values<'_>, i: usize, keeps: &[u64]) -> Result<Ve
     top(values, keeps, &|scratch, range| {
         values.load_one(i, range, scratch)?;
         let Scratch { z, out, .. } = scratch;
-        out.clear();
-        out.extend_from_slice(&z[i]);
+        std::mem::swap(out, &mut z[i]);
         Ok(())
     })
 }
@@ -186,6 +165,55 @@ pub(super) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
     let outliers = (gamma * n as f64) as u64;
     // Fewer outliers go where the density would not be met otherwise.
     (target, outliers.min(n - target))
+}
+
+/// One bit per flag, the first in the lowest bit of the first byte.
+fn bits(flags: &[bool]) -> Vec<u8> {
+    dispatch(Pack { flags })
+}
+
+struct Pack<'a> {
+    flags: &'a [bool],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<u8> {
+        // The product brings the low bits of eight bytes into the highest one.
+        const GATHER: u64 = 0x0102_0408_1020_4080;
+        let mut bits = vec![0; self.flags.len().div_ceil(8)];
+        for (bits, flags) in bits.iter_mut().zip(self.flags.chunks(8)) {
+            let mut bytes = 0;
+            for (i, flag) in flags.iter().enumerate() {
+                bytes |= u64::from(*flag) << (8 * i);
+            }
+            *bits = (bytes.wrapping_mul(GATHER) >> 56) as u8;
+        }
+        bits
+    }
+}
+
+struct Unpack<'a> {
+    bits: &'a [u8],
+    keep: &'a mut [bool],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (eights, rest) = self.keep.as_chunks_mut::<8>();
+        for (eight, byte) in eights.iter_mut().zip(self.bits) {
+            for (i, keep) in eight.iter_mut().enumerate() {
+                *keep = byte >> i & 1 == 1;
+            }
+        }
+        let last = self.bits.last().copied().unwrap_or(0);
+        rest.iter_mut().enumerate().for_each(|(i, keep)| *keep = last >> i & 1 == 1);
+    }
 }
 
 /// `z ← keep ? factor · z : 0`.

@@ -6,12 +6,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::ranked::Ranks;
-use super::source::Source;
+use super::source::{Source, Subtract};
 use crate::Result;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of one tile: small enough that base and two models stay in the cache of a core.
-pub(super) const TILE: u64 = 1 << 16;
+pub(super) const TILE: u64 = 1 << 15;
 /// Elements of one partial sum. Sums run over blocks in order, so they depend on no tile and no thread.
 pub(super) const BLOCK: usize = 1 << 12;
 
@@ -27,6 +27,7 @@ pub(super) struct Scratch {
     pub(super) weight: Vec<f32>,
     pub(super) keep: Vec<bool>,
     pub(super) ranks: Ranks,
+    pub(super) found: Vec<u32>,
     pub(super) encoded: Vec<u8>,
 }
 
@@ -90,12 +91,13 @@ impl Values<'_> {
     /// Reads the elements `range` of one model only, and of the base where deltas are taken.
     pub(super) fn load_one(&self, i: usize, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
         scratch.z.resize_with(self.models.len().max(scratch.z.len()), Vec::new);
-        self.models[i].decode(range.clone(), &mut scratch.bytes, &mut scratch.z[i])?;
-        if let (Some(base), true) = (&self.base, self.deltas) {
-            base.decode(range, &mut scratch.bytes, &mut scratch.base)?;
-            dispatch(Subtract { from: &mut scratch.z[i], base: &scratch.base });
+        let Scratch { bytes, encoded, base: decoded, z, .. } = scratch;
+        match &self.base {
+            Some(base) if self.deltas => {
+                self.models[i].decode_delta(base, range, [bytes, encoded], decoded, &mut z[i])
+            }
+            _ => self.models[i].decode(range, bytes, &mut z[i]),
         }
-        Ok(())
     }
 
     /// Runs `work` on every tile, in parallel; results in order. `work` must not start parallel work itself.
@@ -174,24 +176,6 @@ pub(super) fn over<T: Send>(
     ranges.into_par_iter().map(run).collect()
 }
 
-/// `x − base`, exactly zero where the two are the same bits (infinities and NaN too).
-struct Subtract<'a> {
-    from: &'a mut [f32],
-    base: &'a [f32],
-}
-
-impl Kernel for Subtract<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (x, b) in self.from.iter_mut().zip(self.base) {
-            let delta = *x - *b;
-            *x = if x.to_bits() == b.to_bits() { 0.0 } else { delta };
-        }
-    }
-}
-
 /// Σ x·y in f64 over sixteen running sums, in a fixed order.
 pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
     dispatch(Dot { x, y })
@@ -220,25 +204,37 @@ impl Kernel for Dot<'_> {
     }
 }
 
-/// Σ|x| in f64, in a fixed order.
-pub(super) fn l1(x: &[f32]) -> f64 {
-    dispatch(L1(x))
+/// Σ|x| and Σ|x| of those to be kept, in f64, in a fixed order.
+pub(super) fn l1_of_kept(x: &[f32], keep: &[bool]) -> [f64; 2] {
+    dispatch(L1OfKept { x, keep })
 }
 
-struct L1<'a>(&'a [f32]);
+struct L1OfKept<'a> {
+    x: &'a [f32],
+    keep: &'a [bool],
+}
 
-impl Kernel for L1<'_> {
-    type Output = f64;
+impl Kernel for L1OfKept<'_> {
+    type Output = [f64; 2];
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let mut lanes = [0.0f64; 16];
-        let (chunks, rest) = self.0.as_chunks::<16>();
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(x.abs());
+    fn run(self) -> [f64; 2] {
+        let [mut all, mut kept] = [[0.0f64; 16]; 2];
+        let (x, x_rest) = self.x.as_chunks::<16>();
+        let (keep, keep_rest) = self.keep.as_chunks::<16>();
+        for (x, keep) in x.iter().zip(keep) {
+            for i in 0..16 {
+                let size = f64::from(x[i].abs());
+                all[i] += size;
+                kept[i] += if keep[i] { size } else { 0.0 };
             }
         }
-        lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>()
+        let (mut all, mut kept) = (all.iter().sum::<f64>(), kept.iter().sum::<f64>());
+        for (x, keep) in x_rest.iter().zip(keep_rest) {
+            let size = f64::from(x.abs());
+            all += size;
+            kept += if *keep { size } else { 0.0 };
+        }
+        [all, kept]
     }
 }
