@@ -183,7 +183,7 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     let none = refused(&lab.train("out", &cuda).env("MOCK_NO_DEVICE", "1").output().unwrap());
     assert!(none.contains("CUDA_ERROR_NO_DEVICE"), "{none}");
     // Room for the scratch of products, not for a model.
-    let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "34000000").output().unwrap());
+    let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "33650000").output().unwrap());
     assert!(full.contains("OUT_OF_MEMORY") && full.contains("--batch-size"), "{full}");
     let bf16 =
         refused(&lab.train("out", &["--device", "cpu", "--compute-dtype", "bfloat16"]).output().unwrap());
