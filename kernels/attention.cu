@@ -255,6 +255,7 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
 ATTENTION(64, 2)
 ATTENTION(128, 4)
 ATTENTION(256, 8)
+#undef ATTENTION
 
 // delta = dout . out of each token and head
 KERNEL(128) attention_delta(const work* __restrict__ dout, const work* __restrict__ out, u32 rows, u32 width,

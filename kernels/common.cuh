@@ -6,7 +6,7 @@
 // timing: no atomics.
 #ifndef HOST_SHIM
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
-#define DYNAMIC_SHARED(name) extern __shared__ float name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) float name[]
 #endif
 
 typedef unsigned int u32;

@@ -141,9 +141,11 @@ fn planted_faults_are_caught() {
         line.split(' ').skip(1).collect()
     };
     assert_eq!(result("sound"), ["129024"; 3]);
+    assert_eq!(result("copy_waited_for"), ["2016"; 3]);
+    assert_eq!(result("copy_not_waited_for"), ["-64"; 3]);
     let racing = result("missing_barrier");
     assert!(racing.iter().any(|sum| *sum != racing[0]) && racing.len() == 3, "{racing:?}");
-    for name in ["barrier_in_a_branch", "two_barriers", "shuffle_outside_the_mask"] {
+    for name in ["barrier_in_a_branch", "two_barriers", "shuffle_outside_the_mask", "half_a_warp"] {
         assert_eq!(result(name), ["stopped"; 3], "{name}");
     }
 }

@@ -55,6 +55,9 @@ cases! {
     attention_window 1e-2,
     attention_wide 1e-2,
     attention_widest 1e-2,
+    attention_mma_64 1e-2,
+    attention_mma_128 1e-2,
+    attention_mma_window 1e-2,
     cross_entropy 1e-2,
     adamw 1e-5,
 }
@@ -198,6 +201,21 @@ fn attention_wide<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
 
 fn attention_widest<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     attend(b, AttentionShape { heads: 1, kv_heads: 1, head_dim: 160, window: None }, &[0, 19])
+}
+
+/// Grouped heads over several tiles, a sequence of one token, one of a whole tile, one of a tile and one.
+fn attention_mma_64<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 4, kv_heads: 2, head_dim: 64, window: None }, &[0, 1, 65, 130, 279])
+}
+
+fn attention_mma_128<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    attend(b, AttentionShape { heads: 3, kv_heads: 1, head_dim: 128, window: None }, &[0, 63, 230])
+}
+
+/// Windows that end within a tile, and tiles of keys that a tile sees whole but for the window.
+fn attention_mma_window<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let shape = |window| AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: Some(window) };
+    [3, 50, 70, 133].into_iter().flat_map(|window| attend(b, shape(window), &[0, 200, 217])).collect()
 }
 
 /// Attention of one head of this width.

@@ -37,14 +37,38 @@ KERNEL(64) shuffle_outside_the_mask(const float* x, float* out) {
     if ((threadIdx.x & 31) < 16) out[threadIdx.x] = __shfl_sync(0xffffu, x[threadIdx.x], 20);
 }
 
+// A copy to shared memory that is read before anybody has waited for it.
+template <bool WAIT>
+static void through_shared(const float* x, float* out) {
+    alignas(16) __shared__ float part[64];
+    part[threadIdx.x] = -1;
+    __syncthreads();
+    if (threadIdx.x < 16) copy_async(part + 4 * threadIdx.x, x + 4 * threadIdx.x, false);
+    end_copies();
+    if (WAIT) wait_copies<0>();
+    __syncthreads();
+    out[threadIdx.x] = part[threadIdx.x];
+}
+KERNEL(64) copy_waited_for(const float* x, float* out) { through_shared<true>(x, out); }
+KERNEL(64) copy_not_waited_for(const float* x, float* out) { through_shared<false>(x, out); }
+
+// Half of a warp takes part in a product of the warp.
+KERNEL(64) half_a_warp(const float* x, float* out) {
+    float c[4] = {};
+    unsigned a[4] = {};
+    if ((threadIdx.x & 31) < 16) mma(c, a, 0, 0);
+    else __syncthreads();
+    out[threadIdx.x] = x[threadIdx.x] + c[0];
+}
+
 template <class Kernel>
 static void show(const char* name, Kernel kernel) {
     printf("%s", name);
     for (int schedule = 0; schedule < 3; schedule++) {
-        std::vector<float> in(64), out(64);
+        alignas(16) float in[64], out[64];
         for (int i = 0; i < 64; i++) in[i] = (float)i;
-        const float* x = in.data();
-        float* y = out.data();
+        const float* x = in;
+        float* y = out;
         void* args[] = {&x, &y};
         unsigned grid[3] = {1, 1, 1}, block[3] = {64, 1, 1};
         if (shim::launch(kernel, grid, block, 0, args, schedule)) {
@@ -64,4 +88,7 @@ int main() {
     show("barrier_in_a_branch", barrier_in_a_branch);
     show("two_barriers", two_barriers);
     show("shuffle_outside_the_mask", shuffle_outside_the_mask);
+    show("copy_waited_for", copy_waited_for);
+    show("copy_not_waited_for", copy_not_waited_for);
+    show("half_a_warp", half_a_warp);
 }

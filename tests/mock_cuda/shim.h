@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <sys/mman.h>
 #include <type_traits>
 #include <utility>
@@ -30,6 +31,11 @@
 struct uint3 { unsigned x, y, z; };
 
 namespace shim {
+struct Copy {
+    void* to;
+    const void* from;
+    bool zeros;
+};
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 struct Fiber {
 #ifdef __x86_64__
@@ -41,6 +47,9 @@ struct Fiber {
     uint3 thread;
     unsigned lane, warp, mask, site;
     uint64_t slot;
+    unsigned registers[6];
+    // Groups of copies that were begun; the last is open.
+    std::deque<std::vector<Copy>> copies;
 };
 constexpr size_t STACK = 64 * 1024;
 inline std::vector<Fiber> fibers;
@@ -81,6 +90,7 @@ inline void entry() {
 
 inline void prepare(Fiber& f, char* bottom) {
     f.state = READY;
+    f.copies.assign(1, {});
 #ifdef __x86_64__
     void** top = (void**)((uintptr_t)(bottom + STACK) & ~uintptr_t(15));
     *--top = nullptr;
@@ -254,9 +264,12 @@ inline unsigned __float_as_uint(float x) {
     memcpy(&bits, &x, 4);
     return bits;
 }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+
+#include "mma.h"
 
 // One function for each kernel, which the mock driver finds by name.
 #define LAUNCHER(name)                                                                                               \

@@ -1,14 +1,13 @@
-//! Attention: `kernels/attention.cu`.
+//! Attention: `kernels/attention_mma.cu` for heads of 64 and 128 in bf16, `kernels/attention.cu` for all others.
 
 use super::Working;
 use super::buffer::Buffer;
 use super::device::{Arg, Device, Memory};
-use super::sequences::{OnCard, ROWS};
+use super::sequences::OnCard;
 use crate::backend::{AttentionShape, Sequences};
 
-/// Keys that meet a tile at once, and warps of a block, as in the kernels.
-const LANES: usize = 32;
-const WARPS: usize = 4;
+/// Rows of a block of `attention_delta`.
+const DELTA_ROWS: usize = 4;
 
 /// Scratch of the backward pass.
 #[derive(Debug, Default)]
@@ -17,13 +16,57 @@ pub(super) struct Attention {
     dq: Memory,
 }
 
-/// The build of the kernels for a head; `None` for one that is too wide.
-fn size(head_dim: usize) -> Option<&'static str> {
-    match head_dim {
-        ..=64 => Some("64"),
-        65..=128 => Some("128"),
-        129..=256 => Some("256"),
-        _ => None,
+/// The kernels for a head, and the bytes of shared memory that each needs.
+struct Kernels {
+    forward: (String, usize),
+    query: (String, usize),
+    key: (String, usize),
+    /// Rows of a tile.
+    rows: usize,
+}
+
+impl Kernels {
+    /// `None` for a head that is too wide.
+    fn of(head_dim: usize, working: Working) -> Option<Self> {
+        match (working, head_dim) {
+            (Working::Bf16, 64) => Some(Self::tensor_cores(64, 64)),
+            (Working::Bf16, 128) => Some(Self::tensor_cores(128, 32)),
+            (_, ..=64) => Some(Self::general(64, head_dim)),
+            (_, 65..=128) => Some(Self::general(128, head_dim)),
+            (_, 129..=256) => Some(Self::general(256, head_dim)),
+            _ => None,
+        }
+    }
+
+    /// `kernels/attention_mma.cu`; `step` others meet a tile at once in the backward pass.
+    fn tensor_cores(head_dim: usize, step: usize) -> Self {
+        const ROWS: usize = 64;
+        const FORWARD_STEP: usize = 64;
+        let bytes = |rows: usize| rows * (head_dim + 8) * 2;
+        // Two of what comes, so that one is copied while the other is used.
+        let backward = bytes(2 * ROWS + 4 * step);
+        Self {
+            forward: (format!("attention_mma_forward_{head_dim}"), bytes(ROWS + 4 * FORWARD_STEP)),
+            query: (format!("attention_mma_query_{head_dim}"), backward),
+            key: (format!("attention_mma_key_{head_dim}"), backward + 4 * step * 4),
+            rows: ROWS,
+        }
+    }
+
+    /// `kernels/attention.cu`, built for heads of at most `size` elements.
+    fn general(size: usize, head_dim: usize) -> Self {
+        const ROWS: usize = 16;
+        const LANES: usize = 32;
+        // Tiles of rows, of what they meet, and of scores, in `f32`.
+        let bytes = |rows: usize, others: usize, scores: usize| {
+            4 * (rows * ROWS * head_dim + others * LANES * (head_dim + 1) + scores * ROWS * LANES)
+        };
+        Self {
+            forward: (format!("attention_forward_{size}"), bytes(1, 1, 1)),
+            query: (format!("attention_backward_query_{size}"), bytes(2, 2, 1)),
+            key: (format!("attention_backward_key_{size}"), bytes(2, 2, 2)),
+            rows: ROWS,
+        }
     }
 }
 
@@ -33,11 +76,6 @@ fn numbers(shape: AttentionShape) -> [Arg; 5] {
     let number = |n: usize| Arg::U32(u32::try_from(n).unwrap_or(u32::MAX));
     let scale = 1.0 / (head_dim as f32).sqrt();
     [number(heads), number(kv_heads), number(head_dim), number(window.unwrap_or(usize::MAX)), Arg::F32(scale)]
-}
-
-/// Shared memory: `rows` tiles of rows, `others` of what they meet, `scores` of scores for each row of a warp.
-fn shared(width: usize, rows: usize, others: usize, scores: usize) -> usize {
-    4 * (rows * ROWS * width + others * LANES * (width + 1) + scores * WARPS * (ROWS / WARPS) * LANES)
 }
 
 impl Attention {
@@ -51,16 +89,16 @@ impl Attention {
         lse: &Buffer,
     ) {
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-        let Some(size) = size(head_dim) else { return too_wide(device, head_dim) };
+        let Some(kernels) = Kernels::of(head_dim, of) else { return too_wide(device, head_dim) };
         let tokens = sequences.tokens();
         let (wide, narrow) = (tokens * heads * head_dim, tokens * kv_heads * head_dim);
-        let (tiles, count) = on_card.tiles(device, sequences);
+        let (tiles, count) = on_card.tiles(device, sequences, kernels.rows);
         let mut args =
             vec![q.arg(device, wide, of), k.arg(device, narrow, of), v.arg(device, narrow, of), tiles];
         args.extend(numbers(shape));
         args.extend([out.arg(device, wide, of), lse.arg(device, tokens * heads, Working::F32)]);
-        let shared = shared(head_dim, 1, 1, 1);
-        device.launch(&format!("attention_forward_{size}"), (count, heads), shared, &args);
+        let (name, shared) = kernels.forward;
+        device.launch(&name, (count, heads), shared, &args);
     }
 
     /// See [`crate::backend::Backend::attention_backward`].
@@ -73,7 +111,7 @@ impl Attention {
         [q, k, v]: [&mut Buffer; 3],
     ) {
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-        let Some(size) = size(head_dim) else { return too_wide(device, head_dim) };
+        let Some(kernels) = Kernels::of(head_dim, of) else { return too_wide(device, head_dim) };
         let tokens = sequences.tokens();
         let (wide, narrow) = (tokens * heads * head_dim, tokens * kv_heads * head_dim);
         let rows = tokens * heads;
@@ -81,26 +119,26 @@ impl Attention {
         device.reserve(&mut self.dq, wide * of.bytes());
         let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
         let (delta, dq) = (pointer(&self.delta, 4 * rows), pointer(&self.dq, wide * of.bytes()));
-        let (tiles, count) = on_card.tiles(device, sequences);
+        let (tiles, count) = on_card.tiles(device, sequences, kernels.rows);
         let [dout, out] = [dout, out].map(|x| x.arg(device, wide, of));
         let lse = lse.arg(device, rows, Working::F32);
         let (q_arg, k_arg, v_arg) =
             (q.arg(device, wide, of), k.arg(device, narrow, of), v.arg(device, narrow, of));
 
         let args = [dout, out, Arg::U32(rows as u32), Arg::U32(head_dim as u32), delta];
-        device.launch("attention_delta", (rows.div_ceil(WARPS), 1), 0, &args);
+        device.launch("attention_delta", (rows.div_ceil(DELTA_ROWS), 1), 0, &args);
 
         let mut args = vec![dout, q_arg, k_arg, v_arg, lse, delta, tiles];
         args.extend(numbers(shape));
         args.push(dq);
-        let shared_query = shared(head_dim, 2, 2, 1);
-        device.launch(&format!("attention_backward_query_{size}"), (count, heads), shared_query, &args);
+        let (name, shared) = kernels.query;
+        device.launch(&name, (count, heads), shared, &args);
 
         let mut args = vec![dout, q_arg, lse, delta, tiles];
         args.extend(numbers(shape));
         args.extend([k_arg, v_arg]);
-        let shared_key = shared(head_dim, 2, 2, 2);
-        device.launch(&format!("attention_backward_key_{size}"), (count, kv_heads), shared_key, &args);
+        let (name, shared) = kernels.key;
+        device.launch(&name, (count, kv_heads), shared, &args);
         device.copy(&self.dq, &mut q.memory, wide * of.bytes());
     }
 }
