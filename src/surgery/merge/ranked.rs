@@ -30,7 +30,7 @@ pub(super) struct Ranks {
     /// For each element of the row, its rank from 0.
     ranks: Vec<u32>,
     words: Vec<u32>,
-    bins: Vec<u16>,
+    steps: Vec<u16>,
     unsure: Vec<u32>,
 }
 
@@ -87,23 +87,32 @@ impl Kernel for Bounded<'_> {
 
     #[inline(always)]
     fn run(self) {
-        /// 32 bins a binade, from the largest down; the last one takes the rest.
-        const SHIFT: u32 = 18;
-        const BINS: usize = 512;
-        let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
+        /// Bits of a magnitude that a step leaves out, and of a step that a bin leaves out: 32 bins a binade.
+        const SHIFT: u32 = 11;
+        const BIN: u32 = 7;
+        const BINS: usize = 1 << (u16::BITS - BIN);
+        let Self { row, chance, ranks: Ranks { words, steps, unsure, .. }, keep } = self;
         let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
-        bins.resize(row.len(), 0);
-        for (bin, x) in bins.iter_mut().zip(row) {
-            *bin = ((most - magnitude(*x)) >> SHIFT).min(BINS as u32 - 1) as u16;
+        // Steps down from the largest magnitude; the last is for zeros. Nothing is lost where the bits that
+        // steps leave out are zero: differences of narrow types have few.
+        let mut lost = 0;
+        steps.resize(row.len(), 0);
+        for (step, x) in steps.iter_mut().zip(row) {
+            let down = most - magnitude(*x);
+            let near = (down >> SHIFT).min(u32::from(u16::MAX) - 1);
+            let zero = magnitude(*x) == 0;
+            lost |= if zero { 0 } else { down ^ (near << SHIFT) };
+            *step = if zero { u16::MAX } else { near as u16 };
         }
+        let bin = |step: u16| usize::from(step >> BIN) % BINS;
         // Two tables, as two neighbours often share a bin.
         let mut counts = [[0u32; BINS]; 2];
-        let (pairs, rest) = bins.as_chunks::<2>();
+        let (pairs, rest) = steps.as_chunks::<2>();
         for [a, b] in pairs {
-            counts[0][usize::from(*a) % BINS] += 1;
-            counts[1][usize::from(*b) % BINS] += 1;
+            counts[0][bin(*a)] += 1;
+            counts[1][bin(*b)] += 1;
         }
-        rest.iter().for_each(|bin| counts[0][usize::from(*bin) % BINS] += 1);
+        rest.iter().for_each(|step| counts[0][bin(*step)] += 1);
         // Chances of the lowest and the highest rank of each bin.
         let (mut bounds, mut left) = ([[0u64; 2]; BINS], row.len() as u32);
         for (bound, (a, b)) in bounds.iter_mut().zip(counts[0].iter().zip(&counts[1])) {
@@ -122,16 +131,25 @@ impl Kernel for Bounded<'_> {
         let mut left = 0;
         for at in 0..n {
             let i = unsure[at] as usize;
-            let ([low, high], word) = (bounds[usize::from(bins[i]) % BINS], u64::from(words[i]));
+            let ([low, high], word) = (bounds[bin(steps[i])], u64::from(words[i]));
             keep[i] = word < low;
             unsure[left] = i as u32;
             left += usize::from((word >= low) & (word < high));
         }
         for i in unsure[..left].iter().map(|i| *i as usize) {
-            let size = magnitude(row[i]);
-            let smaller: u32 = row.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
-            let equal: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) == size)).sum();
-            keep[i] = u64::from(words[i]) < chance.of(smaller + equal);
+            let rank = if lost == 0 {
+                let step = steps[i];
+                // At most `SHORT` each: they fit.
+                let before: u16 = steps[..i].iter().map(|s| u16::from(*s >= step)).sum();
+                let after: u16 = steps[i..].iter().map(|s| u16::from(*s > step)).sum();
+                u32::from(before) + u32::from(after)
+            } else {
+                let size = magnitude(row[i]);
+                let before: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) <= size)).sum();
+                let after: u32 = row[i..].iter().map(|x| u32::from(magnitude(*x) < size)).sum();
+                before + after
+            };
+            keep[i] = u64::from(words[i]) < chance.of(rank);
         }
     }
 }

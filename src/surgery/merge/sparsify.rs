@@ -118,7 +118,7 @@ impl Thinning {
     }
 
     /// Says in `scratch.keep` which of the elements `range` of model `i`, a tile, stay.
-    fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
+    pub(super) fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
         let Scratch { z, keep, ranks, .. } = scratch;
         let z = &z[i];
         let tile = values.tile_of(range.start);

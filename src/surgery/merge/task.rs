@@ -35,38 +35,75 @@ impl Task {
     /// Computes the elements `range` into `scratch.out`.
     pub(super) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
         values.load(range.clone(), scratch)?;
+        let n = scratch.base.len();
+        scratch.out.resize(n, 0.0);
+        if self.elect == Elect::None {
+            for (i, (thinning, w)) in self.thinning.iter().zip(&self.weights).enumerate() {
+                thinning.mark(values, i, range.clone(), scratch);
+                let Scratch { z, keep, out, .. } = scratch;
+                dispatch(Add { z: &z[i], keep, factor: thinning.factor, w: *w, first: i == 0, out });
+            }
+            let all: f32 = self.weights.iter().sum();
+            let all = if all.abs() < 1e-8 { 1.0 } else { all };
+            self.finish(&scratch.base, Weight::Same(all), &mut scratch.out);
+            return Ok(());
+        }
         for (i, thinning) in self.thinning.iter().enumerate() {
             thinning.apply(values, i, range.clone(), scratch);
         }
-        let n = scratch.base.len();
-        scratch.sum.clear();
         scratch.sum.resize(n, 0.0);
-        scratch.weight.clear();
         scratch.weight.resize(n, 0.0);
-        scratch.out.clear();
-        scratch.out.resize(n, 0.0);
         let models = &mut scratch.z[..self.weights.len()];
-        for (v, w) in models.iter_mut().zip(&self.weights) {
+        for (i, (v, w)) in models.iter_mut().zip(&self.weights).enumerate() {
             let unweighted = self.elect == Elect::Unweighted;
-            dispatch(Vote { v, w: *w, unweighted, sum: &mut scratch.sum });
+            dispatch(Vote { v, w: *w, unweighted, first: i == 0, sum: &mut scratch.sum });
         }
-        for (v, w) in models.iter().zip(&self.weights) {
+        for (i, (v, w)) in models.iter().zip(&self.weights).enumerate() {
             let (out, weight) = (&mut scratch.out, &mut scratch.weight);
-            match self.elect {
-                Elect::None => {}
-                _ => dispatch(Gather { v, w: *w, sum: &scratch.sum, out, weight }),
-            }
+            dispatch(Gather { v, w: *w, sum: &scratch.sum, first: i == 0, out, weight });
         }
-        let all: f32 = self.weights.iter().sum();
-        let all = if all.abs() < 1e-8 { 1.0 } else { all };
-        if self.elect == Elect::None {
-            std::mem::swap(&mut scratch.out, &mut scratch.sum);
-            scratch.weight.fill(all);
-        }
-        let (base, weight, out) = (&scratch.base, &scratch.weight, &mut scratch.out);
-        dispatch(Finish { base, weight, normalize: self.normalize, lambda: self.lambda, out });
+        self.finish(&scratch.base, Weight::Each(&scratch.weight), &mut scratch.out);
         Ok(())
     }
+
+    fn finish(&self, base: &[f32], weight: Weight<'_>, out: &mut [f32]) {
+        let weight = if self.normalize { weight } else { Weight::Same(1.0) };
+        dispatch(Finish { base, weight, lambda: self.lambda, out });
+    }
+}
+
+/// `out ← [out +] w (keep ? factor z : 0)`, where nothing is elected.
+struct Add<'a> {
+    z: &'a [f32],
+    keep: &'a [bool],
+    factor: f32,
+    w: f32,
+    /// There is nothing to add to yet.
+    first: bool,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { z, keep, factor, w, first, out } = self;
+        let term = |(z, keep): (&f32, &bool)| w * if *keep { factor * *z } else { 0.0 };
+        let terms = z.iter().zip(keep).map(term);
+        if first {
+            out.iter_mut().zip(terms).for_each(|(out, v)| *out = v);
+        } else {
+            out.iter_mut().zip(terms).for_each(|(out, v)| *out += v);
+        }
+    }
+}
+
+/// What a sum is divided by.
+#[derive(Clone, Copy)]
+enum Weight<'a> {
+    Same(f32),
+    Each(&'a [f32]),
 }
 
 /// `v ← w δ`, and Σ v (or Σ δ) for the election.
@@ -74,6 +111,7 @@ struct Vote<'a> {
     v: &'a mut [f32],
     w: f32,
     unweighted: bool,
+    first: bool,
     sum: &'a mut [f32],
 }
 
@@ -82,14 +120,15 @@ impl Kernel for Vote<'_> {
 
     #[inline(always)]
     fn run(self) {
+        let before = |s: f32| if self.first { 0.0 } else { s };
         if self.unweighted {
-            self.sum.iter_mut().zip(self.v.iter()).for_each(|(s, v)| *s += *v);
+            self.sum.iter_mut().zip(self.v.iter()).for_each(|(s, v)| *s = before(*s) + *v);
             self.v.iter_mut().for_each(|v| *v *= self.w);
             return;
         }
         for (v, s) in self.v.iter_mut().zip(self.sum) {
             *v *= self.w;
-            *s += *v;
+            *s = before(*s) + *v;
         }
     }
 }
@@ -99,6 +138,7 @@ struct Gather<'a> {
     v: &'a [f32],
     w: f32,
     sum: &'a [f32],
+    first: bool,
     out: &'a mut [f32],
     weight: &'a mut [f32],
 }
@@ -108,10 +148,11 @@ impl Kernel for Gather<'_> {
 
     #[inline(always)]
     fn run(self) {
+        let before = |x: f32| if self.first { 0.0 } else { x };
         for (((v, s), out), weight) in self.v.iter().zip(self.sum).zip(self.out).zip(self.weight) {
             let agrees = ((*v > 0.0) & (*s >= 0.0)) | ((*v < 0.0) & (*s < 0.0)) | v.is_nan();
-            *out += if agrees { *v } else { 0.0 };
-            *weight += if agrees { self.w } else { 0.0 };
+            *out = before(*out) + if agrees { *v } else { 0.0 };
+            *weight = before(*weight) + if agrees { self.w } else { 0.0 };
         }
     }
 }
@@ -119,8 +160,7 @@ impl Kernel for Gather<'_> {
 /// `out ← b + λ out [/ weight]`; where nothing was added, the bits of b.
 struct Finish<'a> {
     base: &'a [f32],
-    weight: &'a [f32],
-    normalize: bool,
+    weight: Weight<'a>,
     lambda: f32,
     out: &'a mut [f32],
 }
@@ -130,14 +170,17 @@ impl Kernel for Finish<'_> {
 
     #[inline(always)]
     fn run(self) {
-        if self.normalize {
-            for (out, weight) in self.out.iter_mut().zip(self.weight) {
-                *out /= if *weight == 0.0 { 1.0 } else { *weight };
+        let Self { base, weight, lambda, out } = self;
+        let moved = |base: f32, x: f32| if x == 0.0 { base } else { base + lambda * x };
+        match weight {
+            Weight::Same(weight) => {
+                out.iter_mut().zip(base).for_each(|(out, base)| *out = moved(*base, *out / weight));
             }
-        }
-        for (out, base) in self.out.iter_mut().zip(self.base) {
-            let moved = *base + self.lambda * *out;
-            *out = if *out == 0.0 { *base } else { moved };
+            Weight::Each(weight) => {
+                for ((out, base), weight) in out.iter_mut().zip(base).zip(weight) {
+                    *out = moved(*base, *out / if *weight == 0.0 { 1.0 } else { *weight });
+                }
+            }
         }
     }
 }
