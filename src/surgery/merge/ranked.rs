@@ -88,37 +88,45 @@ impl Kernel for Bounded<'_> {
     #[inline(always)]
     fn run(self) {
         /// Bits of a magnitude that a step leaves out, and of a step that a bin leaves out: 32 bins a binade.
-        const SHIFT: u32 = 11;
+        const SHIFT: u32 = 12;
         const BIN: u32 = 7;
         const BINS: usize = 1 << (u16::BITS - BIN);
         let Self { row, chance, ranks: Ranks { words, steps, unsure, .. }, keep } = self;
         let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
-        // Steps down from the largest magnitude; the last is for zeros. Nothing is lost where the bits that
-        // steps leave out are zero: differences of narrow types have few.
-        let mut lost = 0;
+        // Steps down from the largest magnitude. Odd ones are of one magnitude, which differences of narrow types
+        // have; even ones are of all magnitudes up to the next. The last is that of zeros.
         steps.resize(row.len(), 0);
         for (step, x) in steps.iter_mut().zip(row) {
-            let down = most - magnitude(*x);
-            let near = (down >> SHIFT).min(u32::from(u16::MAX) - 1);
-            let zero = magnitude(*x) == 0;
-            lost |= if zero { 0 } else { down ^ (near << SHIFT) };
-            *step = if zero { u16::MAX } else { near as u16 };
+            let down = (most >> SHIFT) - (magnitude(*x) >> SHIFT);
+            let far = down >= (1 << 15) - 1;
+            let between = far || magnitude(*x) % (1 << SHIFT) != 0;
+            let odd = (down.min((1 << 15) - 1) << 1) as u16 + u16::from(!between);
+            *step = if magnitude(*x) == 0 { u16::MAX } else { odd };
         }
         let bin = |step: u16| usize::from(step >> BIN) % BINS;
-        // Two tables, as two neighbours often share a bin.
-        let mut counts = [[0u32; BINS]; 2];
-        let (pairs, rest) = steps.as_chunks::<2>();
-        for [a, b] in pairs {
-            counts[0][bin(*a)] += 1;
-            counts[1][bin(*b)] += 1;
+        // Four tables, as neighbours often share a bin. A row is short enough for 16 bits.
+        let mut counts = [[0u16; BINS]; 4];
+        let (fours, rest) = steps.as_chunks::<4>();
+        for four in fours {
+            for (counts, step) in counts.iter_mut().zip(four) {
+                counts[bin(*step)] += 1;
+            }
         }
         rest.iter().for_each(|step| counts[0][bin(*step)] += 1);
-        // Chances of the lowest and the highest rank of each bin.
-        let (mut bounds, mut left) = ([[0u64; 2]; BINS], row.len() as u32);
-        for (bound, (a, b)) in bounds.iter_mut().zip(counts[0].iter().zip(&counts[1])) {
-            let highest = left.saturating_sub(1);
-            left -= a + b;
-            *bound = [chance.of(left), chance.of(highest)];
+        let [mut total, other @ ..] = counts;
+        for counts in &other {
+            total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+        }
+        // Ranks below those of each bin, from 0, then the chances of its lowest and of its highest rank.
+        let (mut below, mut left) = ([0u32; BINS], row.len() as u32);
+        for (below, count) in below.iter_mut().zip(&total) {
+            left -= u32::from(*count);
+            *below = left;
+        }
+        let mut bounds = [[0u64; BINS]; 2];
+        for i in 0..BINS {
+            bounds[0][i] = chance.of(below[i]);
+            bounds[1][i] = chance.of((below[i] + u32::from(total[i])).saturating_sub(1));
         }
         // Words below all chances are kept, words above all are not; the bins decide on most of the others.
         let all = chance.of(row.len().max(1) as u32 - 1);
@@ -126,19 +134,20 @@ impl Kernel for Bounded<'_> {
             *keep = u64::from(*word) < chance.least;
         }
         unsure.resize((row.len() + STEP).max(unsure.len()), 0);
+        let (words, steps, unsure) = (words.as_slice(), steps.as_slice(), unsure.as_mut_slice());
         // Density and epsilon are such that 0 < P < 1.
         let n = between(words, (chance.least as u32, all as u32), unsure);
         let mut left = 0;
         for at in 0..n {
             let i = unsure[at] as usize;
-            let ([low, high], word) = (bounds[bin(steps[i])], u64::from(words[i]));
-            keep[i] = word < low;
+            let (bin, word) = (bin(steps[i]), u64::from(words[i]));
+            keep[i] = word < bounds[0][bin];
             unsure[left] = i as u32;
-            left += usize::from((word >= low) & (word < high));
+            left += usize::from((word >= bounds[0][bin]) & (word < bounds[1][bin]));
         }
         for i in unsure[..left].iter().map(|i| *i as usize) {
-            let rank = if lost == 0 {
-                let step = steps[i];
+            let step = steps[i];
+            let rank = if step % 2 == 1 {
                 // At most `SHORT` each: they fit.
                 let before: u16 = steps[..i].iter().map(|s| u16::from(*s >= step)).sum();
                 let after: u16 = steps[i..].iter().map(|s| u16::from(*s > step)).sum();
