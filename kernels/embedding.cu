@@ -3,7 +3,7 @@
 // table [V, D] work, ids [T] u32, out and dout [T, D] work, grad [V, D] float
 // source: the lookup of transformers; a sum per token id, sorted on the host, needs no atomics
 // CPU twin: src/backend/cpu/embedding.rs
-// launch: forward one block per token; backward (distinct ids, columns / 256)
+// launch: forward one block per token; backward (tokens, columns / 256), for as many ids as there are
 
 KERNEL(256) embedding_forward(const work* __restrict__ table, const u32* __restrict__ ids, u32 cols,
                               work* __restrict__ out) {
@@ -17,12 +17,12 @@ KERNEL(256) embedding_forward(const work* __restrict__ table, const u32* __restr
     }
 }
 
-// Tokens tokens[starts[i]..starts[i + 1]] have id ids[i].
+// Tokens tokens[starts[i]..starts[i + 1]] have id ids[i]; none of them: nothing is done.
 KERNEL(256) embedding_backward(const work* __restrict__ dout, const u32* __restrict__ tokens,
                                const u32* __restrict__ starts, const u32* __restrict__ ids, u32 cols,
                                float* __restrict__ grad) {
     u32 c = blockIdx.y * blockDim.x + threadIdx.x;
-    if (c >= cols) return;
+    if (c >= cols || starts[blockIdx.x] == starts[blockIdx.x + 1]) return;
     float* to = grad + (u64)ids[blockIdx.x] * cols + c;
     float sum = *to;
     for (u32 i = starts[blockIdx.x]; i < starts[blockIdx.x + 1]; i++) sum += to_float(dout[(u64)tokens[i] * cols + c]);

@@ -125,6 +125,23 @@ fn a_head_that_is_too_wide_is_an_error_that_stays() {
     assert!(cuda.to_host(&cuda.zeros(3)).is_err());
 }
 
+/// What is recorded gives the bits of what is not, on other tokens and after other shapes.
+#[test]
+fn a_graph_gives_the_bits_of_its_operations() {
+    for working in [Working::F32, Working::Bf16] {
+        let (mut alone, mut recorded) = (card(working), card(working));
+        let (expected, got) = (cases::parts(&mut alone, false), cases::parts(&mut recorded, true));
+        alone.check().unwrap();
+        recorded.check().unwrap();
+        assert_eq!(expected.len(), got.len());
+        for (i, (expected, got)) in expected.iter().zip(&got).enumerate() {
+            assert!(expected.iter().any(|x| *x != 0.0), "a test of zeros says nothing");
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(expected), bits(got), "{working:?}: result {i}");
+        }
+    }
+}
+
 /// What the host run of kernels catches: each fault of `faults.cpp` shows under some order of threads.
 #[test]
 fn planted_faults_are_caught() {

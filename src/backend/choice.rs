@@ -76,6 +76,15 @@ impl Device {
         }
     }
 
+    /// The most bytes of a card's memory that training held at once; `None` for the CPU.
+    pub fn most_memory(&self) -> Option<u64> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Some(cuda.most_memory()),
+        }
+    }
+
     /// See [`super::Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {

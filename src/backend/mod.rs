@@ -108,6 +108,30 @@ pub struct Targets<'a> {
     pub ids: &'a [u32],
 }
 
+/// Whole sequences that go through the model together, and what is learnt from them.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// `T` ids below `V`.
+    pub ids: &'a [u32],
+    /// How they divide into sequences.
+    pub sequences: Sequences<'a>,
+    /// What they predict.
+    pub targets: Targets<'a>,
+    /// As [`HeadGradients::scale`].
+    pub scale: f32,
+    /// Gradients are added to those of the parts before.
+    pub accumulate: bool,
+}
+
+/// What a rehearsal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// To know what memory is needed: nothing is allocated.
+    Count,
+    /// To allocate it.
+    Reserve,
+}
+
 /// Where the gradients of a cross-entropy go.
 #[derive(Debug)]
 pub struct HeadGradients<'a, Buffer> {
@@ -196,6 +220,13 @@ pub trait Backend {
     /// # Errors
     /// [`crate::Error::Device`] with the first fault.
     fn check(&self) -> Result<()>;
+
+    /// Bytes of device memory that `work` allocates, which is run without computing anything; `None`, without
+    /// running it, where memory is not planned. After a reserve, the same work allocates no more.
+    fn rehearse(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> Option<u64>;
+    /// Does `work`: forward, head and backward of `part`, of one model with one set of activations. It reads
+    /// nothing back. A device may record it and, for parts of the same shape, run what it has recorded.
+    fn part(&mut self, part: &Part<'_>, work: impl FnMut(&mut Self));
 
     /// A buffer of `len` zeros in `f32`: for gradients of weights, moments and statistics.
     fn zeros(&self, len: usize) -> Self::Buffer;
@@ -326,14 +357,16 @@ pub trait Backend {
     );
 
     /// Negative log-likelihood of each target under `softmax(hidden · weightᵀ)`, in nats, and the gradients
-    /// of their scaled sum. The logits of a few rows exist at a time.
+    /// of their scaled sum. The logits of a few rows exist at a time. [`Backend::losses`] gives the losses.
     fn cross_entropy(
         &mut self,
         hidden: &Self::Buffer,
         weight: &Self::Weight,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Self::Buffer>>,
-    ) -> Vec<f32>;
+    );
+    /// The losses of all cross-entropies since the last call, in order.
+    fn losses(&mut self) -> Vec<f32>;
 
     /// Zeroes what the masks freeze, and gives the sum of squares of the rest, the same for any thread count.
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64;

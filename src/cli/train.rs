@@ -145,7 +145,7 @@ impl Train {
         let root = run.dir().root().to_owned();
         run.finish()?;
         terminal.detail(&format!("wrote {}", Shown(&root)));
-        let result = watch.result();
+        let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
             format!("{:#}\n", training_json(&result, log.lines()))
         } else {

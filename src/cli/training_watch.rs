@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
@@ -31,7 +31,8 @@ impl<'a> Watch<'a> {
         Self { device, terminal, rounds, every, bar: ProgressBar::hidden(), of_round: 0, cost: None, result }
     }
 
-    pub(super) fn result(mut self) -> TrainingResult {
+    pub(super) fn result(mut self, device_memory: Option<u64>) -> TrainingResult {
+        self.result.device_memory = device_memory;
         self.bar.finish_and_clear();
         self.result.peak_memory = peak_memory();
         self.result
@@ -62,20 +63,21 @@ impl<'a> Watch<'a> {
 }
 
 impl Watcher for Watch<'_> {
-    fn begin(&mut self, round: u32, cost: &Cost, steps: u64) {
+    fn begin(&mut self, round: u32, cost: &Cost, (steps, tokens): (u64, u64)) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
         let rate = self.result.peak_gflops * 1e9 / flops;
         let of =
             if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
         self.terminal.note(&format!(
-            "{of}{}; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s",
+            "{of}{}; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s, {} or longer",
             self.device,
             grouped(cost.trainable),
             grouped(cost.parameters),
             bytes(cost.weight_bytes),
             bytes(cost.activation_bytes),
             grouped(rate as u64),
+            HumanDuration(Duration::from_secs_f64(tokens as f64 / rate.max(1.0))),
         ));
         self.of_round = 0;
         self.cost = Some(*cost);

@@ -26,6 +26,8 @@ pub struct TrainingResult {
     pub peak_gflops: f64,
     /// The most memory that the process held.
     pub peak_memory: Option<u64>,
+    /// The most memory of a card that the run held.
+    pub device_memory: Option<u64>,
 }
 
 impl TrainingRound {
@@ -86,6 +88,9 @@ pub fn training_table(result: &TrainingResult) -> String {
     if let Some(memory) = result.peak_memory {
         out += &format!("peak memory {}\n", bytes(memory));
     }
+    if let Some(memory) = result.device_memory {
+        out += &format!("of the card {}\n", bytes(memory));
+    }
     out
 }
 
@@ -101,6 +106,7 @@ pub fn training_json(result: &TrainingResult, log: &[LogLine]) -> Value {
             "targets": round.summary.targets,
             "trainable_parameters": round.cost.trainable,
             "parameters": round.cost.parameters,
+            "planned_bytes": round.cost.weight_bytes + round.cost.activation_bytes,
             "tokens_per_second": round.tokens_per_second(),
             "best_tokens_per_second": round.summary.best_token_seconds.map(|s| 1.0 / s),
             "seconds": seconds,
@@ -113,6 +119,7 @@ pub fn training_json(result: &TrainingResult, log: &[LogLine]) -> Value {
         "rounds": result.rounds.iter().map(round).collect::<Vec<_>>(),
         "gemm_gflops": result.peak_gflops,
         "peak_memory": result.peak_memory,
+        "device_memory": result.device_memory,
         "first_loss": log.first().map(|line| line.loss),
         "last_loss": log.last().map(|line| line.loss),
     })

@@ -44,11 +44,13 @@ impl Cost {
         let hidden = tokens * config.hidden_size;
         let floats = tokens * activation_floats(config, recompute) + logits + hidden;
         let parameters: u64 = model.params().map(|p| p.elements() as u64).sum();
+        let masked = model.params().filter(|p| p.train.as_ref().is_some_and(|train| train.mask.is_some()));
+        let masks = masked.map(|p| 8 * p.elements().div_ceil(64) as u64).sum::<u64>();
         let bytes = backend.element_bytes();
         Self {
             trainable,
             parameters,
-            weight_bytes: bytes.trainable * trainable + bytes.frozen * (parameters - trainable),
+            weight_bytes: bytes.trainable * trainable + bytes.frozen * (parameters - trainable) + masks,
             activation_bytes: bytes.activation * floats as u64,
             flops: flops(model, length, recompute),
         }

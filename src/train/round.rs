@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::log::{LogLine, TrainLog};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};
+use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
 use crate::llama::{Activations, Model, Recompute};
@@ -66,6 +66,14 @@ impl RoundOptions {
         let per_epoch = stage.per_epoch().div_ceil(self.gradient_accumulation_steps);
         self.max_steps.unwrap_or(self.epochs * per_epoch)
     }
+
+    /// Tokens of as many steps, about.
+    pub fn tokens(&self, stage: &Stage<'_>, steps: u64) -> u64 {
+        let all: u64 = stage.batches.rows().iter().map(|row| row.input_ids.len() as u64).sum();
+        let per_step =
+            all as f64 / stage.per_epoch().div_ceil(self.gradient_accumulation_steps).max(1) as f64;
+        (per_step * steps as f64) as u64
+    }
 }
 
 /// What a round tells while it runs.
@@ -120,8 +128,8 @@ pub(super) fn run_round<B: Backend>(
     options: &RoundOptions,
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
-    let mut acts = Activations::new(backend, &model.config, stage.sizes, options.recompute, true);
-    let mut dhidden = backend.activations(stage.sizes.0 * model.config.hidden_size);
+    let adam = &options.adam;
+    let (mut acts, mut dhidden) = reserve(backend, model, stage.sizes, (options.recompute, adam));
     backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
@@ -145,7 +153,7 @@ pub(super) fn run_round<B: Backend>(
         let micros: Vec<MicroBatch<'_>> = batches.iter().map(MicroBatch::of).collect();
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (&options.adam, lr, count));
+        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (adam, lr, count));
         backend.check()?;
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;

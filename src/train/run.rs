@@ -10,6 +10,7 @@ use super::log::TrainLog;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::{self, RunDir};
 use super::state::{self, Progress};
+use super::step::plan_memory;
 use super::tensorboard::EventFile;
 use super::{Cost, model};
 use crate::backend::{Backend, Cpu, Device, Stored};
@@ -68,8 +69,8 @@ struct Begin<'a> {
 
 /// What a run tells while it goes on.
 pub trait Watcher {
-    /// A round begins: its number, what it costs, and its steps.
-    fn begin(&mut self, round: u32, cost: &Cost, steps: u64);
+    /// A round begins: its number, what it costs, its steps and about how many tokens they have.
+    fn begin(&mut self, round: u32, cost: &Cost, steps: (u64, u64));
     /// Something happened in it.
     fn event(&mut self, event: Event<'_>);
     /// A round has ended.
@@ -207,8 +208,11 @@ impl<'a> Run<'a> {
         }
         let stage = &self.options.stages[spec.stage];
         let options = &self.options.round;
-        let cost = Cost::of(backend, &model, stage.sizes, options.recompute);
-        watcher.begin(round, &cost, options.steps(stage));
+        let mut cost = Cost::of(backend, &model, stage.sizes, options.recompute);
+        let planned = plan_memory(backend, &mut model, stage.sizes, (options.recompute, &options.adam));
+        cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
+        let steps = options.steps(stage);
+        watcher.begin(round, &cost, (steps, options.tokens(stage, steps)));
         let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
         let mut hooks = Hooks {
             event: &mut |event| watcher.event(event),

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Sequences, Targets};
-use crate::llama::{Activations, Batch, Model, Param, Reach, Trained, backward, forward};
+use crate::backend::{
+    AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Part, Rehearsal, Sequences, Targets,
+};
+use crate::llama::{Activations, Batch, Model, Param, Reach, Recompute, Trained, backward, forward};
 
 /// Tokens that go through the model at once: sequences laid end to end, without padding.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +19,7 @@ pub struct MicroBatch<'a> {
 }
 
 /// Whole sequences of a micro-batch that go through the model together.
-struct Part<'a> {
+struct Pass<'a> {
     ids: &'a [u32],
     offsets: Vec<u32>,
     /// Rows that predict a target, and the targets.
@@ -26,7 +28,7 @@ struct Part<'a> {
 
 impl MicroBatch<'_> {
     /// Parts of whole sequences, each of at most `most` tokens or of one sequence.
-    fn parts(&self, most: usize) -> Vec<Part<'_>> {
+    fn parts(&self, most: usize) -> Vec<Pass<'_>> {
         let mut parts = Vec::new();
         let mut first = 0;
         while first + 1 < self.offsets.len() {
@@ -37,7 +39,7 @@ impl MicroBatch<'_> {
             let range = start as usize..self.offsets[first + more] as usize;
             let (ids, labels) = (&self.ids[range.clone()], &self.labels[range]);
             let targets = MicroBatch { ids, labels, offsets: &offsets }.targets();
-            parts.push(Part { ids, offsets, targets });
+            parts.push(Pass { ids, offsets, targets });
             first += more;
         }
         parts
@@ -120,41 +122,60 @@ pub fn step<B: Backend>(
     micro_batches: &[MicroBatch<'_>],
     (adam, lr, count): (&AdamW, f64, u64),
 ) -> StepReport {
-    let parts: Vec<Part<'_>> =
+    let parts: Vec<Pass<'_>> =
         micro_batches.iter().flat_map(|micro| micro.parts(backend.tokens_at_once())).collect();
     let total: usize = parts.iter().map(|part| part.targets.0.len()).sum();
     let scale = 1.0 / total.max(1) as f32;
-    let reach = Reach::of(model);
     clear_sums(backend, model);
-    let (mut timings, mut sum) = (Timings::default(), 0.0f64);
-    for (i, Part { ids, offsets, targets: (rows, labels) }) in parts.iter().enumerate() {
-        let batch = Batch { ids, sequences: Sequences { offsets } };
-        let clock = Instant::now();
-        let hidden = forward(backend, model, batch, acts);
-        let clock = lap(&mut timings.forward, clock);
-        let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
-        let Param { weight, train, .. } = head;
-        let gradients = HeadGradients {
-            scale,
-            hidden: reach.hidden.then_some(&mut *dhidden),
-            weight: train.as_mut().map(|train| &mut train.grad),
-            accumulate: i > 0,
-        };
-        let targets = Targets { rows, ids: labels };
-        let losses = backend.cross_entropy(hidden, weight, targets, Some(gradients));
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        let clock = lap(&mut timings.head, clock);
-        if reach.hidden {
-            backward(backend, model, batch, acts, dhidden, i > 0);
-        }
-        lap(&mut timings.backward, clock);
+    let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
+    for (i, Pass { ids, offsets, targets: (rows, labels) }) in parts.iter().enumerate() {
+        let (sequences, targets) = (Sequences { offsets }, Targets { rows, ids: labels });
+        let part = Part { ids, sequences, targets, scale, accumulate: i > 0 };
+        let begin = Instant::now();
+        backend.part(&part, |backend| learn(backend, model, acts, dhidden, &part, &mut timings));
+        queued += begin.elapsed();
     }
+    let clock = Instant::now();
+    let sum: f64 = backend.losses().iter().map(|loss| f64::from(*loss)).sum();
+    // A device that works behind the host has its work waited for here.
+    let split = timings.forward + timings.head + timings.backward;
+    timings.backward += clock.elapsed() + queued.saturating_sub(split);
     let clock = Instant::now();
     let loss = sum / total.max(1) as f64;
     let grad_norm = update(backend, model, loss, (adam, lr, count));
     lap(&mut timings.optimizer, clock);
     let tokens = micro_batches.iter().map(|micro| micro.ids.len() as u64).sum();
     StepReport { loss, grad_norm, tokens, targets: total as u64, timings }
+}
+
+/// Forward, head and backward.
+fn learn<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    acts: &mut Activations<B>,
+    dhidden: &mut B::Buffer,
+    part: &Part<'_>,
+    timings: &mut Timings,
+) {
+    let Part { ids, sequences, targets, scale, accumulate } = *part;
+    let (batch, reach) = (Batch { ids, sequences }, Reach::of(model));
+    let clock = Instant::now();
+    let hidden = forward(backend, model, batch, acts);
+    let clock = lap(&mut timings.forward, clock);
+    let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
+    let Param { weight, train, .. } = head;
+    let gradients = HeadGradients {
+        scale,
+        hidden: reach.hidden.then_some(&mut *dhidden),
+        weight: train.as_mut().map(|train| &mut train.grad),
+        accumulate,
+    };
+    backend.cross_entropy(hidden, weight, targets, Some(gradients));
+    let clock = lap(&mut timings.head, clock);
+    if reach.hidden {
+        backward(backend, model, batch, acts, dhidden, accumulate);
+    }
+    lap(&mut timings.backward, clock);
 }
 
 fn lap(sum: &mut Duration, since: Instant) -> Instant {
@@ -204,6 +225,66 @@ fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamT
     Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_ref(), weight_decay })
 }
 
+/// Bytes of a device's memory for activations and scratch of steps with at most `tokens` tokens at once, in
+/// sequences of at most `positions`; `None` where memory is not planned. Nothing is allocated.
+pub(super) fn plan_memory<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    sizes: (usize, usize),
+    (recompute, adam): (Recompute, &AdamW),
+) -> Option<u64> {
+    backend.rehearse(Rehearsal::Count, |backend| {
+        let (mut acts, mut dhidden) = buffers(backend, model, sizes, recompute);
+        largest_steps(backend, model, &mut acts, &mut dhidden, sizes, adam);
+    })
+}
+
+/// Activations and the gradient of the last hidden state, with all memory that steps need besides.
+pub(super) fn reserve<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    sizes: (usize, usize),
+    (recompute, adam): (Recompute, &AdamW),
+) -> (Activations<B>, B::Buffer) {
+    let (mut acts, mut dhidden) = buffers(backend, model, sizes, recompute);
+    backend.rehearse(Rehearsal::Reserve, |backend| {
+        largest_steps(backend, model, &mut acts, &mut dhidden, sizes, adam);
+    });
+    (acts, dhidden)
+}
+
+fn buffers<B: Backend>(
+    backend: &B,
+    model: &Model<B>,
+    sizes: (usize, usize),
+    recompute: Recompute,
+) -> (Activations<B>, B::Buffer) {
+    let acts = Activations::new(backend, &model.config, sizes, recompute, true);
+    (acts, backend.activations(sizes.0 * model.config.hidden_size))
+}
+
+/// The steps that need the most memory: in the longest sequences, and in as many as there can be.
+fn largest_steps<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    acts: &mut Activations<B>,
+    dhidden: &mut B::Buffer,
+    (tokens, positions): (usize, usize),
+    adam: &AdamW,
+) {
+    let (ids, rows) = (vec![0; tokens], (0..tokens as u32).collect::<Vec<_>>());
+    for length in [1, positions.max(1)] {
+        let starts = (0..tokens).step_by(length).map(|start| start as u32);
+        let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
+        let (sequences, targets) = (Sequences { offsets: &offsets }, Targets { rows: &rows, ids: &ids });
+        let part = Part { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
+        backend.part(&part, |backend| {
+            learn(backend, model, acts, dhidden, &part, &mut Timings::default());
+        });
+    }
+    update(backend, model, 0.0, (adam, 0.0, 1));
+}
+
 /// Negative log-likelihood of each target token, in nats. Changes nothing.
 pub fn evaluate<B: Backend>(
     backend: &mut B,
@@ -211,15 +292,14 @@ pub fn evaluate<B: Backend>(
     acts: &mut Activations<B>,
     micro: &MicroBatch<'_>,
 ) -> Vec<f32> {
-    let mut losses = Vec::new();
-    for Part { ids, offsets, targets: (rows, labels) } in micro.parts(backend.tokens_at_once()) {
+    for Pass { ids, offsets, targets: (rows, labels) } in micro.parts(backend.tokens_at_once()) {
         let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
         let hidden = forward(backend, model, batch, acts);
         let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
         let targets = Targets { rows: &rows, ids: &labels };
-        losses.extend(backend.cross_entropy(hidden, &head.weight, targets, None));
+        backend.cross_entropy(hidden, &head.weight, targets, None);
     }
-    losses
+    backend.losses()
 }
 
 #[cfg(test)]

@@ -49,7 +49,10 @@ fn kernels(dir: &Path) {
     for (name, _) in SOURCES {
         program += &format!("#include \"{}\"\n", root().join("kernels").join(name).display());
     }
-    signatures().keys().for_each(|name| program += &format!("LAUNCHER({name})\n"));
+    for (name, signature) in signatures() {
+        let parameters = signature.parameters.len();
+        program += &format!("LAUNCHER({name})\nextern \"C\" const int parameters_{name} = {parameters};\n");
+    }
     let source = dir.join("kernels.cpp");
     std::fs::write(&source, program).unwrap();
     compile(&source, &dir.join("libkernels_f32.so"), &[]);

@@ -3,7 +3,7 @@
 
 use hft_surgery::backend::cuda::{self, Cuda};
 use hft_surgery::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Cpu, HeadGradients, MaskedGrad, RopeTable, Rotation,
+    AdamStep, AdamTensor, AttentionShape, Backend, Cpu, HeadGradients, MaskedGrad, Part, RopeTable, Rotation,
     Sequences, Stored, Targets,
 };
 use hft_surgery::checkpoint::{Dtype, Known};
@@ -237,9 +237,9 @@ fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
         weight: Some(&mut dweight),
         accumulate: true,
     };
-    let losses = b.cross_entropy(&hidden, &head, targets, Some(gradients));
-    let alone = b.cross_entropy(&hidden, &head, targets, None);
-    [vec![losses, alone], host(b, &[&dhidden, &dweight])].concat()
+    b.cross_entropy(&hidden, &head, targets, Some(gradients));
+    b.cross_entropy(&hidden, &head, targets, None);
+    [vec![b.losses()], host(b, &[&dhidden, &dweight])].concat()
 }
 
 /// Three steps of three tensors, one with a mask, one longer than a block's piece.
@@ -285,4 +285,51 @@ fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
         results.extend(host(b, &[grad, exp_avg, exp_avg_sq]));
     }
     results
+}
+
+/// Losses and gradients of a small model on seven parts of two shapes, in turn and in a row; `whole` parts may be
+/// recorded.
+pub fn parts<B: Maker>(b: &mut B, whole: bool) -> Vec<Vec<f32>> {
+    let (tokens, vocab, cols) = (12, 19, 16);
+    let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 8, window: None };
+    let (table, head) = (weight(b, (vocab, cols), 1, true), weight(b, (vocab, cols), 2, true));
+    let angles = |f: fn(f32) -> f32| (0..tokens * 4).map(|i| f(i as f32 * 0.3)).collect();
+    let rope = RopeTable { cos: angles(f32::cos), sin: angles(f32::sin), half: 4 };
+    let [mut q, mut k, mut v, mut out, mut dhidden] = [(); 5].map(|()| b.activations(tokens * cols));
+    let (mut lse, mut dtable, mut dhead) =
+        (b.zeros(tokens * 2), b.zeros(vocab * cols), b.zeros(vocab * cols));
+    let mut all = Vec::new();
+    for (i, other) in [false, true, false, true, false, true, true].into_iter().enumerate() {
+        let offsets: &[u32] = if other { &[0, 3, 12] } else { &[0, 7, 12] };
+        let ids: Vec<u32> = (0..12).map(|t| (t * t + 5 * i as u32) % 19).collect();
+        let rows: Vec<u32> = (0..5)
+            .map(|r| (r * 2 + i as u32) % 12)
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let (sequences, targets) = (Sequences { offsets }, Targets { rows: &rows, ids: &ids[..rows.len()] });
+        let part = Part { ids: &ids, sequences, targets, scale: 0.2, accumulate: false };
+        let mut work = |b: &mut B| {
+            b.clear(&mut dtable);
+            for x in [&mut q, &mut k, &mut v] {
+                b.embedding_forward(&table, &ids, x);
+            }
+            b.rope(&mut q, 2, sequences, &rope, Rotation::Forward);
+            b.rope(&mut k, 2, sequences, &rope, Rotation::Forward);
+            b.attention_forward(&q, &k, &v, shape, sequences, &mut out, &mut lse);
+            let (hidden, weight) = (Some(&mut dhidden), Some(&mut dhead));
+            let gradients = HeadGradients { scale: part.scale, hidden, weight, accumulate: false };
+            b.cross_entropy(&out, &head, targets, Some(gradients));
+            b.attention_backward(&dhidden, &out, &lse, shape, sequences, &mut q, &mut k, &mut v);
+            b.embedding_backward(&v, &ids, &mut dtable, cols);
+        };
+        if whole {
+            b.part(&part, work);
+        } else {
+            work(b);
+        }
+        all.push(b.losses());
+        all.extend(host(b, &[&dtable, &dhead, &q, &k]));
+    }
+    all
 }

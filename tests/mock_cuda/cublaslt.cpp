@@ -2,7 +2,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <initializer_list>
+#include <new>
+#include <string>
 
 #define API extern "C" __attribute__((visibility("default"))) int
 enum { INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
@@ -57,6 +60,26 @@ API cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, voi
     *n = 1;
     return 0;
 }
+struct Product {
+    float alpha, beta;
+    const void *a, *b, *c;
+    void* d;
+    Layout x, y, z, w;
+    Desc op;
+    uint64_t m, n, k;
+};
+static void multiply(void* data) {
+    auto& p = *(Product*)data;
+    for (uint64_t j = 0; j < p.n; j++)
+        for (uint64_t i = 0; i < p.m; i++) {
+            double sum = 0;
+            for (uint64_t l = 0; l < p.k; l++)
+                sum += load(p.a, p.x.type, p.op.op_a ? i * p.x.ld + l : l * p.x.ld + i) *
+                       load(p.b, p.y.type, p.op.op_b ? l * p.y.ld + j : j * p.y.ld + l);
+            double old = p.beta == 0 ? 0 : p.beta * load(p.c, p.z.type, j * p.z.ld + i);
+            store(p.d, p.w.type, j * p.w.ld + i, p.alpha * sum + old);
+        }
+}
 API cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* la, const void* b, void* lb,
                    const float* beta, const void* c, void* lc, void* d, void* ld, const uint64_t* algo, void*, size_t,
                    void*) {
@@ -67,14 +90,15 @@ API cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* l
     uint64_t n = op->op_b ? y->rows : y->cols, k2 = op->op_b ? y->cols : y->rows;
     if (k != k2 || w->rows != m || w->cols != n || z->rows != m || z->cols != n || x->type != y->type) return INVALID_VALUE;
     for (auto* l : {x, y, z, w}) if (l->ld < (int64_t)l->rows) return INVALID_VALUE;
-    for (uint64_t j = 0; j < n; j++)
-        for (uint64_t i = 0; i < m; i++) {
-            double sum = 0;
-            for (uint64_t p = 0; p < k; p++)
-                sum += load(a, x->type, op->op_a ? i * x->ld + p : p * x->ld + i) *
-                       load(b, y->type, op->op_b ? p * y->ld + j : j * y->ld + p);
-            double old = *beta == 0 ? 0 : *beta * load(c, z->type, j * z->ld + i);
-            store(d, w->type, j * w->ld + i, *alpha * sum + old);
-        }
+    // Into the stream of the driver beside this file.
+    static auto give = [] {
+        Dl_info self;
+        dladdr((void*)&cublasLtCreate, &self);
+        std::string dir = self.dli_fname;
+        void* driver = dlopen((dir.substr(0, dir.rfind('/') + 1) + "libcuda.so").c_str(), RTLD_NOW | RTLD_NOLOAD);
+        return driver ? (void (*)(void (*)(void*), void*))dlsym(driver, "mock_give") : nullptr;
+    }();
+    if (!give) return NOT_SUPPORTED;
+    give(multiply, new (malloc(sizeof(Product))) Product{*alpha, *beta, a, b, c, d, *x, *y, *z, *w, *op, m, n, k});
     return 0;
 }

@@ -5,13 +5,20 @@
 // results that differ by a bit are a race. What fails is reported as CUDA_ERROR_LAUNCH_FAILED, with the reason
 // on stderr.
 //
+// The stream is a queue: copies, kernels and graphs run when somebody waits, so that pinned memory that is written
+// too early shows as a wrong result. While the stream is captured they go into a graph instead.
+//
+// MOCK_DRIVER_LOG: a file that gets a line for every allocation, launch and graph.
 // MOCK_NO_DEVICE: no card. MOCK_COMPUTE_CAPABILITY: 75 is a Turing card. MOCK_MEMORY: bytes of the card.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <dlfcn.h>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <sys/mman.h>
@@ -23,11 +30,11 @@ typedef int (*Kernel)(const unsigned* grid, const unsigned* block, size_t shared
 #define API extern "C" __attribute__((visibility("default"))) Result
 
 enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_BINARY = 209,
-       INVALID_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+       NOT_FOUND = 500, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
 
 namespace {
 struct Allocation { char* map; size_t mapped; size_t size; };
-struct Function { Kernel run; std::string name; int shared_limit = 48 * 1024; };
+struct Function { Kernel run; std::string name; int parameters; int shared_limit = 48 * 1024; };
 struct Module { void* library; };
 std::map<Pointer, Allocation> live;
 std::recursive_mutex lock;
@@ -47,21 +54,72 @@ bool inside(Pointer p, size_t n) {
     return p + n <= it->first + it->second.size;
 }
 
+// Without memory as large as the scratch of cuBLASLt, which no kernel is given.
+constexpr size_t SCRATCH = 32 << 20;
 std::vector<std::vector<char>> snapshot() {
     std::vector<std::vector<char>> all;
-    for (auto& [p, a] : live) all.emplace_back((char*)p, (char*)p + a.size);
+    for (auto& [p, a] : live)
+        if (a.size < SCRATCH) all.emplace_back((char*)p, (char*)p + a.size);
     return all;
 }
 void restore(const std::vector<std::vector<char>>& all) {
     size_t i = 0;
-    for (auto& [p, a] : live) memcpy((void*)p, all[i++].data(), a.size);
+    for (auto& [p, a] : live)
+        if (a.size < SCRATCH) memcpy((void*)p, all[i++].data(), a.size);
 }
 
 Result fail(const Function* f, const char* why) {
     fprintf(stderr, "mock driver: kernel %s: %s\n", f->name.c_str(), why);
     return LAUNCH_FAILED;
 }
+
+typedef std::function<Result()> Work;
+typedef std::vector<Work> Graph;
+std::deque<Work> queue;
+uint64_t given = 0;  // works so far
+Graph* captured = nullptr;
+Result failed = 0;  // the first fault stays
+std::map<char*, size_t> pinned;
+
+void log(const char* what, const std::string& which) {
+    const char* path = getenv("MOCK_DRIVER_LOG");
+    if (!path) return;
+    FILE* file = fopen(path, "a");
+    fprintf(file, "%s %s\n", what, which.c_str());
+    fclose(file);
+}
+
+Result give(Work work) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (captured) captured->push_back(std::move(work));
+    else queue.push_back(std::move(work)), given++;
+    return failed;
+}
+// Runs what is in the queue, but the last `but`.
+Result run(size_t but = 0) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    while (queue.size() > but) {
+        Work work = std::move(queue.front());
+        queue.pop_front();
+        if (Result result = failed ? 0 : work()) failed = result;
+    }
+    return failed;
+}
+// What may not be called while the stream is captured.
+Result wait() { return captured ? CAPTURE_UNSUPPORTED : run(); }
+bool is_pinned(const void* p, size_t n) {
+    auto it = pinned.upper_bound((char*)p);
+    if (it == pinned.begin()) return false;
+    --it;
+    return (char*)p + n <= it->first + it->second;
+}
 }  // namespace
+
+// For cublaslt.cpp.
+extern "C" __attribute__((visibility("default"))) void mock_give(void (*work)(void*), void* data) {
+    std::shared_ptr<void> owned(data, free);
+    give([=] { work(owned.get()); return 0; });
+}
 
 API cuInit(unsigned) { return getenv("MOCK_NO_DEVICE") ? NO_DEVICE : 0; }
 API cuDriverGetVersion(int* v) { *v = 13000; return 0; }
@@ -84,12 +142,14 @@ API cuDevicePrimaryCtxRetain(void** c, int) { *c = (void*)1; return 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API cuCtxSetCurrent(void*) { return 0; }
 API cuCtxGetCurrent(void** c) { *c = (void*)1; return 0; }
-API cuCtxSynchronize() { return 0; }
+API cuCtxSynchronize() { return wait(); }
 API cuMemGetInfo_v2(size_t* free, size_t* total) { *total = memory(); *free = *total - used; return 0; }
 
 API cuMemAlloc_v2(Pointer* p, size_t n) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (n == 0) return INVALID_VALUE;
+    if (captured) return CAPTURE_UNSUPPORTED;
+    log("alloc", std::to_string(n));
     if (used + n > memory()) return OUT_OF_MEMORY;
     size_t room = (n + 15) / 16 * 16, pages = (room + PAGE - 1) / PAGE * PAGE;
     char* map = (char*)mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -105,8 +165,10 @@ API cuMemAlloc_v2(Pointer* p, size_t n) {
 API cuMemAllocAsync(Pointer* p, size_t n, void*) { return cuMemAlloc_v2(p, n); }
 API cuMemFree_v2(Pointer p) {
     std::lock_guard<std::recursive_mutex> guard(lock);
+    if (Result result = wait()) return result;
     auto it = live.find(p);
     if (it == live.end()) return INVALID_VALUE;
+    log("free", std::to_string(it->second.size));
     used -= it->second.size;
     munmap(it->second.map, it->second.mapped);
     live.erase(it);
@@ -114,39 +176,99 @@ API cuMemFree_v2(Pointer p) {
 }
 API cuMemFreeAsync(Pointer p, void*) { return cuMemFree_v2(p); }
 
+API cuMemHostAlloc(void** p, size_t n, unsigned) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    log("pinned", std::to_string(n));
+    *p = malloc(n);
+    pinned[(char*)*p] = n;
+    return 0;
+}
+API cuMemFreeHost(void* p) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    run();
+    if (!pinned.erase((char*)p)) return INVALID_VALUE;
+    free(p);
+    return 0;
+}
+
 API cuMemcpyHtoDAsync_v2(Pointer d, const void* s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(d, n)) return INVALID_VALUE;
+    if (is_pinned(s, n)) return give([=] { memcpy((void*)d, s, n); return 0; });
+    if (Result result = wait()) return result;
     memcpy((void*)d, s, n);
     return 0;
 }
 API cuMemcpyDtoHAsync_v2(void* d, Pointer s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(s, n)) return INVALID_VALUE;
+    if (is_pinned(d, n)) return give([=] { memcpy(d, (void*)s, n); return 0; });
+    if (Result result = wait()) return result;
     memcpy(d, (void*)s, n);
     return 0;
 }
 API cuMemcpyDtoDAsync_v2(Pointer d, Pointer s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(s, n) || !inside(d, n)) return INVALID_VALUE;
-    memmove((void*)d, (void*)s, n);
-    return 0;
+    return give([=] { memmove((void*)d, (void*)s, n); return 0; });
 }
 API cuMemsetD8Async(Pointer d, unsigned char v, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(d, n)) return INVALID_VALUE;
-    memset((void*)d, v, n);
-    return 0;
+    return give([=] { memset((void*)d, v, n); return 0; });
 }
 
-API cuStreamCreate(void** s, unsigned) { *s = (void*)2; return 0; }
-API cuStreamSynchronize(void*) { return 0; }
+API cuStreamCreate(void** s, unsigned) { *s = (void*)16; return 0; }
+API cuStreamSynchronize(void*) { return wait(); }
 API cuStreamDestroy_v2(void*) { return 0; }
 API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
-API cuEventCreate(void** e, unsigned) { *e = (void*)3; return 0; }
-API cuEventRecord(void*, void*) { return 0; }
-API cuEventSynchronize(void*) { return 0; }
-API cuEventDestroy_v2(void*) { return 0; }
+
+// Whoever waits for an event gets everything before it done, and nothing behind it.
+static std::map<void*, uint64_t> recorded;  // event: number of the work that it comes after
+API cuEventCreate(void** e, unsigned) { *e = new char; return 0; }
+API cuEventRecord(void* e, void*) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (captured) return CAPTURE_UNSUPPORTED;
+    recorded[e] = given;
+    return failed;
+}
+API cuEventSynchronize(void* e) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (captured) return CAPTURE_UNSUPPORTED;
+    return run(given - recorded[e]);
+}
+API cuEventDestroy_v2(void* e) { recorded.erase(e); delete (char*)e; return 0; }
+
+API cuStreamBeginCapture_v2(void*, int) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (captured) return CAPTURE_INVALIDATED;
+    captured = new Graph;
+    return 0;
+}
+API cuStreamEndCapture(void*, void** graph) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (!captured) return CAPTURE_INVALIDATED;
+    *graph = captured;
+    captured = nullptr;
+    return 0;
+}
+API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    *executable = new Graph(*(Graph*)graph);
+    log("graph", std::to_string(((Graph*)graph)->size()));
+    return 0;
+}
+API cuGraphLaunch(void* executable, void*) {
+    log("replay", std::to_string(((Graph*)executable)->size()));
+    for (auto& work : *(Graph*)executable)
+        if (Result result = give(work)) return result;
+    return 0;
+}
+API cuGraphExecDestroy(void* executable) {
+    run();
+    delete (Graph*)executable;
+    return 0;
+}
+API cuGraphDestroy(void* graph) { delete (Graph*)graph; return 0; }
 
 // An image made by nvrtc.cpp is the name of a library of kernels beside this file.
 API cuModuleLoadData(void** m, const void* image) {
@@ -165,8 +287,9 @@ API cuModuleLoadData(void** m, const void* image) {
 API cuModuleUnload(void* m) { delete (Module*)m; return 0; }
 API cuModuleGetFunction(void** f, void* m, const char* name) {
     Kernel run = (Kernel)dlsym(((Module*)m)->library, (std::string("launch_") + name).c_str());
-    if (!run) return NOT_FOUND;
-    *f = new Function{run, name};
+    int* parameters = (int*)dlsym(((Module*)m)->library, (std::string("parameters_") + name).c_str());
+    if (!run || !parameters) return NOT_FOUND;
+    *f = new Function{run, name, *parameters};
     return 0;
 }
 API cuFuncSetAttribute(void* f, int attribute, int value) {
@@ -175,14 +298,7 @@ API cuFuncSetAttribute(void* f, int attribute, int value) {
     return 0;
 }
 
-API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared, void*, void** args, void**) {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    auto* f = (Function*)function;
-    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
-    if (!gx || !gy || !gz || gy > 65535 || gz > 65535) return fail(f, "grid out of range");
-    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024) return fail(f, "block out of range");
-    if ((int)shared > f->shared_limit) return fail(f, "more shared memory than was asked for");
+static Result launch(Function* f, unsigned* grid, unsigned* block, unsigned shared, void** args) {
     int schedule = (int)number("MOCK_SCHEDULE", 3);
     if (schedule < 3) return f->run(grid, block, shared, args, schedule) ? fail(f, "stopped") : 0;
     auto before = snapshot();
@@ -195,6 +311,24 @@ API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
         else if (after != first) return fail(f, "a race: the result depends on the order of threads");
     }
     return 0;
+}
+API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void*, void** args, void**) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto* f = (Function*)function;
+    if (!gx || !gy || !gz || gy > 65535 || gz > 65535) return fail(f, "grid out of range");
+    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024) return fail(f, "block out of range");
+    if ((int)shared > f->shared_limit) return fail(f, "more shared memory than was asked for");
+    log("launch", f->name);
+    // Arguments are copied when a kernel is given, not when it runs. The host gives eight bytes for each.
+    std::vector<uint64_t> values;
+    for (int i = 0; i < f->parameters; i++) values.push_back(*(uint64_t*)args[i]);
+    return give([=]() mutable {
+        unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        std::vector<void*> pointers;
+        for (auto& value : values) pointers.push_back(&value);
+        return launch(f, grid, block, shared, pointers.data());
+    });
 }
 API cuGetErrorName(int, const char** s) { *s = "MOCK_ERROR"; return 0; }
 API cuGetErrorString(int, const char** s) { *s = "mock error"; return 0; }

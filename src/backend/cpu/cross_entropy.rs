@@ -17,11 +17,10 @@ pub(super) fn run(
     weight: &Weight<'_>,
     targets: Targets<'_>,
     gradients: Option<HeadGradients<'_, Vec<f32>>>,
-) -> Vec<f32> {
+) {
     let (vocab, cols) = (weight.rows, weight.cols);
     let step = head_rows(targets.rows.len(), vocab);
-    let mut losses = Vec::with_capacity(targets.rows.len());
-    let Cpu { panel, logits, gathered: [rows, drows], .. } = cpu;
+    let Cpu { panel, logits, gathered: [rows, drows], losses, .. } = cpu;
     for buffer in [&mut *rows, &mut *drows] {
         buffer.resize((step * cols).max(buffer.len()), 0.0);
     }
@@ -61,7 +60,6 @@ pub(super) fn run(
             accumulate = true;
         }
     }
-    losses
 }
 
 /// Negative log-likelihood of `id`; with a scale, the logits become their gradient

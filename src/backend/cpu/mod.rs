@@ -20,8 +20,8 @@ mod gradient_tests;
 use std::borrow::Cow;
 
 use super::{
-    AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, RopeTable,
-    Rotation, Sequences, Stored, Targets,
+    AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, Part, Rehearsal,
+    RopeTable, Rotation, Sequences, Stored, Targets,
 };
 use crate::Result;
 pub use matmul::gemm_gflops;
@@ -42,6 +42,8 @@ pub struct Cpu<'a> {
     logits: Vec<f32>,
     /// Hidden rows that predict a target, gathered, and their gradients.
     gathered: [Vec<f32>; 2],
+    /// Losses that were not asked for yet.
+    losses: Vec<f32>,
     borrows: std::marker::PhantomData<&'a [u8]>,
 }
 
@@ -77,6 +79,14 @@ impl<'a> Backend for Cpu<'a> {
 
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn rehearse(&mut self, _: Rehearsal, _: impl FnOnce(&mut Self)) -> Option<u64> {
+        None
+    }
+
+    fn part(&mut self, _: &Part<'_>, mut work: impl FnMut(&mut Self)) {
+        work(self);
     }
 
     fn zeros(&self, len: usize) -> Vec<f32> {
@@ -250,8 +260,12 @@ impl<'a> Backend for Cpu<'a> {
         weight: &Weight<'a>,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Vec<f32>>>,
-    ) -> Vec<f32> {
-        cross_entropy::run(self, hidden, weight, targets, gradients)
+    ) {
+        cross_entropy::run(self, hidden, weight, targets, gradients);
+    }
+
+    fn losses(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.losses)
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {

@@ -3,7 +3,8 @@
 use super::Cuda;
 use super::Working;
 use super::buffer::Buffer;
-use super::device::{Arg, Device, Memory, Staged};
+use super::device::{Arg, Device, Memory};
+use super::staged::Staged;
 use crate::backend::{AdamStep, AdamTensor, MaskedGrad};
 
 /// Elements of one block, as in the kernels.

@@ -107,7 +107,7 @@ impl Cuda {
                 self.device.upload(stored.bytes, &memory);
                 memory
             }
-            of => self.place(&values(stored)?, of),
+            of => self.place(stored, of)?,
         };
         Some(Weight { rows, cols, master: None, copy: Some(copy) })
     }
@@ -117,19 +117,34 @@ impl Cuda {
     /// `None` as for [`Cuda::frozen`].
     pub fn trainable(&self, stored: Stored<'_>) -> Option<Weight> {
         let Stored { rows, cols, .. } = stored;
-        let values = values(stored)?;
-        let master = Some(self.place(&values, Working::F32));
-        let copy = (self.working == Working::Bf16).then(|| self.place(&values, Working::Bf16));
+        let master = Some(self.place(stored, Working::F32)?);
+        let copy = match self.working {
+            Working::Bf16 => Some(self.place(stored, Working::Bf16)?),
+            Working::F32 => None,
+        };
         Some(Weight { rows, cols, master, copy })
     }
 
-    fn place(&self, values: &[f32], of: Working) -> Memory {
-        let memory = self.device.alloc(values.len() * of.bytes());
-        match of {
-            Working::F32 => self.device.upload(values, &memory),
-            Working::Bf16 => self.device.upload(&rounded(values), &memory),
-        }
-        memory
+    /// Values of any type, turned into another on their way to the card.
+    fn place(&self, stored: Stored<'_>, of: Working) -> Option<Memory> {
+        /// Elements that are turned at once.
+        const PIECE: usize = 1 << 14;
+        let (elements, each) = (fits(stored)?, stored.dtype.bytes()?);
+        // The type is one that can be turned.
+        decode_f32(stored.dtype, &[], &mut [])?;
+        let memory = self.device.alloc(elements * of.bytes());
+        let mut values = vec![0.0; PIECE];
+        self.device.upload_with(&memory, elements * of.bytes(), |at, out| {
+            let first = at / of.bytes();
+            for (i, out) in out.chunks_mut(PIECE * of.bytes()).enumerate() {
+                let (from, n) = (first + i * PIECE, out.len() / of.bytes());
+                let decoded =
+                    decode_f32(stored.dtype, &stored.bytes[from * each..(from + n) * each], &mut values[..n]);
+                assert!(decoded.is_some(), "the type was tried");
+                write(&values[..n], of, out);
+            }
+        });
+        Some(memory)
     }
 
     pub(super) fn set_master(&self, weight: &mut Weight, values: &[f32]) {
@@ -151,8 +166,15 @@ fn fits(stored: Stored<'_>) -> Option<usize> {
     (stored.bytes.len() == elements.checked_mul(stored.dtype.bytes()?)?).then_some(elements)
 }
 
-fn values(stored: Stored<'_>) -> Option<Vec<f32>> {
-    let mut values = vec![0.0; fits(stored)?];
-    decode_f32(stored.dtype, stored.bytes, &mut values)?;
-    Some(values)
+/// The bytes of values in the working type.
+fn write(values: &[f32], of: Working, out: &mut [u8]) {
+    match of {
+        Working::F32 => {
+            out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_ne_bytes());
+        }
+        Working::Bf16 => {
+            let rounded = values.iter().map(|x| bf16::from_f32(*x).to_ne_bytes());
+            out.as_chunks_mut().0.iter_mut().zip(rounded).for_each(|(out, x)| *out = x);
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! The output head and cross-entropy: `kernels/cross_entropy.cu`. The logits of a few rows exist at a time.
 
+use std::ops::Range;
+
 use super::Working;
 use super::buffer::{Buffer, Weight};
-use super::device::{Arg, Device, Memory, Staged};
+use super::device::{Arg, Device, Memory};
 use super::matmul::{Matmul, Shape};
+use super::staged::Staged;
 use crate::backend::{HeadGradients, Targets};
 
 /// Logits that exist at once, unless [`ROWS`] rows have more.
@@ -34,7 +37,7 @@ impl CrossEntropy {
         weight: &Weight,
         targets: Targets<'_>,
         mut gradients: Option<HeadGradients<'_, Buffer>>,
-    ) -> Vec<f32> {
+    ) {
         let (vocab, cols) = (weight.rows, weight.cols);
         assert!(targets.ids.iter().all(|id| (*id as usize) < vocab), "targets are below the vocabulary size");
         assert!(targets.rows.iter().all(|t| (*t as usize + 1) * cols <= hidden.len), "target rows exist");
@@ -52,38 +55,41 @@ impl CrossEntropy {
         device.reserve(&mut self.hidden, step * cols * of.bytes());
         device.reserve(&mut self.dhidden, step * cols * of.bytes());
         device.reserve(&mut self.logits, step * vocab * 4);
-        device.reserve(&mut self.losses, step * 4);
+        device.reserve(&mut self.losses, targets.rows.len() * 4);
         if of == Working::Bf16 {
             device.reserve(&mut self.dlogits, step * vocab * of.bytes());
         }
-        let mut losses = Vec::with_capacity(targets.rows.len());
         let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
-        for (rows, ids) in targets.rows.chunks(step).zip(targets.ids.chunks(step)) {
-            self.chunk(
-                (device, of, &mut *matmul),
-                hidden,
-                weight,
-                (rows, ids),
-                gradients.as_mut(),
-                accumulate,
-            );
-            losses.extend(device.download::<f32>(&self.losses, rows.len()));
+        let places = self.place(device, targets);
+        for first in (0..targets.rows.len()).step_by(step) {
+            let rows = first..targets.rows.len().min(first + step);
+            let card = (device, of, &mut *matmul);
+            self.chunk(card, hidden, weight, (places, rows), gradients.as_mut(), accumulate);
             accumulate = true;
         }
-        if device.failed() { vec![f32::NAN; targets.rows.len()] } else { losses }
+    }
+
+    /// Brings the targets to the card: their rows and ids.
+    pub(super) fn place(&self, device: &Device, targets: Targets<'_>) -> [Arg; 2] {
+        [self.rows.put_batch(device, targets.rows), self.ids.put_batch(device, targets.ids)]
+    }
+
+    /// The losses of the last run.
+    pub(super) fn losses(&self) -> &Memory {
+        &self.losses
     }
 
     /// Losses and gradients of as many rows as there is room for logits.
     fn chunk(
-        &mut self,
+        &self,
         (device, of, matmul): (&Device, Working, &mut Matmul),
         hidden: &Buffer,
         weight: &Weight,
-        (rows, ids): (&[u32], &[u32]),
+        (places, range): ([Arg; 2], Range<usize>),
         gradients: Option<&mut HeadGradients<'_, Buffer>>,
         accumulate: bool,
     ) {
-        let (n, vocab, cols) = (rows.len(), weight.rows, weight.cols);
+        let (n, vocab, cols) = (range.len(), weight.rows, weight.cols);
         let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
         let gathered = pointer(&self.hidden, n * cols * of.bytes());
         let logits = pointer(&self.logits, n * vocab * 4);
@@ -92,7 +98,7 @@ impl CrossEntropy {
             Working::Bf16 => pointer(&self.dlogits, n * vocab * of.bytes()),
         };
         let drows = pointer(&self.dhidden, n * cols * of.bytes());
-        let rows = self.rows.put(device, rows);
+        let [rows, ids] = places.map(|place| place.skip(4 * range.start));
         let table = weight.arg(device, of);
         let columns = Arg::U32(cols as u32);
         device.launch(
@@ -105,12 +111,12 @@ impl CrossEntropy {
         matmul.product(device, shape, [table, gathered, logits], false);
         let args = [
             logits,
-            self.ids.put(device, ids),
+            ids,
             Arg::U32(vocab as u32),
             Arg::F32(gradients.as_ref().map_or(0.0, |g| g.scale)),
             Arg::U32(u32::from(gradients.is_some())),
             dlogits,
-            pointer(&self.losses, n * 4),
+            pointer(&self.losses, range.end * 4).skip(4 * range.start),
         ];
         device.launch("cross_entropy", (n, 1), 0, &args);
         let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = gradients else { return };

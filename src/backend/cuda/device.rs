@@ -6,12 +6,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::Ptx;
 
+pub(super) use super::argument::{Arg, Plain};
 use super::source::{Kind, signatures};
+pub(super) use super::staged::Staged;
+use super::staged::{Bytes, Constants};
+use super::staging::{Pinned, Staging, bytes_of, bytes_of_mut};
 use super::{Working, compile, doctor, libraries};
 use crate::{Error, Result};
 
@@ -28,12 +33,40 @@ struct Kernel {
     shared: Cell<u32>,
 }
 
+/// What becomes of what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It is done.
+    Run,
+    /// Memory is counted, and nothing is done.
+    Count,
+    /// Memory is allocated and filled from the host, and nothing is computed.
+    Reserve,
+    /// Work goes into a graph. Memory stays as it is.
+    Record,
+}
+
+/// Bytes of memory that are allocated.
+#[derive(Debug, Default)]
+struct Tally {
+    live: Cell<u64>,
+    most: Cell<u64>,
+    /// In [`Mode::Count`].
+    counted: Cell<u64>,
+    /// Allocations so far.
+    times: Cell<u64>,
+}
+
 /// The card.
 #[derive(Debug)]
 pub(super) struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: BTreeMap<String, Kernel>,
+    staging: RefCell<Staging>,
+    constants: RefCell<Constants>,
+    mode: Cell<Mode>,
+    tally: Rc<Tally>,
     fault: RefCell<Option<String>>,
     name: String,
     arch: String,
@@ -44,45 +77,16 @@ pub(super) struct Device {
 pub(super) struct Memory {
     slice: Option<CudaSlice<u8>>,
     bytes: usize,
+    tally: Option<Rc<Tally>>,
 }
 
-/// An argument of a kernel.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Arg {
-    Pointer(u64),
-    U32(u32),
-    U64(u64),
-    F32(f32),
-}
-
-impl Arg {
-    fn kind(self) -> Kind {
-        match self {
-            Self::Pointer(_) => Kind::Pointer,
-            Self::U32(_) => Kind::U32,
-            Self::U64(_) => Kind::U64,
-            Self::F32(_) => Kind::F32,
-        }
-    }
-
-    /// The bytes that the driver reads.
-    fn bits(self) -> u64 {
-        match self {
-            Self::Pointer(x) | Self::U64(x) => x,
-            Self::U32(x) => u64::from(x),
-            Self::F32(x) => u64::from(x.to_bits()),
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(tally) = &self.tally {
+            tally.live.update(|live| live - self.bytes as u64);
         }
     }
 }
-
-/// Numbers that are copied to a card as they are in memory.
-pub(super) trait Plain: Copy {}
-impl Plain for u8 {}
-impl Plain for u16 {}
-impl Plain for u32 {}
-impl Plain for u64 {}
-impl Plain for f32 {}
-impl Plain for f64 {}
 
 fn driver_fault(doing: &str, e: result::DriverError) -> Error {
     Error::Device { fault: format!("{doing}: {}", doctor::describe(e.0)), hint: None }
@@ -103,7 +107,8 @@ impl Device {
         let context = CudaContext::new(0).map_err(|e| driver_fault("cannot start the card", e))?;
         // SAFETY: all work goes to one stream, so its order is the order of the calls; no event is needed.
         unsafe { context.disable_event_tracking() };
-        let stream = context.default_stream();
+        // Not the default stream, on which nothing can be recorded.
+        let stream = context.new_stream().map_err(|e| driver_fault("cannot make a stream", e))?;
         let (major, minor) = found.cards.first().map_or(doctor::OLDEST, |card| card.compute_capability);
         let arch = format!("sm_{major}{minor}");
         let cubin = compile::cubin(&arch, working)?;
@@ -111,7 +116,10 @@ impl Device {
         let module = module.map_err(|e| driver_fault("cannot load the kernels", e))?;
         let kernels = load(&module)?;
         let name = found.cards.first().map(|card| card.name.clone()).unwrap_or_default();
-        Ok(Self { context, stream, kernels, fault: RefCell::default(), name, arch })
+        let staging = Staging::new().map_err(|e| driver_fault("cannot pin memory", e))?.into();
+        let (constants, fault) = (RefCell::default(), RefCell::default());
+        let (mode, tally) = (Cell::new(Mode::Run), Rc::default());
+        Ok(Self { context, stream, kernels, staging, constants, mode, tally, fault, name, arch })
     }
 
     /// "NVIDIA H200 (sm_90)".
@@ -140,6 +148,55 @@ impl Device {
         }
     }
 
+    pub(super) fn mode(&self) -> Mode {
+        self.mode.get()
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
+    }
+
+    /// Whether work is given to the card, at once or in a graph.
+    pub(super) fn computes(&self) -> bool {
+        matches!(self.mode(), Mode::Run | Mode::Record)
+    }
+
+    /// Notes what the graph that is being recorded reads.
+    pub(super) fn expect(&self, bytes: &Rc<Bytes>, values: &[u8]) {
+        let mut constants = self.constants.borrow_mut();
+        if !constants.iter().any(|(known, _)| Rc::ptr_eq(known, bytes)) {
+            constants.push((Rc::clone(bytes), values.to_vec()));
+        }
+    }
+
+    /// What was noted.
+    pub(super) fn take_constants(&self) -> Constants {
+        self.constants.take()
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Bytes that were asked for so far, in whatever mode.
+    pub(super) fn counted(&self) -> u64 {
+        self.tally.counted.get()
+    }
+
+    /// Allocations so far.
+    pub(super) fn allocations(&self) -> u64 {
+        self.tally.times.get()
+    }
+
+    /// The most bytes that were allocated at once, since [`Self::forget_most`].
+    pub(super) fn most_memory(&self) -> u64 {
+        self.tally.most.get()
+    }
+
+    pub(super) fn forget_most(&self) {
+        self.tally.most.set(self.tally.live.get());
+    }
+
     /// Keeps the first fault.
     pub(super) fn fail(&self, fault: String) {
         self.fault.borrow_mut().get_or_insert(fault);
@@ -160,14 +217,23 @@ impl Device {
 
     /// Memory with undefined contents; none after a fault.
     pub(super) fn alloc(&self, bytes: usize) -> Memory {
-        if bytes == 0 || self.failed() {
-            return Memory { slice: None, bytes };
+        self.tally.counted.update(|counted| counted + bytes as u64);
+        if bytes == 0 || self.failed() || self.mode() == Mode::Count {
+            return Memory { slice: None, bytes, tally: None };
         }
+        assert!(self.mode() != Mode::Record, "a graph finds its memory allocated");
         // SAFETY: `Memory` is only read by kernels and copies that come after a write of what they read.
         let slice = unsafe { self.stream.alloc::<u8>(bytes) };
         let free = self.free_memory().unwrap_or(0);
         let doing = format!("cannot allocate {bytes} bytes on the card, {free} are free");
-        Memory { slice: self.keep(&doing, slice), bytes }
+        let slice = self.keep(&doing, slice);
+        let tally = slice.is_some().then(|| Rc::clone(&self.tally));
+        if let Some(tally) = &tally {
+            tally.times.update(|times| times + 1);
+            tally.live.update(|live| live + bytes as u64);
+            tally.most.set(tally.most.get().max(tally.live.get()));
+        }
+        Memory { slice, bytes, tally }
     }
 
     /// Memory of zeros.
@@ -186,7 +252,7 @@ impl Device {
 
     /// Sets the first bytes to zero.
     pub(super) fn clear(&self, memory: &mut Memory, bytes: usize) {
-        let Some(to) = self.pointer(memory, bytes).filter(|_| bytes > 0) else { return };
+        let Some(to) = self.pointer(memory, bytes).filter(|_| self.computes() && bytes > 0) else { return };
         // SAFETY: `pointer` has checked that the bytes lie in the memory.
         let done = unsafe { result::memset_d8_async(to, 0, bytes, self.stream.cu_stream()) };
         self.keep("cannot clear memory", done);
@@ -194,30 +260,61 @@ impl Device {
 
     /// Copies to the first elements of `to`.
     pub(super) fn upload<T: Plain>(&self, from: &[T], to: &Memory) {
-        let bytes = std::mem::size_of_val(from);
-        let Some(to) = self.pointer(to, bytes).filter(|_| bytes > 0) else { return };
-        // SAFETY: `pointer` has checked the room; the driver stages pageable memory before it returns.
-        let done = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
+        let from = bytes_of(from);
+        self.upload_with(to, from.len(), |at, piece| piece.copy_from_slice(&from[at..at + piece.len()]));
+    }
+
+    /// Copies to the first bytes of `to`; `fill` gives those from an offset on, a multiple of 16.
+    pub(super) fn upload_with(&self, to: &Memory, bytes: usize, fill: impl FnMut(usize, &mut [u8])) {
+        assert!(self.mode() != Mode::Record, "a graph finds what it reads on the card");
+        let Some(to) = self.pointer(to, bytes).filter(|_| self.mode() != Mode::Count) else { return };
+        // SAFETY: `pointer` has checked the room; the stream lives as long as `self`.
+        let done = unsafe { self.staging.borrow_mut().upload((self.stream.cu_stream(), to), bytes, fill) };
         self.keep("cannot copy to the card", done);
     }
 
     /// Copies the first elements of `from`, after all work before it. Zeros after a fault.
     pub(super) fn download<T: Plain + Default>(&self, from: &Memory, len: usize) -> Vec<T> {
         let mut to = vec![T::default(); len];
-        let bytes = std::mem::size_of_val(&to[..]);
-        let Some(from) = self.pointer(from, bytes).filter(|_| bytes > 0) else { return to };
-        // SAFETY: `pointer` has checked that the bytes lie in the memory; the numbers have no invalid bits, and
-        // the copy has ended after the synchronization.
-        let done = unsafe { result::memcpy_dtoh_async(&mut to, from, self.stream.cu_stream()) };
-        let done = done.and_then(|()| self.stream.synchronize());
+        let bytes = bytes_of_mut(&mut to);
+        let Some(from) = self.pointer(from, bytes.len()).filter(|_| self.computes()) else { return to };
+        // SAFETY: `pointer` has checked that the bytes lie in the memory; the stream lives as long as `self`.
+        let done = unsafe { self.staging.borrow_mut().download((self.stream.cu_stream(), from), bytes) };
         self.keep("cannot copy from the card", done);
         to
+    }
+
+    /// Memory of the host that the card writes to by itself.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        Pinned::new(bytes).map_err(|e| driver_fault("cannot pin memory", e))
+    }
+
+    /// Copies `bytes` bytes of `from`, after the first `skip`, behind the first `at` bytes of `to`, some time before [`Self::wait`]
+    /// returns.
+    pub(super) fn fetch(&self, (from, skip): (&Memory, usize), to: &mut Pinned, at: usize, bytes: usize) {
+        let Some(from) = self.pointer(from, skip + bytes).filter(|_| self.computes() && bytes > 0) else {
+            return;
+        };
+        let to = to.slice(at, bytes);
+        // SAFETY: `pointer` and `slice` have checked both ends; the caller reads after `wait`.
+        let done = unsafe { result::memcpy_dtoh_async(to, from + skip as u64, self.stream.cu_stream()) };
+        self.keep("cannot copy from the card", done);
+    }
+
+    /// Waits for all work.
+    pub(super) fn wait(&self) {
+        if self.computes() && !self.failed() {
+            self.keep("the card stopped", self.stream.synchronize());
+        }
     }
 
     /// Copies the first bytes.
     pub(super) fn copy(&self, from: &Memory, to: &mut Memory, bytes: usize) {
         let (Some(from), Some(to)) = (self.pointer(from, bytes), self.pointer(to, bytes)) else { return };
-        if bytes > 0 {
+        if bytes > 0 && self.computes() {
             // SAFETY: `pointer` has checked both ends, and two memories never overlap.
             let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
             self.keep("cannot copy on the card", done);
@@ -253,7 +350,7 @@ impl Device {
             "arguments of {name}: {kinds:?}, expected {:?}",
             kernel.parameters
         );
-        if self.failed() || grid.0 == 0 || grid.1 == 0 {
+        if self.failed() || !self.computes() || grid.0 == 0 || grid.1 == 0 {
             return;
         }
         let (Ok(x), Ok(y), Ok(shared)) =
@@ -303,25 +400,5 @@ fn load(module: &Arc<CudaModule>) -> Result<BTreeMap<String, Kernel>> {
 impl Memory {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-    }
-}
-
-/// Numbers on the card that are uploaded again only when they change.
-#[derive(Debug, Default)]
-pub(super) struct Staged<T> {
-    host: Vec<T>,
-    memory: Memory,
-}
-
-impl<T: Plain + PartialEq> Staged<T> {
-    /// The address of `values` on the card.
-    pub(super) fn put(&mut self, device: &Device, values: &[T]) -> Arg {
-        if self.host != values {
-            device.reserve(&mut self.memory, std::mem::size_of_val(values));
-            device.upload(values, &self.memory);
-            self.host.clear();
-            self.host.extend_from_slice(values);
-        }
-        Arg::Pointer(device.pointer(&self.memory, std::mem::size_of_val(values)).unwrap_or(0))
     }
 }

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use cudarc::cublaslt::{result, sys};
 
 use super::Working;
-use super::device::{Arg, Device, Memory};
+use super::device::{Arg, Device, Memory, Mode};
 use crate::{Error, Result};
 
 /// Scratch memory that a product may use.
@@ -61,11 +61,16 @@ impl Matmul {
         Ok(Self { handle, workspace: device.alloc(WORKSPACE), plans: HashMap::new() })
     }
 
+    /// Bytes that are always allocated.
+    pub(super) fn workspace_bytes(&self) -> u64 {
+        self.workspace.bytes() as u64
+    }
+
     /// `out = a · b`, or `out += a · b` with `accumulate`, summed in `f32`.
     ///
     /// The arguments are addresses that were checked against the shape.
     pub(super) fn product(&mut self, device: &Device, shape: Shape, [a, b, out]: [Arg; 3], accumulate: bool) {
-        if shape.m == 0 || shape.n == 0 || device.failed() {
+        if shape.m == 0 || shape.n == 0 || device.failed() || device.mode() == Mode::Count {
             return;
         }
         if !self.plans.contains_key(&shape) {
@@ -73,6 +78,9 @@ impl Matmul {
                 Ok(plan) => drop(self.plans.insert(shape, plan)),
                 Err(e) => return device.fail(format!("cuBLASLt has no plan for {shape:?}: {}", name(e))),
             }
+        }
+        if !device.computes() {
+            return;
         }
         let (Some(plan), Some(workspace)) =
             (self.plans.get(&shape), device.pointer(&self.workspace, WORKSPACE))

@@ -4,6 +4,7 @@
 //! the card; one file for each operation, named as its kernel and as its twin in `cpu`.
 
 mod adamw;
+mod argument;
 mod attention;
 mod buffer;
 mod compile;
@@ -11,8 +12,10 @@ mod cross_entropy;
 mod device;
 mod doctor;
 mod embedding;
+mod graph;
 mod libraries;
 mod linear;
+mod losses;
 mod mask;
 mod matmul;
 mod operations;
@@ -20,6 +23,8 @@ mod rmsnorm;
 mod rope;
 mod sequences;
 mod source;
+mod staged;
+mod staging;
 mod swiglu;
 
 use super::Backend;
@@ -28,7 +33,7 @@ use crate::Result;
 pub use adamw::Mask;
 pub use buffer::{Buffer, Weight};
 pub use compile::{Compiled, Usage, compile};
-use device::Device;
+use device::{Device, Mode};
 pub use doctor::diagnose;
 pub use libraries::{Asked, ask};
 pub use mask::Coins;
@@ -40,10 +45,14 @@ pub use source::{Kind, SOURCES, Signature, signatures};
 #[derive(Debug)]
 pub struct Cuda {
     // Before the device: what it frees, it frees on the device.
+    graphs: graph::Graphs,
+    losses: losses::Losses,
     adamw: adamw::AdamW,
     attention: attention::Attention,
     cross_entropy: cross_entropy::CrossEntropy,
     embedding: embedding::Embedding,
+    /// A part of a step is going on, after which its losses are fetched.
+    in_part: bool,
     matmul: matmul::Matmul,
     on_card: sequences::OnCard,
     partials: linear::Partials,
@@ -61,11 +70,15 @@ impl Cuda {
         let device = Device::open(working)?;
         let matmul = matmul::Matmul::open(&device)?;
         device.check()?;
+        let losses = losses::Losses::new(&device)?;
         Ok(Self {
+            graphs: graph::Graphs::default(),
+            losses,
             adamw: adamw::AdamW::default(),
             attention: attention::Attention::default(),
             cross_entropy: cross_entropy::CrossEntropy::default(),
             embedding: embedding::Embedding::default(),
+            in_part: false,
             matmul,
             on_card: sequences::OnCard::default(),
             partials: linear::Partials::default(),
@@ -83,6 +96,42 @@ impl Cuda {
     /// Bytes of memory that nobody uses; `None` when the driver does not tell.
     pub fn free_memory(&self) -> Option<u64> {
         self.device.free_memory()
+    }
+
+    /// The most bytes of the card's memory that were allocated at once since the last
+    /// [`Backend::rehearse`]; what the driver and cuBLASLt take for themselves does not count.
+    pub fn most_memory(&self) -> u64 {
+        self.device.most_memory()
+    }
+
+    /// Gives back all memory that operations keep between calls.
+    fn forget(&mut self) {
+        self.graphs = graph::Graphs::default();
+        self.adamw = adamw::AdamW::default();
+        self.attention = attention::Attention::default();
+        self.cross_entropy = cross_entropy::CrossEntropy::default();
+        self.embedding = embedding::Embedding::default();
+        self.on_card = sequences::OnCard::default();
+        self.partials = linear::Partials::default();
+        self.rope = rope::Rope::default();
+    }
+
+    /// See [`Backend::rehearse`].
+    fn rehearse_in(&mut self, rehearsal: super::Rehearsal, work: impl FnOnce(&mut Self)) -> u64 {
+        self.forget();
+        let before = self.device.counted();
+        self.device.set_mode(match rehearsal {
+            super::Rehearsal::Count => Mode::Count,
+            super::Rehearsal::Reserve => Mode::Reserve,
+        });
+        self.device.forget_most();
+        work(self);
+        self.device.set_mode(Mode::Run);
+        let asked = self.device.counted() - before + self.matmul.workspace_bytes();
+        if rehearsal == super::Rehearsal::Count {
+            self.forget();
+        }
+        asked
     }
 
     fn card(&self) -> (&Device, Working) {

@@ -6,8 +6,8 @@ use super::buffer::{Buffer, Weight};
 use super::{Cuda, Mask, Working, attention, linear, rmsnorm, swiglu};
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, RopeTable,
-    Rotation, Sequences, Targets,
+    AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, Part, Rehearsal,
+    RopeTable, Rotation, Sequences, Targets,
 };
 
 /// Tokens that go through the model at once: enough to keep a card busy.
@@ -31,6 +31,16 @@ impl Backend for Cuda {
 
     fn check(&self) -> Result<()> {
         self.device.check()
+    }
+
+    fn rehearse(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> Option<u64> {
+        Some(self.rehearse_in(rehearsal, work))
+    }
+
+    fn part(&mut self, part: &Part<'_>, work: impl FnMut(&mut Self)) {
+        self.in_part = true;
+        self.run_part(part, work);
+        self.in_part = false;
     }
 
     fn zeros(&self, len: usize) -> Buffer {
@@ -214,9 +224,16 @@ impl Backend for Cuda {
         weight: &Weight,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Buffer>>,
-    ) -> Vec<f32> {
+    ) {
         let card = (&self.device, self.working, &mut self.matmul);
-        self.cross_entropy.run(card, hidden, weight, targets, gradients)
+        self.cross_entropy.run(card, hidden, weight, targets, gradients);
+        if !self.in_part {
+            self.losses.fetch(&self.device, self.cross_entropy.losses(), targets.ids.len());
+        }
+    }
+
+    fn losses(&mut self) -> Vec<f32> {
+        self.losses.take(&self.device)
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
