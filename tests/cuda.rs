@@ -125,6 +125,22 @@ fn a_head_that_is_too_wide_is_an_error_that_stays() {
     assert!(cuda.to_host(&cuda.zeros(3)).is_err());
 }
 
+/// Bytes per second of a copy and of masked AdamW; on a card, of as much memory as a large tensor has.
+#[test]
+fn bandwidth_of_a_copy_and_of_adamw() {
+    let (rows, cols, times) =
+        if std::env::var_os("HFT_TEST_GPU").is_some() { (1 << 14, 1 << 14, 20) } else { (16, 40, 1) };
+    let mut cuda = card(Working::Bf16);
+    let seconds = cases::adamw_seconds(&mut cuda, (rows, cols), times);
+    cuda.check().unwrap();
+    let elements = (rows * cols) as f64;
+    // A copy reads and writes 4 bytes. AdamW reads gradient, moments, values and a bit, and writes moments,
+    // values and their copy in bf16.
+    let [copy, adamw] = [(seconds[0], 8.0), (seconds[1], 30.125)].map(|(s, each)| elements * each / s / 1e9);
+    assert!(copy > 0.0 && adamw > 0.0 && copy.is_finite() && adamw.is_finite());
+    println!("bandwidth copy {copy:.3} GB/s, adamw {adamw:.3} GB/s");
+}
+
 /// What is recorded gives the bits of what is not, on other tokens and after other shapes.
 #[test]
 fn a_graph_gives_the_bits_of_its_operations() {

@@ -266,7 +266,7 @@ fn the_gpu_bench_fails_without_a_card() {
     let mut command = Command::new("bash");
     command
         .arg(script)
-        .arg(lab.path("model"))
+        .args(["--model".as_ref(), lab.path("model").as_os_str(), "--results".as_ref()])
         .arg(lab.path("results"))
         .env("HFT_BINARY", binary)
         .env("HFT_TESTS", "true");
@@ -276,4 +276,32 @@ fn the_gpu_bench_fails_without_a_card() {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && text.contains("CUDA_ERROR_NO_DEVICE"), "{text}");
     assert!(!lab.path("results").exists());
+}
+
+/// The whole command on the stand-in, with a script in place of the test program, whose output it reads.
+#[test]
+fn the_gpu_bench_writes_its_report() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new("llama2");
+    let operations = lab.path("operations");
+    let text = "#!/bin/sh\necho 'linear Bf16 error 1.0e-3 (at most 8e-3)'\necho 'bandwidth copy 4.0 GB/s, adamw 3.0 GB/s'\n";
+    std::fs::write(&operations, text).unwrap();
+    std::fs::set_permissions(&operations, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (model, results) = (lab.path("model"), lab.path("results"));
+    let mut command = Command::new("bash");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh"));
+    command.arg("--model").arg(&model).arg("--curves-model").arg(&model).arg("--results").arg(&results);
+    command.args(["--without-pytorch", "--steps", "4", "--seq", "8", "--batch", "2", "--tokens", "8,16"]);
+    command.env("HFT_BINARY", hft(&[]).get_program()).env("HFT_TESTS", &operations).env("MOCK_SCHEDULE", "1");
+    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
+    good(&command.output().unwrap());
+    let report = std::fs::read_to_string(results.join("gpu.md")).unwrap();
+    for part in ["# mock card", "PyTorch was left out", "| 16 |", "masked AdamW 3 GB/s: 75%", "unknown"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    let json: Value = serde_json::from_slice(&std::fs::read(results.join("gpu.json")).unwrap()).unwrap();
+    let ours = &json["throughput"]["half"]["ours"];
+    assert!(ours["peak_bytes"].as_u64().unwrap() <= ours["planned_bytes"].as_u64().unwrap());
+    assert_eq!((json["ratios"].as_array().unwrap().len(), json["pytorch"].as_bool()), (2, Some(false)));
+    assert!(json["ratios"][0]["predicted"].as_f64().unwrap() < 1.0);
 }

@@ -333,3 +333,34 @@ pub fn parts<B: Maker>(b: &mut B, whole: bool) -> Vec<Vec<f32>> {
     }
     all
 }
+
+/// Seconds of a copy of a buffer, and of a step of AdamW over half the elements of a tensor, each the best of
+/// three runs of `times`.
+pub fn adamw_seconds(b: &mut Cuda, (rows, cols): (usize, usize), times: u64) -> [f64; 2] {
+    let n = rows * cols;
+    let dtype = Dtype::Known(Known::BF16);
+    let bytes = vec![0x3c; 2 * n];
+    let mut weight = b.trainable(Stored { dtype: &dtype, bytes: &bytes, rows, cols }).unwrap();
+    let (grad, small) = (b.zeros(n), b.zeros(1));
+    let (mut exp_avg, mut exp_avg_sq) = (b.zeros(n), b.zeros(n));
+    let mask = b.mask((0..n.div_ceil(64) as u64).map(|i| i ^ 0x5a5a_5a5a_0ff0_33cc).collect());
+    let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
+    let mut best = [f64::INFINITY; 2];
+    for run in 0..6 {
+        b.to_host(&small).unwrap();
+        let clock = std::time::Instant::now();
+        for _ in 0..times {
+            if run % 2 == 0 {
+                b.copy(&grad, &mut exp_avg, n);
+                continue;
+            }
+            let (weight, mask) = (&mut weight, Some(&mask));
+            let (exp_avg, exp_avg_sq) = (&mut exp_avg, &mut exp_avg_sq);
+            let tensor = AdamTensor { weight, grad: &grad, exp_avg, exp_avg_sq, mask, weight_decay: 0.1 };
+            b.adamw(&mut [tensor], &step);
+        }
+        b.to_host(&small).unwrap();
+        best[run % 2] = best[run % 2].min(clock.elapsed().as_secs_f64() / times as f64);
+    }
+    best
+}

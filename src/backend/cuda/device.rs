@@ -9,10 +9,12 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::Ptx;
 
 pub(super) use super::argument::{Arg, Plain};
+pub(super) use super::memory::Memory;
+use super::memory::Tally;
 use super::source::{Kind, signatures};
 pub(super) use super::staged::Staged;
 use super::staged::{Bytes, Constants};
@@ -46,17 +48,6 @@ pub(super) enum Mode {
     Record,
 }
 
-/// Bytes of memory that are allocated.
-#[derive(Debug, Default)]
-struct Tally {
-    live: Cell<u64>,
-    most: Cell<u64>,
-    /// In [`Mode::Count`].
-    counted: Cell<u64>,
-    /// Allocations so far.
-    times: Cell<u64>,
-}
-
 /// The card.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -70,22 +61,6 @@ pub(super) struct Device {
     fault: RefCell<Option<String>>,
     name: String,
     arch: String,
-}
-
-/// Device memory; none for no bytes.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    slice: Option<CudaSlice<u8>>,
-    bytes: usize,
-    tally: Option<Rc<Tally>>,
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Some(tally) = &self.tally {
-            tally.live.update(|live| live - self.bytes as u64);
-        }
-    }
 }
 
 fn driver_fault(doing: &str, e: result::DriverError) -> Error {
@@ -395,10 +370,4 @@ fn load(module: &Arc<CudaModule>) -> Result<BTreeMap<String, Kernel>> {
         Ok((name, Kernel { function, threads, parameters, shared: Cell::new(SHARED) }))
     };
     signatures().into_iter().map(load).collect()
-}
-
-impl Memory {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
 }

@@ -18,6 +18,7 @@ mod linear;
 mod losses;
 mod mask;
 mod matmul;
+mod memory;
 mod operations;
 mod rmsnorm;
 mod rope;
