@@ -9,7 +9,7 @@ mod mock_cuda;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{fixture, hft, read_tensors};
+use common::{fixture, hft, read_tensors, tensor, write_checkpoint};
 use serde_json::{Value, json};
 
 struct Lab {
@@ -116,6 +116,58 @@ fn training_agrees_with_the_cpu() {
             assert!((cpu - card).abs() < 2e-2 * cpu, "{family}: {cpu} on the CPU, {card} in bf16");
         }
     }
+}
+
+/// A model with heads of 64, whose attention in bf16 is that of the tensor cores, and rows over several tiles.
+#[test]
+fn heads_of_64_follow_the_cpu() {
+    let lab = Lab::new("llama2");
+    let config = json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 256, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 1e4,
+    });
+    let mut tensors = Vec::new();
+    let mut add = |name: String, shape: &[u64], centre: f32| {
+        let n = shape.iter().product::<u64>() as usize;
+        let value = |i: usize| centre + 0.3 * ((i * 7919 + name.len() * 131) as f32 * 0.37).sin();
+        let bytes = (0..n).flat_map(|i| value(i).to_le_bytes()).collect();
+        tensors.push(tensor(&name, "F32", shape, bytes));
+    };
+    add("model.embed_tokens.weight".into(), &[48, 32], 0.0);
+    for layer in 0..2 {
+        let matrices = [
+            ("self_attn.q_proj", [128, 32]),
+            ("self_attn.k_proj", [64, 32]),
+            ("self_attn.v_proj", [64, 32]),
+            ("self_attn.o_proj", [32, 128]),
+            ("mlp.gate_proj", [48, 32]),
+            ("mlp.up_proj", [48, 32]),
+            ("mlp.down_proj", [32, 48]),
+        ];
+        for (name, shape) in matrices {
+            add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.0);
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            add(format!("model.layers.{layer}.{name}.weight"), &[32], 1.0);
+        }
+    }
+    add("model.norm.weight".into(), &[32], 1.0);
+    write_checkpoint(&lab.path("model"), &tensors, 1, &config.to_string());
+    let row = |n: usize| json!({ "input_ids": (0..n).map(|t| (t * t * 5 + n) % 48).collect::<Vec<_>>() });
+    let rows: Vec<String> = [150, 64, 65, 3, 129, 80].iter().map(|n| row(*n).to_string()).collect();
+    std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
+    good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+    good(&lab.train("card", &["--device", "cuda"]).output().unwrap());
+    let (cpu, card) = (lab.losses("cpu"), lab.losses("card"));
+    println!("{cpu:?} on the CPU, {card:?} in bf16");
+    assert!(cpu.len() == 3 && cpu[2] < cpu[0], "{cpu:?}");
+    for (cpu, card) in cpu.iter().zip(&card) {
+        assert!((cpu - card).abs() < 1e-2 * cpu, "{cpu} on the CPU, {card} in bf16");
+    }
+    // bf16 gradients give updates that point the same way.
+    let e = lab.distance("card", "cpu");
+    assert!(e < 0.3, "off by {e:e} of the update");
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Kernel for Bounded<'_> {
         for (step, x) in steps.iter_mut().zip(row) {
             let down = (most >> SHIFT) - (magnitude(*x) >> SHIFT);
             let far = down >= (1 << 15) - 1;
-            let between = far || magnitude(*x) % (1 << SHIFT) != 0;
+            let between = far || !magnitude(*x).is_multiple_of(1 << SHIFT);
             let odd = (down.min((1 << 15) - 1) << 1) as u16 + u16::from(!between);
             *step = if magnitude(*x) == 0 { u16::MAX } else { odd };
         }

@@ -117,9 +117,7 @@ impl<'a> Ready<'a> {
             }
             rule => Formula::Combine(combine(rule, &mut values, inputs, job)?),
         };
-        if let Formula::Task(Task { thinning, .. }) = &formula
-            && thinning.iter().any(|t| matches!(t.kept, Kept::Ranked { .. } | Kept::Tossed(_)))
-        {
+        if let Rule::Task { sparsify: Sparsify::MagPrune, .. } = setup.rule {
             values.by_rows();
         }
         Ok(Self::Rule(values, formula))

@@ -78,8 +78,8 @@ impl Thinning {
             Rescale::None => {}
             Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
             Rescale::L1 => {
-                let ranked = matches!(thinning.kept, Kept::Ranked { .. });
-                let toss = ranked && values.elements <= MOST_TOSSED;
+                let coins = matches!(thinning.kept, Kept::Ranked { .. } | Kept::Coins { .. });
+                let toss = coins && values.elements <= MOST_TOSSED;
                 let [before, after] = thinning.norms(values, i, toss)?;
                 if before >= 1e-7 && after >= 1e-7 {
                     thinning.factor = (before / after) as f32;
@@ -89,7 +89,7 @@ impl Thinning {
         Ok(thinning)
     }
 
-    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `toss`, the coins are remembered, so that nothing is ranked twice.
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `toss`, the coins are remembered, so that nothing is drawn or ranked twice.
     fn norms(&mut self, values: &Values<'_>, i: usize, toss: bool) -> Result<[f64; 2]> {
         let tiles = values.over(|scratch, range| {
             values.load_one(i, range.clone(), scratch)?;
