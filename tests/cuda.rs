@@ -15,7 +15,8 @@ use std::process::Command;
 
 use cases::{CASES, Case};
 use hft_surgery::backend::cuda::{Asked, Coins, Cuda, ask};
-use hft_surgery::backend::{Backend, Cpu, Working};
+use hft_surgery::backend::{Backend, Cpu, Stored, Working};
+use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::plan::{Domain, Key, bernoulli};
 
 /// A card.
@@ -123,6 +124,24 @@ fn a_head_that_is_too_wide_is_an_error_that_stays() {
     let fault = cuda.check().unwrap_err().to_string();
     assert!(fault.contains("head_dim 257"), "{fault}");
     assert!(cuda.to_host(&cuda.zeros(3)).is_err());
+}
+
+/// More than both halves of the pinned memory hold, up and down, turned into another type on the way.
+#[test]
+fn large_copies_keep_their_order() {
+    let cuda = card(Working::F32);
+    let n = 8_400_003;
+    let (first, second) = (cases::numbers(n, 1), cases::numbers(n, 2));
+    let (mut a, mut b) = (cuda.zeros(n), cuda.zeros(n));
+    cuda.set(&mut a, &first).unwrap();
+    cuda.set(&mut b, &second).unwrap();
+    // These numbers are exact in bf16.
+    let bytes: Vec<u8> =
+        first.iter().flat_map(|x| half::bf16::from_f32(*x).to_bits().to_le_bytes()).collect();
+    let dtype = Dtype::Known(Known::BF16);
+    let weight = cuda.trainable(Stored { dtype: &dtype, bytes: &bytes, rows: 1, cols: n }).unwrap();
+    assert!(*cuda.to_host(&a).unwrap() == first && *cuda.to_host(&b).unwrap() == second);
+    assert!(*cuda.weight_to_host(&weight).unwrap() == first);
 }
 
 /// Bytes per second of a copy and of masked AdamW; on a card, of as much memory as a large tensor has.

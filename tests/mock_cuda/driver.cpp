@@ -77,7 +77,8 @@ typedef std::function<Result()> Work;
 typedef std::vector<Work> Graph;
 std::deque<Work> queue;
 uint64_t given = 0;  // works so far
-Graph* captured = nullptr;
+// Tests run beside each other, each with a stream of its own in a thread of its own.
+thread_local Graph* captured = nullptr;
 Result failed = 0;  // the first fault stays
 std::map<char*, size_t> pinned;
 
