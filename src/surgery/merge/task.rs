@@ -10,6 +10,9 @@ use super::values::{Scratch, Values};
 use crate::Result;
 use crate::simd::{Kernel, dispatch};
 
+/// Elements worked on at a time: few enough for the first cache.
+const PIECE: usize = 1 << 11;
+
 /// How signs are elected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Elect {
@@ -38,34 +41,38 @@ impl Task {
         for (i, thinning) in self.thinning.iter().enumerate() {
             thinning.apply(values, i, range.clone(), scratch);
         }
-        let n = scratch.base.len();
-        scratch.sum.clear();
-        scratch.sum.resize(n, 0.0);
-        scratch.weight.clear();
-        scratch.weight.resize(n, 0.0);
-        scratch.out.clear();
-        scratch.out.resize(n, 0.0);
-        let models = &mut scratch.z[..self.weights.len()];
-        for (v, w) in models.iter_mut().zip(&self.weights) {
-            let unweighted = self.elect == Elect::Unweighted;
-            dispatch(Vote { v, w: *w, unweighted, sum: &mut scratch.sum });
+        let Scratch { z, base, out, sum, weight, .. } = scratch;
+        let z = &mut z[..self.weights.len()];
+        out.resize(base.len(), 0.0);
+        sum.resize(PIECE.max(sum.len()), 0.0);
+        weight.resize(PIECE.max(weight.len()), 0.0);
+        for at in (0..base.len()).step_by(PIECE) {
+            let piece = at..base.len().min(at + PIECE);
+            let (sum, weight) = (&mut sum[..piece.len()], &mut weight[..piece.len()]);
+            self.vote(piece.clone(), z, sum, [&mut out[piece.clone()], &mut *weight]);
+            let (base, out) = (&base[piece.clone()], &mut out[piece]);
+            dispatch(Finish { base, weight, normalize: self.normalize, lambda: self.lambda, out });
         }
-        for (v, w) in models.iter().zip(&self.weights) {
-            let (out, weight) = (&mut scratch.out, &mut scratch.weight);
-            match self.elect {
-                Elect::None => {}
-                _ => dispatch(Gather { v, w: *w, sum: &scratch.sum, out, weight }),
-            }
-        }
-        let all: f32 = self.weights.iter().sum();
-        let all = if all.abs() < 1e-8 { 1.0 } else { all };
-        if self.elect == Elect::None {
-            std::mem::swap(&mut scratch.out, &mut scratch.sum);
-            scratch.weight.fill(all);
-        }
-        let (base, weight, out) = (&scratch.base, &scratch.weight, &mut scratch.out);
-        dispatch(Finish { base, weight, normalize: self.normalize, lambda: self.lambda, out });
         Ok(())
+    }
+
+    /// Elects the signs of a piece, whose sums go to `sum`: Σ M_i v_i and Σ M_i w_i into `out` and `weight`.
+    fn vote(&self, piece: Range<usize>, z: &mut [Vec<f32>], sum: &mut [f32], [out, weight]: [&mut [f32]; 2]) {
+        sum.fill(0.0);
+        for (v, w) in z.iter_mut().zip(&self.weights) {
+            let unweighted = self.elect == Elect::Unweighted;
+            dispatch(Vote { v: &mut v[piece.clone()], w: *w, unweighted, sum });
+        }
+        if self.elect == Elect::None {
+            let all: f32 = self.weights.iter().sum();
+            weight.fill(if all.abs() < 1e-8 { 1.0 } else { all });
+            return out.copy_from_slice(sum);
+        }
+        out.fill(0.0);
+        weight.fill(0.0);
+        for (v, w) in z.iter().zip(&self.weights) {
+            dispatch(Gather { v: &v[piece.clone()], w: *w, sum, out, weight });
+        }
     }
 }
 
