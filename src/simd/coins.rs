@@ -3,6 +3,9 @@
 /// Bins that the magnitudes of a row fall into.
 pub(crate) const BINS: usize = 256;
 
+/// Elements decided on at a time.
+const GROUP: usize = 64;
+
 /// Ranks, at most 2¹⁴, within which every element of a bin lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
@@ -30,7 +33,7 @@ impl Line {
 
     #[inline(always)]
     fn rank(self, word: u32) -> u16 {
-        (word.saturating_sub(self.least) as f32 * self.slope).min(Self::MOST) as u16
+        (word.saturating_sub(self.least) as f32 * self.slope).min(Self::MOST) as i32 as u16
     }
 }
 
@@ -49,6 +52,7 @@ impl Tosses<'_> {
     ///
     /// # Panics
     /// When the lengths differ.
+    #[inline(always)]
     pub(crate) fn decide(&self, keep: &mut [bool], unsure: &mut Vec<u32>) {
         let n = self.words.len();
         assert!(self.bins.len() == n && keep.len() == n, "one bin and one coin for each word");
@@ -56,24 +60,40 @@ impl Tosses<'_> {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
             // SAFETY: the features have just been detected.
             unsafe { decide_avx512(self, keep, unsure) };
-            return self.plain(n / 64 * 64, keep, unsure);
+            return self.plain(n / GROUP * GROUP, keep, unsure);
         }
         self.plain(0, keep, unsure);
     }
 
+    #[inline(always)]
     fn plain(&self, first: usize, keep: &mut [bool], unsure: &mut Vec<u32>) {
-        for i in first..self.words.len() {
-            let (word, bin) = (self.words[i], usize::from(self.bins[i]));
-            let rank = self.line.rank(word);
-            keep[i] = word < self.line.least || self.bounds.lowest[bin] >= rank + Line::SLACK;
-            if !keep[i] && self.bounds.highest[bin] >= rank {
-                unsure.push(i as u32);
+        let elements = self.words[first..].chunks(GROUP).zip(self.bins[first..].chunks(GROUP));
+        for ((words, bins), at) in elements.zip((first..).step_by(GROUP)) {
+            let mut ranks = [0; GROUP];
+            ranks.iter_mut().zip(words).for_each(|(rank, word)| *rank = self.line.rank(*word));
+            // Without a branch on coins, which none could foresee.
+            let mut left = 0u64;
+            for (i, ((word, bin), rank)) in words.iter().zip(bins).zip(ranks).enumerate() {
+                let bin = usize::from(*bin);
+                let kept = (*word < self.line.least) | (self.bounds.lowest[bin] >= rank + Line::SLACK);
+                keep[at + i] = kept;
+                left |= u64::from(!kept & (self.bounds.highest[bin] >= rank)) << i;
             }
+            push(left, at as u32, unsure);
         }
     }
 }
 
-/// As [`Tosses::plain`], on all whole groups of 64. The bounds lie in registers, 32 in each.
+/// Adds the indices, from `first` on, of the bits that are set.
+#[inline(always)]
+fn push(mut bits: u64, first: u32, to: &mut Vec<u32>) {
+    while bits != 0 {
+        to.push(first + bits.trailing_zeros());
+        bits &= bits - 1;
+    }
+}
+
+/// As [`Tosses::plain`], on all whole groups. The bounds lie in registers, 32 in each.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn decide_avx512(tosses: &Tosses<'_>, keep: &mut [bool], unsure: &mut Vec<u32>) {
@@ -118,16 +138,12 @@ fn decide_avx512(tosses: &Tosses<'_>, keep: &mut [bool], unsure: &mut Vec<u32>) 
         let keep = _mm512_cmpge_epu16_mask(low, _mm512_add_epi16(rank, slack)) | a_below | b_below << 16;
         (keep, _mm512_mask_cmpge_epu16_mask(!keep, high, rank))
     });
-    for (keep, first) in keep.as_chunks_mut::<64>().0.iter_mut().zip((0..).step_by(64)) {
+    for (keep, first) in keep.as_chunks_mut::<GROUP>().0.iter_mut().zip((0..).step_by(GROUP)) {
         let (Some((a, a_unsure)), Some((b, b_unsure))) = (halves.next(), halves.next()) else { return };
         let kept = u64::from(a) | u64::from(b) << 32;
         // SAFETY: the array has the 64 bytes of a vector, the store needs no alignment, and its bytes are 0 and 1.
         unsafe { _mm512_storeu_si512(keep.as_mut_ptr().cast(), _mm512_maskz_set1_epi8(kept, 1)) };
-        let mut left = u64::from(a_unsure) | u64::from(b_unsure) << 32;
-        while left != 0 {
-            unsure.push(first + left.trailing_zeros());
-            left &= left - 1;
-        }
+        push(u64::from(a_unsure) | u64::from(b_unsure) << 32, first, unsure);
     }
 }
 

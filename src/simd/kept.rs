@@ -1,6 +1,7 @@
 //! Sums over the elements that stay.
 
 /// Σ|x| and Σ|x| of those to be kept, in sixteen running sums each: element i belongs to lane i mod 16.
+#[inline(always)]
 pub(crate) fn lanes(x: &[[f32; 16]], keep: &[[bool; 16]]) -> [[f64; 16]; 2] {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f")
@@ -14,6 +15,7 @@ pub(crate) fn lanes(x: &[[f32; 16]], keep: &[[bool; 16]]) -> [[f64; 16]; 2] {
     plain(x, keep)
 }
 
+#[inline(always)]
 fn plain(x: &[[f32; 16]], keep: &[[bool; 16]]) -> [[f64; 16]; 2] {
     let [mut all, mut kept] = [[0.0f64; 16]; 2];
     for (x, keep) in x.iter().zip(keep) {
