@@ -1,12 +1,14 @@
 //! Plain loops compiled for the widest vectors that the processor has.
 //!
 //! The same source is built for several instruction sets; Rust never fuses or reorders floating-point
-//! operations, so every build gives the same bits. `bf16`, `near` and `window` hold what the compiler does not find by
-//! itself.
+//! operations, so every build gives the same bits. `bf16`, `coins`, `kept`, `near` and `window` hold what the
+//! compiler does not find by itself.
 #![expect(unsafe_code, reason = "a function built for an instruction set may only run where it exists")]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+pub(crate) mod coins;
+pub(crate) mod kept;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod near;
 pub(crate) mod window;

@@ -60,57 +60,6 @@ unsafe fn within_avx512(values: &[[f32; STEP]], (low, high): (u32, u32), found: 
     (n, above)
 }
 
-/// Writes the indices of every word in `low..high` to `found`, in order, and gives their number.
-///
-/// # Panics
-/// As [`within`].
-pub(crate) fn between(words: &[u32], (low, high): (u32, u32), found: &mut [u32]) -> usize {
-    assert!(found.len() >= words.len() + STEP, "there is room for all");
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("popcnt") {
-        let (whole, rest) = words.as_chunks();
-        // SAFETY: the features have just been detected, and `found` has room for all of `whole` and a step.
-        let n = unsafe { between_avx512(whole, (low, high), found) };
-        return n + plain_between(rest, STEP * whole.len(), (low, high), &mut found[n..]);
-    }
-    plain_between(words, 0, (low, high), found)
-}
-
-fn plain_between(words: &[u32], first: usize, (low, high): (u32, u32), found: &mut [u32]) -> usize {
-    let mut n = 0;
-    for (i, word) in words.iter().enumerate() {
-        found[n] = (first + i) as u32;
-        n += usize::from((low..high).contains(word));
-    }
-    n
-}
-
-/// As [`plain_between`].
-///
-/// # Safety
-/// `found` must have room for all words and [`STEP`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,popcnt")]
-unsafe fn between_avx512(words: &[[u32; STEP]], (low, high): (u32, u32), found: &mut [u32]) -> usize {
-    use std::arch::x86_64::*;
-    let (low, high) = (_mm512_set1_epi32(low as i32), _mm512_set1_epi32(high as i32));
-    let mut index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let mut n = 0;
-    for sixteen in words {
-        // SAFETY: the array has the 16 numbers of a vector, and the load needs no alignment.
-        let word = unsafe { _mm512_loadu_si512(sixteen.as_ptr().cast()) };
-        let inside = _mm512_mask_cmplt_epu32_mask(_mm512_cmpge_epu32_mask(word, low), word, high);
-        // SAFETY: at most as many indices were found as words were read, so there is room for a step after them.
-        unsafe {
-            let to = found.as_mut_ptr().add(n);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi32(inside, index));
-        }
-        n += inside.count_ones() as usize;
-        index = _mm512_add_epi32(index, _mm512_set1_epi32(STEP as i32));
-    }
-    n
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,15 +77,6 @@ mod tests {
                 let (n, above) = find(&values, (low, high), &mut found);
                 prop_assert_eq!((&found[..n], above), (&expected[..], over));
             }
-            let (low, high) = (a.min(b), a.max(b));
-            let words: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
-            let expected = (0..).zip(&words).filter(|(_, word)| (low..high).contains(word)).map(|(i, _)| i);
-            let expected: Vec<u32> = expected.collect();
-            let mut found = vec![0; words.len() + STEP];
-            let n = between(&words, (low, high), &mut found);
-            prop_assert_eq!(&found[..n], &expected[..]);
-            let n = plain_between(&words, 0, (low, high), &mut found);
-            prop_assert_eq!(&found[..n], &expected[..]);
         }
     }
 }

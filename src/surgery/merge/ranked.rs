@@ -3,14 +3,16 @@
 //! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
 
 use crate::plan::{Domain, Key, words};
-use crate::simd::window::{STEP, between};
+use crate::simd::coins::{BINS, Bounds, Line, Tosses};
 use crate::simd::{Kernel, dispatch};
 
 /// Bits of a digit of the radix sort at most: three digits cover a magnitude.
 const DIGIT: u32 = 11;
-const BINS: usize = 1 << DIGIT;
+const DIGITS: usize = 1 << DIGIT;
 /// Elements of a row at most whose ranks are only bounded at first.
 const SHORT: usize = 1 << 14;
+/// The `step` of a [`Chance`] that adds one word for every rank; below it, ranks are not bounded.
+const LEAST_STEP: u64 = 1 << 16;
 
 /// Coins of one row.
 pub(super) struct Coins {
@@ -26,11 +28,11 @@ pub(super) struct Coins {
 pub(super) struct Ranks {
     keys: Vec<u64>,
     other: Vec<u64>,
-    counts: Vec<[u32; BINS]>,
+    counts: Vec<[u32; DIGITS]>,
     /// For each element of the row, its rank from 0.
     ranks: Vec<u32>,
     words: Vec<u32>,
-    steps: Vec<u16>,
+    bins: Vec<u8>,
     unsure: Vec<u32>,
 }
 
@@ -54,16 +56,21 @@ fn magnitude(x: f32) -> u32 {
 }
 
 impl Coins {
+    /// The chances of the ranks of a row of `m` elements.
+    fn chance(&self, m: usize) -> Chance {
+        // Density and epsilon are such that P < 1.
+        let unit = (1u64 << 32) as f64;
+        let least = ((self.density - self.epsilon) * unit) as u64;
+        let step = (2.0 * self.epsilon / (m.max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
+        Chance { least, step }
+    }
+
     /// `keep[i] = word_i < P_i 2³²`, `P = (p − ε) + 2ε (rank − 1)/(m − 1)` with ranks 1..m by rising |x|.
     pub(super) fn toss(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
         ranks.words.resize(row.len(), 0);
         words(&self.key, Domain::Element, self.first, &mut ranks.words);
-        // Density and epsilon are such that P < 1.
-        let unit = (1u64 << 32) as f64;
-        let least = ((self.density - self.epsilon) * unit) as u64;
-        let step = (2.0 * self.epsilon / (row.len().max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
-        let chance = Chance { least, step };
-        if row.len() <= SHORT {
+        let chance = self.chance(row.len());
+        if row.len() <= SHORT && chance.step >= LEAST_STEP {
             return dispatch(Bounded { row, chance, ranks, keep });
         }
         ranks.rank(row);
@@ -87,80 +94,54 @@ impl Kernel for Bounded<'_> {
 
     #[inline(always)]
     fn run(self) {
-        /// Bits of a magnitude that a step leaves out, and of a step that a bin leaves out: 32 bins a binade.
-        const SHIFT: u32 = 12;
-        const BIN: u32 = 7;
-        const BINS: usize = 1 << (u16::BITS - BIN);
-        let Self { row, chance, ranks: Ranks { words, steps, unsure, .. }, keep } = self;
-        let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
-        // Steps down from the largest magnitude. Odd ones are of one magnitude, which differences of narrow types
-        // have; even ones are of all magnitudes up to the next. The last is that of zeros.
-        steps.resize(row.len(), 0);
-        for (step, x) in steps.iter_mut().zip(row) {
-            let down = (most >> SHIFT) - (magnitude(*x) >> SHIFT);
-            let far = down >= (1 << 15) - 1;
-            let between = far || !magnitude(*x).is_multiple_of(1 << SHIFT);
-            let odd = (down.min((1 << 15) - 1) << 1) as u16 + u16::from(!between);
-            *step = if magnitude(*x) == 0 { u16::MAX } else { odd };
-        }
-        let bin = |step: u16| usize::from(step >> BIN) % BINS;
-        // Four tables, as neighbours often share a bin. A row is short enough for 16 bits.
-        let mut counts = [[0u16; BINS]; 4];
-        let (fours, rest) = steps.as_chunks::<4>();
-        for four in fours {
-            for (counts, step) in counts.iter_mut().zip(four) {
-                counts[bin(*step)] += 1;
-            }
-        }
-        rest.iter().for_each(|step| counts[0][bin(*step)] += 1);
-        let [mut total, other @ ..] = counts;
-        for counts in &other {
-            total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
-        }
-        // Ranks below those of each bin, from 0, then the chances of its lowest and of its highest rank.
-        let (mut below, mut left) = ([0u32; BINS], row.len() as u32);
-        for (below, count) in below.iter_mut().zip(&total) {
-            left -= u32::from(*count);
-            *below = left;
-        }
-        let mut bounds = [[0u64; BINS]; 2];
-        for i in 0..BINS {
-            bounds[0][i] = chance.of(below[i]);
-            bounds[1][i] = chance.of((below[i] + u32::from(total[i])).saturating_sub(1));
-        }
-        // Words below all chances are kept, words above all are not; the bins decide on most of the others.
-        let all = chance.of(row.len().max(1) as u32 - 1);
-        for (keep, word) in keep.iter_mut().zip(&*words) {
-            *keep = u64::from(*word) < chance.least;
-        }
-        unsure.resize((row.len() + STEP).max(unsure.len()), 0);
-        let (words, steps, unsure) = (words.as_slice(), steps.as_slice(), unsure.as_mut_slice());
+        let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
+        let bounds = bounds(row, bins);
         // Density and epsilon are such that 0 < P < 1.
-        let n = between(words, (chance.least as u32, all as u32), unsure);
-        let mut left = 0;
-        for at in 0..n {
-            let i = unsure[at] as usize;
-            let (bin, word) = (bin(steps[i]), u64::from(words[i]));
-            keep[i] = word < bounds[0][bin];
-            unsure[left] = i as u32;
-            left += usize::from((word >= bounds[0][bin]) & (word < bounds[1][bin]));
-        }
-        for i in unsure[..left].iter().map(|i| *i as usize) {
-            let step = steps[i];
-            let rank = if step % 2 == 1 {
-                // At most `SHORT` each: they fit.
-                let before: u16 = steps[..i].iter().map(|s| u16::from(*s >= step)).sum();
-                let after: u16 = steps[i..].iter().map(|s| u16::from(*s > step)).sum();
-                u32::from(before) + u32::from(after)
-            } else {
-                let size = magnitude(row[i]);
-                let before: u32 = row[..i].iter().map(|x| u32::from(magnitude(*x) <= size)).sum();
-                let after: u32 = row[i..].iter().map(|x| u32::from(magnitude(*x) < size)).sum();
-                before + after
-            };
-            keep[i] = u64::from(words[i]) < chance.of(rank);
+        let line =
+            Line { least: chance.least as u32, slope: (LEAST_STEP as f64 / chance.step as f64) as f32 };
+        unsure.clear();
+        Tosses { words, bins, bounds: &bounds, line }.decide(keep, unsure);
+        for i in unsure.iter().map(|i| *i as usize) {
+            let size = magnitude(row[i]);
+            let (before, from) = row.split_at(i);
+            let lower: u32 = before.iter().map(|x| u32::from(magnitude(*x) <= size)).sum();
+            let smaller: u32 = from.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
+            keep[i] = u64::from(words[i]) < chance.of(lower + smaller);
         }
     }
+}
+
+/// Deals the elements of a short row to bins, 32 of them for each binade from the largest |x| down; the last one takes
+/// the rest. The bin of every element goes to `bins`.
+#[inline(always)]
+fn bounds(row: &[f32], bins: &mut Vec<u8>) -> Bounds {
+    const SHIFT: u32 = 18;
+    let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
+    bins.resize(row.len(), 0);
+    for (bin, x) in bins.iter_mut().zip(row) {
+        *bin = ((most - magnitude(*x)) >> SHIFT).min(BINS as u32 - 1) as u8;
+    }
+    // Four tables, as neighbours often share a bin.
+    let mut counts = [[0u16; BINS]; 4];
+    let (eights, rest) = bins.as_chunks::<8>();
+    for eight in eights.iter().map(|eight| u64::from_le_bytes(*eight)) {
+        for i in 0..8 {
+            counts[i % 4][usize::from((eight >> (8 * i)) as u8)] += 1;
+        }
+    }
+    rest.iter().for_each(|bin| counts[0][usize::from(*bin)] += 1);
+    let [mut total, others @ ..] = counts;
+    for counts in &others {
+        total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+    }
+    let mut bounds = Bounds { lowest: [0; BINS], highest: [0; BINS] };
+    let mut left = row.len() as u16;
+    for ((lowest, highest), total) in bounds.lowest.iter_mut().zip(&mut bounds.highest).zip(total) {
+        *highest = left.saturating_sub(1);
+        left -= total;
+        *lowest = left;
+    }
+    bounds
 }
 
 impl Ranks {
@@ -178,8 +159,8 @@ impl Ranks {
         let passes = width.div_ceil(DIGIT);
         let digit = width.div_ceil(passes);
         let mask = (1u64 << digit) - 1;
-        let place = |key: u64, pass: u32| (key >> (32 + pass * digit) & mask) as usize & (BINS - 1);
-        self.counts.resize(3, [0; BINS]);
+        let place = |key: u64, pass: u32| (key >> (32 + pass * digit) & mask) as usize & (DIGITS - 1);
+        self.counts.resize(3, [0; DIGITS]);
         self.counts.iter_mut().for_each(|counts| counts[..=mask as usize].fill(0));
         self.keys.clear();
         let kept = (1u64 << width) - 1;
@@ -223,6 +204,22 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        /// Bounds never decide otherwise than the ranks themselves.
+        #[test]
+        fn coins_are_those_of_the_ranks(
+            mut row in prop::collection::vec(any::<f32>(), 1..700), zeros in 0u32..31, epsilon in 1e-9f64..0.49,
+        ) {
+            row.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() >> zeros << zeros));
+            let mut ranks = Ranks::default();
+            let coins = Coins { key: Key::new(2, 0, "w"), first: 3, density: 0.5, epsilon };
+            let mut keep = vec![false; row.len()];
+            coins.toss(&row, &mut ranks, &mut keep);
+            ranks.rank(&row);
+            let chance = coins.chance(row.len());
+            let ranked = ranks.ranks.iter().zip(&ranks.words).map(|(rank, word)| u64::from(*word) < chance.of(*rank));
+            prop_assert_eq!(keep, ranked.collect::<Vec<_>>());
+        }
+
         #[test]
         fn ranks_are_those_of_a_stable_sort(mut row in prop::collection::vec(any::<f32>(), 0..1000), zeros in 0u32..24) {
             row.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() >> zeros << zeros));

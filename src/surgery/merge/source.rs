@@ -61,6 +61,24 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
+    /// The elements `range` minus `base`, the values of another, into `out`, which is resized: [`delta`] of the two.
+    pub(super) fn decode_from(
+        &self,
+        base: &[f32],
+        range: Range<u64>,
+        bytes: &mut Vec<u8>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        if self.info.dtype == Dtype::Known(Known::BF16) {
+            out.resize((range.end - range.start) as usize, 0.0);
+            dispatch(FromBf16 { bytes: self.bytes(range, bytes)?, base, out });
+            return Ok(());
+        }
+        self.decode(range, bytes, out)?;
+        dispatch(Subtract { from: out, base });
+        Ok(())
+    }
+
     /// Whether both have the same type and the same bytes, over the first `elements`.
     pub(super) fn same_bytes(&self, other: &Source<'a>, elements: u64) -> Result<bool> {
         const PIECE: u64 = 1 << 20;
@@ -101,10 +119,16 @@ fn delta(x: f32, base: f32) -> f32 {
     if x.to_bits() == base.to_bits() { 0.0 } else { x - base }
 }
 
+/// The value of a `bf16`.
+#[inline(always)]
+fn wide(bytes: &[u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)
+}
+
 /// [`delta`] in place.
-pub(super) struct Subtract<'a> {
-    pub(super) from: &'a mut [f32],
-    pub(super) base: &'a [f32],
+struct Subtract<'a> {
+    from: &'a mut [f32],
+    base: &'a [f32],
 }
 
 impl Kernel for Subtract<'_> {
@@ -129,10 +153,26 @@ impl Kernel for DeltaBf16<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let wide = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
         let pairs = self.bytes.as_chunks::<2>().0.iter().zip(self.base.as_chunks::<2>().0);
         for (out, (x, b)) in self.out.iter_mut().zip(pairs) {
             *out = delta(wide(x), wide(b));
+        }
+    }
+}
+
+struct FromBf16<'a> {
+    bytes: &'a [u8],
+    base: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for FromBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for ((out, x), b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0).zip(self.base) {
+            *out = delta(wide(x), *b);
         }
     }
 }
@@ -148,7 +188,7 @@ impl Kernel for DecodeBf16<'_> {
     #[inline(always)]
     fn run(self) {
         for (o, b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
-            *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            *o = wide(b);
         }
     }
 }

@@ -183,13 +183,14 @@ impl Kernel for Pack<'_> {
     fn run(self) -> Vec<u8> {
         // The product brings the low bits of eight bytes into the highest one.
         const GATHER: u64 = 0x0102_0408_1020_4080;
-        let mut bits = vec![0; self.flags.len().div_ceil(8)];
-        for (bits, flags) in bits.iter_mut().zip(self.flags.chunks(8)) {
-            let mut bytes = 0;
-            for (i, flag) in flags.iter().enumerate() {
-                bytes |= u64::from(*flag) << (8 * i);
-            }
-            *bits = (bytes.wrapping_mul(GATHER) >> 56) as u8;
+        let pack = |flags: [u8; 8]| (u64::from_le_bytes(flags).wrapping_mul(GATHER) >> 56) as u8;
+        let (eights, rest) = self.flags.as_chunks::<8>();
+        let mut bits = Vec::with_capacity(self.flags.len().div_ceil(8));
+        bits.extend(eights.iter().map(|eight| pack(eight.map(u8::from))));
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last.iter_mut().zip(rest).for_each(|(byte, flag)| *byte = u8::from(*flag));
+            bits.push(pack(last));
         }
         bits
     }

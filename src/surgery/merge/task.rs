@@ -10,6 +10,9 @@ use super::values::{Scratch, Values};
 use crate::Result;
 use crate::simd::{Kernel, dispatch};
 
+/// Elements elected at a time: few enough for the first cache.
+const PIECE: usize = 1 << 11;
+
 /// How signs are elected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Elect {
@@ -51,19 +54,36 @@ impl Task {
         for (i, thinning) in self.thinning.iter().enumerate() {
             thinning.apply(values, i, range.clone(), scratch);
         }
-        scratch.sum.resize(n, 0.0);
-        scratch.weight.resize(n, 0.0);
-        let models = &mut scratch.z[..self.weights.len()];
+        let Scratch { z, base, out, sum, weight, .. } = scratch;
+        let models = &mut z[..self.weights.len()];
+        sum.resize(PIECE.max(sum.len()), 0.0);
+        weight.resize(PIECE.max(weight.len()), 0.0);
+        for at in (0..n).step_by(PIECE) {
+            let piece = at..n.min(at + PIECE);
+            let (sum, weight) = (&mut sum[..piece.len()], &mut weight[..piece.len()]);
+            let out = &mut out[piece.clone()];
+            self.elect(models, &piece, sum, [out, weight]);
+            self.finish(&base[piece], Weight::Each(weight), out);
+        }
+        Ok(())
+    }
+
+    /// Elects the signs of a piece by their `sum`: Σ M_i v_i into `out`, Σ M_i w_i into `weight`.
+    fn elect(
+        &self,
+        models: &mut [Vec<f32>],
+        piece: &Range<usize>,
+        sum: &mut [f32],
+        [out, weight]: [&mut [f32]; 2],
+    ) {
+        let unweighted = self.elect == Elect::Unweighted;
         for (i, (v, w)) in models.iter_mut().zip(&self.weights).enumerate() {
-            let unweighted = self.elect == Elect::Unweighted;
-            dispatch(Vote { v, w: *w, unweighted, first: i == 0, sum: &mut scratch.sum });
+            dispatch(Vote { v: &mut v[piece.clone()], w: *w, unweighted, first: i == 0, sum });
         }
         for (i, (v, w)) in models.iter().zip(&self.weights).enumerate() {
-            let (out, weight) = (&mut scratch.out, &mut scratch.weight);
-            dispatch(Gather { v, w: *w, sum: &scratch.sum, first: i == 0, out, weight });
+            let (out, weight) = (&mut *out, &mut *weight);
+            dispatch(Gather { v: &v[piece.clone()], w: *w, sum, first: i == 0, out, weight });
         }
-        self.finish(&scratch.base, Weight::Each(&scratch.weight), &mut scratch.out);
-        Ok(())
     }
 
     fn finish(&self, base: &[f32], weight: Weight<'_>, out: &mut [f32]) {

@@ -6,8 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::ranked::Ranks;
-use super::source::{Source, Subtract};
+use super::source::Source;
 use crate::Result;
+use crate::simd::kept::lanes;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of one tile: small enough that base and two models stay in the cache of a core.
@@ -80,9 +81,10 @@ impl Values<'_> {
             base.decode(range.clone(), &mut scratch.bytes, &mut scratch.base)?;
         }
         for (model, z) in self.models.iter().zip(&mut scratch.z) {
-            model.decode(range.clone(), &mut scratch.bytes, z)?;
             if self.deltas {
-                dispatch(Subtract { from: z, base: &scratch.base });
+                model.decode_from(&scratch.base, range.clone(), &mut scratch.bytes, z)?;
+            } else {
+                model.decode(range.clone(), &mut scratch.bytes, z)?;
             }
         }
         Ok(())
@@ -219,17 +221,9 @@ impl Kernel for L1OfKept<'_> {
 
     #[inline(always)]
     fn run(self) -> [f64; 2] {
-        let [mut all, mut kept] = [[0.0f64; 16]; 2];
-        let (x, x_rest) = self.x.as_chunks::<16>();
-        let (keep, keep_rest) = self.keep.as_chunks::<16>();
-        for (x, keep) in x.iter().zip(keep) {
-            for i in 0..16 {
-                let size = f64::from(x[i].abs());
-                all[i] += size;
-                kept[i] += if keep[i] { size } else { 0.0 };
-            }
-        }
-        let (mut all, mut kept) = (all.iter().sum::<f64>(), kept.iter().sum::<f64>());
+        let (x, x_rest) = self.x.as_chunks();
+        let (keep, keep_rest) = self.keep.as_chunks();
+        let [mut all, mut kept] = lanes(x, keep).map(|lanes| lanes.iter().sum::<f64>());
         for (x, keep) in x_rest.iter().zip(keep_rest) {
             let size = f64::from(x.abs());
             all += size;
