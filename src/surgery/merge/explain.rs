@@ -13,6 +13,12 @@ impl Merge<'_> {
             let _ = write!(text, " ({})", self.recipe.method.paper);
         }
         text.push('\n');
+        if let Some(aligned) = &self.aligned {
+            let _ = writeln!(text, "{}", aligned.summary());
+            for model in &aligned.assumed {
+                let _ = writeln!(text, "tokenizer: {} has none: taken for that of the base", Shown(*model));
+            }
+        }
         for job in &self.jobs {
             let _ = write!(text, "{} {} {:?}: ", Shown(&job.name), job.dtype, job.shape);
             if let Some(why) = job.copied {

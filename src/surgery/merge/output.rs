@@ -18,8 +18,9 @@ pub(super) struct OutFile<'a, 'j> {
 
 /// Bytes of a job's tensor.
 pub(super) fn bytes_of(job: &Job<'_>) -> u64 {
-    if job.copied.is_some() && job.dtype == job.inputs.longest.info.dtype {
-        return job.inputs.longest.info.len();
+    let first = &job.inputs.longest;
+    if job.copied.is_some() && job.dtype == first.info.dtype && first.through.is_none() {
+        return first.info.len();
     }
     job.shape.iter().product::<u64>() * job.dtype.bytes().unwrap_or(1) as u64
 }
