@@ -184,6 +184,15 @@ impl<'a> Alignment<'a> {
         &self.summary
     }
 
+    /// Tokens whose number in the result is not that in a checkpoint: old and new.
+    pub(super) fn renumbered(&self, models: &Models, checkpoint: &Checkpoint) -> BTreeMap<u64, u64> {
+        let found = models.named().iter().find(|(_, known)| std::ptr::eq(known, checkpoint));
+        let numbers = found.and_then(|(name, _)| self.own.get(name.as_str()));
+        let pairs = (0..).zip(numbers.map_or(&[][..], |(numbers, _)| numbers));
+        let moved = pairs.filter(|(new, old)| **old != NONE && u64::from(**old) != *new);
+        moved.map(|(new, old)| (u64::from(*old), new)).collect()
+    }
+
     /// Makes the inputs of a tensor of the vocabulary be read by token; leaves any other as it is.
     ///
     /// # Errors
@@ -229,7 +238,11 @@ impl<'a> Alignment<'a> {
             let given = self.given.get(&token);
             let force = given.is_some_and(|given| given.force);
             let lacking = inputs.iter().any(|input| input.row(token).is_none());
-            let filler = if force || lacking { filler(given, &self.tokens[token], token, base_name, &inputs)? } else { Filler::Zero };
+            let filler = if force || lacking {
+                filler(given, &self.tokens[token], token, base_name, &inputs)?
+            } else {
+                Filler::Zero
+            };
             for (rows, input) in built.iter_mut().zip(&inputs) {
                 match (input.row(token).filter(|_| !force), &filler) {
                     (Some(row), _) => rows.push(From::Stored { donor: input.donor, row }),
@@ -261,7 +274,8 @@ impl<'a> Alignment<'a> {
             let numbers = self.own.get(model).map_or(&[][..], |(numbers, _)| numbers);
             let stored = source.info.shape.first().copied().unwrap_or(0);
             let known = self.tokens.iter().zip(numbers).filter(|(_, row)| **row != NONE);
-            if let Some((token, row)) = known.max_by_key(|(_, row)| **row).filter(|(_, r)| u64::from(**r) >= stored)
+            if let Some((token, row)) =
+                known.max_by_key(|(_, row)| **row).filter(|(_, r)| u64::from(**r) >= stored)
             {
                 let (model, token) = (Shown(*model), Shown(token));
                 return Err(format!("`{model}` has {stored} rows, but token `{token}` has number {row}"));

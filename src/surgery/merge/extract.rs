@@ -53,8 +53,7 @@ pub fn extract_lora(
     let mut saved: Vec<Source<'_>> = Vec::new();
     for pair in pairing.pairs() {
         let new = Source::stored(tuned, &pair.tuned);
-        let old =
-            pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
+        let old = pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
         let Some(old) = old.filter(|old| old.info.shape == new.info.shape) else {
             saved.push(new);
             continue;
@@ -121,7 +120,8 @@ pub fn extract_lora(
 fn named<'a>(tuned: &Checkpoint, saved: Vec<Source<'a>>) -> Vec<(String, Source<'a>)> {
     const HEAD: &str = "lm_head.weight";
     let mut named: Vec<(String, Source<'a>)> = saved.into_iter().map(|s| (s.info.name.clone(), s)).collect();
-    let embedding = named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| s.clone());
+    let embedding =
+        named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| s.clone());
     if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
         named.push((HEAD.to_owned(), embedding));
     }

@@ -277,7 +277,8 @@ impl<'a> Builder<'_, 'a> {
         shared: Params,
         missing: &[&str],
     ) -> Option<Job<'a>> {
-        let all: Vec<Source<'a>> = base.iter().cloned().chain(models.iter().map(|m| m.source.clone())).collect();
+        let all: Vec<Source<'a>> =
+            base.iter().cloned().chain(models.iter().map(|m| m.source.clone())).collect();
         let first = all.first()?;
         let mut copied = None;
         if !missing.is_empty() {

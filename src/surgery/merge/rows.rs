@@ -205,3 +205,72 @@ impl<'a> Rows<'a> {
         Ok(self.pad.get_or_init(|| mean))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::{Access, Checkpoint, Known};
+
+    /// Rows of both fixtures in another order, a mean, zeros and padding: any range of elements, whole rows or not, is
+    /// that part of the whole, and the whole is what the definition says.
+    #[test]
+    fn any_range_is_part_of_the_whole() {
+        let open = |name: &str| {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/merge/union").join(name);
+            Checkpoint::open(&root, Access::Map).unwrap()
+        };
+        let (base, b) = (open("base"), open("b"));
+        let stored = |c| Source::stored(c, &Checkpoint::find(c, "model.embed_tokens.weight").unwrap());
+        let donors = vec![stored(&base), stored(&b)];
+        let mut rows = Rows::new(donors.clone(), 8);
+        let of = |donor, row| From::Stored { donor, row };
+        for from in [of(0, 3), of(0, 4), of(1, 5), From::Zero, From::Zero, of(1, 6), of(1, 7), of(0, 0)] {
+            rows.push(from);
+        }
+        rows.push_mean(vec![(0, 1), (1, 2)]);
+        rows.push(From::Pad);
+        rows.push(From::Pad);
+        assert_eq!((rows.count(), rows.elements()), (11, 88));
+        assert_eq!((rows.tally(0), rows.tally(1)), ([3, 3, 1, 2, 2], [3, 3, 1, 2, 2]));
+
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        rows.decode(0..88, &mut bytes, &mut whole).unwrap();
+        let row = |donor: usize, row: u64| {
+            let mut values = Vec::new();
+            donors[donor].decode(row * 8..row * 8 + 8, &mut Vec::new(), &mut values).unwrap();
+            values
+        };
+        let mean: Vec<f32> = row(0, 1).iter().zip(row(1, 2)).map(|(a, b)| (a + b) / 2.0).collect();
+        let zero = vec![0.0; 8];
+        let tokens =
+            [row(0, 3), row(0, 4), row(1, 5), zero.clone(), zero, row(1, 6), row(1, 7), row(0, 0), mean];
+        let pad: Vec<f32> =
+            (0..8).map(|i| (tokens.iter().map(|r| f64::from(r[i])).sum::<f64>() / 9.0) as f32).collect();
+        assert_eq!(whole, [tokens.concat(), pad.clone(), pad].concat());
+
+        let (mut part, mut encoded, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+        for (start, end) in (0..88).flat_map(|start| (start..=88).map(move |end| (start, end))) {
+            rows.decode(start..end, &mut bytes, &mut part).unwrap();
+            assert_eq!(part, whole[start as usize..end as usize], "{start}..{end}");
+            for dtype in [Known::F32, Known::BF16].map(Dtype::Known) {
+                rows.encoded(start..end, &dtype, &mut encoded).unwrap();
+                encode(&dtype, &part, &mut expected);
+                assert_eq!(encoded, expected, "{start}..{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rows_of_a_tensor_in_its_own_order_are_plain() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/merge/union/base");
+        let base = Checkpoint::open(&root, Access::Map).unwrap();
+        let donor = Source::stored(&base, &base.find("model.embed_tokens.weight").unwrap());
+        for n in [8, 9] {
+            let mut rows = Rows::new(vec![donor.clone()], 8);
+            (0..n).for_each(|row| rows.push(From::Stored { donor: 0, row }));
+            assert_eq!(rows.is_plain(0), n == 9);
+        }
+    }
+}

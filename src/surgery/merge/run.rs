@@ -71,7 +71,7 @@ impl<'a> Merge<'a> {
             return Err(faults.into_error());
         };
         let plans = Plans::read(recipe, models.reference(recipe), &jobs)?;
-        let change = change(recipe, models, &jobs, layers);
+        let change = change(recipe, models, &jobs, layers, aligned.as_ref());
         Ok(Self { recipe, models, jobs, options, plans, donors, change, aligned })
     }
 
@@ -166,16 +166,23 @@ pub(super) fn write_files<'a>(
 }
 
 /// What `config.json` must say of the result.
-fn change(recipe: &Recipe, models: &Models, jobs: &[Job<'_>], layers: Option<Vec<u32>>) -> ConfigChange {
+fn change(
+    recipe: &Recipe,
+    models: &Models,
+    jobs: &[Job<'_>],
+    layers: Option<Vec<u32>>,
+    aligned: Option<&Alignment<'_>>,
+) -> ConfigChange {
     let reference = models.reference(recipe);
     let embedding = jobs.iter().find(|job| Place::of(&job.name).is_token_embedding());
     let rows = embedding.and_then(|job| {
         let before = reference.find(&job.name)?.info.shape.first()?;
-        job.shape.first().filter(|rows| *rows != before).copied()
+        job.shape.first().filter(|rows| aligned.is_some() || *rows != before).copied()
     });
     let head = jobs.iter().any(|job| Place::of(&job.name).category == Category::LmHead);
     let untie = head && reference.tied() && models.all().any(|model| !model.tied());
-    ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie }
+    let renumbered = aligned.map(|aligned| aligned.renumbered(models, reference)).unwrap_or_default();
+    ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie, renumbered }
 }
 
 fn write_job(

@@ -128,7 +128,9 @@ impl Reader {
                     (Some(model), Some(Some(token)), None) => Some(RowOf::Token(model, token.to_owned())),
                     (Some(model), None, Some(Some(id))) => Some(RowOf::Id(model, id)),
                     _ => {
-                        self.fault(format!("{place}: model_token needs `model` and one of `token`, `token_id`"));
+                        self.fault(format!(
+                            "{place}: model_token needs `model` and one of `token`, `token_id`"
+                        ));
                         None
                     }
                 }

@@ -39,7 +39,11 @@ pub(super) struct Donors<'a> {
 
 impl<'a> Donors<'a> {
     /// The donors of a merge by this vocabulary, where the recipe names one.
-    pub(super) fn new(recipe: &Recipe, models: &'a Models, vocabulary: Option<&Alignment<'a>>) -> Result<Self> {
+    pub(super) fn new(
+        recipe: &Recipe,
+        models: &'a Models,
+        vocabulary: Option<&Alignment<'a>>,
+    ) -> Result<Self> {
         let reference = models.reference(recipe);
         let mut sidecars = sidecars(reference)?;
         let mut tokenizer = match vocabulary.and_then(|vocabulary| vocabulary.donor) {
@@ -63,8 +67,9 @@ impl<'a> Donors<'a> {
         // `added_tokens.json` is the old place of what the other two files say.
         let old = (!written.is_empty()).then_some("added_tokens.json");
         written.extend(template.map(|text| ("chat_template.jinja", text)));
-        let stays =
-            |path: &PathBuf| !written.iter().map(|(name, _)| *name).chain(old).any(|name| path == Path::new(name));
+        let stays = |path: &PathBuf| {
+            !written.iter().map(|(name, _)| *name).chain(old).any(|name| path == Path::new(name))
+        };
         sidecars.carried.retain(stays);
         if let Some((_, files)) = &mut tokenizer {
             files.retain(stays);
@@ -84,13 +89,18 @@ impl<'a> Donors<'a> {
                 continue;
             }
             let from = self.reference.root().join(relative);
-            if relative == Path::new("config.json")
-                && let Ok(config) = serde_json::from_slice::<Value>(&read_small(&from)?)
-                && let Some(changed) = change.apply(config)
-            {
-                staging.write_small("config.json", format!("{changed:#}\n").as_bytes())?;
-            } else {
-                staging.copy_file(&from, relative)?;
+            let changed = match relative.to_str() {
+                Some("config.json") => json(&from)?.and_then(|config| change.apply(config)),
+                Some("generation_config.json") => {
+                    json(&from)?.and_then(|config| change.apply_to_generation(config))
+                }
+                _ => None,
+            };
+            match changed {
+                Some(changed) => {
+                    staging.write_small(&relative.to_string_lossy(), format!("{changed:#}\n").as_bytes())?;
+                }
+                None => staging.copy_file(&from, relative)?,
             }
         }
         if let Some((donor, files)) = &self.tokenizer {
@@ -100,6 +110,11 @@ impl<'a> Donors<'a> {
         }
         self.written.iter().try_for_each(|(name, text)| staging.write_small(name, text.as_bytes()))
     }
+}
+
+/// The value of a file; `None` where it is not JSON.
+fn json(path: &Path) -> Result<Option<Value>> {
+    Ok(serde_json::from_slice(&read_small(path)?).ok())
 }
 
 fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint> {

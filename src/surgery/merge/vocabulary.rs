@@ -79,19 +79,15 @@ impl Vocabulary {
                 Err(Error::Checkpoint {
                     path: checkpoint.root().to_owned(),
                     fault: format!("has `{file}` but no tokenizer.json"),
-                    hint: Some("save the tokenizer with transformers, which writes tokenizer.json".to_owned()),
+                    hint: Some(
+                        "save the tokenizer with transformers, which writes tokenizer.json".to_owned(),
+                    ),
                 })
             });
         }
         let limit = vocab_size(checkpoint).unwrap_or(MOST);
-        let mut this = Self {
-            path,
-            ids: HashMap::new(),
-            added: BTreeMap::new(),
-            model: 0,
-            limit,
-            stripped: false,
-        };
+        let mut this =
+            Self { path, ids: HashMap::new(), added: BTreeMap::new(), model: 0, limit, stripped: false };
         let file: File = serde_json::from_slice(&read_small(&this.path)?)
             .map_err(|e| this.fault(format!("no tokenizer that can be read: {}", Shown(&e)), ""))?;
         this.fill(file, strip)?;
@@ -113,7 +109,9 @@ impl Vocabulary {
                 continue;
             }
             if id >= MOST || !used.insert(id) || self.ids.insert(token.clone(), id).is_some() {
-                return Err(self.fault(format!("token `{}` and its number {id} stand twice", Shown(&token)), ""));
+                return Err(
+                    self.fault(format!("token `{}` and its number {id} stand twice", Shown(&token)), "")
+                );
             }
         }
         self.model = self.ids.len() as u64;
@@ -140,10 +138,9 @@ impl Vocabulary {
     fn model_tokens(&self, kind: &str, vocab: Value) -> Result<Vec<(String, u64)>> {
         let wrong = || self.fault(format!("{}: a vocabulary that cannot be read", Shown(kind)), "");
         match (kind, vocab) {
-            ("BPE" | "WordPiece" | "WordLevel", Value::Object(vocab)) => vocab
-                .into_iter()
-                .map(|(token, id)| Ok((token, id.as_u64().ok_or_else(wrong)?)))
-                .collect(),
+            ("BPE" | "WordPiece" | "WordLevel", Value::Object(vocab)) => {
+                vocab.into_iter().map(|(token, id)| Ok((token, id.as_u64().ok_or_else(wrong)?))).collect()
+            }
             ("Unigram", Value::Array(list)) => (0..)
                 .zip(list)
                 .map(|(id, entry)| Ok((entry[0].as_str().ok_or_else(wrong)?.to_owned(), id)))
@@ -189,7 +186,8 @@ impl Vocabulary {
     pub(super) fn row(&self, token: &str) -> Result<Option<u64>> {
         match self.id(token) {
             Some(id) if id >= self.limit => {
-                let fault = format!("token `{}` has number {id}, but the model {} rows", Shown(token), self.limit);
+                let fault =
+                    format!("token `{}` has number {id}, but the model {} rows", Shown(token), self.limit);
                 Err(self.fault(fault, "resize the embedding, or take the token out of the tokenizer"))
             }
             found => Ok(found),
