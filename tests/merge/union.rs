@@ -193,6 +193,21 @@ fn a_single_model_is_permuted_and_not_rounded() {
 }
 
 #[test]
+fn the_order_of_the_recipe_and_threads_change_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = Vec::new();
+    for (models, threads) in [(["base", "a", "b"], "1"), (["b", "a", "base"], "3"), (["a", "base", "b"], "2")]
+    {
+        let out = dir.path().join("out");
+        let mut value = linear(&models.map(at).each_ref().map(String::as_str), &json!({"source": "union"}));
+        value["base_model"] = at("base").into();
+        merge(&["--threads", threads, path(&recipe_file(dir.path(), &value))], &out);
+        seen.push((read_tensors(&out), std::fs::read(out.join("tokenizer.json")).unwrap()));
+    }
+    assert!(seen.iter().all(|one| *one == seen[0]));
+}
+
+#[test]
 fn tokenizers_that_agree_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();

@@ -69,6 +69,8 @@ impl<'a> Alignment<'a> {
             }
         }
         faults.into_result()?;
+        // The order of the recipe gives no token another number.
+        vocabularies.get_mut(1..).unwrap_or_default().sort_by_key(|(name, _)| *name);
         let Some((_, Some(base))) = vocabularies.first() else {
             return Err(Error::usage("the recipe names no model", ""));
         };
