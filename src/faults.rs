@@ -31,16 +31,22 @@ impl Faults {
         self.more
     }
 
+    /// Keeps the fault of a result that has one.
+    pub fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|fault| self.push(fault)).ok()
+    }
+
     /// `Ok` when there are none, the fault when there is one, [`Error::Many`] otherwise.
     ///
     /// # Errors
     /// The faults.
-    pub fn into_result(mut self) -> Result<()> {
-        match self.first.len() {
-            0 => Ok(()),
-            1 => Err(self.first.remove(0)),
-            _ => Err(Error::Many(self)),
-        }
+    pub fn into_result(self) -> Result<()> {
+        if self.first.is_empty() { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    /// The fault when there is one, [`Error::Many`] otherwise.
+    pub fn into_error(mut self) -> Error {
+        if self.first.len() == 1 { self.first.remove(0) } else { Error::Many(self) }
     }
 }
 

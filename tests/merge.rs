@@ -10,6 +10,8 @@ mod properties;
 mod refused;
 #[path = "merge/statistics.rs"]
 mod statistics;
+#[path = "merge/union.rs"]
+mod union;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

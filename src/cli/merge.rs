@@ -240,6 +240,10 @@ fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
             terminal.warn(&format!("{why}, copied: {}", list(&names, MOST)));
         }
     }
+    if !merge.without_tokenizer().is_empty() {
+        let names = list(merge.without_tokenizer(), MOST);
+        terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
+    }
     for (file, why) in &merge.sidecars().left {
         terminal.detail(&format!("left behind: {} ({why})", Shown(file)));
     }

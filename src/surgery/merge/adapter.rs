@@ -36,7 +36,7 @@ struct Config {
 }
 
 /// What an adapter does to one tensor of the base.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Change<'a> {
     /// `W + s · B A`, or its transpose.
     Update { a: Source<'a>, b: Source<'a>, scale: f32, transposed: bool },
@@ -135,7 +135,7 @@ impl Adapter {
 
     fn source(&self, name: &str) -> Option<Source<'_>> {
         let tensor = self.checkpoint.find(name)?;
-        Some(Source { shard: &self.checkpoint.shards()[tensor.shard], info: tensor.info })
+        Some(Source::stored(&self.checkpoint, &tensor))
     }
 
     fn change(&self, base: &Checkpoint, name: &str) -> Result<(String, Change<'_>)> {
@@ -175,7 +175,7 @@ impl Adapter {
         if product.as_ref().map(<[u64; 2]>::as_slice) != Some(expected) {
             return Err(fault(format!("shapes do not fit: B {sb:?} times A {sa:?} for {expected:?}")));
         }
-        if ![a, b].iter().all(|s| is_float(&s.info.dtype)) || !is_float(&found.info.dtype) {
+        if ![&a, &b].iter().all(|s| is_float(&s.info.dtype)) || !is_float(&found.info.dtype) {
             return Err(fault("not a floating-point type".to_owned()));
         }
         let rank = sa[0] as f64;

@@ -13,6 +13,12 @@ impl Merge<'_> {
             let _ = write!(text, " ({})", self.recipe.method.paper);
         }
         text.push('\n');
+        if let Some(aligned) = &self.aligned {
+            let _ = writeln!(text, "{}", aligned.summary());
+            for model in &aligned.assumed {
+                let _ = writeln!(text, "tokenizer: {} has none: taken for that of the base", Shown(*model));
+            }
+        }
         for job in &self.jobs {
             let _ = write!(text, "{} {} {:?}: ", Shown(&job.name), job.dtype, job.shape);
             if let Some(why) = job.copied {
@@ -39,6 +45,13 @@ impl Merge<'_> {
                     .collect();
                 let _ = write!(text, "; {}", shown.join(" "));
             }
+            let inputs = job.inputs.models.iter().map(|m| (m.model, &m.source));
+            let base = job.inputs.base.as_ref().map(|source| ("base", source));
+            for (i, (model, source)) in base.into_iter().chain(inputs).enumerate() {
+                if let Some(rows) = &source.through {
+                    let _ = write!(text, "; {} by token: {}", Shown(model), tally(rows.tally(i)));
+                }
+            }
             let all: u64 = job.shape.iter().product();
             if job.inputs.common < all {
                 let row = all / job.shape.first().copied().unwrap_or(1).max(1);
@@ -48,4 +61,11 @@ impl Merge<'_> {
         }
         text
     }
+}
+
+/// The kinds of rows that there are, with their number.
+fn tally(rows: [u64; 5]) -> String {
+    let kinds = ["own", "of another", "mean", "zero", "padding"];
+    let there = kinds.iter().zip(rows).filter(|(_, n)| *n > 0);
+    there.map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
 }

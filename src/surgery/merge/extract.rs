@@ -52,9 +52,8 @@ pub fn extract_lora(
     let mut matrices = Vec::new();
     let mut saved: Vec<Source<'_>> = Vec::new();
     for pair in pairing.pairs() {
-        let new = Source { shard: &tuned.shards()[pair.tuned.shard], info: pair.tuned.info };
-        let old =
-            pair.base.as_ref().map(|b| Source { shard: &base.shards()[b.tensor.shard], info: b.tensor.info });
+        let new = Source::stored(tuned, &pair.tuned);
+        let old = pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
         let Some(old) = old.filter(|old| old.info.shape == new.info.shape) else {
             saved.push(new);
             continue;
@@ -66,7 +65,7 @@ pub fn extract_lora(
         let linear = matches!(place.category, Category::Attention | Category::Mlp)
             && new.info.shape.len() == 2
             && new.info.name.ends_with(".weight")
-            && [old, new].iter().all(|s| is_float(&s.info.dtype));
+            && [&old, &new].iter().all(|s| is_float(&s.info.dtype));
         if linear { matrices.push((old, new)) } else { saved.push(new) }
     }
     let found: Vec<Factors> = matrices
@@ -74,8 +73,8 @@ pub fn extract_lora(
         .map(|(old, new)| {
             let name = &new.info.name;
             let mut values = Values {
-                base: Some(*old),
-                models: vec![*new],
+                base: Some(old.clone()),
+                models: vec![new.clone()],
                 deltas: true,
                 elements: new.info.elements(),
                 row: new.info.shape[1].max(1),
@@ -121,7 +120,8 @@ pub fn extract_lora(
 fn named<'a>(tuned: &Checkpoint, saved: Vec<Source<'a>>) -> Vec<(String, Source<'a>)> {
     const HEAD: &str = "lm_head.weight";
     let mut named: Vec<(String, Source<'a>)> = saved.into_iter().map(|s| (s.info.name.clone(), s)).collect();
-    let embedding = named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| *s);
+    let embedding =
+        named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| s.clone());
     if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
         named.push((HEAD.to_owned(), embedding));
     }

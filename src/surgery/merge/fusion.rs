@@ -25,7 +25,7 @@ impl Fusion {
     pub(super) fn new(values: &Values<'_>, base: &Source<'_>, last: u64) -> Result<Self> {
         let last = last.max(1);
         let rows = Values {
-            base: Some(*base),
+            base: Some(base.clone()),
             models: values.models.clone(),
             deltas: false,
             elements: values.elements,

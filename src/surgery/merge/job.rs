@@ -83,11 +83,6 @@ impl Params {
     }
 }
 
-/// Rows of a tensor; a scalar has one.
-pub(super) fn rows(source: &Source<'_>) -> u64 {
-    source.info.shape.first().copied().unwrap_or(1)
-}
-
 /// A tensor by name; the head of a tied checkpoint that has none is its embedding.
 pub(super) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
     let tied = || {
@@ -97,7 +92,7 @@ pub(super) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<
         is_head.then(|| checkpoint.tensors().find(embedding)).flatten()
     };
     let tensor = checkpoint.find(name).or_else(tied)?;
-    Some(Source { shard: &checkpoint.shards()[tensor.shard], info: tensor.info })
+    Some(Source::stored(checkpoint, &tensor))
 }
 
 /// The list of blocks with the most layers.

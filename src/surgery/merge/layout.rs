@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Models;
-use super::job::{Input, Inputs, Job, MergeVocab, Params, find, main_stack, rows};
+use super::align::{Alignment, Parts};
+use super::job::{Input, Inputs, Job, MergeVocab, Params, find, main_stack};
 use super::method::{Base, Kind, Method, Rule, Sparsify};
 use super::recipe::{Entry, Recipe, Slice};
 use super::setting::Settings;
@@ -19,12 +20,20 @@ pub(super) struct Layout<'a> {
     pub(super) layers: Option<Vec<u32>>,
 }
 
-struct Builder<'a> {
+/// What a layout follows besides the recipe.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy<'v, 'a> {
+    pub(super) vocab: MergeVocab,
+    pub(super) keep_missing: bool,
+    /// The vocabulary of the recipe's tokenizer, where it names one.
+    pub(super) aligned: Option<&'v Alignment<'a>>,
+}
+
+struct Builder<'v, 'a> {
     recipe: &'a Recipe,
     models: &'a Models,
     reference: &'a Checkpoint,
-    vocab: MergeVocab,
-    keep_missing: bool,
+    policy: Policy<'v, 'a>,
     faults: Faults,
     said: BTreeSet<String>,
 }
@@ -36,12 +45,11 @@ struct Builder<'a> {
 pub(super) fn layout<'a>(
     recipe: &'a Recipe,
     models: &'a Models,
-    vocab: MergeVocab,
-    keep_missing: bool,
+    policy: Policy<'_, 'a>,
 ) -> Result<Layout<'a>> {
     let reference = models.reference(recipe);
     let (faults, said) = (Faults::default(), BTreeSet::new());
-    let mut builder = Builder { recipe, models, reference, vocab, keep_missing, faults, said };
+    let mut builder = Builder { recipe, models, reference, policy, faults, said };
     builder.check_counts();
     std::mem::take(&mut builder.faults).into_result()?;
     let sliced = recipe.slices.iter().any(|slice| slice.sources.iter().any(|s| s.layers.is_some()));
@@ -51,7 +59,7 @@ pub(super) fn layout<'a>(
     Ok(Layout { jobs, layers })
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Builder<'_, 'a> {
     fn base_of(&self, slice: &'a Slice) -> Option<&'a str> {
         slice.base.as_deref().or(self.recipe.base.as_deref())
     }
@@ -190,7 +198,7 @@ impl<'a> Builder<'a> {
             self.params(method, false, &name, &name, t, &[&slice.parameters, &self.recipe.parameters]);
         let mut missing: Vec<&str> = Vec::new();
         let base_name = self.base_of(slice).filter(|_| method.base != Base::Input);
-        let base = base_name.and_then(|model| {
+        let mut base = base_name.and_then(|model| {
             let wanted = base_entry.and_then(&named).unwrap_or_else(|| name.clone());
             let found = find(self.models.get(model), &wanted);
             if found.is_none() {
@@ -221,6 +229,11 @@ impl<'a> Builder<'a> {
             self.check_prune(&model.params);
         }
         let shared = shared?;
+        if let Some(aligned) = self.policy.aligned {
+            let base_name = self.base_of(slice);
+            let parts = Parts { name: &name, base_name, base: &mut base, models: &mut models };
+            aligned.apply(parts, &mut self.faults);
+        }
         self.shape(name, base, models, shared, &missing)
     }
 
@@ -264,11 +277,12 @@ impl<'a> Builder<'a> {
         shared: Params,
         missing: &[&str],
     ) -> Option<Job<'a>> {
-        let all: Vec<Source<'a>> = base.into_iter().chain(models.iter().map(|m| m.source)).collect();
-        let first = *all.first()?;
+        let all: Vec<Source<'a>> =
+            base.iter().cloned().chain(models.iter().map(|m| m.source.clone())).collect();
+        let first = all.first()?;
         let mut copied = None;
         if !missing.is_empty() {
-            if !self.keep_missing {
+            if !self.policy.keep_missing {
                 let models: Vec<String> =
                     missing.iter().map(|m| crate::error::Shown(*m).to_string()).collect();
                 self.fault(
@@ -282,18 +296,18 @@ impl<'a> Builder<'a> {
         } else if !all.iter().all(|s| is_float(&s.info.dtype)) {
             copied = Some("not a floating-point type");
         }
-        let longest = all.iter().fold(first, |a, b| if rows(b) > rows(&a) { *b } else { a });
-        let mut shape = first.info.shape.clone();
-        let mut common = first.info.elements();
-        let differ = all.iter().any(|s| s.info.shape != first.info.shape);
+        let longest = all.iter().fold(first, |a, b| if b.rows() > a.rows() { b } else { a });
+        let mut shape = first.shape();
+        let mut common = first.elements();
+        let differ = all.iter().any(|s| s.shape() != shape);
         if differ && copied.is_none() {
-            let least = all.iter().map(rows).min().unwrap_or_default();
+            let least = all.iter().map(Source::rows).min().unwrap_or_default();
             self.check_shapes(&name, &all)?;
-            let row = first.info.elements() / rows(&first).max(1);
+            let row = first.elements() / first.rows().max(1);
             common = least * row;
-            shape = match self.vocab {
-                MergeVocab::Union => longest.info.shape.clone(),
-                _ => [&[least], &first.info.shape[1..]].concat(),
+            shape = match self.policy.vocab {
+                MergeVocab::Union => longest.shape(),
+                _ => [&[least], &shape[1..]].concat(),
             };
         }
         let dtype = match &self.recipe.dtype {
@@ -310,17 +324,17 @@ impl<'a> Builder<'a> {
         }
         let shard = self.reference.find(&name).map(|t| t.shard);
         let shard = shard.unwrap_or(self.reference.shards().len().saturating_sub(1));
-        let longest = if copied.is_some() || !differ { first } else { longest };
+        let longest = if copied.is_some() || !differ { first } else { longest }.clone();
         let inputs = Inputs { base, models, shared, common, longest };
         Some(Job { name, dtype, shape, shard, inputs, copied })
     }
 
     /// Only the number of rows of a vocabulary may differ, and only where a policy says what then.
     fn check_shapes(&mut self, name: &str, all: &[Source<'a>]) -> Option<()> {
-        let shapes: Vec<&Vec<u64>> = all.iter().map(|s| &s.info.shape).collect();
+        let shapes: Vec<Vec<u64>> = all.iter().map(Source::shape).collect();
         let vocabulary = matches!(Place::of(name).category, Category::Embedding | Category::LmHead);
         let tails = shapes.iter().all(|s| !s.is_empty() && s.get(1..) == shapes[0].get(1..));
-        if vocabulary && tails && self.vocab != MergeVocab::Error {
+        if vocabulary && tails && self.policy.vocab != MergeVocab::Error {
             return Some(());
         }
         let hint = if vocabulary && tails {

@@ -86,7 +86,7 @@ impl<'a> LoraMerge<'a> {
     }
 
     fn job(&self, tensor: crate::checkpoint::Tensor<'a>) -> Job<'a> {
-        let source = Source { shard: &self.base.shards()[tensor.shard], info: tensor.info };
+        let source = Source::stored(self.base, &tensor);
         let inputs = Inputs {
             base: None,
             models: Vec::new(),
@@ -101,10 +101,10 @@ impl<'a> LoraMerge<'a> {
     }
 
     fn ready(&self, job: &Job<'a>) -> Result<Ready<'a>> {
-        let source = job.inputs.longest;
+        let source = job.inputs.longest.clone();
         let mut values = Values {
             base: None,
-            models: vec![source],
+            models: vec![source.clone()],
             deltas: false,
             elements: job.inputs.common,
             row: row_of(&job.shape),
@@ -114,7 +114,7 @@ impl<'a> LoraMerge<'a> {
         values.by_rows();
         Ok(match self.changes.get(&job.name) {
             None => Ready::Copy(source),
-            Some(Change::Replace(saved)) => Ready::Copy(*saved),
+            Some(Change::Replace(saved)) => Ready::Copy(saved.clone()),
             Some(Change::Update { a, b, scale, transposed }) => {
                 Ready::Rule(values, Formula::Adapter(Update::new(a, b, *scale, *transposed)?))
             }

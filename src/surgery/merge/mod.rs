@@ -15,9 +15,11 @@
 //! changes a bit.
 
 mod adapter;
+mod align;
 mod combine;
 mod explain;
 mod extract;
+mod filler;
 mod fusion;
 mod job;
 mod layout;
@@ -31,6 +33,7 @@ mod ram;
 mod ranked;
 mod ready;
 mod recipe;
+mod rows;
 mod run;
 mod sample;
 mod sce;
@@ -41,9 +44,11 @@ mod sparsify;
 mod sphere;
 mod svd;
 mod task;
+mod token_source;
 mod tokenizer;
 mod trim;
 mod values;
+mod vocabulary;
 
 use std::path::Path;
 

@@ -18,8 +18,9 @@ pub(super) struct OutFile<'a, 'j> {
 
 /// Bytes of a job's tensor.
 pub(super) fn bytes_of(job: &Job<'_>) -> u64 {
-    if job.copied.is_some() && job.dtype == job.inputs.longest.info.dtype {
-        return job.inputs.longest.info.len();
+    let first = &job.inputs.longest;
+    if job.copied.is_some() && job.dtype == first.info.dtype && first.through.is_none() {
+        return first.info.len();
     }
     job.shape.iter().product::<u64>() * job.dtype.bytes().unwrap_or(1) as u64
 }
@@ -114,6 +115,8 @@ pub(super) struct ConfigChange {
     /// The layer of the reference that each layer comes from.
     pub(super) layers: Option<Vec<u32>>,
     pub(super) untie: bool,
+    /// Numbers of tokens that the result's tokenizer numbers otherwise than the reference's: old and new.
+    pub(super) renumbered: BTreeMap<u64, u64>,
 }
 
 impl ConfigChange {
@@ -128,7 +131,29 @@ impl ConfigChange {
         (config != before).then_some(config)
     }
 
+    /// Numbers of special tokens in `generation_config.json`; `None` where nothing changes.
+    pub(super) fn apply_to_generation(&self, mut config: Value) -> Option<Value> {
+        let before = config.clone();
+        self.renumber(config.as_object_mut()?);
+        (config != before).then_some(config)
+    }
+
+    fn renumber(&self, map: &mut Map<String, Value>) {
+        for (_, value) in map.iter_mut().filter(|(key, _)| key.ends_with("_token_id")) {
+            let list = match value {
+                Value::Array(list) => list.as_mut_slice(),
+                one => std::slice::from_mut(one),
+            };
+            for id in list {
+                if let Some(new) = id.as_u64().and_then(|id| self.renumbered.get(&id)) {
+                    *id = (*new).into();
+                }
+            }
+        }
+    }
+
     fn edit(&self, map: &mut Map<String, Value>) {
+        self.renumber(map);
         let mut set = |key: &str, value: Value| {
             if let Some(there) = map.get_mut(key) {
                 *there = value;

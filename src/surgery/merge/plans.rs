@@ -102,7 +102,7 @@ fn deltas(values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratc
 
 /// The share of rows with the largest ‖τ‖₂.
 fn rows(values: &Values<'_>, i: usize, share: f64) -> Result<Vec<bool>> {
-    let mut by_rows = Values { models: values.models.clone(), ..*values };
+    let mut by_rows = Values { base: values.base.clone(), models: values.models.clone(), ..*values };
     by_rows.by_rows();
     let row = usize::try_from(values.row).unwrap_or(usize::MAX);
     let parts = by_rows.over(|scratch, range| {

@@ -80,14 +80,14 @@ impl<'a> Ready<'a> {
     pub(super) fn new(job: &Job<'a>, setup: &Setup<'_>) -> Result<Self> {
         let inputs = &job.inputs;
         if job.copied.is_some() {
-            return Ok(Self::Copy(inputs.longest));
+            return Ok(Self::Copy(inputs.longest.clone()));
         }
         if let Some(source) = verbatim(setup.rule, inputs)? {
             return Ok(Self::Copy(source));
         }
         let mut values = Values {
-            base: inputs.base,
-            models: inputs.models.iter().map(|m| m.source).collect(),
+            base: inputs.base.clone(),
+            models: inputs.models.iter().map(|m| m.source.clone()).collect(),
             deltas: inputs.base.is_some() && !matches!(setup.rule, Rule::Slerp | Rule::NearSwap | Rule::Mask),
             elements: inputs.common,
             row: row_of(&job.shape),
@@ -125,7 +125,7 @@ impl<'a> Ready<'a> {
 }
 
 fn required<'a>(inputs: &Inputs<'a>, tensor: &str) -> Result<Source<'a>> {
-    inputs.base.ok_or_else(|| Error::Pairing {
+    inputs.base.clone().ok_or_else(|| Error::Pairing {
         tensor: Some(tensor.to_owned()),
         fault: "the base has no such tensor".to_owned(),
         hint: None,
@@ -147,49 +147,49 @@ fn verbatim<'a>(rule: Rule, inputs: &Inputs<'a>) -> Result<Option<Source<'a>>> {
         [only] => Some(only),
         _ => None,
     };
-    let base = inputs.base;
+    let base = || inputs.base.clone();
     let found = match rule {
         Rule::Linear => {
             let mut heavy = models.iter().filter(|m| weight(m) != 0.0);
             let first = heavy.next().filter(|_| heavy.next().is_none());
-            first.filter(|m| shared.on("normalize") || weight(m) == 1.0).map(|m| m.source)
+            first.filter(|m| shared.on("normalize") || weight(m) == 1.0).map(|m| m.source.clone())
         }
-        Rule::Passthrough => only.filter(|m| m.params.get("scale") == 1.0).map(|m| m.source),
-        Rule::MultiSlerp | Rule::Karcher => only.map(|m| m.source),
-        Rule::Slerp | Rule::NearSwap if shared.get("t") == 0.0 => base,
-        Rule::Slerp if shared.get("t") == 1.0 => only.map(|m| m.source),
+        Rule::Passthrough => only.filter(|m| m.params.get("scale") == 1.0).map(|m| m.source.clone()),
+        Rule::MultiSlerp | Rule::Karcher => only.map(|m| m.source.clone()),
+        Rule::Slerp | Rule::NearSwap if shared.get("t") == 0.0 => base(),
+        Rule::Slerp if shared.get("t") == 1.0 => only.map(|m| m.source.clone()),
         Rule::NuSlerp if models.len() == 2 => {
             let ends = models.iter().filter(|m| weight(m) == 0.0).count();
-            models.iter().find(|m| weight(m) != 0.0).filter(|_| ends == 1).map(|m| m.source)
+            models.iter().find(|m| weight(m) != 0.0).filter(|_| ends == 1).map(|m| m.source.clone())
         }
         Rule::Task { .. } => {
             let mut heavy = models.iter().filter(|m| weight(m) != 0.0 && shared.get("lambda") != 0.0);
             match (heavy.next(), heavy.next()) {
-                (None, _) => base,
+                (None, _) => base(),
                 (Some(m), None) => {
                     let factor = if shared.on("normalize") { 1.0 } else { weight(m) };
                     let whole = m.params.get("density") >= 1.0 && factor * shared.get("lambda") == 1.0;
-                    whole.then_some(m.source)
+                    whole.then_some(m.source.clone())
                 }
                 _ => None,
             }
         }
-        Rule::Sce => only.filter(|_| shared.get("select_topk") >= 1.0).map(|m| m.source),
-        Rule::Ram { .. } => only.filter(|_| shared.get("epsilon") == 0.0).map(|m| m.source),
+        Rule::Sce => only.filter(|_| shared.get("select_topk") >= 1.0).map(|m| m.source.clone()),
+        Rule::Ram { .. } => only.filter(|_| shared.get("epsilon") == 0.0).map(|m| m.source.clone()),
         _ => None,
     };
     let fixed = match rule {
         Rule::Passthrough => false,
         Rule::Linear => shared.on("normalize"),
         // Weights that are not normalised scale the result.
-        Rule::MultiSlerp => base.is_some() || shared.on("normalize_weights"),
+        Rule::MultiSlerp => inputs.base.is_some() || shared.on("normalize_weights"),
         _ => true,
     };
     if found.is_some() || !fixed {
-        return Ok(found.filter(|source| source.info.elements() == inputs.common));
+        return Ok(found.filter(|source| source.elements() == inputs.common));
     }
-    let mut all = base.into_iter().chain(models.iter().map(|m| m.source));
-    let Some(first) = all.next().filter(|first| first.info.elements() == inputs.common) else {
+    let mut all = base().into_iter().chain(models.iter().map(|m| m.source.clone()));
+    let Some(first) = all.next().filter(|first| first.elements() == inputs.common) else {
         return Ok(None);
     };
     for other in all {
@@ -274,7 +274,7 @@ fn task(values: &Values<'_>, inputs: &Inputs<'_>, setup: &Setup<'_>) -> Result<T
         let density = model.params.get("density");
         let rows;
         let values = if sparsify == Sparsify::MagPrune {
-            let mut by_rows = Values { models: values.models.clone(), ..*values };
+            let mut by_rows = Values { base: values.base.clone(), models: values.models.clone(), ..*values };
             by_rows.by_rows();
             rows = by_rows;
             &rows

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::method::{METHODS, Method};
 use super::nearest::nearest;
 use super::setting::{Setting, Settings};
+use super::token_source::TokenSource;
 use crate::checkpoint::Dtype;
 use crate::error::Shown;
 use crate::{Error, Faults, Result};
@@ -22,7 +23,7 @@ pub struct Recipe {
     pub(super) parameters: Settings,
     /// `out_dtype`, or `dtype`: all arithmetic is f32, with one rounding at the end.
     pub(super) dtype: Option<Dtype>,
-    pub(super) tokenizer: Option<String>,
+    pub(super) tokenizer: Option<TokenSource>,
     pub(super) chat_template: Option<String>,
     pub(super) seed: u64,
 }
@@ -134,12 +135,12 @@ impl Recipe {
 
 /// Collects everything that is wrong.
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     faults: Faults,
 }
 
 impl Reader {
-    fn fault(&mut self, fault: String) {
+    pub(super) fn fault(&mut self, fault: String) {
         self.faults.push(Error::usage(fault, ""));
     }
 
@@ -149,13 +150,13 @@ impl Reader {
         self.faults.push(Error::usage(format!("unknown {what} `{}`", Shown(word)), hint));
     }
 
-    fn keys(&mut self, place: &str, map: &Map<String, Value>, known: &[&str]) {
+    pub(super) fn keys(&mut self, place: &str, map: &Map<String, Value>, known: &[&str]) {
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
             self.unknown(&format!("key of {place}"), key, known);
         }
     }
 
-    fn text(&mut self, key: &str, map: &Map<String, Value>) -> Option<String> {
+    pub(super) fn text(&mut self, key: &str, map: &Map<String, Value>) -> Option<String> {
         match map.get(key) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text.clone()),
@@ -197,24 +198,6 @@ impl Reader {
             self.unknown(key, &name, &NAMES.map(|(n, _)| n));
         }
         found
-    }
-
-    fn tokenizer(&mut self, map: &Map<String, Value>) -> Option<String> {
-        let source = self.text("tokenizer_source", map);
-        match map.get("tokenizer") {
-            None | Some(Value::Null) => source,
-            Some(Value::Object(tokenizer)) => {
-                self.keys("`tokenizer`", tokenizer, &["source"]);
-                if source.is_some() {
-                    self.fault("got both `tokenizer` and `tokenizer_source`".to_owned());
-                }
-                self.text("source", tokenizer)
-            }
-            Some(_) => {
-                self.fault("`tokenizer` must be a mapping with `source`".to_owned());
-                None
-            }
-        }
     }
 
     /// `models` becomes one slice without bounds.

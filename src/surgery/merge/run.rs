@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::align::Alignment;
 use super::job::{Job, MergeVocab};
-use super::layout::{Layout, layout};
+use super::layout::{Layout, Policy, layout};
 use super::output::{ConfigChange, OutFile, bytes_of, files, index};
 use super::plans::Plans;
 use super::ready::{Ready, Setup};
@@ -16,11 +17,11 @@ use super::tokenizer::Donors;
 use super::trim::global_cuts;
 use super::values::{TILE, Values, over};
 use super::{Models, Recipe};
-use crate::Result;
 use crate::checkpoint::{Checkpoint, Sidecars, Staging, Target};
 use crate::plan::{Category, Place};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Provenance};
+use crate::{Faults, Result};
 
 /// Bytes copied at a time.
 const PIECE: u64 = 8 << 20;
@@ -47,6 +48,8 @@ pub struct Merge<'a> {
     plans: Plans,
     donors: Donors<'a>,
     change: ConfigChange,
+    /// The vocabulary of the recipe's tokenizer, where it names one.
+    pub(super) aligned: Option<Alignment<'a>>,
 }
 
 impl<'a> Merge<'a> {
@@ -55,12 +58,26 @@ impl<'a> Merge<'a> {
     /// # Errors
     /// Everything that does not fit, at once.
     pub fn new(recipe: &'a Recipe, models: &'a Models, options: MergeOptions) -> Result<Self> {
-        let Layout { jobs, layers } = layout(recipe, models, options.vocab, options.keep_missing)?;
-        let reference = models.reference(recipe);
-        let donors = Donors::new(recipe, models)?;
-        let plans = Plans::read(recipe, reference, &jobs)?;
-        let change = change(recipe, models, &jobs, layers);
-        Ok(Self { recipe, models, jobs, options, plans, donors, change })
+        let mut faults = Faults::default();
+        let aligned = faults.keep(Alignment::new(recipe, models));
+        // Without a vocabulary that could be read, shapes that differ are no fault of their own.
+        let vocab = if aligned.is_some() { options.vocab } else { MergeVocab::Union };
+        let aligned = aligned.flatten();
+        let policy = Policy { vocab, keep_missing: options.keep_missing, aligned: aligned.as_ref() };
+        let layout = faults.keep(layout(recipe, models, policy));
+        let donors = faults.keep(Donors::new(recipe, models, aligned.as_ref()));
+        let (Some(Layout { jobs, layers }), Some(donors), true) = (layout, donors, faults.first().is_empty())
+        else {
+            return Err(faults.into_error());
+        };
+        let plans = Plans::read(recipe, models.reference(recipe), &jobs)?;
+        let change = change(recipe, models, &jobs, layers, aligned.as_ref());
+        Ok(Self { recipe, models, jobs, options, plans, donors, change, aligned })
+    }
+
+    /// Models without a tokenizer: their rows are taken for tokens as the base numbers them.
+    pub fn without_tokenizer(&self) -> &[&'a str] {
+        self.aligned.as_ref().map_or(&[], |aligned| &aligned.assumed)
     }
 
     /// Bytes to be written.
@@ -149,16 +166,23 @@ pub(super) fn write_files<'a>(
 }
 
 /// What `config.json` must say of the result.
-fn change(recipe: &Recipe, models: &Models, jobs: &[Job<'_>], layers: Option<Vec<u32>>) -> ConfigChange {
+fn change(
+    recipe: &Recipe,
+    models: &Models,
+    jobs: &[Job<'_>],
+    layers: Option<Vec<u32>>,
+    aligned: Option<&Alignment<'_>>,
+) -> ConfigChange {
     let reference = models.reference(recipe);
     let embedding = jobs.iter().find(|job| Place::of(&job.name).is_token_embedding());
     let rows = embedding.and_then(|job| {
         let before = reference.find(&job.name)?.info.shape.first()?;
-        job.shape.first().filter(|rows| *rows != before).copied()
+        job.shape.first().filter(|rows| aligned.is_some() || *rows != before).copied()
     });
     let head = jobs.iter().any(|job| Place::of(&job.name).category == Category::LmHead);
     let untie = head && reference.tied() && models.all().any(|model| !model.tied());
-    ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie }
+    let renumbered = aligned.map(|aligned| aligned.renumbered(models, reference)).unwrap_or_default();
+    ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie, renumbered }
 }
 
 fn write_job(
@@ -198,6 +222,18 @@ fn write_source(
     offset: u64,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
+    let width = job.dtype.bytes().unwrap_or(1) as u64;
+    let elements: u64 = job.shape.iter().product();
+    let tiles = || (first..elements).step_by(TILE as usize).map(|at| at..elements.min(at + TILE)).collect();
+    if let Some(rows) = &source.through {
+        return over(tiles(), |scratch, range| {
+            rows.encoded(range.clone(), &job.dtype, &mut scratch.encoded)?;
+            target.write_at(&scratch.encoded, offset + range.start * width)?;
+            done(scratch.encoded.len() as u64);
+            Ok(())
+        })
+        .map(drop);
+    }
     if source.info.dtype == job.dtype {
         let all = source.at(first..first).start..source.info.bytes.end;
         let before = all.start - source.info.bytes.start;
@@ -211,10 +247,7 @@ fn write_source(
         let starts: Vec<u64> = all.clone().step_by(PIECE as usize).collect();
         return starts.into_par_iter().try_for_each(|at| pieces(at..all.end.min(at + PIECE)));
     }
-    let width = job.dtype.bytes().unwrap_or(1) as u64;
-    let elements: u64 = job.shape.iter().product();
-    let tiles = (first..elements).step_by(TILE as usize).map(|at| at..elements.min(at + TILE)).collect();
-    over(tiles, |scratch, range| {
+    over(tiles(), |scratch, range| {
         source.decode(range.clone(), &mut scratch.bytes, &mut scratch.out)?;
         encode(&job.dtype, &scratch.out, &mut scratch.encoded);
         target.write_at(&scratch.encoded, offset + range.start * width)?;

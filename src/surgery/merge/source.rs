@@ -1,40 +1,75 @@
 //! Values of tensors, a tile at a time: decoded to `f32`, and rounded once on the way out.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::f16;
 
+use super::rows::Rows;
 use crate::Result;
-use crate::checkpoint::{Cast, Dtype, Known, Shard, TensorInfo, decode_f32};
+use crate::checkpoint::{Cast, Checkpoint, Dtype, Known, Shard, Tensor, TensorInfo, decode_f32};
 use crate::simd::{Kernel, dispatch};
 
 /// One input of a tensor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Source<'a> {
     pub(super) shard: &'a Shard,
     pub(super) info: &'a TensorInfo,
+    /// Where its rows are taken through the vocabulary of the result.
+    pub(super) through: Option<Arc<Rows<'a>>>,
 }
 
 impl<'a> Source<'a> {
+    /// A tensor as it is stored.
+    pub(super) fn stored(checkpoint: &'a Checkpoint, tensor: &Tensor<'a>) -> Self {
+        Self { shard: &checkpoint.shards()[tensor.shard], info: tensor.info, through: None }
+    }
+
+    /// Number of rows; a scalar has one.
+    pub(super) fn rows(&self) -> u64 {
+        let stored = || self.info.shape.first().copied().unwrap_or(1);
+        self.through.as_ref().map_or_else(stored, |rows| rows.count())
+    }
+
+    pub(super) fn elements(&self) -> u64 {
+        self.through.as_ref().map_or_else(|| self.info.elements(), |rows| rows.elements())
+    }
+
+    pub(super) fn shape(&self) -> Vec<u64> {
+        let mut shape = self.info.shape.clone();
+        if let (Some(rows), Some(first)) = (&self.through, shape.first_mut()) {
+            *first = rows.count();
+        }
+        shape
+    }
+
     fn width(&self) -> u64 {
         // Sources of a merge are numbers of whole bytes.
         self.info.dtype.bytes().unwrap_or(1) as u64
     }
 
-    /// Bytes of the elements `range` in their file.
+    /// Bytes of the elements `range` in their file, as stored.
     pub(super) fn at(&self, range: Range<u64>) -> Range<u64> {
         let (start, width) = (self.info.bytes.start, self.width());
         start + range.start * width..start + range.end * width
     }
 
-    /// The bytes of the elements `range`.
+    /// The bytes of the elements `range`, as stored.
     pub(super) fn bytes<'s>(&'s self, range: Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
         self.shard.bytes(self.at(range), scratch)
     }
 
     /// The elements `range` as `f32`, into `out`, which is resized.
     pub(super) fn decode(&self, range: Range<u64>, bytes: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
+        if let Some(rows) = &self.through {
+            return rows.decode(range, bytes, out);
+        }
         out.resize((range.end - range.start) as usize, 0.0);
+        self.decode_into(range, bytes, out)
+    }
+
+    /// The elements `range`, as stored, as `f32`.
+    pub(super) fn decode_into(&self, range: Range<u64>, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         decode(&self.info.dtype, self.shard.bytes(self.at(range), bytes)?, out);
         Ok(())
     }
@@ -48,7 +83,8 @@ impl<'a> Source<'a> {
         decoded: &mut Vec<f32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let bf16 = |source: &Source<'_>| source.info.dtype == Dtype::Known(Known::BF16);
+        let bf16 =
+            |source: &Source<'_>| source.info.dtype == Dtype::Known(Known::BF16) && source.through.is_none();
         if bf16(self) && bf16(base) {
             out.resize((range.end - range.start) as usize, 0.0);
             let base = base.bytes(range.clone(), base_bytes)?;
@@ -88,11 +124,22 @@ impl<'a> Source<'a> {
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for at in (0..elements).step_by(PIECE as usize) {
             let range = at..elements.min(at + PIECE);
-            if self.bytes(range.clone(), &mut x)? != other.bytes(range, &mut y)? {
+            if self.bytes_of(range.clone(), &mut x)? != other.bytes_of(range, &mut y)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The elements `range` in the type of the tensor, through the vocabulary of the result.
+    fn bytes_of<'s>(&'s self, range: Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
+        match &self.through {
+            None => self.bytes(range, scratch),
+            Some(rows) => {
+                rows.encoded(range, &self.info.dtype, scratch)?;
+                Ok(scratch)
+            }
+        }
     }
 }
 

@@ -48,8 +48,8 @@ fn histogram(jobs: &[&Job<'_>], model: &str, tile: u64, like: &Histogram) -> Res
     for job in jobs {
         for input in job.inputs.models.iter().filter(|m| m.model == model) {
             let values = Values {
-                base: job.inputs.base,
-                models: vec![input.source],
+                base: job.inputs.base.clone(),
+                models: vec![input.source.clone()],
                 deltas: true,
                 elements: job.inputs.common,
                 row: 1,
