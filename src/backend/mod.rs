@@ -153,11 +153,11 @@ pub struct AdamStep {
 
 /// The operations. Forward writes its outputs; backward takes the gradient of the output and adds to, or
 /// writes, the gradients of the inputs as each method says.
-pub trait Backend {
+pub trait Backend: Send + Sync {
     /// Activations, gradients, moments: `f32` on the CPU.
-    type Buffer: std::fmt::Debug;
+    type Buffer: std::fmt::Debug + Send + Sync;
     /// A parameter: frozen as it is stored, or trainable in `f32`.
-    type Weight: std::fmt::Debug;
+    type Weight: std::fmt::Debug + Send + Sync;
 
     /// A buffer of `len` zeros.
     fn zeros(&self, len: usize) -> Self::Buffer;

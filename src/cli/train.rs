@@ -105,7 +105,7 @@ struct Data {
 impl Train {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         self.device.check()?;
-        let round = self.optimizer.round_options(&self.saving)?;
+        self.optimizer.check(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Map)?;
         let config = LlamaConfig::read(source.root())?;
         let tokenizer = tokenizer(source.root())?;
@@ -119,9 +119,10 @@ impl Train {
         let options = self.describe(&source, &data);
         let stages = self.arrange(data)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
+        let tokens = stages.iter().map(|stage| stage.sizes.0).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
-            round,
+            round: self.optimizer.round_options(&self.saving, &config, tokens),
             rounds: &rounds,
             stages: &stages,
             options: options.clone(),

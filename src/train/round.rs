@@ -144,7 +144,10 @@ pub(super) fn run_round<B: Backend>(
         let micros: Vec<MicroBatch<'_>> = batches.iter().map(MicroBatch::of).collect();
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (&options.adam, lr, count));
+        // On a thread of the pool: one outside would sleep and be woken in each of thousands of parallel loops.
+        let report = rayon::scope(|_| {
+            step(backend, model, &mut acts, &mut dhidden, &micros, (&options.adam, lr, count))
+        });
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
             let (step, loss, norm) = (progress.step + 1, report.loss, report.grad_norm);
