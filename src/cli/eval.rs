@@ -38,7 +38,12 @@ pub(super) struct Eval {
 }
 
 impl Eval {
+    /// Works on a thread of the pool, as training does.
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        rayon::scope(|_| self.work(terminal))
+    }
+
+    fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         if self.batch_size == 0 {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }

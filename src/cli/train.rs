@@ -83,8 +83,13 @@ struct Data {
 }
 
 impl Train {
+    /// Works on a thread of the pool: one outside would sleep and be woken in each of thousands of parallel loops.
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let round = self.optimizer.round_options(&self.saving)?;
+        rayon::scope(|_| self.work(terminal))
+    }
+
+    fn work(&self, terminal: &Terminal) -> Result<Outcome> {
+        self.optimizer.check(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Map)?;
         let config = LlamaConfig::read(source.root())?;
         let tokenizer = tokenizer(source.root())?;
@@ -99,9 +104,10 @@ impl Train {
         let options = self.describe(&source, &data);
         let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
+        let tokens = stages.iter().map(|stage| stage.sizes.0).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
-            round,
+            round: self.optimizer.round_options(&self.saving, &config, tokens),
             rounds: &rounds,
             stages: &stages,
             options: options.clone(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use crate::llama::Recompute;
+use crate::llama::{LlamaConfig, Recompute};
 use crate::train::data::{Arrangement, BatchOptions};
 use crate::train::{AdamW, RoundOptions, Scheduler};
 use crate::{Error, Result};
@@ -86,7 +86,7 @@ pub(super) struct OptimizerArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     max_grad_norm: f64,
     /// What the backward pass computes again instead of keeping it
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = RecomputeArg::Light)]
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = RecomputeArg::Auto)]
     recompute: RecomputeArg,
 }
 
@@ -131,6 +131,8 @@ enum SchedulerArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RecomputeArg {
+    /// Nothing where that takes little memory beside the model, otherwise light
+    Auto,
     /// Nothing: the fastest
     None,
     /// Element-wise work only
@@ -140,13 +142,14 @@ enum RecomputeArg {
 }
 
 impl OptimizerArgs {
-    /// What the trainer calls these options.
-    ///
-    /// # Errors
-    /// A number out of range.
-    pub(super) fn round_options(&self, saving: &SavingArgs) -> Result<RoundOptions> {
-        self.check(saving)?;
-        Ok(RoundOptions {
+    /// What the trainer calls these options, for `tokens` tokens at once through a model.
+    pub(super) fn round_options(
+        &self,
+        saving: &SavingArgs,
+        config: &LlamaConfig,
+        tokens: usize,
+    ) -> RoundOptions {
+        RoundOptions {
             learning_rate: self.learning_rate,
             scheduler: match self.lr_scheduler {
                 SchedulerArg::Linear => Scheduler::Linear,
@@ -168,6 +171,7 @@ impl OptimizerArgs {
                 max_grad_norm: self.max_grad_norm,
             },
             recompute: match self.recompute {
+                RecomputeArg::Auto => Recompute::fitting(config, tokens),
                 RecomputeArg::None => Recompute::None,
                 RecomputeArg::Light => Recompute::Light,
                 RecomputeArg::Block => Recompute::Block,
@@ -175,10 +179,12 @@ impl OptimizerArgs {
             save_steps: saving.save_steps,
             save_total_limit: saving.save_total_limit,
             eval_steps: saving.eval_steps,
-        })
+        }
     }
 
-    fn check(&self, saving: &SavingArgs) -> Result<()> {
+    /// # Errors
+    /// A number out of range.
+    pub(super) fn check(&self, saving: &SavingArgs) -> Result<()> {
         let range = |name: &str, value: f64, ok: bool, expected: &str| {
             if ok {
                 return Ok(());

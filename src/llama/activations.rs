@@ -1,6 +1,6 @@
 //! What a forward pass leaves for the backward pass.
 
-use super::LlamaConfig;
+use super::{LlamaConfig, expected};
 use crate::backend::{Backend, RopeTable};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
@@ -13,6 +13,17 @@ pub enum Recompute {
     Light,
     /// Only the input of each block is kept; each block runs forward twice.
     Block,
+}
+
+impl Recompute {
+    /// What suits a model through which `tokens` tokens go at once: everything is kept where that takes no more
+    /// than a sixth of weights, gradients and moments.
+    pub fn fitting(config: &LlamaConfig, tokens: usize) -> Self {
+        let parameters: usize =
+            expected(config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let kept = tokens * activation_floats(config, Self::None);
+        if kept <= 4 * parameters / 6 { Self::None } else { Self::Light }
+    }
 }
 
 /// The buffers of one block.
@@ -156,4 +167,21 @@ pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
         Recompute::Block => (1, 1),
     };
     (layers + 1) * d + blocks * block + lights * light + (d + 1) + (d + q)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_kept_up_to_a_sixth_of_the_state() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama/llama3");
+        let config = LlamaConfig::read(std::path::Path::new(root)).unwrap_or_else(|e| panic!("{e}"));
+        let state: usize =
+            expected(&config).iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
+        let most = state / 6 / activation_floats(&config, Recompute::None);
+        assert!(most > 0);
+        assert_eq!(Recompute::fitting(&config, most), Recompute::None);
+        assert_eq!(Recompute::fitting(&config, most + 1), Recompute::Light);
+    }
 }

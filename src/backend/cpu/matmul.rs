@@ -1,6 +1,9 @@
 //! Matrix products, by the `gemm` crate: the same bits for any number of threads.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// A matrix in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -28,6 +31,12 @@ impl<'a> Mat<'a> {
         let (shape, strides) = ((rows, cols), (stride, 1));
         assert!(fits(data.len(), shape, strides), "a matrix lies in its buffer");
         Self { data, shape, strides }
+    }
+
+    /// The columns `range`.
+    fn columns(self, range: Range<usize>) -> Self {
+        let data = if range.is_empty() { &[] } else { &self.data[range.start * self.strides.1..] };
+        Self { data, shape: (self.shape.0, range.len()), ..self }
     }
 
     /// Rows and columns swapped.
@@ -61,49 +70,131 @@ impl Into {
 }
 
 /// `out = factor · a · b`, on all threads.
-pub(super) fn matmul(out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    product(out, into, factor, (a, b), Parallelism::Rayon(0));
+///
+/// Pieces of the output are products of their own, more of them than threads: one that was held up does fewer.
+/// No value depends on how the output is cut: the crate cuts the inner dimension by its length alone, except in
+/// outputs of at most [`SMALL`] rows and columns, and larger ones are never cut down to that. What it computes
+/// in yet another way, matrices times vectors and inner dimensions of one or two, is not cut.
+pub(super) fn matmul(mut out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    let inner = a.shape.1;
+    for first in (0..inner.max(1)).step_by(DEPTH) {
+        let depth = first..inner.min(first + DEPTH);
+        let into = Into::accumulate(into == Into::Add || first > 0);
+        let (a, b) = (a.columns(depth.clone()), b.t().columns(depth).t());
+        let grid = Grid::new(out.shape, a, rayon::current_num_threads());
+        product(&mut out, into, factor, (a, b), &grid);
+    }
 }
 
 /// As [`matmul`], on this thread.
-pub(super) fn matmul_here(out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    product(out, into, factor, (a, b), Parallelism::None);
+pub(super) fn matmul_here(mut out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    let grid = Grid { shape: out.shape, parts: (1, 1) };
+    product(&mut out, into, factor, (a, b), &grid);
 }
 
+/// Inner dimension of a product at most: beyond it the operands of all pieces would not stay in the last cache.
+const DEPTH: usize = 4096;
+
+/// The crate computes outputs of at most this many rows and columns in another way.
+const SMALL: usize = 64;
+
+/// The pieces of an output.
+struct Grid {
+    shape: (usize, usize),
+    /// How many along the rows and along the columns.
+    parts: (usize, usize),
+}
+
+impl Grid {
+    /// Two pieces or more for each of `threads`, as long as they are large. The crate copies `b` anew for every
+    /// cut of the rows, so columns are cut. Where the inner dimension of `a` is strided it copies `a` too: then
+    /// pieces are near squares, and short, so that the copy stays in the cache.
+    fn new(shape: (usize, usize), a: Mat<'_>, threads: usize) -> Self {
+        const ROWS: usize = 512;
+        if shape.0 < 2 || shape.1 < 2 || a.shape.1 < 3 {
+            return Self { shape, parts: (1, 1) };
+        }
+        let wanted = if threads > 1 { 2 * threads } else { 1 };
+        let a_is_copied = a.strides.1 != 1;
+        let mut parts = (if a_is_copied { shape.0.div_ceil(ROWS).max(1) } else { 1 }, 1);
+        while parts.0 * parts.1 < wanted {
+            let (rows, cols) = (shape.0 / parts.0, shape.1 / parts.1);
+            let large = |len: usize| len >= 4 * SMALL;
+            if large(cols) && (cols >= rows || !a_is_copied || !large(rows)) {
+                parts.1 *= 2;
+            } else if large(rows) {
+                parts.0 *= 2;
+            } else {
+                break;
+            }
+        }
+        Self { shape, parts }
+    }
+
+    /// Rows and columns of piece `i`. Columns are cut between vectors.
+    fn piece(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        const VECTOR: usize = 16;
+        let cut = |len: usize, unit: usize, part: usize, parts: usize| {
+            (len.div_ceil(unit) * part / parts * unit).min(len)
+        };
+        let (row, col) = (i / self.parts.1, i % self.parts.1);
+        let rows = |part| cut(self.shape.0, 8, part, self.parts.0);
+        let cols = |part| cut(self.shape.1, VECTOR, part, self.parts.1);
+        (rows(row)..rows(row + 1), cols(col)..cols(col + 1))
+    }
+}
+
+/// An output that threads write disjoint pieces of.
+struct Shared(*mut f32);
+
+#[expect(unsafe_code, reason = "pieces of a matrix interleave in memory, which slices cannot say")]
+// SAFETY: threads write through the pointer to disjoint pieces only, see `product`.
+unsafe impl Sync for Shared {}
+
 #[expect(unsafe_code, reason = "the product takes pointers and strides; this is the one place")]
-fn product(out: MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<'_>), threads: Parallelism) {
+fn product(out: &mut MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<'_>), grid: &Grid) {
     let ((m, k), (k_b, n)) = (a.shape, b.shape);
-    assert!(k == k_b && out.shape == (m, n), "shapes of a product agree");
+    assert!(k == k_b && out.shape == (m, n) && grid.shape == (m, n), "shapes of a product agree");
     if m == 0 || n == 0 {
         return;
     }
     let strides = |(row, col): (usize, usize)| (col as isize, row as isize);
     let ((oc, or), (ac, ar), (bc, br)) = (strides(out.strides), strides(a.strides), strides(b.strides));
-    let add = into == Into::Add;
-    // SAFETY: `Mat` and `MatMut` were checked to lie in their slices, `out` is borrowed exclusively and its
-    // rows do not overlap, and the shapes agree.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.data.as_mut_ptr(),
-            oc,
-            or,
-            add,
-            a.data.as_ptr(),
-            ac,
-            ar,
-            b.data.as_ptr(),
-            bc,
-            br,
-            1.0f32,
-            factor,
-            false,
-            false,
-            false,
-            threads,
-        );
+    let (add, stride, to) = (into == Into::Add, out.strides.0, &Shared(out.data.as_mut_ptr()));
+    let piece = |i: usize| {
+        let (rows, cols) = grid.piece(i);
+        let (out_at, a_at) = (rows.start * stride + cols.start, rows.start * a.strides.0);
+        let b_at = cols.start * b.strides.1;
+        // SAFETY: `Mat` and `MatMut` were checked to lie in their slices, `out` is borrowed exclusively and its
+        // rows do not overlap and have neighbouring columns, the shapes agree, and the pieces of a grid are
+        // disjoint parts of its shape. With no inner dimension nothing is read.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                cols.len(),
+                k,
+                to.0.add(out_at),
+                oc,
+                or,
+                add,
+                a.data.as_ptr().wrapping_add(a_at),
+                ac,
+                ar,
+                b.data.as_ptr().wrapping_add(b_at),
+                bc,
+                br,
+                1.0f32,
+                factor,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    };
+    match grid.parts.0 * grid.parts.1 {
+        1 => piece(0),
+        pieces => (0..pieces).into_par_iter().with_max_len(1).for_each(piece),
     }
 }
 
@@ -126,7 +217,7 @@ mod tests {
     use super::*;
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        (0..n as u32).map(|i| ((i * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect()
+        (0..n as u32).map(|i| ((i % 65_537 * 7919 + seed * 104_729) % 1000) as f32 / 500.0 - 1.0).collect()
     }
 
     #[test]
@@ -157,19 +248,43 @@ mod tests {
 
     #[test]
     fn the_bits_do_not_depend_on_threads() {
-        let (m, k, n) = (130, 257, 99);
-        let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
-        let run = |threads: usize| {
-            let mut out = vec![0.0f32; m * n];
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let pool = pool.unwrap_or_else(|e| panic!("{e}"));
-            pool.install(|| {
-                let (a, b) = (Mat::new(&a, m, k, k), Mat::new(&b, k, n, n));
-                matmul(MatMut::new(&mut out, m, n, n), Into::Overwrite, 1.0, a, b);
-            });
-            out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
-        };
-        let one = run(1);
-        assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
+        for (m, k, n) in [
+            (130, 257, 99),
+            (610, 70, 530),
+            (300, DEPTH, 1),
+            (1, 70, 600),
+            (65, 600, 300),
+            (700, 2, 700),
+            (260, 9, 2000),
+        ] {
+            let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
+            for layouts in 0..4 {
+                let left = if layouts & 1 == 0 { Mat::new(&a, m, k, k) } else { Mat::new(&a, k, m, m).t() };
+                let right = if layouts & 2 == 0 { Mat::new(&b, k, n, n) } else { Mat::new(&b, n, k, k).t() };
+                let mut whole = vec![0.5f32; m * n];
+                matmul_here(MatMut::new(&mut whole, m, n, n), Into::Add, 1.0, left, right);
+                for threads in [1, 2, 3, 8] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                    let pool = pool.unwrap_or_else(|e| panic!("{e}"));
+                    let mut out = vec![0.5f32; m * n];
+                    let to = MatMut::new(&mut out, m, n, n);
+                    pool.install(|| matmul(to, Into::Add, 1.0, left, right));
+                    let same = out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{m}×{k}×{n}, layouts {layouts}, {threads} threads");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_inner_dimension_is_summed_in_order() {
+        let k = 2 * DEPTH + 3;
+        let ones = vec![1.0f32; 2 * k];
+        let (a, b) = (Mat::new(&ones, 2, k, k), Mat::new(&ones, k, 2, 2));
+        let mut out = vec![1.0f32; 4];
+        matmul(MatMut::new(&mut out, 2, 2, 2), Into::Add, 0.5, a, b);
+        assert_eq!(out, [1.0 + 0.5 * k as f32; 4]);
+        matmul(MatMut::new(&mut out, 2, 2, 2), Into::Overwrite, 1.0, a, b);
+        assert_eq!(out, [k as f32; 4]);
     }
 }
