@@ -43,6 +43,7 @@ echo "Against copying (bar: linear <= 2 x cp -r)"
 "$python" benches/turns.py "$runs" "$bytes" "cp -r=cp -r $dir/ft {out}" "linear=$us $recipes/linear.yml"
 echo
 echo "Element by element (bar: mergekit >= 10 x)"
+export TIMES=3
 for name in linear slerp task_arithmetic dare_linear; do pair "$runs" $name; done
 echo
 echo "By rank (bar: mergekit >= 30 x)"

@@ -2,13 +2,13 @@
 
 usage: turns.py RUNS BYTES NAME=COMMAND...
 
-One turn runs every command once, so that a slow moment of the machine hits all alike. `{out}` in a command
-is a path that does not exist yet; it is removed, and the disk brought to rest, before the next run. BYTES is
-what a run produces or reads, for the column GB/s; 0 leaves it out. The first command is the measure of the
-ratios. WARM=0 in the environment counts the first turn too, for commands that take minutes; READ names directories,
-between colons, whose files are read before every run, so that they are in the page cache even after minutes of
-something else. Memory is the largest sum of RssAnon over the command's processes, sampled every 5 ms: mapped files do
-not count.
+One turn runs every command once, so that a slow moment of the machine hits all alike. `{out}` in a command is a path
+that does not exist yet; it is removed, and the disk brought to rest, before the next run. BYTES is what a run
+produces or reads, for the column GB/s; 0 leaves it out. The first command is the measure of the ratios; TIMES in the
+environment says how often a turn runs it, where another takes minutes. WARM=0 in the environment counts the first
+turn too, for commands that take minutes; READ names directories, between colons, whose files are read before every
+run, so that they are in the page cache even after minutes of something else. Memory is the largest sum of RssAnon
+over the command's processes, sampled every 5 ms: mapped files do not count.
 """
 import os
 import shutil
@@ -72,8 +72,9 @@ def main():
     commands = [argument.split("=", 1) for argument in sys.argv[3:]]
     seen = {name: [] for name, _ in commands}
     warm = int(os.environ.get("WARM", "1"))
+    times = int(os.environ.get("TIMES", "1"))
     for turn in range(runs + warm):
-        for name, command in commands:
+        for name, command in commands[:1] * (times - 1) + commands:
             bring_to_memory(os.environ.get("READ", "").split(":"))
             out = os.path.join(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "out")
             result = once(command.replace("{out}", out))

@@ -62,7 +62,12 @@ pub(super) fn compare(pairs: &[Pair<'_>], done: &(dyn Fn(u64) + Sync)) -> Result
         let (delta, same_bytes, bytes) = piece(&pairs[job.pair], job.numbers.clone(), scratch)?;
         done(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
         let mut open = open[job.pair].lock().unwrap_or_else(PoisonError::into_inner);
-        open.close(job.piece, delta, same_bytes);
+        if open.close(job.piece, delta, same_bytes) {
+            // By every thread as it goes: at the end of the program, one alone would unmap everything.
+            for (shard, tensor) in [pairs[job.pair].a, pairs[job.pair].b] {
+                shard.release(tensor.bytes.clone());
+            }
+        }
         Ok(())
     })?;
     let found = |open: Mutex<Open>| {
@@ -73,8 +78,8 @@ pub(super) fn compare(pairs: &[Pair<'_>], done: &(dyn Fn(u64) + Sync)) -> Result
 }
 
 impl Open {
-    /// Takes the result of one piece; the last one folds them all.
-    fn close(&mut self, piece: usize, delta: Option<Delta>, same_bytes: bool) {
+    /// Takes the result of one piece; the last one folds them all. Tells whether it was the last.
+    fn close(&mut self, piece: usize, delta: Option<Delta>, same_bytes: bool) -> bool {
         if self.pieces.is_empty() {
             self.pieces.resize(self.left, None);
         }
@@ -86,6 +91,7 @@ impl Open {
         {
             std::mem::take(&mut self.pieces).iter().flatten().for_each(|next| all.append(next));
         }
+        self.left == 0
     }
 }
 
