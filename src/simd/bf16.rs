@@ -4,6 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use super::carried::{Carried, by_parity, lanes};
+use super::squares::{is_near, of_moved};
 use super::{PairSums, fold};
 
 /// Pairs of a block.
@@ -17,7 +19,10 @@ pub(crate) type Block = [u8; BYTES];
 
 /// Proof that the processor has AVX-512 with words, and carries its state.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    /// Whether it also multiplies integers of 52 bits, as processors from Ice Lake and Zen 4 on do.
+    pub(super) ifma: bool,
+}
 
 /// What was seen in a block whose numbers are all finite.
 #[derive(Debug, Clone, Copy)]
@@ -53,26 +58,27 @@ impl Avx512 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("popcnt");
-        has.then_some(Self(()))
+        has.then(|| Self { ifma: is_x86_feature_detected!("avx512ifma") })
     }
 
-    /// Adds a block of pairs to `lanes` and writes every |δ|, rounded to `f32`, to `sizes`. `None`, with
-    /// `lanes` as they were, where a number or a rounded |δ| is not finite.
+    /// Adds a block of pairs to `sums` and writes every |δ|, rounded to `f32`, to `sizes`. `None`, with
+    /// `sums` as they were, where a number or a rounded |δ| is not finite, or `f32` cannot carry the squares.
     pub(crate) fn add(
         self,
         a: &Block,
         b: &Block,
-        lanes: &mut PairSums,
+        sums: &mut PairSums,
         sizes: &mut [f32; PAIRS],
     ) -> Option<Seen> {
         // SAFETY: `self` proves that the features are there.
-        unsafe { add(a, b, lanes, sizes) }
+        unsafe { add(a, b, sums, sizes) }
     }
 
-    /// The squares of a block, summed over lanes. `None` where a number is not finite.
-    pub(crate) fn squares(self, a: &Block) -> Option<[f64; 8]> {
+    /// The squares of a block, summed over lanes, while the next bytes of both sides are asked for. `None` where a
+    /// number is not finite, or `f32` cannot carry the squares.
+    pub(crate) fn squares(self, of: &Block, other_side: &Block) -> Option<[f64; 8]> {
         // SAFETY: `self` proves that the features are there.
-        unsafe { squares(a) }
+        unsafe { squares(of, other_side) }
     }
 
     /// How many sizes, which are finite and not negative, lie on each shelf.
@@ -104,25 +110,9 @@ pub(super) fn words(bytes: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// Eight numbers as `f32`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-fn decode(bytes: &[u8; 16]) -> __m256 {
-    // SAFETY: the array has the 16 bytes of a vector, and the load needs no alignment.
-    let words = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
-}
-
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load(lanes: &[f64; 8]) -> __m512d {
-    // SAFETY: the array has the eight numbers of a vector, and the load needs no alignment.
-    unsafe { _mm512_loadu_pd(lanes.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store(lanes: &mut [f64; 8], from: __m512d) {
+fn store(lanes: &mut [f64; 8], from: __m512d) {
     // SAFETY: the array has the eight numbers of a vector, and the store needs no alignment.
     unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), from) }
 }
@@ -156,12 +146,12 @@ fn widen(x: __m512) -> [__m512d; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
-fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> Option<Seen> {
+fn add(a: &Block, b: &Block, sums: &mut PairSums, sizes: &mut [f32; PAIRS]) -> Option<Seen> {
     let magnitude = _mm512_set1_epi16(0x7fff);
     // SAFETY: the array has the 64 bytes of a vector, and the load needs no alignment.
     let order = unsafe { _mm512_loadu_si512(HALVES.as_ptr().cast()) };
-    let (mut sum, mut l1, mut squares) = (_mm512_setzero_pd(), _mm512_setzero_pd(), load(&lanes.squares));
-    let (mut squares_a, mut squares_b) = (load(&lanes.squares_a), load(&lanes.squares_b));
+    let [mut sum, mut l1, mut squares_of_d] = [_mm512_setzero_pd(); 3];
+    let (mut of_a, mut cross) = (Carried::new(first_32(a)), [_mm512_setzero_ps(); 2]);
     // In one word, so that they stay out of the vectors: flips from bit 32 on.
     let mut counts = 0u64;
     let mut most = _mm512_setzero_si512();
@@ -176,10 +166,13 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
         let flips = _mm512_mask_test_epi16_mask(other_sign, x, magnitude);
         let flips = _mm512_mask_test_epi16_mask(flips, y, magnitude);
         counts += u64::from(changed.count_ones()) | u64::from(flips.count_ones()) << 32;
+        let (of_x, of_y) = (by_parity(x), by_parity(y));
         let x = halves(_mm512_permutexvar_epi16(order, x));
         let y = halves(_mm512_permutexvar_epi16(order, y));
         // By index: iterators over arrays of vectors are not always built into the loop.
         for (half, sizes) in sizes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            of_a.add(half, of_x[half]);
+            cross[half] = _mm512_fmadd_ps(of_x[half], _mm512_sub_ps(of_y[half], of_x[half]), cross[half]);
             let (x, y) = (x[half], y[half]);
             let size = _mm512_castps_si512(_mm512_abs_ps(_mm512_sub_ps(y, x)));
             most = _mm512_max_epu32(most, size);
@@ -187,13 +180,10 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
             unsafe { _mm512_storeu_si512(sizes.as_mut_ptr().cast(), size) };
             let (x, y) = (widen(x), widen(y));
             for part in 0..2 {
-                let (x, y) = (x[part], y[part]);
-                let d = _mm512_sub_pd(y, x);
+                let d = _mm512_sub_pd(y[part], x[part]);
                 sum = _mm512_add_pd(sum, d);
                 l1 = _mm512_add_pd(l1, _mm512_abs_pd(d));
-                squares = _mm512_fmadd_pd(d, d, squares);
-                squares_a = _mm512_fmadd_pd(x, x, squares_a);
-                squares_b = _mm512_fmadd_pd(y, y, squares_b);
+                squares_of_d = _mm512_fmadd_pd(d, d, squares_of_d);
             }
         }
     }
@@ -202,41 +192,50 @@ fn add(a: &Block, b: &Block, lanes: &mut PairSums, sizes: &mut [f32; PAIRS]) -> 
     if !most.is_finite() {
         return None;
     }
-    for (total, lanes) in [(&mut lanes.sum, sum), (&mut lanes.l1, l1)] {
+    let [sum, l1, squares_of_d] = [sum, l1, squares_of_d].map(|lanes| {
         let mut of_block = [0.0; 8];
         store(&mut of_block, lanes);
-        *total += fold(&of_block);
-    }
-    store(&mut lanes.squares, squares);
-    store(&mut lanes.squares_a, squares_a);
-    store(&mut lanes.squares_b, squares_b);
+        fold(&of_block)
+    });
+    let of_a = of_a.lanes(1.0).or_else(|| zeros(a))?;
+    let of_b = if is_near(&of_a, squares_of_d) {
+        of_moved(&of_a, &lanes(cross, 1.0), squares_of_d)
+    } else {
+        squares(b, b)?
+    };
+    sums.sum += sum;
+    sums.l1 += l1;
+    sums.squares += squares_of_d;
+    sums.add_squares(&of_a, &of_b);
     Some(Seen { changed: counts as u32, flips: (counts >> 32) as u32, most })
-}
-
-/// Whether words without sign are all finite.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn finite(words: __m512i) -> bool {
-    _mm512_cmpge_epu16_mask(words, _mm512_set1_epi16(0x7f80)) == 0
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
-fn squares(a: &Block) -> Option<[f64; 8]> {
-    let magnitude = _mm512_set1_epi16(0x7fff);
-    let mut squares = _mm512_setzero_pd();
-    let mut most = _mm512_setzero_si512();
-    for a in a.as_chunks::<64>().0 {
-        ask_ahead(a);
-        most = _mm512_max_epu16(most, _mm512_and_si512(words(a), magnitude));
-        for a in a.as_chunks::<16>().0 {
-            let x = _mm512_cvtps_pd(decode(a));
-            squares = _mm512_fmadd_pd(x, x, squares);
-        }
+fn squares(of: &Block, other_side: &Block) -> Option<[f64; 8]> {
+    let mut squares = Carried::new(first_32(of));
+    for (of, other) in of.as_chunks::<64>().0.iter().zip(other_side.as_chunks::<64>().0) {
+        ask_ahead(of);
+        ask_ahead(other);
+        let [even, odd] = by_parity(words(of));
+        squares.add(0, even);
+        squares.add(1, odd);
     }
-    let mut lanes = [0.0; 8];
-    store(&mut lanes, squares);
-    finite(most).then_some(lanes)
+    squares.lanes(1.0).or_else(|| zeros(of))
+}
+
+/// The first 32 numbers, those at even places and those at odd ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn first_32(block: &Block) -> [__m512; 2] {
+    by_parity(words(&block.as_chunks::<64>().0[0]))
+}
+
+/// The sums of a block of zeros, if it is one.
+#[cold]
+fn zeros(block: &Block) -> Option<[f64; 8]> {
+    let zero = |word: &[u8; 2]| u16::from_le_bytes(*word) & 0x7fff == 0;
+    block.as_chunks::<2>().0.iter().all(zero).then_some([0.0; 8])
 }
 
 /// The bits of 16 sizes, which are ordered as the sizes are.

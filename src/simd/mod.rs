@@ -1,28 +1,42 @@
 //! Plain loops compiled for the widest vectors that the processor has.
 //!
 //! The same source is built for several instruction sets; Rust never fuses or reorders floating-point
-//! operations, so every build gives the same bits. `bf16`, `coins`, `kept`, `near` and `window` hold what the
-//! compiler does not find by itself.
+//! operations, so every build gives the same bits. `bf16`, `carried`, `coins`, `kept`, `near` and `window` hold what
+//! the compiler does not find by itself.
 #![expect(unsafe_code, reason = "a function built for an instruction set may only run where it exists")]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod carried;
 pub(crate) mod coins;
 pub(crate) mod kept;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod near;
+pub(crate) mod squares;
 pub(crate) mod window;
 
-/// Sums over the pairs a, b of two tensors, with δ = b − a. Element i of a block belongs to lane i mod 8.
+/// Sums over the pairs a, b of two tensors, with δ = b − a. A block adds its own, which begin at zero: Σ δ, Σ |δ| and
+/// Σ δ² over eight lanes, of which element i belongs to lane i mod 8, the others as in [`squares`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PairSums {
-    /// Σ δ of every block, whose own lanes begin at zero.
     pub(crate) sum: f64,
-    /// Σ |δ|, likewise.
     pub(crate) l1: f64,
-    pub(crate) squares: [f64; 8],
+    pub(crate) squares: f64,
     pub(crate) squares_a: [f64; 8],
     pub(crate) squares_b: [f64; 8],
+}
+
+impl PairSums {
+    /// Adds Σ a² and Σ b² of a block.
+    #[inline(always)]
+    pub(crate) fn add_squares(&mut self, of_a: &[f64; 8], of_b: &[f64; 8]) {
+        for (sums, more) in [(&mut self.squares_a, of_a), (&mut self.squares_b, of_b)] {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                *sum += more;
+            }
+        }
+    }
 }
 
 /// The sum over lanes, from the first to the last.

@@ -5,9 +5,9 @@ use super::Delta;
 use super::histogram::{BINS, Scale};
 use super::kernel::{block, dot, same};
 use super::real::{Decode, Narrow};
-use crate::simd::PairSums;
 use crate::simd::bf16::{Avx512, Block, PAIRS, SHELVES, Shelves};
 use crate::simd::near::{FULL, Tally, Window};
+use crate::simd::{Kernel, PairSums, dispatch};
 
 /// The sums, and whether all bytes are the same.
 pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
@@ -25,7 +25,7 @@ pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
     let mut all_same = true;
     for (a, b) in blocks_a.iter().zip(blocks_b) {
         if a == b {
-            piece.add_same(a);
+            piece.add_same(a, b);
         } else {
             all_same = false;
             piece.add(a, b);
@@ -52,11 +52,11 @@ struct Piece {
 }
 
 impl Piece {
-    fn add_same(&mut self, a: &Block) {
-        let Some(squares) = self.avx512.squares(a) else {
+    fn add_same(&mut self, a: &Block, b: &Block) {
+        let Some(squares) = self.avx512.squares(a, b) else {
             return self.add_plainly(a, a);
         };
-        self.sums.add_squares(&squares);
+        self.sums.add_squares(&squares, &squares);
         self.delta.elements += PAIRS as u64;
         self.delta.finite += PAIRS as u64;
     }
@@ -84,14 +84,32 @@ impl Piece {
         let Some(seen) = self.avx512.add_near([a, b], window, largest, &mut self.sums, tally) else {
             return false;
         };
+        let first = *first;
         if tally.blocks == FULL {
-            self.delta.histogram.add(*first, &std::mem::take(tally).counts(window));
+            self.delta.histogram.add(first, &std::mem::take(tally).counts(window));
+        }
+        if seen.counted < seen.changed {
+            self.count_below(first, a, b, seen.changed, seen.counted);
         }
         if let Some(larger) = seen.larger.filter(|larger| f64::from(*larger) > self.delta.max_abs()) {
             self.mark_largest(a, b, larger);
         }
         self.add_counts(seen.changed, seen.flips);
         true
+    }
+
+    /// Counts the sizes of a block below bin `end`: of all that `changed` but those that were `counted` already.
+    #[cold]
+    fn count_below(&mut self, end: usize, a: &Block, b: &Block, changed: u32, counted: u32) {
+        let mut y = [0.0; PAIRS];
+        Narrow::Bf16.decode(a, &mut self.sizes);
+        Narrow::Bf16.decode(b, &mut y);
+        for (x, y) in self.sizes.iter_mut().zip(&y) {
+            *x = (y - *x).abs();
+        }
+        let Self { scale, sizes, avx512, .. } = self;
+        let at_least = |edge| avx512.at_least(sizes, edge);
+        scale.count_below(end, at_least, changed.into(), counted.into(), &mut self.delta.histogram);
     }
 
     /// Counts a block whose numbers are all finite.
@@ -117,9 +135,9 @@ impl Piece {
     fn look_near(&mut self, most: f32) {
         let top = most.to_bits() >> 23;
         // A block of a little less still fits, and the next may have more again.
-        if self.near.as_ref().is_none_or(|near| top > near.window.top || top + 2 < near.window.top) {
+        if self.near.as_ref().is_none_or(|near| most >= near.window.bound || top + 2 < near.window.top) {
             self.empty();
-            self.near = Near::new(&self.scale, top);
+            self.near = Near::new(&self.scale, most);
         }
     }
 
@@ -147,18 +165,35 @@ impl Piece {
         scale.count_below(placed.first, at_least, all, counted, &mut self.delta.histogram);
     }
 
-    /// Adds any number of pairs, finite or not.
+    /// Adds pairs of any kind, at most a block.
     #[cold]
     fn add_plainly(&mut self, a: &[u8], b: &[u8]) {
+        dispatch(Plainly { piece: self, a, b });
+    }
+}
+
+/// Any number of pairs up to a block, finite or not, that the plain loops add.
+struct Plainly<'a> {
+    piece: &'a mut Piece,
+    a: &'a [u8],
+    b: &'a [u8],
+}
+
+impl Kernel for Plainly<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { piece: Piece { sizes, scale, sums, delta, .. }, a, b } = self;
         let [mut x, mut y] = [[0.0; PAIRS]; 2];
         let n = a.len() / 2;
         let (x, y) = (&mut x[..n], &mut y[..n]);
         Narrow::Bf16.decode(a, x);
         if a == b {
-            return same(x, &mut self.sums, &mut self.delta);
+            return same(x, sums, delta);
         }
         Narrow::Bf16.decode(b, y);
-        block(x, y, &mut self.sizes[..n], &self.scale, &mut self.sums, &mut self.delta);
+        block(x, y, &mut sizes[..n], scale, sums, delta);
     }
 }
 
@@ -201,24 +236,28 @@ struct Near {
 }
 
 impl Near {
-    /// `None` where [`Placed::new`] says so, or the exponent field of the largest size is out of range.
-    fn new(scale: &Scale<f32>, top: u32) -> Option<Self> {
+    /// The shelves from the bin of the size `most` down. `None` where [`Placed::new`] says so, or the exponent field
+    /// of the size is out of range.
+    fn new(scale: &Scale<f32>, most: f32) -> Option<Self> {
         let range = |exponent: u32| [exponent << 23, exponent << 23 | 0x007f_ffff].map(f32::from_bits);
-        let end = scale.bin(range(top)[1]) + 1;
+        let (top, end) = (most.to_bits() >> 23, scale.bin(most) + 1);
         let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
-        if !(32..=250).contains(&top) {
+        if !Window::TOPS.contains(&top) {
             return None;
         }
-        let mut shift = [0; 32];
+        let bound = scale.edge(end).min(f32::from_bits((top + 1) << 23));
+        let mut window = Window { top, bound, shift: [0; 32] };
         for exponent in top - 31..=top {
             let [low, high] = range(exponent).map(|size| scale.bin(size));
             let shelf = low.checked_sub(first).map_or(15, |shelf| shelf as u32);
             // From the edge on, the mantissa carries into the next shelf, of which 16 is the first.
             let has_edge = low < high && high >= first;
             let to_edge = if has_edge { ((exponent + 1) << 23) - scale.edge(high).to_bits() } else { 0 };
-            shift[exponent as usize % 32] = (shelf << 23).wrapping_sub(exponent << 23).wrapping_add(to_edge);
+            let scaled = exponent + window.scale();
+            window.shift[scaled as usize % 32] =
+                (shelf << 23).wrapping_sub(scaled << 23).wrapping_add(to_edge);
         }
-        Some(Self { first, window: Window { top, shift }, tally: Tally::default() })
+        Some(Self { first, window, tally: Tally::default() })
     }
 }
 
@@ -230,7 +269,6 @@ fn one_on(bin: usize, first: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Kernel, dispatch};
     use crate::surgery::diff::kernel::Compare;
 
     /// Words from a 64-bit linear congruential generator.

@@ -6,7 +6,7 @@
 use super::Delta;
 use super::histogram::Scale;
 use super::real::{Decode, Real};
-use crate::simd::{Kernel, PairSums, fold, prefetch};
+use crate::simd::{Kernel, PairSums, fold, prefetch, squares};
 
 /// Elements of a block: both sides decoded, and |δ|, stay in the first-level cache.
 const BLOCK: usize = 1024;
@@ -164,52 +164,40 @@ fn count<R: Real>(x: &[R], is: impl Fn(R) -> bool) -> u64 {
 impl PairSums {
     #[inline(always)]
     fn add<R: Real>(&mut self, x: &[R], y: &[R]) {
-        let (x, rest_x) = x.as_chunks::<LANES>();
-        let (y, rest_y) = y.as_chunks::<LANES>();
-        // In locals, so that they stay in registers.
-        let Self { mut squares, mut squares_a, mut squares_b, .. } = *self;
-        let [mut sum, mut l1] = [[0.0; LANES]; 2];
-        for (x, y) in x.iter().zip(y) {
+        let [mut sum, mut l1, mut squares] = [[0.0; LANES]; 3];
+        let mut add = |l: usize, x: R, y: R| {
+            let d = y.to_f64() - x.to_f64();
+            sum[l] += d;
+            l1[l] += d.abs();
+            squares[l] = d.mul_add(d, squares[l]);
+        };
+        let (whole, rest) = x.as_chunks::<LANES>();
+        let (whole_y, rest_y) = y.as_chunks::<LANES>();
+        for (x, y) in whole.iter().zip(whole_y) {
             for l in 0..LANES {
-                let (a, b) = (x[l].to_f64(), y[l].to_f64());
-                let d = b - a;
-                sum[l] += d;
-                l1[l] += d.abs();
-                squares[l] = d.mul_add(d, squares[l]);
-                squares_a[l] = a.mul_add(a, squares_a[l]);
-                squares_b[l] = b.mul_add(b, squares_b[l]);
+                add(l, x[l], y[l]);
             }
         }
-        *self = Self { sum: self.sum + fold(&sum), l1: self.l1 + fold(&l1), squares, squares_a, squares_b };
-        for (x, y) in rest_x.iter().zip(rest_y) {
-            self.add_one(x.to_f64(), y.to_f64());
+        for (l, (x, y)) in rest.iter().zip(rest_y).enumerate() {
+            add(l, *x, *y);
         }
+        let squares = fold(&squares);
+        self.sum += fold(&sum);
+        self.l1 += fold(&l1);
+        self.squares += squares;
+        let carried = R::narrow(x).zip(R::narrow(y)).and_then(|(x, y)| {
+            let of_x = squares::squares(x)?;
+            let near = squares::is_near(&of_x, squares);
+            Some((of_x, near.then(|| squares::of_moved(&of_x, &squares::cross(x, y), squares))))
+        });
+        let (of_x, of_y) = carried.unwrap_or_else(|| (sum_of_squares(x), None));
+        self.add_squares(&of_x, &of_y.unwrap_or_else(|| sum_of_squares(y)));
     }
 
     #[inline(always)]
     fn add_same<R: Real>(&mut self, x: &[R]) {
-        let (x, rest) = x.as_chunks::<LANES>();
-        let mut squares = [0.0; LANES];
-        for x in x {
-            for l in 0..LANES {
-                let a = x[l].to_f64();
-                squares[l] = a.mul_add(a, squares[l]);
-            }
-        }
-        for x in rest {
-            squares[0] += x.to_f64() * x.to_f64();
-        }
-        self.add_squares(&squares);
-    }
-
-    /// Adds the squares of numbers that are the same on both sides.
-    #[inline(always)]
-    pub(super) fn add_squares(&mut self, squares: &[f64; LANES]) {
-        for sums in [&mut self.squares_a, &mut self.squares_b] {
-            for (sum, more) in sums.iter_mut().zip(squares) {
-                *sum += more;
-            }
-        }
+        let squares = sum_of_squares(x);
+        self.add_squares(&squares, &squares);
     }
 
     #[inline(always)]
@@ -217,7 +205,7 @@ impl PairSums {
         let d = b - a;
         self.sum += d;
         self.l1 += d.abs();
-        self.squares[0] += d * d;
+        self.squares += d * d;
         self.squares_a[0] += a * a;
         self.squares_b[0] += b * b;
     }
@@ -226,7 +214,7 @@ impl PairSums {
     fn fold_into(&self, delta: &mut Delta) {
         delta.sum += self.sum;
         delta.l1 += self.l1;
-        delta.squares += fold(&self.squares);
+        delta.squares += self.squares;
         delta.squares_a += fold(&self.squares_a);
         delta.squares_b += fold(&self.squares_b);
     }
@@ -237,6 +225,25 @@ impl PairSums {
         self.fold_into(delta);
         delta.dot = dot_of(delta).unwrap_or_else(dot);
     }
+}
+
+/// Σ x² of a block.
+#[inline(always)]
+fn sum_of_squares<R: Real>(x: &[R]) -> [f64; LANES] {
+    if let Some(squares) = R::narrow(x).and_then(squares::squares) {
+        return squares;
+    }
+    let mut lanes = [0.0; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for l in 0..LANES {
+            lanes[l] = x[l].to_f64().mul_add(x[l].to_f64(), lanes[l]);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = x.to_f64().mul_add(x.to_f64(), *lane);
+    }
+    lanes
 }
 
 /// Σ a b = (Σ a² + Σ b² − Σ δ²) / 2, where it is as exact as the sum over products: `None` where the sides are of

@@ -19,10 +19,12 @@ pub(super) trait Real: Copy + PartialOrd + Default {
     fn flips(x: Self, y: Self) -> u32;
     /// 1 for the magnitude of a number that is not zero.
     fn one_if_not_zero(bits: Self::Magnitude) -> u32;
+    /// The numbers, if they are `f32`.
+    fn narrow(x: &[Self]) -> Option<&[f32]>;
 }
 
 macro_rules! real {
-    ($type:ty, $bits:ty, $to:expr, $from:expr) => {
+    ($type:ty, $bits:ty, $to:expr, $from:expr, $narrow:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             type Magnitude = $bits;
@@ -64,12 +66,16 @@ macro_rules! real {
             fn one_if_not_zero(bits: $bits) -> u32 {
                 bits.min(1) as u32
             }
+            #[inline(always)]
+            fn narrow(x: &[Self]) -> Option<&[f32]> {
+                $narrow(x)
+            }
         }
     };
 }
 
-real!(f32, u32, f64::from, |x: f64| x as f32);
-real!(f64, u64, |x: f64| x, |x: f64| x);
+real!(f32, u32, f64::from, |x: f64| x as f32, Some);
+real!(f64, u64, |x: f64| x, |x: f64| x, |_| None);
 
 /// How the bytes of a tensor become numbers.
 pub(super) trait Decode {
