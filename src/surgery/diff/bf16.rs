@@ -331,9 +331,16 @@ mod tests {
 
     #[test]
     fn every_build_agrees_on_near_pairs() {
-        // More blocks than are tallied at once; some with zeros, some of another size, some with larger steps.
-        let n = 1030 * PAIRS;
-        let mut a = words(7, n, |r| 0x3c00 + (r as u16 & 0x83ff));
+        // More blocks than are tallied at once; some with zeros, some of another size, some with larger steps or
+        // one number far larger than the others.
+        // The words of the first begin at 2⁻⁷, those of the others at the ends of the windows and beyond them.
+        let sizes = [0x3c00, 0x1000, 0x2800, 0x2c80, 0x4300, 0x4a00, 0x7000];
+        sizes.into_iter().for_each(near_pairs_agree);
+    }
+
+    fn near_pairs_agree(size: u16) {
+        let n = if size == 0x3c00 { 1030 } else { 301 } * PAIRS;
+        let mut a = words(7, n, |r| size + (r as u16 & 0x83ff));
         let moved = words(8, n, |r| (r % 9) as u16);
         let mut b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
         for (i, (a, b)) in a.chunks_mut(PAIRS).zip(b.chunks_mut(PAIRS)).enumerate() {
@@ -343,6 +350,7 @@ mod tests {
                 101..110 => each.for_each(|(a, b)| (*a, *b) = (*a - 0x1000, *b - 0x1000)),
                 200 => each.for_each(|(a, b)| *b = *a ^ 0x8000),
                 201 => each.for_each(|(a, b)| *b = *a ^ 0x0400),
+                202 => each.skip(500).take(1).for_each(|(a, b)| (*a, *b) = (*a + 0x0480, *b + 0x0480)),
                 _ => {}
             }
         }

@@ -165,33 +165,28 @@ impl PairSums {
     #[inline(always)]
     fn add<R: Real>(&mut self, x: &[R], y: &[R]) {
         let [mut sum, mut l1, mut squares] = [[0.0; LANES]; 3];
-        let mut add = |l: usize, x: R, y: R| {
-            let d = y.to_f64() - x.to_f64();
-            sum[l] += d;
-            l1[l] += d.abs();
-            squares[l] = d.mul_add(d, squares[l]);
-        };
         let (whole, rest) = x.as_chunks::<LANES>();
         let (whole_y, rest_y) = y.as_chunks::<LANES>();
         for (x, y) in whole.iter().zip(whole_y) {
             for l in 0..LANES {
-                add(l, x[l], y[l]);
+                let d = y[l].to_f64() - x[l].to_f64();
+                sum[l] += d;
+                l1[l] += d.abs();
+                squares[l] = d.mul_add(d, squares[l]);
             }
         }
         for (l, (x, y)) in rest.iter().zip(rest_y).enumerate() {
-            add(l, *x, *y);
+            let d = y.to_f64() - x.to_f64();
+            sum[l] += d;
+            l1[l] += d.abs();
+            squares[l] = d.mul_add(d, squares[l]);
         }
         let squares = fold(&squares);
         self.sum += fold(&sum);
         self.l1 += fold(&l1);
         self.squares += squares;
-        let carried = R::narrow(x).zip(R::narrow(y)).and_then(|(x, y)| {
-            let of_x = squares::squares(x)?;
-            let near = squares::is_near(&of_x, squares);
-            Some((of_x, near.then(|| squares::of_moved(&of_x, &squares::cross(x, y), squares))))
-        });
-        let (of_x, of_y) = carried.unwrap_or_else(|| (sum_of_squares(x), None));
-        self.add_squares(&of_x, &of_y.unwrap_or_else(|| sum_of_squares(y)));
+        let [of_x, of_y] = squares_of_sides(x, y, squares);
+        self.add_squares(&of_x, &of_y);
     }
 
     #[inline(always)]
@@ -227,10 +222,24 @@ impl PairSums {
     }
 }
 
+/// Σ x² and Σ y² of a block whose Σ (y − x)² is `moved`. Without closures, which would not be built for wide vectors.
+#[inline(always)]
+fn squares_of_sides<R: Real>(x: &[R], y: &[R], moved: f64) -> [[f64; LANES]; 2] {
+    if let (Some(x), Some(y)) = (R::narrow(x), R::narrow(y))
+        && let Some(of_x) = squares::squares(x)
+        && squares::is_near(&of_x, moved)
+    {
+        return [of_x, squares::of_moved(&of_x, &squares::cross(x, y), moved)];
+    }
+    [sum_of_squares(x), sum_of_squares(y)]
+}
+
 /// Σ x² of a block.
 #[inline(always)]
 fn sum_of_squares<R: Real>(x: &[R]) -> [f64; LANES] {
-    if let Some(squares) = R::narrow(x).and_then(squares::squares) {
+    if let Some(x) = R::narrow(x)
+        && let Some(squares) = squares::squares(x)
+    {
         return squares;
     }
     let mut lanes = [0.0; LANES];
