@@ -1,7 +1,7 @@
 //! The sums of a piece of two tensors: one pass over both, block by block.
 //!
-//! Sums run over lanes in `f64` and are folded in a fixed order. A block with NaN or infinities takes a
-//! plain loop that leaves those pairs out.
+//! Sums run over lanes in `f64`, squares of the sides as in [`squares`], and are folded in a fixed order. A block with
+//! NaN or infinities takes a plain loop that leaves those pairs out.
 
 use super::Delta;
 use super::histogram::Scale;
