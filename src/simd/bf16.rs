@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::carried::{Carried, by_parity, lanes};
+use super::carried::{Carried, lanes};
 use super::squares::{is_near, of_moved};
 use super::{PairSums, fold};
 
@@ -129,12 +129,12 @@ const HALVES: [u16; 32] = {
     order
 };
 
-/// 32 numbers as `f32`, from their words in the order of [`HALVES`].
+/// The numbers at even places and those at odd ones of 32 words, as `f32`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn halves(words: __m512i) -> [__m512; 2] {
-    let high = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
+pub(super) fn by_parity(words: __m512i) -> [__m512; 2] {
+    let odd = _mm512_maskz_mov_epi16(0xaaaa_aaaa, words);
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(odd)]
 }
 
 /// 16 numbers as `f64`.
@@ -167,8 +167,8 @@ fn add(a: &Block, b: &Block, sums: &mut PairSums, sizes: &mut [f32; PAIRS]) -> O
         let flips = _mm512_mask_test_epi16_mask(flips, y, magnitude);
         counts += u64::from(changed.count_ones()) | u64::from(flips.count_ones()) << 32;
         let (of_x, of_y) = (by_parity(x), by_parity(y));
-        let x = halves(_mm512_permutexvar_epi16(order, x));
-        let y = halves(_mm512_permutexvar_epi16(order, y));
+        let x = by_parity(_mm512_permutexvar_epi16(order, x));
+        let y = by_parity(_mm512_permutexvar_epi16(order, y));
         // By index: iterators over arrays of vectors are not always built into the loop.
         for (half, sizes) in sizes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             of_a.add(half, of_x[half]);

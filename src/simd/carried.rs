@@ -5,7 +5,6 @@ use std::arch::x86_64::*;
 use super::squares::{in_range, start};
 
 /// Sums of squares of the numbers at even places and of those at odd ones, and what they lost by rounding.
-#[derive(Clone, Copy)]
 pub(super) struct Carried {
     start: f32,
     sum: [__m512; 2],
@@ -68,12 +67,4 @@ fn times(lanes: __m512d, factor: f64) -> [f64; 8] {
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn lanes([even, odd]: [__m512; 2], unscale: f64) -> [f64; 8] {
     times(eight(even, odd), unscale)
-}
-
-/// The numbers at even places and those at odd ones of 32 words, as `f32`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn by_parity(words: __m512i) -> [__m512; 2] {
-    let odd = _mm512_maskz_mov_epi16(0xaaaa_aaaa, words);
-    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(odd)]
 }

@@ -10,8 +10,8 @@
 use std::arch::x86_64::*;
 
 use super::PairSums;
-use super::bf16::{Avx512, Block, PAIRS, SHELVES, ask_ahead, words};
-use super::carried::{Carried, by_parity, lanes};
+use super::bf16::{Avx512, Block, PAIRS, SHELVES, ask_ahead, by_parity, words};
+use super::carried::{Carried, lanes};
 use super::squares::{is_near, of_moved};
 
 /// Blocks after which a [`Tally`] is to be emptied: each adds at most 64 to a count of 16 bits.
@@ -23,6 +23,10 @@ const LEAST: u32 = 0x80;
 const TOP: u32 = LEAST + 14;
 /// The scaled unit that all δ are multiples of: the last of the 8 bits of the smallest number.
 const UNIT: i32 = LEAST as i32 - 7;
+/// What leaves the units of a |δ| in the last 23 bits when it is added to it.
+const ONE: f32 = f32::from_bits(((UNIT + 23) as u32) << 23);
+/// The same for δ, of either sign.
+const ONE_AND_HALF: f32 = f32::from_bits(ONE.to_bits() | 1 << 22);
 
 /// Sizes from 2⁻³² of the largest on, told apart by their exponent field.
 #[derive(Debug, Clone)]
@@ -140,16 +144,6 @@ fn power(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
-/// What leaves the units of a |δ| in the last 23 bits when it is added to it.
-fn one() -> f32 {
-    f32::from_bits(((UNIT + 23) as u32) << 23)
-}
-
-/// The same for δ, of either sign.
-fn one_and_half() -> f32 {
-    f32::from_bits(one().to_bits() | 1 << 22)
-}
-
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn table(of: &[u32; 16]) -> __m512i {
@@ -159,7 +153,7 @@ fn table(of: &[u32; 16]) -> __m512i {
 
 /// What one pass over a block leaves.
 struct Passed {
-    /// Σ δ in units, each of which had [`one_and_half`] added to it, and Σ |δ| with [`one`].
+    /// Σ δ in units, each of which had [`ONE_AND_HALF`] added to it, and Σ |δ| with [`ONE`].
     sum: __m512i,
     l1: __m512i,
     /// Σ δ² in units.
@@ -188,7 +182,7 @@ fn pass([a, b]: [&Block; 2], window: &Window) -> Passed {
     let shift = [table(low), table(high)];
     let scale = _mm512_set1_epi16((window.scale() << 7) as i16);
     let (units_of_even, low_half) = (_mm512_set1_epi64(0x007f_ffff), _mm512_set1_epi8(0x0f));
-    let (one, one_and_half) = (_mm512_set1_ps(one()), _mm512_set1_ps(one_and_half()));
+    let (one, one_and_half) = (_mm512_set1_ps(ONE), _mm512_set1_ps(ONE_AND_HALF));
     let [mut sum, mut l1, mut most, mut even, mut odd] = [_mm512_setzero_si512(); 5];
     let (mut squares, mut common) = ([_mm512_setzero_si512(); 2], _mm512_set1_epi32(-1));
     // In one word, so that they stay out of the vectors: flips from bit 32 on.
@@ -266,8 +260,8 @@ fn add(
     let cross = lanes(passed.cross, unscale);
     sums.add_squares(&of_a, &of_moved(&of_a, &cross, squares));
     sums.squares += squares;
-    sums.sum += units(sum, one_and_half()) * unit;
-    sums.l1 += units(l1, one()) * unit;
+    sums.sum += units(sum, ONE_AND_HALF) * unit;
+    sums.l1 += units(l1, ONE) * unit;
     let zeros = PAIRS as u32 - changed;
     let none = _mm512_setzero_si512();
     let counted = _mm512_add_epi64(_mm512_sad_epu8(passed.even, none), _mm512_sad_epu8(passed.odd, none));

@@ -101,12 +101,8 @@ impl Piece {
     /// Counts the sizes of a block below bin `end`: of all that `changed` but those that were `counted` already.
     #[cold]
     fn count_below(&mut self, end: usize, a: &Block, b: &Block, changed: u32, counted: u32) {
-        let mut y = [0.0; PAIRS];
-        Narrow::Bf16.decode(a, &mut self.sizes);
-        Narrow::Bf16.decode(b, &mut y);
-        for (x, y) in self.sizes.iter_mut().zip(&y) {
-            *x = (y - *x).abs();
-        }
+        let [x, y] = numbers([a, b]);
+        self.sizes = std::array::from_fn(|i| (y[i] - x[i]).abs());
         let Self { scale, sizes, avx512, .. } = self;
         let at_least = |edge| avx512.at_least(sizes, edge);
         scale.count_below(end, at_least, changed.into(), counted.into(), &mut self.delta.histogram);
@@ -122,9 +118,7 @@ impl Piece {
 
     /// Notes the first pair whose |δ|, rounded to `f32`, is `size`.
     fn mark_largest(&mut self, a: &Block, b: &Block, size: f32) {
-        let [mut x, mut y] = [[0.0; PAIRS]; 2];
-        Narrow::Bf16.decode(a, &mut x);
-        Narrow::Bf16.decode(b, &mut y);
+        let [x, y] = numbers([a, b]);
         let at = x.iter().zip(&y).position(|(x, y)| (y - x).abs() == size).unwrap_or(0);
         let exact = (f64::from(y[at]) - f64::from(x[at])).abs();
         self.delta.largest = Some((exact, self.delta.elements + at as u64));
@@ -170,6 +164,14 @@ impl Piece {
     fn add_plainly(&mut self, a: &[u8], b: &[u8]) {
         dispatch(Plainly { piece: self, a, b });
     }
+}
+
+fn numbers(sides: [&Block; 2]) -> [[f32; PAIRS]; 2] {
+    sides.map(|side| {
+        let mut out = [0.0; PAIRS];
+        Narrow::Bf16.decode(side, &mut out);
+        out
+    })
 }
 
 /// Any number of pairs up to a block, finite or not, that the plain loops add.

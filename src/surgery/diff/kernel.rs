@@ -225,23 +225,32 @@ impl PairSums {
 /// Σ x² and Σ y² of a block whose Σ (y − x)² is `moved`. Without closures, which would not be built for wide vectors.
 #[inline(always)]
 fn squares_of_sides<R: Real>(x: &[R], y: &[R], moved: f64) -> [[f64; LANES]; 2] {
-    if let (Some(x), Some(y)) = (R::narrow(x), R::narrow(y))
-        && let Some(of_x) = squares::squares(x)
-        && squares::is_near(&of_x, moved)
-    {
-        return [of_x, squares::of_moved(&of_x, &squares::cross(x, y), moved)];
+    match (carried(x), R::narrow(x), R::narrow(y)) {
+        (Some(of_x), Some(x), Some(y)) if squares::is_near(&of_x, moved) => {
+            [of_x, squares::of_moved(&of_x, &squares::cross(x, y), moved)]
+        }
+        (Some(of_x), ..) => [of_x, sum_of_squares(y)],
+        (None, ..) => [in_f64(x), sum_of_squares(y)],
     }
-    [sum_of_squares(x), sum_of_squares(y)]
 }
 
 /// Σ x² of a block.
 #[inline(always)]
 fn sum_of_squares<R: Real>(x: &[R]) -> [f64; LANES] {
-    if let Some(x) = R::narrow(x)
-        && let Some(squares) = squares::squares(x)
-    {
-        return squares;
+    match carried(x) {
+        Some(squares) => squares,
+        None => in_f64(x),
     }
+}
+
+/// Σ x² of a block, where `f32` can carry it.
+#[inline(always)]
+fn carried<R: Real>(x: &[R]) -> Option<[f64; LANES]> {
+    squares::squares(R::narrow(x)?)
+}
+
+#[inline(always)]
+fn in_f64<R: Real>(x: &[R]) -> [f64; LANES] {
     let mut lanes = [0.0; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for x in whole {
