@@ -1,59 +1,80 @@
 //! One file that appears whole or not at all.
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::Checkpoint;
-use super::staging::{check_inputs, exists, refuse};
+use super::output_guard::{Guarded, another, exists, refuse};
+use super::staging::{ENDING, sync_directory};
+use super::{CommandInputs, PrivateDir};
 use crate::{Error, Result};
 
-/// A locked file beside the target, which becomes the target when it is committed and vanishes when it
-/// is dropped.
+/// When a file that exists is replaced.
+#[derive(Debug, Clone, Copy)]
+pub enum Replace<'a> {
+    /// When it begins with these bytes or is empty, and `force` is given.
+    Forced {
+        /// What files of this kind begin with.
+        magic: &'a [u8],
+        /// Whether the user asked for it.
+        force: bool,
+    },
+    /// When its first kilobyte holds `marker`, so that this program wrote it; any other when `force` is given.
+    Report {
+        /// What reports of this kind say of themselves.
+        marker: &'a str,
+        /// Whether the user asked for it.
+        force: bool,
+    },
+}
+
+/// A file in a private directory beside the target, which becomes the target when it is committed and vanishes
+/// when it is dropped.
 #[derive(Debug)]
 pub struct StagedFile {
-    target: PathBuf,
-    parent: PathBuf,
+    guarded: Guarded,
+    private: PrivateDir,
     path: PathBuf,
     file: File,
-    replace: bool,
     sync: bool,
-    committed: bool,
+    option: &'static str,
 }
 
 impl StagedFile {
-    /// Checks that `out` may be written and opens an empty file beside it.
-    ///
-    /// `force` replaces an existing file that begins with `magic`; `sync` makes the result durable before
-    /// it appears.
+    /// Checks that `out`, which the user gave by `option`, may be written.
     ///
     /// # Errors
-    /// [`Error::Output`] when `out` exists (without `force`), is or lies inside an input, is not a file of
-    /// this kind (with `force`), or is being written by another run.
-    pub fn create(out: &Path, inputs: &[&Checkpoint], force: bool, sync: bool, magic: &[u8]) -> Result<Self> {
-        let Some(name) = out.file_name() else {
-            return Err(refuse(out, "not a name for a file", "end --out with the name of a new file"));
-        };
-        let parent = match out.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let open = Error::io("open the directory of the output", parent);
-        let parent = parent.canonicalize().map_err(open)?;
-        let target = parent.join(name);
-        check_inputs(out, &target, inputs)?;
-        let replace = check_existing(out, &target, force, magic)?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(".hft-surgery");
-        let path = parent.join(hidden);
-        let file = acquire(out, &path)?;
-        Ok(Self { target, parent, path, file, replace, sync, committed: false })
+    /// [`Error::Output`] when it exists and `replace` does not let it go, when it is or lies inside an input, is a
+    /// link, a device, a pipe or a directory.
+    pub fn check(
+        out: &Path,
+        option: &'static str,
+        inputs: &CommandInputs,
+        replace: Replace<'_>,
+    ) -> Result<()> {
+        guard(out, option, inputs, replace).map(drop)
+    }
+
+    /// As [`StagedFile::check`], and opens an empty file beside `out`. `sync` makes the result durable before it
+    /// appears.
+    ///
+    /// # Errors
+    /// As there, or when another run is writing to it.
+    pub fn create(
+        out: &Path,
+        option: &'static str,
+        inputs: &CommandInputs,
+        replace: Replace<'_>,
+        sync: bool,
+    ) -> Result<Self> {
+        let guarded = guard(out, option, inputs, replace)?;
+        let private = PrivateDir::create(&guarded.target, ENDING, inputs)?;
+        let (path, file) = create_in(&private)?;
+        Ok(Self { guarded, private, path, file, sync, option })
     }
 
     /// Writes `bytes` at `offset`.
@@ -69,85 +90,107 @@ impl StagedFile {
     /// # Errors
     /// [`Error::Io`], or [`Error::Output`] when a target appeared in the meantime. The target is then as
     /// it was.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         if self.sync {
             self.file.sync_all().map_err(Error::io("sync", &self.path))?;
         }
-        let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, &self.path, CWD, &self.target, flags) {
-            Ok(()) => self.committed = true,
-            Err(Errno::EXIST) => return Err(exists(&self.target)),
-            Err(e) => return Err(Error::io("rename to", &self.target)(e.into())),
+        let Guarded { parent, target, there } = &self.guarded;
+        let flags = if there.is_some() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        match renameat_with(CWD, &self.path, CWD, target, flags) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(exists(target, self.option)),
+            Err(e) => return Err(Error::io("rename to", target)(e.into())),
         }
         if self.sync {
-            let parent = File::open(&self.parent).map_err(Error::io("sync", &self.parent))?;
-            parent.sync_all().map_err(Error::io("sync", &self.parent))?;
+            sync_directory(parent)?;
         }
-        Ok(())
+        self.private.remove()
     }
 }
 
-impl Drop for StagedFile {
-    fn drop(&mut self) {
-        if !self.committed {
-            // Best effort: what cannot be removed now is emptied by the next run.
-            let _ = std::fs::remove_file(&self.path);
+/// Writes a file of this program's own, at a path that no user named, whole or not at all. One that is there is
+/// replaced. `sync` makes it durable before it appears.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Output`] when another run is writing it.
+pub fn replace_file(
+    path: &Path,
+    sync: bool,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let private = PrivateDir::create(path, ENDING, &CommandInputs::default())?;
+    let (staged, file) = create_in(&private)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    write(&mut out)?;
+    out.flush().map_err(Error::io("write", path))?;
+    if sync {
+        out.get_ref().sync_all().map_err(Error::io("sync", path))?;
+    }
+    std::fs::rename(&staged, path).map_err(Error::io("rename to", path))?;
+    if sync {
+        sync_directory(parent)?;
+    }
+    private.remove()
+}
+
+/// As [`replace_file`], of these bytes.
+///
+/// # Errors
+/// As there.
+pub fn replace_bytes(path: &Path, sync: bool, bytes: &[u8]) -> Result<()> {
+    replace_file(path, sync, |out| out.write_all(bytes).map_err(Error::io("write", path)))
+}
+
+fn create_in(private: &PrivateDir) -> Result<(PathBuf, File)> {
+    let path = private.path().join("file");
+    let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+    Ok((path, file))
+}
+
+/// Whether `out` may become a file of this kind.
+fn guard(out: &Path, option: &'static str, inputs: &CommandInputs, replace: Replace<'_>) -> Result<Guarded> {
+    let guarded = Guarded::new(out, option, inputs)?;
+    match &guarded.there {
+        None => Ok(guarded),
+        Some(there) if there.is_dir() => Err(refuse(out, "is a directory", another(option))),
+        Some(_) => {
+            replaceable(out, option, &guarded.target, replace)?;
+            Ok(guarded)
         }
     }
 }
 
-/// Whether an existing target is to be replaced.
-fn check_existing(out: &Path, target: &Path, force: bool, magic: &[u8]) -> Result<bool> {
-    let Ok(meta) = std::fs::symlink_metadata(target) else {
-        return Ok(false);
+fn replaceable(out: &Path, option: &str, target: &Path, replace: Replace<'_>) -> Result<()> {
+    let first = |most: u64| -> Result<Vec<u8>> {
+        let file = File::open(target).map_err(Error::io("open", target))?;
+        let mut first = Vec::new();
+        file.take(most).read_to_end(&mut first).map_err(Error::io("read", target))?;
+        Ok(first)
     };
-    if meta.is_symlink() {
-        return Err(refuse(out, "is a symbolic link", "name the file itself"));
-    }
-    if !meta.is_file() {
-        return Err(refuse(out, "exists and is not a regular file", "choose another --out"));
-    }
-    if !force {
-        return Err(exists(out));
-    }
-    let file = File::open(target).map_err(Error::io("open", target))?;
-    let mut first = Vec::new();
-    file.take(magic.len() as u64).read_to_end(&mut first).map_err(Error::io("read", target))?;
-    if first == magic || first.is_empty() {
-        return Ok(true);
-    }
-    Err(refuse(
-        out,
-        "exists and is not a file of this kind, so --force does not replace it",
-        "remove it yourself, or choose another --out",
-    ))
-}
-
-/// Creates the staged file, or takes over one that nobody holds, locks and empties it.
-fn acquire(out: &Path, path: &Path) -> Result<File> {
-    const TRIES: usize = 100;
-    for _ in 0..TRIES {
-        if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
-            return Err(refuse(path, "exists and is not a regular file", "remove it"));
-        }
-        let open = File::options().write(true).create(true).truncate(false).open(path);
-        let file = open.map_err(Error::io("create", path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(refuse(out, "another run is writing to it", "wait for that run to end"));
+    match replace {
+        Replace::Report { force: true, .. } => Ok(()),
+        Replace::Forced { force: false, .. } => Err(exists(out, option)),
+        Replace::Forced { magic, .. } => {
+            let first = first(magic.len() as u64)?;
+            if first == magic || first.is_empty() {
+                return Ok(());
             }
-            Err(e) => return Err(Error::io("lock", path)(e.into())),
+            Err(refuse(
+                out,
+                "exists and is not a file of this kind, so --force does not replace it",
+                format!("remove it yourself, or choose another {option}"),
+            ))
         }
-        // The file may have been renamed away between the opening and the lock.
-        let held = file.metadata().map_err(Error::io("lock", path))?;
-        match std::fs::symlink_metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => {
-                file.set_len(0).map_err(Error::io("empty", path))?;
-                return Ok(file);
+        Replace::Report { marker, .. } => {
+            if first(1024)?.windows(marker.len()).any(|part| part == marker.as_bytes()) {
+                return Ok(());
             }
-            _ => {}
+            Err(refuse(
+                out,
+                "already exists and is not a report that this command wrote",
+                format!("choose another {option}, or replace it with --force"),
+            ))
         }
     }
-    Err(refuse(out, "other runs keep writing to it", "wait for those runs to end"))
 }

@@ -67,7 +67,13 @@ impl Extract {
         options.insert("rank".to_owned(), json!(self.rank));
         let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
         let provenance = Provenance { command: "lora extract", options, inputs };
-        let output = Output { path: &self.out, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let output = Output {
+            path: &self.out,
+            force: self.force,
+            also_read: &[],
+            sync: !self.no_sync,
+            link: Link::Copy,
+        };
         let bar = bytes_bar(terminal, "extract", tuned.tensor_bytes());
         let found =
             extract_lora(&pairing, self.rank as usize, self.seed, &output, &provenance, &|n| bar.inc(n))?;

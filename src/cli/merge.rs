@@ -112,7 +112,13 @@ impl Merge {
                 return Ok(Outcome::Success);
             }
         };
-        let output = Output { path, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let output = Output {
+            path,
+            force: self.force,
+            also_read: self.recipe.as_slice(),
+            sync: !self.no_sync,
+            link: Link::Copy,
+        };
         let provenance = Provenance {
             command: "merge",
             options: self.recorded(),
@@ -143,7 +149,8 @@ impl Merge {
             self.input("adapter", adapter.checkpoint(), terminal)?,
         ];
         let provenance = Provenance { command: "merge", options: Map::new(), inputs };
-        let output = Output { path, force: self.force, sync: !self.no_sync, link: Link::Copy };
+        let output =
+            Output { path, force: self.force, also_read: &[], sync: !self.no_sync, link: Link::Copy };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();

@@ -142,7 +142,15 @@ impl Reset {
         let Some(path) = &self.out else {
             return Err(Error::usage("--out is missing", ""));
         };
-        let output = Output { path, force: self.force, sync: !self.no_sync, link: self.link.into() };
+        let also_read: Vec<PathBuf> =
+            self.plan.iter().chain(self.selection.complement_of()).cloned().collect();
+        let output = Output {
+            path,
+            force: self.force,
+            also_read: &also_read,
+            sync: !self.no_sync,
+            link: self.link.into(),
+        };
         let provenance = Provenance {
             command: "reset",
             options: self.options(),

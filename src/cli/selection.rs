@@ -99,6 +99,11 @@ impl SelectionArgs {
         self.plan_of_round(inventory, ratio, 0)
     }
 
+    /// The plan that `--complement-of` names.
+    pub(super) fn complement_of(&self) -> Option<&PathBuf> {
+        self.complement_of.as_ref()
+    }
+
     /// Seed of the draw.
     pub(super) fn seed(&self) -> u64 {
         self.seed

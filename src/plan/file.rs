@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
-use crate::checkpoint::{read_json, read_small};
+use crate::checkpoint::{read_json, read_small, replace_bytes};
 use crate::error::Shown;
 use crate::{Error, Result};
 
@@ -108,16 +108,12 @@ impl Plan {
         format!("{:#}\n", self.to_value())
     }
 
-    /// Writes the plan to `path`: beside it first, then renamed.
+    /// Writes the plan to `path`, a file of this program's own, whole or not at all.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let staged = path.with_file_name(name);
-        std::fs::write(&staged, self.to_json()).map_err(Error::io("write", path))?;
-        std::fs::rename(&staged, path).map_err(Error::io("write", path))
+        replace_bytes(path, true, self.to_json().as_bytes())
     }
 }
 

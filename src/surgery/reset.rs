@@ -1,13 +1,13 @@
 //! Half-reset: frozen tensors return to the base, the others keep their tuned bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mix::{Keep, Mix, Side};
 use super::pairing::{BaseValue, Pair, Pairing};
 use super::provenance::{FILE_NAME, Provenance};
 use super::stream::{self, FilePlan, Segment};
 use super::threshold::Chosen;
-use crate::checkpoint::{Link, Sidecars, Staging, sidecars};
+use crate::checkpoint::{CommandInputs, Link, Sidecars, Staging, sidecars};
 use crate::plan::{Granularity, Inventory, Key, Mask, Plan, Selector};
 use crate::{Error, Faults, Result};
 
@@ -27,10 +27,19 @@ pub struct Output<'a> {
     pub path: &'a Path,
     /// Replace an existing checkpoint.
     pub force: bool,
+    /// What the command reads beside the checkpoints: plans, recipes.
+    pub also_read: &'a [PathBuf],
     /// Make the result durable before it appears.
     pub sync: bool,
     /// What to do with shards that come whole from one side.
     pub link: Link,
+}
+
+impl Output<'_> {
+    /// Checks the directory against everything that the command reads, and opens the staging directory.
+    pub(super) fn stage(&self, inputs: CommandInputs) -> Result<Staging> {
+        Staging::create(self.path, &inputs.with(self.also_read), self.force, self.sync)
+    }
 }
 
 /// What happens to one tensor.
@@ -82,7 +91,7 @@ impl<'a> Reset<'a> {
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
         let Pairing { base, tuned, .. } = self.pairing;
-        let staging = Staging::create(output.path, &[base, tuned], output.force, output.sync)?;
+        let staging = output.stage(CommandInputs::of([base, tuned]))?;
         let files = self.files()?;
         stream::write(&files, &staging, output.link, done)?;
         for relative in &self.sidecars.carried {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::provenance::{FILE_NAME, Provenance};
 use super::reset::Output;
 use super::stream::{self, FilePlan, Segment};
-use crate::checkpoint::{Checkpoint, Dtype, Sidecars, Staging, encode_f32, sidecars};
+use crate::checkpoint::{Checkpoint, CommandInputs, Dtype, Sidecars, encode_f32, sidecars};
 use crate::{Error, Faults, Result};
 
 /// New values that were checked against the checkpoint and are ready to be written.
@@ -90,7 +90,7 @@ impl<'a> Rewrite<'a> {
         (provenance, seed, plan): (&Provenance, u64, Value),
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
-        let staging = Staging::create(output.path, &[self.source], output.force, output.sync)?;
+        let staging = output.stage(CommandInputs::of([self.source]))?;
         stream::write(&self.files(), &staging, output.link, done)?;
         for relative in &self.sidecars.carried {
             staging.copy_file(&self.source.root().join(relative), relative)?;

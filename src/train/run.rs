@@ -240,7 +240,7 @@ impl<'a> Run<'a> {
         let rewrite = Rewrite::new(source, values.iter().map(|(name, values)| (*name, values.as_ref())))?;
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
-        let output = Output { path: &path, force: true, sync, link };
+        let output = Output { path: &path, force: true, also_read: &[], sync, link };
         let start = Checkpoint::open(self.options.model, Access::Map)?;
         let provenance = Provenance {
             command: "train",

@@ -53,7 +53,7 @@ impl RunDir {
         if force && unfinished {
             std::fs::remove_dir_all(out).map_err(Error::io("remove", out))?;
         } else {
-            Staging::check(out, inputs, force)?;
+            Staging::check(out, &crate::checkpoint::CommandInputs::of(inputs.iter().copied()), force)?;
             if out.exists() {
                 if replaced.is_some() {
                     std::fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;

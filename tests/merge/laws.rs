@@ -359,7 +359,7 @@ fn the_size_of_a_tile_changes_no_bit() {
             let options = MergeOptions { tile: Some(tile), ..MergeOptions::default() };
             let merge = Merge::new(&recipe, &models, options).unwrap();
             let out = dir.join("tiled");
-            let output = Output { path: &out, force: true, sync: false, link: Link::Copy };
+            let output = Output { path: &out, force: true, also_read: &[], sync: false, link: Link::Copy };
             let provenance =
                 Provenance { command: "merge", options: serde_json::Map::new(), inputs: Vec::new() };
             merge.write(&output, &provenance, &|_| ()).unwrap();

@@ -14,7 +14,7 @@ use super::source::{Source, is_float};
 use super::svd::{Factors, factors};
 use super::values::{TILE, Values};
 use crate::Result;
-use crate::checkpoint::{Checkpoint, Staging, natural_order};
+use crate::checkpoint::{Checkpoint, CommandInputs, Staging, natural_order};
 use crate::plan::{Category, Key, Place, module_of};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Pairing, Provenance};
@@ -48,7 +48,7 @@ pub fn extract_lora(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Extraction> {
     let (base, tuned) = (pairing.base, pairing.tuned);
-    let staging = Staging::create(output.path, &[base, tuned], output.force, output.sync)?;
+    let staging = output.stage(CommandInputs::of([base, tuned]))?;
     let mut matrices = Vec::new();
     let mut saved: Vec<Source<'_>> = Vec::new();
     for pair in pairing.pairs() {

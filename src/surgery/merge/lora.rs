@@ -11,7 +11,7 @@ use super::ready::{Formula, Ready, row_of};
 use super::run::write_files;
 use super::source::{Source, is_writable};
 use super::values::{TILE, Values};
-use crate::checkpoint::{Checkpoint, Sidecars, Staging, sidecars};
+use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, sidecars};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Provenance};
 use crate::{Error, Faults, Result};
@@ -67,7 +67,7 @@ impl<'a> LoraMerge<'a> {
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
         let inputs = [self.base, self.adapter.checkpoint()];
-        let staging = Staging::create(output.path, &inputs, output.force, output.sync)?;
+        let staging = output.stage(CommandInputs::of(inputs))?;
         let jobs: Vec<Job<'a>> = self.base.tensors().map(|tensor| self.job(tensor)).collect();
         let files = files(&jobs, self.base, None);
         staging.check_space(jobs.iter().map(bytes_of).sum())?;

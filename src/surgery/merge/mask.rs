@@ -5,6 +5,7 @@
 //! element that a single model gives with scale 1 keeps that model's bits, so a mask and its complement add up.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::select::Top;
 use super::values::{Scratch, Values};
@@ -110,6 +111,11 @@ pub(super) fn read_expression(text: &str) -> Result<Plan> {
         };
     }
     Ok(result)
+}
+
+/// The plan files that a mask expression names.
+pub(super) fn files_of(text: &str) -> impl Iterator<Item = &Path> {
+    text.split_whitespace().step_by(2).map(|word| Path::new(word.strip_prefix('!').unwrap_or(word)))
 }
 
 /// What a plan picks of tensor `name`, as `reset` does; the second is whether the others are meant. `None` for a

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 
 use super::Recipe;
 use super::job::{Input, Job};
-use super::mask::{Pick, Wanted, pick_of, read_expression};
+use super::mask::{Pick, Wanted, files_of, pick_of, read_expression};
 use super::method::Rule;
 use super::select::top;
 use super::values::{Scratch, Values, dot};
@@ -49,6 +50,11 @@ impl Plans {
         }
         faults.into_result()?;
         Ok(Self { plans, inventory: Inventory::of(reference) })
+    }
+
+    /// The files that the masks were read from.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.plans.keys().flat_map(|text| files_of(text))
     }
 
     /// What the mask of a model picks of one tensor, and whether the others are meant.

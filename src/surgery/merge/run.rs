@@ -17,7 +17,7 @@ use super::tokenizer::Donors;
 use super::trim::global_cuts;
 use super::values::{TILE, Values, over};
 use super::{Models, Recipe};
-use crate::checkpoint::{Checkpoint, Sidecars, Staging, Target};
+use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, Staging, Target};
 use crate::plan::{Category, Place};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Provenance};
@@ -107,7 +107,7 @@ impl<'a> Merge<'a> {
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
         let inputs: Vec<&Checkpoint> = self.models.all().collect();
-        let staging = Staging::create(output.path, &inputs, output.force, output.sync)?;
+        let staging = output.stage(CommandInputs::of(inputs.iter().copied()).with(self.plans.files()))?;
         let files = files(&self.jobs, self.models.reference(self.recipe), self.options.shard_size);
         staging.check_space(files.iter().map(|file| file.len).sum())?;
         self.write_weights(&files, &staging, done)?;

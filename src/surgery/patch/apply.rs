@@ -12,7 +12,7 @@ use super::format::damaged;
 use super::ordered_hash::OrderedHash;
 use super::reader::{Patch, Place, part};
 use super::toc::width_of;
-use crate::checkpoint::{Checkpoint, Sha256Hex, Shard, Staging, Target};
+use crate::checkpoint::{Checkpoint, CommandInputs, Sha256Hex, Shard, Staging, Target};
 use crate::error::Shown;
 use crate::surgery::queue::deal;
 use crate::{Error, Result};
@@ -79,11 +79,11 @@ impl<'a> Application<'a> {
     /// [`Error::Output`], [`Error::Pairing`] for another base, [`Error::Checkpoint`] for a damaged patch
     /// or an input that changed meanwhile, [`Error::Io`].
     pub fn write(&self, out: &Path, force: bool, sync: bool, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
-        Staging::check(out, &[self.base], force)?;
-        self.check_patch_stays(out)?;
+        let inputs = CommandInputs::of([self.base]).with([self.patch.path()]);
+        Staging::check(out, &inputs, force)?;
         self.patch.check_chunks(done)?;
         self.fit.check_contents(self.patch)?;
-        let staging = Staging::create(out, &[self.base], force, sync)?;
+        let staging = Staging::create(out, &inputs, force, sync)?;
         staging.check_space(self.patch.output_bytes())?;
         let chunks = self.patch.chunks();
         let (files, jobs, rest) = self.plan(&staging, &chunks)?;
@@ -97,21 +97,6 @@ impl<'a> Application<'a> {
         self.write_sidecars(&staging, rest)?;
         self.base.check_unchanged()?;
         staging.commit()
-    }
-
-    /// `--force` must not remove the patch along with the checkpoint it replaces.
-    fn check_patch_stays(&self, out: &Path) -> Result<()> {
-        let (Ok(target), Ok(patch)) = (out.canonicalize(), self.patch.path().canonicalize()) else {
-            return Ok(());
-        };
-        if !patch.starts_with(&target) {
-            return Ok(());
-        }
-        Err(Error::Output {
-            path: out.to_owned(),
-            fault: format!("contains the input {}", Shown(self.patch.path())),
-            hint: Some("choose an --out outside of every input".to_owned()),
-        })
     }
 
     /// The shards, preallocated, and the jobs that fill them; the chunks that are left are the sidecars'.

@@ -10,8 +10,8 @@ use super::pack::{Job, Source, pack};
 use super::reader::part;
 use super::toc::{Action, Chunk, FileEntry, SidecarEntry, Toc, width_of};
 use crate::checkpoint::{
-    Checkpoint, Contents, Sha256Hex, Shard, StagedFile, TensorInfo, contents, tensor_contents,
-    unsafe_shard_name,
+    Checkpoint, CommandInputs, Contents, Replace, Sha256Hex, Shard, StagedFile, TensorInfo, contents,
+    tensor_contents, unsafe_shard_name,
 };
 use crate::error::Shown;
 use crate::{Error, Result};
@@ -84,8 +84,9 @@ impl<'a> Creation<'a> {
     /// [`Error::Output`] before anything is read; [`Error::Io`]; [`Error::Checkpoint`] when an input
     /// changed meanwhile.
     pub fn write(&self, output: &PatchOutput<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
-        let inputs = [self.base, self.tuned];
-        let staged = StagedFile::create(output.path, &inputs, output.force, output.sync, MAGIC)?;
+        let inputs = CommandInputs::of([self.base, self.tuned]);
+        let replace = Replace::Forced { magic: MAGIC, force: output.force };
+        let staged = StagedFile::create(output.path, "--out", &inputs, replace, output.sync)?;
         let hashed = self.base.tensor_bytes();
         let (base, digest) = tensor_contents(self.base, done)?;
         let tuned = contents(self.tuned, &|n| done(hashed + n))?;

@@ -1,0 +1,215 @@
+//! The guard that every path passes before a command writes there.
+//!
+//! Refused are: an input, by path or by device and inode; a path inside an input; a directory that contains
+//! an input; a symbolic link; a device, a pipe, a socket.
+
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{Checkpoint, Kind};
+use crate::error::Shown;
+use crate::{Error, Result};
+
+/// Files that commands read beside a checkpoint that is given as a single file.
+const READ_BESIDE: [&str; 8] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "adapter_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Everything that a command reads: none of it is overwritten or removed by what the command writes.
+#[derive(Debug, Clone, Default)]
+pub struct CommandInputs(Vec<Input>);
+
+#[derive(Debug, Clone)]
+struct Input {
+    /// As the user named it.
+    shown: PathBuf,
+    /// A file, or a directory with all that is in it.
+    path: PathBuf,
+}
+
+/// How a target stands to an input.
+enum Relation {
+    /// It is the input, or another name of it.
+    Is,
+    /// It lies in the directory of the input.
+    Inside,
+    /// The input, or a file of it, lies in the target.
+    Contains,
+}
+
+impl CommandInputs {
+    /// The checkpoints that a command reads.
+    pub fn of<'c>(checkpoints: impl IntoIterator<Item = &'c Checkpoint>) -> Self {
+        let mut inputs = Self::default();
+        checkpoints.into_iter().for_each(|checkpoint| inputs.push_checkpoint(checkpoint));
+        inputs
+    }
+
+    /// With these files and directories too. One that does not exist counts for nothing.
+    #[must_use]
+    pub fn with<P: AsRef<Path>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        let input = |path: P| Input { shown: path.as_ref().to_owned(), path: path.as_ref().to_owned() };
+        self.0.extend(paths.into_iter().map(input));
+        self
+    }
+
+    fn push_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let shown = checkpoint.path();
+        let root = checkpoint.root();
+        let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+        let mut push = |path: PathBuf| self.0.push(Input { shown: shown.to_owned(), path });
+        match checkpoint.kind() {
+            Kind::Directory | Kind::Index => push(root.to_owned()),
+            Kind::File => {
+                push(shown.to_owned());
+                READ_BESIDE.iter().for_each(|name| push(root.join(name)));
+            }
+        }
+    }
+
+    /// Whether `path`, real but for its last part, has anything to do with an input.
+    pub(super) fn touch(&self, path: &Path) -> bool {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        self.0.iter().any(|input| input.relation(&real).is_some())
+    }
+
+    fn check(&self, out: &Path, real: &Path, option: &'static str) -> Result<()> {
+        for input in &self.0 {
+            let shown = Shown(&input.shown);
+            let fault = match input.relation(real) {
+                None => continue,
+                Some(Relation::Is) => format!("is the input {shown}"),
+                Some(Relation::Inside) => format!("lies inside the input {shown}"),
+                Some(Relation::Contains) => format!("contains the input {shown}"),
+            };
+            return Err(refuse(out, fault, format!("choose another {option}, outside of every input")));
+        }
+        Ok(())
+    }
+}
+
+impl Input {
+    fn relation(&self, target: &Path) -> Option<Relation> {
+        // What cannot be resolved is no file that a target could replace: a pipe of the shell, say.
+        let real = self.path.canonicalize().ok()?;
+        let inode = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        if real == target || inode(target).is_some_and(|id| inode(&real) == Some(id)) {
+            return Some(Relation::Is);
+        }
+        if target.starts_with(&real) {
+            return Some(Relation::Inside);
+        }
+        if real.starts_with(target) {
+            return Some(Relation::Contains);
+        }
+        let there = std::fs::metadata(target).ok()?;
+        real.is_dir().then(|| linked(&real, target, &there))?
+    }
+}
+
+/// Whether a link in the directory `input`, however deep, leads to the target or into it.
+fn linked(input: &Path, target: &Path, there: &Metadata) -> Option<Relation> {
+    // A directory that cannot be listed is not read by the command either.
+    for entry in std::fs::read_dir(input).ok()?.flatten() {
+        let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+        let found = if kind.is_dir() {
+            linked(&path, target, there)
+        } else if kind.is_symlink() {
+            let real = path.canonicalize().ok();
+            real.filter(|real| real.starts_with(target))
+                .map(|real| if real == target { Relation::Is } else { Relation::Contains })
+        } else if there.nlink() > 1 && there.is_file() {
+            let same = entry.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (there.dev(), there.ino()));
+            same.then_some(Relation::Is)
+        } else {
+            None
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// A target that has passed the guard.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    /// The real directory that will hold it.
+    pub(super) parent: PathBuf,
+    pub(super) target: PathBuf,
+    /// What stands there now: a regular file or a directory.
+    pub(super) there: Option<Metadata>,
+}
+
+impl Guarded {
+    /// Checks `out`, which the user gave by `option`, against everything that the command reads.
+    ///
+    /// # Errors
+    /// [`Error::Output`] as the module says; [`Error::Io`] without a directory to hold it.
+    pub(super) fn new(out: &Path, option: &'static str, inputs: &CommandInputs) -> Result<Self> {
+        let (parent, name) = split(out, option)?;
+        let target = parent.join(name);
+        let real = target.canonicalize().unwrap_or_else(|_| target.clone());
+        inputs.check(out, &real, option)?;
+        let there = match std::fs::symlink_metadata(&target) {
+            Ok(there) => Some(there),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io("open", &target)(e)),
+        };
+        if let Some(what) = there.as_ref().and_then(special) {
+            return Err(refuse(out, format!("is {what}"), another(option)));
+        }
+        Ok(Self { parent, target, there })
+    }
+}
+
+/// What a thing is that is never written to.
+fn special(meta: &Metadata) -> Option<&'static str> {
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        Some("a symbolic link")
+    } else if kind.is_char_device() || kind.is_block_device() {
+        Some("a device")
+    } else if kind.is_fifo() {
+        Some("a pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        None
+    }
+}
+
+/// The real directory that will hold `out`, and the name in it.
+fn split(out: &Path, option: &'static str) -> Result<(PathBuf, OsString)> {
+    let Some(name) = out.file_name() else {
+        let hint = format!("end {option} with the name of what is to be written");
+        return Err(refuse(out, "not a name of a file or directory", hint));
+    };
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let real = parent.canonicalize().map_err(Error::io("open the directory of the output", parent))?;
+    Ok((real, name.to_owned()))
+}
+
+pub(super) fn refuse(path: &Path, fault: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::Output { path: path.to_owned(), fault: fault.into(), hint: Some(hint.into()) }
+}
+
+pub(super) fn another(option: &str) -> String {
+    format!("choose another {option}")
+}
+
+pub(super) fn exists(path: &Path, option: &str) -> Error {
+    refuse(path, "already exists", format!("choose another {option}, or replace it with --force"))
+}
