@@ -21,7 +21,8 @@ use crate::{Error, Result};
 /// Name of the marker file.
 const MARKER: &str = "made-by-hft-surgery";
 /// For people who look into it.
-const TEXT: &[u8] = b"Unfinished output of hft-surgery. The next run with the same target removes it.\n";
+const TEXT: &[u8] =
+    b"Made by hft-surgery for unfinished output, or for what a run replaces, until that run has ended.\n";
 /// Names and tries at most.
 const TRIES: usize = 100;
 

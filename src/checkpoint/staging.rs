@@ -14,7 +14,7 @@ use super::{CommandInputs, PrivateDir};
 use crate::{Error, Result};
 
 /// The option that names the directory.
-const OPTION: &str = "--out";
+pub(super) const OPTION: &str = "--out";
 /// What the names of private directories of unfinished output end with.
 pub(super) const ENDING: &str = ".hft-surgery";
 
@@ -67,16 +67,7 @@ impl Staging {
     /// # Errors
     /// [`Error::Output`] with the space needed and the space free.
     pub fn check_space(&self, bytes: u64) -> Result<()> {
-        let stat = statvfs(&self.path).map_err(|e| Error::io("check space of", &self.path)(e.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if bytes <= free {
-            return Ok(());
-        }
-        Err(refuse(
-            &self.guarded.target,
-            format!("not enough space: need {bytes} bytes, {free} are free"),
-            "free some space or choose another --out",
-        ))
+        check_space(&self.guarded.target, &self.path, bytes)
     }
 
     /// Writes a small file.
@@ -117,22 +108,9 @@ impl Staging {
     /// cannot replace one atomically. The target is then as it was.
     pub fn commit(self) -> Result<()> {
         self.sync_directories(&self.path)?;
-        let Guarded { parent, target, there } = &self.guarded;
-        let flags = if there.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, &self.path, CWD, target, flags) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => return Err(exists(target, OPTION)),
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                return Err(refuse(
-                    target,
-                    "this file system cannot rename atomically",
-                    "choose an --out on a local file system",
-                ));
-            }
-            Err(e) => return Err(Error::io("rename to", target)(e.into())),
-        }
+        exchange(&self.path, &self.guarded)?;
         if self.sync {
-            sync_directory(parent)?;
+            sync_directory(&self.guarded.parent)?;
         }
         // With what was replaced, if anything was.
         self.private.remove()
@@ -152,6 +130,38 @@ impl Staging {
     }
 }
 
+/// Puts the directory at `path` at the target, in one step; what stood there is then at `path`.
+pub(super) fn exchange(path: &Path, Guarded { target, there, .. }: &Guarded) -> Result<()> {
+    let flags = if there.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+    match renameat_with(CWD, path, CWD, target, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(exists(target, OPTION)),
+        Err(Errno::INVAL | Errno::NOSYS) => Err(refuse(
+            target,
+            "this file system cannot rename atomically",
+            "choose an --out on a local file system",
+        )),
+        Err(e) => Err(Error::io("rename to", target)(e.into())),
+    }
+}
+
+/// Checks that the file system of `dir` has room for `bytes` more, which are to be written to `out`.
+///
+/// # Errors
+/// [`Error::Output`] with the space needed and the space free.
+pub fn check_space(out: &Path, dir: &Path, bytes: u64) -> Result<()> {
+    let stat = statvfs(dir).map_err(|e| Error::io("check space of", dir)(e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if bytes <= free {
+        return Ok(());
+    }
+    Err(refuse(
+        out,
+        format!("not enough space: need {bytes} bytes, {free} are free"),
+        "free some space or choose another --out",
+    ))
+}
+
 /// Makes the entries of a directory durable.
 pub(super) fn sync_directory(dir: &Path) -> Result<()> {
     let handle = File::open(dir).map_err(Error::io("sync", dir))?;
@@ -159,7 +169,7 @@ pub(super) fn sync_directory(dir: &Path) -> Result<()> {
 }
 
 /// Whether `out` may become the directory of a result.
-fn guard(out: &Path, inputs: &CommandInputs, force: bool) -> Result<Guarded> {
+pub(super) fn guard(out: &Path, inputs: &CommandInputs, force: bool) -> Result<Guarded> {
     if out.extension().is_some_and(|ending| ending == "safetensors") {
         return Err(refuse(
             out,

@@ -13,7 +13,9 @@ use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
 use super::{LinkArg, Outcome};
 use crate::backend::Device;
-use crate::checkpoint::{Access, Checkpoint, header_digest};
+use crate::checkpoint::{
+    Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
+};
 use crate::error::Shown;
 use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
@@ -97,11 +99,15 @@ impl Train {
         if let Some(n) = self.preview {
             return self.show(n, tokenizer.as_ref(), limits, terminal);
         }
+        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
+        let inputs = self.inputs(&source);
+        RunDir::check(out, &inputs, self.force, self.resume)?;
         let rounds = self.plans(&source)?;
         let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, terminal)?;
         drop(tokenizer);
         let options = self.describe(&source, &data);
+        let contents = contents_digest(&source, &|_| {})?;
         let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.sizes.0).max().unwrap_or(0);
@@ -110,6 +116,7 @@ impl Train {
             round: self.optimizer.round_options(&self.saving, &config, tokens),
             rounds: &rounds,
             stages: &stages,
+            contents,
             options: options.clone(),
             seed: self.selection.seed(),
             tensorboard: self.saving.tensorboard,
@@ -117,13 +124,16 @@ impl Train {
             link: self.link.into(),
         };
         Run::check(&run, &source)?;
-        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
-        let fingerprint = Value::Object(options);
+        let space = Run::disk_bytes(&run, &source)?;
+        let fingerprint = fingerprint(options, &source, &run)?;
         let dir = if self.resume {
-            RunDir::resume(out, &fingerprint)?
+            RunDir::resume(out, &inputs, &fingerprint, space)?
         } else {
-            RunDir::create(out, &[&source], self.force, &fingerprint)?
+            RunDir::create(out, &inputs, self.force, &fingerprint, space)?
         };
+        for path in dir.replaced() {
+            terminal.note(&format!("kept until this run has ended: {}", Shown(&path)));
+        }
         drop(source);
         self.train(Run::new(run, dir), &mut device, rounds.len(), terminal)
     }
@@ -147,7 +157,7 @@ impl Train {
         let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
         let log = run.execute(device, &mut watch, &stop)?;
         let svg = run.dir().root().join("loss.svg");
-        std::fs::write(&svg, loss_svg(log.lines())).map_err(Error::io("write", &svg))?;
+        replace_bytes(&svg, !self.no_sync, loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
         terminal.detail(&format!("wrote {}", Shown(&root)));
@@ -176,6 +186,12 @@ impl Train {
             terminal.print(&samples_text(&samples, terminal.paints_tables()))?;
         }
         Ok(Outcome::Success)
+    }
+
+    /// Everything that the run reads, none of which may lie in its directory.
+    fn inputs(&self, source: &Checkpoint) -> CommandInputs {
+        let files = self.data.iter().chain(&self.saving.eval_data).chain(&self.plan).chain(&self.config);
+        CommandInputs::of([source]).with(files.chain(self.selection.complement_of()))
     }
 
     /// One plan for each round.
@@ -267,6 +283,17 @@ impl Train {
         }
         options
     }
+}
+
+/// What a resumed run must have in common with the one that was started: the options, the bytes of the model and
+/// of its configuration, the plans.
+fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOptions<'_>) -> Result<Value> {
+    let config = read_small(&source.root().join("config.json"))?;
+    let plans: String = run.rounds.iter().map(|round| round.plan.to_json()).collect();
+    options.insert("model_contents_sha256".to_owned(), json!(run.contents));
+    options.insert("model_config_sha256".to_owned(), json!(Sha256Hex::of(&config)));
+    options.insert("plans_sha256".to_owned(), json!(Sha256Hex::of(plans.as_bytes())));
+    Ok(Value::Object(options))
 }
 
 /// A stage with what it borrows.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::replace_bytes;
 use crate::{Error, Result};
 
 /// One step.
@@ -59,10 +60,9 @@ impl TrainLog {
                 lines.push(line);
             }
         }
-        let mut file = File::create(path).map_err(Error::io("create", path))?;
-        for line in &lines {
-            writeln!(file, "{}", text(line)).map_err(Error::io("write", path))?;
-        }
+        let kept: String = lines.iter().map(|line| text(line) + "\n").collect();
+        replace_bytes(path, false, kept.as_bytes())?;
+        let file = File::options().append(true).open(path).map_err(Error::io("open", path))?;
         Ok(Self { path: path.to_owned(), file, lines })
     }
 

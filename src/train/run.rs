@@ -8,13 +8,15 @@ use serde_json::{Map, Value, json};
 use super::data::Batch;
 use super::log::TrainLog;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
-use super::run_dir::{self, RunDir};
+use super::run_dir::RunDir;
 use super::state::{self, Progress};
 use super::step::plan_memory;
 use super::tensorboard::EventFile;
 use super::{Cost, model};
 use crate::backend::{Backend, Cpu, Device, Stored};
-use crate::checkpoint::{Access, Checkpoint, Link};
+use crate::checkpoint::{
+    Access, Checkpoint, Link, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
+};
 use crate::llama::Model;
 use crate::plan::Plan;
 use crate::surgery::{
@@ -41,6 +43,8 @@ pub struct RunOptions<'a> {
     pub rounds: &'a [RoundSpec],
     /// Their data.
     pub stages: &'a [Stage<'a>],
+    /// The digest of its tensors.
+    pub contents: Sha256Hex,
     /// Everything that decides the result, for the provenance.
     pub options: Map<String, Value>,
     /// Seed of plans and of the order of rows.
@@ -87,6 +91,24 @@ impl<'a> Run<'a> {
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
+    /// Bytes on the disk that the run needs at most, from headers and plans: saved states, with the new one beside
+    /// those that are kept; the checkpoint before and after a round; the deltas of all rounds.
+    ///
+    /// # Errors
+    /// As [`crate::surgery::Rewrite::new`].
+    pub fn disk_bytes(options: &RunOptions<'_>, source: &Checkpoint) -> Result<u64> {
+        let (mut state, mut deltas) = (0, 0);
+        for RoundSpec { plan, .. } in options.rounds {
+            let trained = || source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
+            let parameters = trained().map(|tensor| tensor.info.elements()).sum();
+            state = state.max(state::bytes(parameters, trained().count() as u64));
+            deltas += trained().map(|tensor| tensor.info.len()).sum::<u64>();
+        }
+        let states = options.round.save_steps.map_or(1, |_| options.round.save_total_limit.max(1) as u64 + 1);
+        let checkpoint = Rewrite::new(source, [])?.bytes();
+        Ok(states.saturating_mul(state) + options.rounds.len().min(2) as u64 * checkpoint + deltas)
+    }
+
     /// A run in `dir`.
     pub fn new(options: RunOptions<'a>, dir: RunDir) -> Self {
         Self { options, dir }
@@ -109,6 +131,9 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<TrainLog> {
         let standing = self.dir.standing()?;
+        if (1..self.options.rounds.len() as u32).contains(&standing.rounds) {
+            self.check_checkpoint(standing.rounds - 1)?;
+        }
         let mut state = standing.state;
         let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
         let mut log = None;
@@ -154,7 +179,7 @@ impl<'a> Run<'a> {
         let source = Checkpoint::open(&self.source_of(round), Access::Map)?;
         let kept = self.dir.of_round(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
-        run_dir::write(&kept.join("plan.json"), &spec.plan.to_json())?;
+        spec.plan.write(&kept.join("plan.json"))?;
         let (cost, summary) = match device {
             Device::Cpu => {
                 let weight =
@@ -169,7 +194,7 @@ impl<'a> Run<'a> {
                 self.learn(&mut **cuda, weight, &source, begin, log, watcher, stop)?
             }
         };
-        let unmoved = self.prove(spec, round)?;
+        let (unmoved, digest) = self.prove(spec, round)?;
         let lines = log.lines().iter().filter(|line| line.round == round);
         let (losses, evals): (Vec<f64>, Vec<Option<f64>>) = lines.map(|l| (l.loss, l.eval_loss)).unzip();
         let metrics = json!({
@@ -181,8 +206,9 @@ impl<'a> Run<'a> {
             "trainable_parameters": cost.trainable,
             "parameters": cost.parameters,
             "unmoved": unmoved,
+            "contents_sha256": digest,
         });
-        run_dir::write(&kept.join("metrics.json"), &format!("{metrics:#}\n"))?;
+        replace_bytes(&kept.join("metrics.json"), self.options.sync, format!("{metrics:#}\n").as_bytes())?;
         self.dir.clear_before(round + 1)?;
         watcher.end(round, &summary, &unmoved);
         Ok(())
@@ -245,14 +271,15 @@ impl<'a> Run<'a> {
         let provenance = Provenance {
             command: "train",
             options: self.options.options.clone(),
-            inputs: vec![Input::new("model", &start, None)],
+            inputs: vec![Input::new("model", &start, Some(self.options.contents))],
         };
         rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})
     }
 
     /// Proves on the written checkpoint that nothing frozen moved, and keeps what did as a patch. Gives the
-    /// trainable tensors that did not move. Reads by position: maps would be the most memory of the run.
-    fn prove(&self, spec: &RoundSpec, round: u32) -> Result<Vec<String>> {
+    /// trainable tensors that did not move and the digest of the checkpoint. Reads by position: maps would be the
+    /// most memory of the run.
+    fn prove(&self, spec: &RoundSpec, round: u32) -> Result<(Vec<String>, Sha256Hex)> {
         let source = Checkpoint::open(&self.source_of(round), Access::Read)?;
         let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Read)?;
         let tensors = diff(&source, &written, &|_| true, &|_| {})?;
@@ -264,7 +291,27 @@ impl<'a> Run<'a> {
         let unmoved = tensors.iter().filter(|tensor| {
             tensor.status == Status::Identical && spec.plan.is_trainable(&tensor.name) == Some(true)
         });
-        Ok(unmoved.map(|tensor| tensor.name.clone()).collect())
+        Ok((unmoved.map(|tensor| tensor.name.clone()).collect(), contents_digest(&written, &|_| {})?))
+    }
+
+    /// Checks that the checkpoint after a round has the tensors that its metrics tell.
+    fn check_checkpoint(&self, round: u32) -> Result<()> {
+        let metrics = self.dir.of_round(round).join("metrics.json");
+        let fault = |path: &Path, fault: String| Error::Checkpoint {
+            path: path.to_owned(),
+            fault,
+            hint: Some("start again with --force".to_owned()),
+        };
+        let told: Value = read_json(&read_small(&metrics)?).map_err(|e| fault(&metrics, e))?;
+        let path = self.dir.checkpoint(round);
+        let got = contents_digest(&Checkpoint::open(&path, Access::Read)?, &|_| {})?;
+        let expected = &told["contents_sha256"];
+        if *expected == json!(got) {
+            return Ok(());
+        }
+        let what =
+            format!("its tensors have changed since they were written: SHA-256 {got}, expected {expected}");
+        Err(fault(&path, what))
     }
 }
 

@@ -5,27 +5,35 @@
 //! OUT/rounds/0/plan.json         what the round trained
 //! OUT/rounds/0/delta.hftpatch    what it changed, as a patch
 //! OUT/rounds/0/metrics.json
-//! OUT/state/run.json             the options, so that --resume can tell another run
+//! OUT/state/run.json             the options, so that --resume can tell another run; written first, removed last
 //! OUT/state/round-000-step-….safetensors    master weights and moments
 //! OUT/state/round-000/           the checkpoint after a round
 //! OUT/config.json, *.safetensors, …         the result, moved here at the end, config.json last
+//! .OUT.replaced-…/OUT            what stood there before --force, kept until the run has ended
 //! ```
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::state::{self, Progress};
-use crate::checkpoint::{Checkpoint, Staging};
+use crate::checkpoint::{
+    CommandInputs, Replaced, Replacement, Staging, check_space, read_json, read_small, replace_bytes,
+};
+use crate::error::Shown;
 use crate::{Error, Result};
+
+/// What `run.json` says it is.
+const FORMAT: &str = "hft-surgery/run";
 
 /// An open run directory.
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
-    /// An earlier result, set aside until this run has ended.
-    replaced: Option<PathBuf>,
+    /// Endings of what stood there before, by [`Replaced::named`]; kept until this run has ended.
+    replaced: Vec<String>,
     /// Held while the run goes on.
     _lock: File,
 }
@@ -40,61 +48,103 @@ pub struct Standing {
 }
 
 impl RunDir {
-    /// Creates the directory of a new run. With `force` an earlier run or checkpoint there is set aside, and is
-    /// removed when this run has ended.
+    /// Checks that a run can begin or go on at `out`, before anything is read for it.
     ///
     /// # Errors
-    /// [`Error::Output`] when `out` exists (without `force`), is or lies inside an input, or is no run; or when
-    /// another run uses it.
-    pub fn create(out: &Path, inputs: &[&Checkpoint], force: bool, run: &Value) -> Result<Self> {
-        let aside = beside(out, "replaced")?;
-        let unfinished = out.join("state/run.json").is_file() && !out.join("config.json").exists();
-        let mut replaced = aside.exists().then_some(aside.clone());
-        if force && unfinished {
-            std::fs::remove_dir_all(out).map_err(Error::io("remove", out))?;
-        } else {
-            Staging::check(out, &crate::checkpoint::CommandInputs::of(inputs.iter().copied()), force)?;
-            if out.exists() {
-                if replaced.is_some() {
-                    std::fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
-                }
-                std::fs::rename(out, &aside).map_err(Error::io("set aside", out))?;
-                replaced = Some(aside);
+    /// As [`RunDir::create`], or with `resume` as [`RunDir::resume`] apart from the options.
+    pub fn check(out: &Path, inputs: &CommandInputs, force: bool, resume: bool) -> Result<()> {
+        let _lock = lock_existing(out)?;
+        let before = read_run(out)?;
+        for replaced in replaced_of(out, before.as_ref()).iter().filter_map(Replaced::path) {
+            Replacement::check_inputs(&replaced, inputs)?;
+        }
+        match before {
+            Some(_) if force || resume => Replacement::check_inputs(out, inputs),
+            Some(run) => {
+                Replacement::check_inputs(out, inputs)?;
+                Err(unfinished(out, &run))
             }
+            None if resume => {
+                let ended = out.join("train_log.jsonl").is_file() && out.join("config.json").is_file();
+                let what = if ended { "the run has ended: nothing to resume" } else { "no run to resume" };
+                Err(refuse(out, what, "leave out --resume, with another --out"))
+            }
+            None if force && is_skeleton(out) => Replacement::check_inputs(out, inputs),
+            None => Staging::check(out, inputs, force),
         }
-        for dir in [out.join("state"), out.join("rounds")] {
-            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+    }
+
+    /// Creates the directory of a new run, which will need `space` bytes. With `force` an earlier run or checkpoint
+    /// there is kept beside it, and is removed when this run has ended.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when `out` exists (without `force`), is, contains or lies inside an input, or is no run;
+    /// when another run uses it, whatever `force` says; or without the space.
+    pub fn create(out: &Path, inputs: &CommandInputs, force: bool, run: &Value, space: u64) -> Result<Self> {
+        Self::check(out, inputs, force, false)?;
+        let _lock_before = lock_existing(out)?;
+        let before = read_run(out)?;
+        for replaced in Replaced::beside(out) {
+            // Best effort: what is left over or in use takes little space.
+            let _ = replaced.remove_if(never_began);
         }
-        let lock = lock(out)?;
-        write(&out.join("state/run.json"), &format!("{run:#}\n"))?;
+        let new = Replacement::create(out, inputs, force, before.is_some() || is_skeleton(out))?;
+        check_space(out, new.path(), space)?;
+        for dir in ["state", "rounds"].map(|name| new.path().join(name)) {
+            std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
+        }
+        let lock = lock(out, &new.path().join("state/lock"))?;
+        let mut replaced = endings(before.as_ref());
+        replaced.extend(new.replaces().then(|| new.ending().to_owned()));
+        let mut run = run.clone();
+        run["format"] = json!(FORMAT);
+        run["replaced"] = json!(replaced);
+        replace_bytes(&run_json(new.path()), true, format!("{run:#}\n").as_bytes())?;
+        new.place()?;
         Ok(Self { root: out.to_owned(), replaced, _lock: lock })
     }
 
-    /// Opens the directory of a run that did not end.
+    /// Opens the directory of a run that did not end, which needs `space` bytes in all.
     ///
     /// # Errors
-    /// [`Error::Output`] when there is none, it was started with other options, or it has ended.
-    pub fn resume(out: &Path, run: &Value) -> Result<Self> {
-        let path = out.join("state/run.json");
-        if !path.is_file() {
-            let ended = out.join("train_log.jsonl").is_file() && out.join("config.json").is_file();
-            let what = if ended { "the run has ended: nothing to resume" } else { "no run to resume" };
-            return Err(refuse(out, what, "leave out --resume, with another --out"));
-        }
-        let lock = lock(out)?;
-        let text = crate::checkpoint::read_small(&path)?;
-        let before: Value = crate::checkpoint::read_json(&text).map_err(|fault| {
-            refuse(&path, &format!("not valid JSON: {fault}"), "start again with --force")
-        })?;
+    /// [`Error::Output`] when there is none, it was started with other options, it has ended, another process is
+    /// at it, or without the space.
+    pub fn resume(out: &Path, inputs: &CommandInputs, run: &Value, space: u64) -> Result<Self> {
+        Self::check(out, inputs, false, true)?;
+        let lock = lock(out, &out.join("state/lock"))?;
+        let before = read_run(out)?.unwrap_or_default();
         for (key, now) in run.as_object().into_iter().flatten() {
             let then = before.get(key).unwrap_or(&Value::Null);
             if then != now {
-                let what = format!("the run was started with another `{key}`: got {now}, expected {then}");
+                let what = match key.as_str() {
+                    "model_contents_sha256" | "model_header_sha256" => "other weights in --model".to_owned(),
+                    "model_config_sha256" => "another config.json in --model".to_owned(),
+                    key => format!("another `{key}`"),
+                };
+                let what = format!("the run was started with {what}: got {now}, expected {then}");
                 return Err(refuse(out, &what, "resume with the options that the run was started with"));
             }
         }
-        let aside = beside(out, "replaced")?;
-        Ok(Self { root: out.to_owned(), replaced: aside.exists().then_some(aside), _lock: lock })
+        let dir = Self { root: out.to_owned(), replaced: endings(Some(&before)), _lock: lock };
+        dir.clear_unfinished()?;
+        check_space(out, out, space.saturating_sub(bytes_in(&dir.states()) + bytes_in(&out.join("rounds"))))?;
+        Ok(dir)
+    }
+
+    /// Removes what a killed run was writing.
+    fn clear_unfinished(&self) -> Result<()> {
+        for path in entries(&self.states())? {
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where that is which stood here before this run.
+    pub fn replaced(&self) -> Vec<PathBuf> {
+        let found = self.replaced.iter().filter_map(|ending| Replaced::named(&self.root, ending));
+        found.filter_map(|replaced| replaced.path()).collect()
     }
 
     /// How far the run came.
@@ -150,54 +200,130 @@ impl RunDir {
     pub fn clear_before(&self, round: u32) -> Result<()> {
         for path in state::all(&self.states())? {
             if state::progress_of(&path)?.round < round {
-                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                remove(&path)?;
             }
         }
         for old in 0..round.saturating_sub(1) {
-            remove_dir(&self.checkpoint(old))?;
+            remove(&self.checkpoint(old))?;
         }
         Ok(())
     }
 
-    /// Moves the checkpoint after the last round to its place, `config.json` last, and removes the state.
+    /// Moves the checkpoint after the last round to its place, `config.json` last, and removes the state and what
+    /// stood here before. A run that is killed on the way is finished by `--resume`: `run.json` goes last.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self, rounds: u32) -> Result<()> {
         let from = self.checkpoint(rounds - 1);
         if from.exists() {
-            let mut names = Vec::new();
-            for entry in std::fs::read_dir(&from).map_err(Error::io("list", &from))? {
-                names.push(entry.map_err(Error::io("list", &from))?.file_name());
-            }
-            names.sort_by_key(|name| (name == "config.json", name.clone()));
-            for name in names {
-                let (old, new) = (from.join(&name), self.root.join(&name));
+            let mut moves = entries(&from)?;
+            moves.sort_by_key(|path| (path.ends_with("config.json"), path.clone()));
+            for old in moves {
+                let new = self.root.join(old.file_name().unwrap_or_default());
                 std::fs::rename(&old, &new).map_err(Error::io("move to", &new))?;
             }
         }
-        remove_dir(&self.states())?;
         sync(&self.root)?;
-        if let Some(replaced) = &self.replaced {
-            remove_dir(replaced)?;
+        let (run, lock) = (run_json(&self.root), self.states().join("lock"));
+        for path in entries(&self.states())? {
+            if path != run && path != lock {
+                remove(&path)?;
+            }
         }
-        Ok(())
+        for replaced in self.replaced.iter().filter_map(|ending| Replaced::named(&self.root, ending)) {
+            replaced.remove_if(|_| true)?;
+        }
+        remove(&run)?;
+        remove(&self.states())?;
+        sync(&self.root)
     }
 }
 
-/// `.NAME.<what>` beside `out`.
-fn beside(out: &Path, what: &str) -> Result<PathBuf> {
-    let name = out.file_name().ok_or_else(|| {
-        refuse(out, "not a name for a directory", "end --out with the name of a new directory")
-    })?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{what}"));
-    Ok(out.with_file_name(hidden))
+fn run_json(root: &Path) -> PathBuf {
+    root.join("state/run.json")
 }
 
-fn remove_dir(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
+/// What `run.json` says, where a run that did not end is at `out`.
+fn read_run(out: &Path) -> Result<Option<Value>> {
+    let path = run_json(out);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let fault = |fault: String| {
+        refuse(&path, &fault, "the options of the run are lost: move the directory away to start again")
+    };
+    let run: Value = read_json(&read_small(&path)?).map_err(|e| fault(format!("not valid JSON: {e}")))?;
+    if run.get("format") != Some(&json!(FORMAT)) {
+        return Err(fault(format!("not the file of a run: expected `format` to be {FORMAT}")));
+    }
+    Ok(Some(run))
+}
+
+/// The endings of what the run replaced.
+fn endings(run: Option<&Value>) -> Vec<String> {
+    let list = run.and_then(|run| run.get("replaced")).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|ending| ending.as_str().map(str::to_owned)).collect()
+}
+
+fn replaced_of(out: &Path, run: Option<&Value>) -> Vec<Replaced> {
+    endings(run).iter().filter_map(|ending| Replaced::named(out, ending)).collect()
+}
+
+fn unfinished(out: &Path, run: &Value) -> Error {
+    let kept = replaced_of(out, Some(run)).iter().filter_map(Replaced::path).collect::<Vec<_>>();
+    let kept: Vec<String> = kept.iter().map(|path| Shown(path).to_string()).collect();
+    let what = match kept.is_empty() {
+        true => "holds a run that did not end".to_owned(),
+        false => {
+            format!("holds a run that did not end; what stood there before is kept in {}", kept.join(", "))
+        }
+    };
+    refuse(
+        out,
+        &what,
+        "go on with it by --resume, or start again by --force, which keeps all of it until the end",
+    )
+}
+
+/// Whether no step of the run in this directory was taken: it was killed before it took its place.
+fn never_began(dir: &Path) -> bool {
+    let only = |dir: &Path, known: &[&str]| match std::fs::read_dir(dir) {
+        Ok(mut entries) => {
+            entries.all(|entry| entry.is_ok_and(|e| known.iter().any(|name| e.file_name() == *name)))
+        }
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    };
+    only(dir, &["state", "rounds"])
+        && only(&dir.join("state"), &["run.json", "lock"])
+        && only(&dir.join("rounds"), &[])
+}
+
+/// Whether a run was killed here before it wrote `run.json`.
+fn is_skeleton(out: &Path) -> bool {
+    out.join("state").is_dir() && never_began(out)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(Error::io("list", dir))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io("list", dir))).collect()
+}
+
+/// Bytes of the files in a directory, however deep.
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_in(&entry.path()),
+        meta => meta.map_or(0, |meta| meta.len()),
+    });
+    bytes.sum()
+}
+
+/// Removes a file, or a directory with what is in it, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let is_dir = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let removed = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
         _ => Ok(()),
     }
@@ -208,29 +334,32 @@ fn sync(dir: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io("sync", dir))
 }
 
-/// Locks the run, so that two do not write to it.
-fn lock(out: &Path) -> Result<File> {
+/// Locks a run that is at `out`, if there is one, so that it is not moved while it goes on.
+fn lock_existing(out: &Path) -> Result<Option<File>> {
     let path = out.join("state/lock");
-    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    path.is_file().then(|| lock(out, &path)).transpose()
+}
+
+/// Locks the run, so that two do not write to it.
+fn lock(out: &Path, path: &Path) -> Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(Error::io("open", path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
-            Err(refuse(out, "another run is writing to it", "wait for that run to end"))
+            return Err(refuse(out, "another run is writing to it", "wait for that run to end"));
         }
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+        Err(std::fs::TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
     }
+    // The directory may have been replaced between the opening and the lock.
+    let held = file.metadata().map_err(Error::io("lock", path))?;
+    let same = |there: std::fs::Metadata| (there.dev(), there.ino()) == (held.dev(), held.ino());
+    if std::fs::metadata(path).is_ok_and(same) {
+        return Ok(file);
+    }
+    Err(refuse(out, "another run has just replaced it", "look at that run, then try again"))
 }
 
 fn refuse(path: &Path, fault: &str, hint: &str) -> Error {
     Error::Output { path: path.to_owned(), fault: fault.to_owned(), hint: Some(hint.to_owned()) }
-}
-
-/// Writes a small file beside, then renames it.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(super) fn write(path: &Path, text: &str) -> Result<()> {
-    let partial = path.with_extension("partial");
-    std::fs::write(&partial, text).map_err(Error::io("write", &partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io("rename to", path))
 }

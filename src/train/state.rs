@@ -1,15 +1,16 @@
 //! Training state for `--resume`: master weights and moments of the trainable tensors, in safetensors.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::backend::Backend;
-use crate::checkpoint::{Access, Shard, decode_f32};
+use crate::checkpoint::{Access, Checkpoint, Sha256Hex, Shard, decode_f32, replace_file, tensor_digests};
 use crate::llama::Model;
 use crate::{Error, Result};
 
@@ -36,16 +37,50 @@ impl Progress {
 }
 
 const PARTS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
+/// Bytes of the state of one trained parameter: three values of f32.
+const BYTES_PER_PARAMETER: u64 = 4 * PARTS.len() as u64;
+/// What stands in the header in place of the file's digest while that is computed.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Writes the state beside `path`, syncs it, and renames it.
+/// Bytes of a state of `parameters` trained parameters in `tensors` tensors, at most.
+pub(super) fn bytes(parameters: u64, tensors: u64) -> u64 {
+    const HEADER_PER_TENSOR: u64 = 1 << 10;
+    BYTES_PER_PARAMETER * parameters + HEADER_PER_TENSOR * (tensors + 1)
+}
+
+/// Writes the state beside `path`, syncs it, and renames it. Its header holds a digest of the whole file.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Progress) -> Result<()> {
+    let header = header_of(model, progress);
+    let write = |out: &mut BufWriter<File>| -> std::io::Result<()> {
+        out.write_all(&header)?;
+        let mut sums = Vec::new();
+        for param in model.params() {
+            let Some(train) = &param.train else { continue };
+            let parts = [
+                backend.weight_to_host(&param.weight),
+                backend.to_host(&train.exp_avg),
+                backend.to_host(&train.exp_avg_sq),
+            ];
+            for values in parts {
+                sums.push(write_values(out, &values.map_err(std::io::Error::other)?)?);
+            }
+        }
+        out.flush()?;
+        let at = place_of(&header, NO_DIGEST).map_or(0, |place| place.start as u64);
+        out.get_ref().write_all_at(digest_of(&header, &sums).to_string().as_bytes(), at)
+    };
+    replace_file(path, true, |out| write(out).map_err(Error::io("write", path)))
+}
+
+/// The length of the header and the header, with [`NO_DIGEST`].
+fn header_of<B: Backend>(model: &Model<B>, progress: Progress) -> Vec<u8> {
     let mut entries = serde_json::Map::new();
-    let progress_text = serde_json::to_string(&progress).unwrap_or_default();
-    entries
-        .insert("__metadata__".to_owned(), json!({"format": "hft-surgery/state", "progress": progress_text}));
+    let progress = serde_json::to_string(&progress).unwrap_or_default();
+    let metadata = json!({"sha256": NO_DIGEST, "format": "hft-surgery/state", "progress": progress});
+    entries.insert("__metadata__".to_owned(), metadata);
     let mut end = 0u64;
     for param in model.params().filter(|param| param.train.is_some()) {
         let (rows, cols) = param.shape;
@@ -56,63 +91,85 @@ pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progr
             entries.insert(format!("{}.{part}", param.name), entry);
         }
     }
-    let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let partial = path.with_extension("partial");
-    let write = |partial: &PathBuf| -> std::io::Result<File> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(partial)?);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for param in model.params() {
-            let Some(train) = &param.train else { continue };
-            let parts = [
-                backend.weight_to_host(&param.weight),
-                backend.to_host(&train.exp_avg),
-                backend.to_host(&train.exp_avg_sq),
-            ];
-            for values in parts {
-                let values = values.map_err(std::io::Error::other)?;
-                for piece in values.chunks(1 << 16) {
-                    let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    out.write_all(&bytes)?;
-                }
-            }
-        }
-        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    write(&partial).map_err(Error::io("write", &partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io("rename to", path))
+    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    [&(json.len() as u64).to_le_bytes()[..], &json].concat()
+}
+
+/// Writes the bytes of `values` and gives their SHA-256.
+fn write_values(out: &mut impl Write, values: &[f32]) -> std::io::Result<Sha256Hex> {
+    let mut hasher = Sha256::new();
+    for piece in values.chunks(1 << 16) {
+        let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hasher.update(&bytes);
+        out.write_all(&bytes)?;
+    }
+    Ok(Sha256Hex::new(hasher.finalize().into()))
+}
+
+/// The digest of a state: SHA-256 over its header, with [`NO_DIGEST`], and the SHA-256 of each tensor in the
+/// order of the file.
+fn digest_of(header: &[u8], sums: &[Sha256Hex]) -> Sha256Hex {
+    let sums = sums.iter().flat_map(|sum| sum.as_bytes());
+    Sha256Hex::of(&header.iter().chain(sums).copied().collect::<Vec<u8>>())
+}
+
+/// Where `text` stands first in the header.
+fn place_of(header: &[u8], text: &str) -> Option<std::ops::Range<usize>> {
+    let start = header.windows(text.len()).position(|window| window == text.as_bytes())?;
+    Some(start..start + text.len())
+}
+
+fn fault(path: &Path, fault: impl Into<String>, hint: &str) -> Error {
+    Error::Checkpoint { path: path.to_owned(), fault: fault.into(), hint: Some(hint.to_owned()) }
+}
+
+/// Checks that no byte of the state has changed since it was written.
+fn check(state: &Checkpoint) -> Result<()> {
+    let shard = &state.shards()[0];
+    let damaged = |what: &str| fault(state.path(), what, "remove the file to go on from the state before it");
+    let stored = shard.header().metadata().iter().find(|(key, _)| key == "sha256");
+    let (_, stored) = stored.ok_or_else(|| damaged("a training state without its SHA-256"))?;
+    let mut header = shard.bytes(0..shard.header().data_start(), &mut Vec::new())?.to_vec();
+    let mut tensors: Vec<_> = state.tensors().collect();
+    tensors.sort_by_key(|tensor| (tensor.info.bytes.start, tensor.info.bytes.end));
+    let sums = tensor_digests(state, &tensors)?;
+    let place = place_of(&header, stored).filter(|place| place.len() == NO_DIGEST.len());
+    let place = place.ok_or_else(|| damaged("a training state whose SHA-256 is not valid"))?;
+    header[place].copy_from_slice(NO_DIGEST.as_bytes());
+    if digest_of(&header, &sums).to_string() == *stored {
+        return Ok(());
+    }
+    Err(damaged("the training state has changed since it was saved: its SHA-256 is another"))
 }
 
 /// Reads a state into a model with the same trainable tensors.
 ///
 /// # Errors
-/// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state is of another plan.
+/// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state has changed since it was saved or
+/// is of another plan.
 pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
-    let shard = Shard::open(path, Access::Map)?;
-    let fault = |what: String| Error::Checkpoint {
-        path: path.to_owned(),
-        fault: what,
-        hint: Some("this state belongs to another run; start again without --resume".to_owned()),
-    };
-    let tensors: BTreeMap<&str, _> = shard.header().tensors().iter().map(|t| (t.name.as_str(), t)).collect();
-    let expected = 3 * model.params().filter(|param| param.train.is_some()).count();
-    if tensors.len() != expected {
-        return Err(fault(format!("got {} tensors, expected {expected}", tensors.len())));
+    let state = Checkpoint::open(path, Access::Map)?;
+    check(&state)?;
+    let shard = &state.shards()[0];
+    let other =
+        |what: String| fault(path, what, "this state belongs to another run; start again without --resume");
+    let expected = PARTS.len() * model.params().filter(|param| param.train.is_some()).count();
+    if state.len() != expected {
+        return Err(other(format!("got {} tensors, expected {expected}", state.len())));
     }
     for param in model.params_mut() {
         let (name, elements) = (param.name.clone(), param.elements());
         let Some(train) = &mut param.train else { continue };
         let read = |part: &str| -> Result<Vec<f32>> {
             let name = format!("{name}.{part}");
-            let info = tensors.get(name.as_str()).filter(|info| info.elements() == elements as u64);
-            let info = info.ok_or_else(|| fault(format!("no tensor `{name}` of {elements} elements")))?;
+            let info = state.find(&name).map(|tensor| tensor.info);
+            let info = info.filter(|info| info.elements() == elements as u64);
+            let info = info.ok_or_else(|| other(format!("no tensor `{name}` of {elements} elements")))?;
             let mut values = vec![0.0; elements];
             let bytes = shard.mapped(info.bytes.clone()).unwrap_or_default();
             decode_f32(&info.dtype, bytes, &mut values)
-                .ok_or_else(|| fault(format!("tensor `{name}` is not of numbers")))?;
+                .ok_or_else(|| other(format!("tensor `{name}` is not of numbers")))?;
             Ok(values)
         };
         let [weight, exp_avg, exp_avg_sq] = PARTS.map(read);
@@ -131,11 +188,8 @@ pub(super) fn progress_of(path: &Path) -> Result<Progress> {
     let shard = Shard::open(path, Access::Map)?;
     let progress = shard.header().metadata().iter().find(|(key, _)| key == "progress");
     let progress = progress.and_then(|(_, text)| serde_json::from_str(text).ok());
-    progress.ok_or_else(|| Error::Checkpoint {
-        path: path.to_owned(),
-        fault: "not a training state".to_owned(),
-        hint: None,
-    })
+    let hint = "remove the file to go on from the state before it";
+    progress.ok_or_else(|| fault(path, "not a training state", hint))
 }
 
 /// All state files in `dir`, oldest first.
