@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
-use crate::checkpoint::{read_json, read_small, replace_bytes};
+use crate::checkpoint::{read_json, read_small};
 use crate::error::Shown;
 use crate::{Error, Result};
 
@@ -42,6 +42,9 @@ struct Document {
 }
 
 impl Plan {
+    /// What the text of every plan that this program writes begins with.
+    pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
+
     /// Reads the plan at `path`.
     ///
     /// # Errors
@@ -106,14 +109,6 @@ impl Plan {
     /// The document as text: indented, keys and names in a fixed order.
     pub fn to_json(&self) -> String {
         format!("{:#}\n", self.to_value())
-    }
-
-    /// Writes the plan to `path`, a file of this program's own, whole or not at all.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, path: &Path) -> Result<()> {
-        replace_bytes(path, true, self.to_json().as_bytes())
     }
 }
 
