@@ -48,7 +48,9 @@ impl Lab {
         let rows = r#"{"input_ids": [1, 2, 3, 4, 5]}"#;
         std::fs::write(lab.at("in/rows.jsonl"), format!("{rows}\n{rows}\n")).unwrap();
         let (base, tuned) = (lab.text("in/base"), lab.text("in/hub/snapshots/abc"));
-        let recipe = format!("merge_method: linear\nmodels:\n- model: {base}\n- model: {tuned}\n");
+        let recipe = format!(
+            "merge_method: linear\nparameters: {{weight: 0.5}}\nmodels:\n- model: {base}\n- model: {tuned}\n"
+        );
         std::fs::write(lab.at("in/recipe.yml"), recipe).unwrap();
         ok(&["plan", &tuned, "--out", &lab.text("in/plan.json")]);
         ok(&["plan", &tuned, "--seed", "1", "--out", &lab.text("in/other.json")]);
@@ -81,7 +83,9 @@ impl Lab {
     fn writers(&self) -> Vec<Writer> {
         let file = |line: &str, option| self.writer(line, option, false);
         let directory = |line: &str| self.writer(line, "--out", true);
-        let flags = "merge --method task_arithmetic --base @base --model @hub/snapshots/abc";
+        let flags = "merge --method task_arithmetic --set weight=0.5 --base @base --model @hub/snapshots/abc";
+        let train =
+            format!("--quiet train --device cpu --model @model --data {}", self.text("in/rows.jsonl"));
         vec![
             file("diff @base @hub/snapshots/abc", "--html"),
             file("diff @base @hub/snapshots/abc --plan @plan.json", "--svg"),
@@ -98,7 +102,7 @@ impl Lab {
             directory(flags),
             directory("merge --base @base --lora @adapter"),
             directory("lora extract @base @hub/snapshots/abc --rank 2"),
-            directory("train --device cpu --model @model --data @rows.jsonl --embeddings train"),
+            directory(&train),
         ]
     }
 }
@@ -305,7 +309,7 @@ fn staging_is_never_taken_from_another() {
         &|| std::fs::hard_link(&shard, &staging).unwrap(),
         &|| symlink(lab.at("in/base"), &staging).unwrap(),
     ];
-    for writer in lab.writers().iter().filter(|w| w.args[0] != "train") {
+    for writer in lab.writers().iter().filter(|w| w.args[0] != "--quiet") {
         for obstacle in obstacles {
             obstacle();
             let before = tree(lab.dir.path());
@@ -364,7 +368,7 @@ fn what_a_killed_run_left_is_cleared_but_for_inputs() {
 fn results_have_the_mode_of_the_umask() {
     let lab = Lab::new();
     let program = assert_cmd::cargo::cargo_bin("hft-surgery");
-    for writer in lab.writers().iter().filter(|w| w.args[0] != "train") {
+    for writer in lab.writers().iter().filter(|w| w.args[0] != "--quiet") {
         let out = lab.at("out");
         let line = format!("umask 027; exec {} {} {}", path(&program), writer.args.join(" "), path(&out));
         let output = Command::new("sh").args(["-c", &line]).output().unwrap();
