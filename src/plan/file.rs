@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
-use crate::checkpoint::{read_json, read_small};
+use crate::checkpoint::{read_json, read_small, replace_bytes};
 use crate::error::Shown;
 use crate::{Error, Result};
 
@@ -109,6 +109,14 @@ impl Plan {
     /// The document as text: indented, keys and names in a fixed order.
     pub fn to_json(&self) -> String {
         format!("{:#}\n", self.to_value())
+    }
+
+    /// Writes the plan to `path`, a file of this program's own, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`replace_bytes`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        replace_bytes(path, true, self.to_json().as_bytes())
     }
 }
 
