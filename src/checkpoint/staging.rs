@@ -159,7 +159,7 @@ pub(super) fn sync_directory(dir: &Path) -> Result<()> {
 }
 
 /// Whether `out` may become the directory of a result.
-fn guard(out: &Path, inputs: &CommandInputs, force: bool) -> Result<Guarded> {
+pub(super) fn guard(out: &Path, inputs: &CommandInputs, force: bool) -> Result<Guarded> {
     let guarded = Guarded::new(out, OPTION, inputs)?;
     if out.extension().is_some_and(|ending| ending == "safetensors") {
         return Err(refuse(
