@@ -287,8 +287,8 @@ fn existing_files_and_inputs_are_kept() {
     std::fs::write(at("thesis"), "years of work").unwrap();
     refuse(creating, &at("thesis"), &[], "already exists");
     refuse(creating, &at("thesis"), &["--force"], "not a file of this kind");
-    // What a killed run left does not disturb the next.
-    std::fs::write(at(".p.hft-surgery"), vec![7; 100_000]).unwrap();
+    // A file that is named like the staging directory, but that nothing proves ours, is left alone.
+    std::fs::write(at(".p.hft-surgery"), "mine").unwrap();
     create(&at("base"), &at("tuned"), &at("p"), &[]);
     refuse(creating, &at("p"), &[], "already exists");
     create(&at("base"), &at("tuned"), &at("p"), &["--force"]);
@@ -296,14 +296,16 @@ fn existing_files_and_inputs_are_kept() {
     refuse(applying, &at("out"), &[], "already exists");
     refuse(applying, &at("base"), &["--force"], "is the input");
     refuse(applying, &at("base/x"), &[], "lies inside the input");
-    refuse(applying, &at("p"), &["--force"], "not a directory");
+    refuse(applying, &at("p"), &["--force"], "is the input");
+    refuse(applying, &at("thesis"), &["--force"], "not a directory");
     apply(&at("base"), &at("p"), &at("out"), &["--force"]);
     // --force does not remove the patch along with what it replaces.
     std::fs::copy(at("p"), at("out/p")).unwrap();
     let inside = at("out/p");
     refuse(["patch", "apply", path(&base), path(&inside)], &at("out"), &["--force"], "contains the input");
     assert!((files(&at("base")), files(&at("tuned"))) == before);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5, "nothing is left behind");
+    assert_eq!(std::fs::read_to_string(at(".p.hft-surgery")).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 6, "nothing is left behind");
 }
 
 /// Anonymous memory does not grow with the checkpoint: 31 MB a side under a limit of 40.

@@ -36,7 +36,8 @@ struct Input {
     path: PathBuf,
 }
 
-/// How a target stands to an input.
+/// How a target stands to an input. What says most comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Relation {
     /// It is the input, or another name of it.
     Is,
@@ -83,17 +84,16 @@ impl CommandInputs {
     }
 
     fn check(&self, out: &Path, real: &Path, option: &'static str) -> Result<()> {
-        for input in &self.0 {
-            let shown = Shown(&input.shown);
-            let fault = match input.relation(real) {
-                None => continue,
-                Some(Relation::Is) => format!("is the input {shown}"),
-                Some(Relation::Inside) => format!("lies inside the input {shown}"),
-                Some(Relation::Contains) => format!("contains the input {shown}"),
-            };
-            return Err(refuse(out, fault, format!("choose another {option}, outside of every input")));
-        }
-        Ok(())
+        let relations = self.0.iter().filter_map(|input| Some((input.relation(real)?, &input.shown)));
+        let Some((relation, shown)) = relations.min_by_key(|(relation, _)| *relation) else {
+            return Ok(());
+        };
+        let fault = match relation {
+            Relation::Is => format!("is the input {}", Shown(shown)),
+            Relation::Inside => format!("lies inside the input {}", Shown(shown)),
+            Relation::Contains => format!("contains the input {}", Shown(shown)),
+        };
+        Err(refuse(out, fault, format!("choose another {option}, outside of every input")))
     }
 }
 
@@ -101,8 +101,8 @@ impl Input {
     fn relation(&self, target: &Path) -> Option<Relation> {
         // What cannot be resolved is no file that a target could replace: a pipe of the shell, say.
         let real = self.path.canonicalize().ok()?;
-        let inode = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-        if real == target || inode(target).is_some_and(|id| inode(&real) == Some(id)) {
+        let there = std::fs::metadata(target).ok();
+        if real == target || there.as_ref().is_some_and(|there| same(&real, there)) {
             return Some(Relation::Is);
         }
         if target.starts_with(&real) {
@@ -111,33 +111,40 @@ impl Input {
         if real.starts_with(target) {
             return Some(Relation::Contains);
         }
-        let there = std::fs::metadata(target).ok()?;
-        real.is_dir().then(|| linked(&real, target, &there))?
+        there.filter(|_| real.is_dir()).and_then(|there| linked(&real, target, &there))
     }
 }
 
-/// Whether a link in the directory `input`, however deep, leads to the target or into it.
+/// Whether a file of the directory `input`, however deep, is the target by another name, or a link in it leads to
+/// the target or into it.
 fn linked(input: &Path, target: &Path, there: &Metadata) -> Option<Relation> {
     // A directory that cannot be listed is not read by the command either.
     for entry in std::fs::read_dir(input).ok()?.flatten() {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         let found = if kind.is_dir() {
             linked(&path, target, there)
-        } else if kind.is_symlink() {
-            let real = path.canonicalize().ok();
-            real.filter(|real| real.starts_with(target))
-                .map(|real| if real == target { Relation::Is } else { Relation::Contains })
-        } else if there.nlink() > 1 && there.is_file() {
-            let same = entry.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (there.dev(), there.ino()));
-            same.then_some(Relation::Is)
         } else {
-            None
+            let leads = kind.is_symlink().then(|| leads(&path, target)).flatten();
+            leads.or_else(|| {
+                (there.is_file() && there.nlink() > 1 && same(&path, there)).then_some(Relation::Is)
+            })
         };
         if found.is_some() {
             return found;
         }
     }
     None
+}
+
+/// Whether a link leads to the target or into it.
+fn leads(link: &Path, target: &Path) -> Option<Relation> {
+    let real = link.canonicalize().ok().filter(|real| real.starts_with(target))?;
+    Some(if real == target { Relation::Is } else { Relation::Contains })
+}
+
+/// Whether the file at `path`, links followed, has the device and inode of `there`.
+fn same(path: &Path, there: &Metadata) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (there.dev(), there.ino()))
 }
 
 /// A target that has passed the guard.

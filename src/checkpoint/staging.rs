@@ -170,14 +170,14 @@ pub(super) fn sync_directory(dir: &Path) -> Result<()> {
 
 /// Whether `out` may become the directory of a result.
 pub(super) fn guard(out: &Path, inputs: &CommandInputs, force: bool) -> Result<Guarded> {
+    let guarded = Guarded::new(out, OPTION, inputs)?;
     if out.extension().is_some_and(|ending| ending == "safetensors") {
         return Err(refuse(
             out,
             "the output is a directory, got a .safetensors file name",
-            "name a directory: the shards keep their names in it",
+            "name a directory at --out: the shards keep their names in it",
         ));
     }
-    let guarded = Guarded::new(out, OPTION, inputs)?;
     match &guarded.there {
         None => Ok(guarded),
         Some(there) if !there.is_dir() => Err(refuse(out, "exists and is not a directory", another(OPTION))),

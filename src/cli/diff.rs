@@ -6,12 +6,13 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::progress::bytes_bar;
+use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Shown;
 use crate::plan::{Category, Filter, Plan};
-use crate::report::{DiffReport, SortBy, overlap_json, overlap_table};
+use crate::report::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy, overlap_json, overlap_table};
 use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::{Error, Result};
 
@@ -55,6 +56,9 @@ pub(super) struct Diff {
     /// Write the heat map of layers and projections
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Replace files at --html and --svg that are no earlier reports
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     reading: Reading,
 }
@@ -93,6 +97,14 @@ impl Diff {
             return self.overlap(&base, [&a, &b], &wanted, terminal);
         }
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;
+        let inputs = CommandInputs::of([&a, &b]).with(&self.plan);
+        let html = self
+            .html
+            .as_deref()
+            .map(|path| ReportFile::check(path, "--html", &inputs, HTML_MARKER, self.force));
+        let svg =
+            self.svg.as_deref().map(|path| ReportFile::check(path, "--svg", &inputs, SVG_MARKER, self.force));
+        let (html, svg) = (html.transpose()?, svg.transpose()?);
         let bar = bytes_bar(terminal, "read", diff_bytes(&a, &b, &wanted));
         let tensors = diff(&a, &b, &wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
@@ -102,7 +114,8 @@ impl Diff {
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let report = DiffReport::new(path(&self.a), path(&self.b), tensors);
-        self.write_files(&report, terminal)?;
+        html.map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
+        svg.map_or(Ok(()), |file| file.write(&report.svg(), terminal))?;
         self.print(&report, &failed, terminal)?;
         let checked = self.plan.is_some() || !self.fail_on.is_empty();
         let good = if checked { failed.is_empty() } else { report.identical() };
@@ -123,18 +136,6 @@ impl Diff {
             failing.map(|tensor| (tensor.name.clone(), limit.text().to_owned()))
         });
         of_plan.chain(limits).collect()
-    }
-
-    fn write_files(&self, report: &DiffReport, terminal: &Terminal) -> Result<()> {
-        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| -> Result<()> {
-            if let Some(path) = path {
-                std::fs::write(path, text()).map_err(Error::io("write", path))?;
-                terminal.detail(&format!("wrote {}", Shown(path)));
-            }
-            Ok(())
-        };
-        write(&self.html, &|| report.html())?;
-        write(&self.svg, &|| report.svg())
     }
 
     fn print(&self, report: &DiffReport, failed: &[(String, String)], terminal: &Terminal) -> Result<()> {

@@ -149,8 +149,13 @@ impl Merge {
             self.input("adapter", adapter.checkpoint(), terminal)?,
         ];
         let provenance = Provenance { command: "merge", options: Map::new(), inputs };
-        let output =
-            Output { path, force: self.force, also_read: &[], sync: !self.no_sync, link: Link::Copy };
+        let output = Output {
+            path,
+            force: self.force,
+            also_read: self.lora.as_slice(),
+            sync: !self.no_sync,
+            link: Link::Copy,
+        };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();

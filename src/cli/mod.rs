@@ -16,6 +16,7 @@ mod merge;
 mod patch;
 mod plan;
 mod progress;
+mod report_file;
 mod reset;
 mod selection;
 mod terminal;

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::report_file::ReportFile;
 use super::selection::{SelectionArgs, StrategyArg};
 use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Access, Checkpoint, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
 use crate::report::{Side, selection_json, selection_table};
 use crate::{Error, Result};
@@ -29,6 +30,9 @@ pub(super) struct Plan {
     /// Write the plan here
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace a file at --out that is no plan
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -73,6 +77,9 @@ struct ResultArgs {
     /// Write the resulting plan here
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace a file at --out that is no plan
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -98,6 +105,8 @@ impl Plan {
             return Err(Error::usage("--ratio has no meaning with --strategy explicit", "leave it out"));
         }
         let checkpoint = Checkpoint::open(path, self.reading.access())?;
+        let inputs = CommandInputs::of([&checkpoint]).with(self.selection.complement_of());
+        let out = check_out(self.out.as_deref(), &inputs, self.force)?;
         let inventory = Inventory::of(&checkpoint);
         let other = inventory.other_names();
         if !other.is_empty() {
@@ -105,7 +114,7 @@ impl Plan {
         }
         let plan = self.selection.plan(&inventory, self.ratio.unwrap_or(0.5))?;
         show(&plan, Some(&inventory), self.json, terminal)?;
-        save(&plan, self.out.as_deref())
+        save(&plan, out, terminal)
     }
 }
 
@@ -118,16 +127,22 @@ impl Algebra {
             Self::Complement(args) => (plan::Plan::read(&args.plan)?.complement()?, &args.result),
             Self::Show(args) => (plan::Plan::read(&args.plan)?, &args.result),
         };
-        let inventory = match &result.checkpoint {
-            None => None,
-            Some(path) => {
-                let inventory = Inventory::of(&Checkpoint::open(path, crate::checkpoint::Access::Map)?);
-                plan.check_against(&inventory)?;
-                Some(inventory)
-            }
-        };
+        let open = |path: &PathBuf| Checkpoint::open(path, Access::Map);
+        let checkpoint = result.checkpoint.as_ref().map(open).transpose()?;
+        let inputs = CommandInputs::of(&checkpoint).with(self.plans());
+        let out = check_out(result.out.as_deref(), &inputs, result.force)?;
+        let inventory = checkpoint.as_ref().map(Inventory::of);
+        inventory.as_ref().map_or(Ok(()), |inventory| plan.check_against(inventory))?;
         show(&plan, inventory.as_ref(), result.json, terminal)?;
-        save(&plan, result.out.as_deref())
+        save(&plan, out, terminal)
+    }
+
+    /// The plans that are read.
+    fn plans(&self) -> &[PathBuf] {
+        match self {
+            Self::Union(args) | Self::Intersect(args) | Self::Difference(args) => &args.plans,
+            Self::Complement(args) | Self::Show(args) => std::slice::from_ref(&args.plan),
+        }
     }
 }
 
@@ -140,8 +155,16 @@ fn fold(
     plans.try_fold(first, |left, right| operation(&left, &right?))
 }
 
-fn save(plan: &plan::Plan, out: Option<&Path>) -> Result<()> {
-    out.map_or(Ok(()), |path| plan.write(path))
+fn check_out<'a>(
+    out: Option<&'a Path>,
+    inputs: &'a CommandInputs,
+    force: bool,
+) -> Result<Option<ReportFile<'a>>> {
+    out.map(|path| ReportFile::check(path, "--out", inputs, plan::Plan::MARKER, force)).transpose()
+}
+
+fn save(plan: &plan::Plan, out: Option<ReportFile<'_>>, terminal: &Terminal) -> Result<()> {
+    out.map_or(Ok(()), |file| file.write(&plan.to_json(), terminal))
 }
 
 /// Without a checkpoint the sizes are not known: the tensors are counted by name alone.

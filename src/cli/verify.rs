@@ -6,9 +6,10 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::progress::bytes_bar;
+use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, Contents, contents, read_small};
+use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_small};
 use crate::error::Shown;
 use crate::report::{Manifest, Mismatch, bytes};
 use crate::{Error, Result};
@@ -25,6 +26,9 @@ pub(super) struct Verify {
     /// Write the digests to this file
     #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
     write_manifest: Option<PathBuf>,
+    /// Replace a file at --write-manifest that is no earlier manifest
+    #[arg(long, requires = "write_manifest")]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,6 +40,9 @@ impl Verify {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let expected = self.manifest.as_deref().map(read_manifest).transpose()?;
         let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
+        let inputs = CommandInputs::of([&checkpoint]);
+        let check = |path| ReportFile::check(path, "--write-manifest", &inputs, Manifest::MARKER, self.force);
+        let manifest_file = self.write_manifest.as_deref().map(check).transpose()?;
         for file in checkpoint.unindexed() {
             terminal.warn(&format!("not part of the checkpoint: {}", Shown(file)));
         }
@@ -46,9 +53,7 @@ impl Verify {
         let seconds = start.elapsed().as_secs_f64();
         bar.finish_and_clear();
         let manifest = Manifest::new(&contents);
-        if let Some(path) = &self.write_manifest {
-            std::fs::write(path, manifest.to_json()).map_err(Error::io("write", path))?;
-        }
+        manifest_file.map_or(Ok(()), |file| file.write(&manifest.to_json(), terminal))?;
         let mismatches = expected.map(|e| e.compare(&manifest)).unwrap_or_default();
         self.print(&contents, &manifest, &mismatches, terminal)?;
         let per_core = contents.hashed as f64 / 1e9 / seconds / rayon::current_num_threads() as f64;

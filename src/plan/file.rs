@@ -42,6 +42,9 @@ struct Document {
 }
 
 impl Plan {
+    /// What the text of every plan that this program writes begins with.
+    pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
+
     /// Reads the plan at `path`.
     ///
     /// # Errors
@@ -111,7 +114,7 @@ impl Plan {
     /// Writes the plan to `path`, a file of this program's own, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`replace_bytes`].
     pub fn write(&self, path: &Path) -> Result<()> {
         replace_bytes(path, true, self.to_json().as_bytes())
     }

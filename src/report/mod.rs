@@ -13,7 +13,7 @@ mod table;
 mod training;
 mod verification;
 
-pub use diff::{DiffReport, SortBy};
+pub use diff::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
 pub use loss_curve::loss_svg;

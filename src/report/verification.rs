@@ -40,6 +40,9 @@ pub struct Mismatch {
 const FORMAT: &str = "hft-surgery/manifest";
 
 impl Manifest {
+    /// What the text of every manifest begins with.
+    pub const MARKER: &str = "\"format\": \"hft-surgery/manifest\"";
+
     /// The manifest of these contents.
     pub fn new(contents: &Contents) -> Self {
         let files = contents.files.iter().map(|file| {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Working;
 use super::source::program;
+use crate::checkpoint::replace_bytes;
 use crate::{Error, Result};
 
 /// Machine code and what the compiler says of it.
@@ -142,11 +143,9 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     (Sha256::digest(cubin).as_slice() == digest).then(|| cubin.to_vec())
 }
 
-fn write(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
-    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    std::fs::write(&partial, [Sha256::digest(cubin).as_slice(), cubin].concat())?;
-    std::fs::rename(&partial, path)
+fn write(path: &Path, cubin: &[u8]) -> Option<()> {
+    std::fs::create_dir_all(path.parent().unwrap_or(path)).ok()?;
+    replace_bytes(path, false, &[Sha256::digest(cubin).as_slice(), cubin].concat()).ok()
 }
 
 #[cfg(test)]

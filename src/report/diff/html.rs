@@ -7,6 +7,9 @@ const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
+/// What every page says of itself.
+pub const HTML_MARKER: &str = "<meta name=\"generator\" content=\"hft-surgery diff\">";
+
 impl DiffReport {
     /// The page. Its data is the document of [`DiffReport::json`]; names reach the page as text only.
     pub fn html(&self) -> String {

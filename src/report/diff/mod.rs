@@ -8,6 +8,8 @@ mod scale;
 mod svg;
 mod table;
 
+pub use html::HTML_MARKER;
+pub use svg::SVG_MARKER;
 pub use table::SortBy;
 
 use rollup::Rollup;

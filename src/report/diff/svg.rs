@@ -12,6 +12,9 @@ const FONT: usize = 11;
 const STYLE: &str = "text{font:11px ui-sans-serif,system-ui,sans-serif;fill:#333}.t{font-size:13px;font-weight:600}\
 .n{fill:#bbb;fill-opacity:.35}@media(prefers-color-scheme:dark){text{fill:#ddd}.n{fill:#888}}";
 
+/// What every heat map says of itself.
+pub const SVG_MARKER: &str = "<!-- written by hft-surgery diff -->";
+
 impl DiffReport {
     /// An SVG document: a row per block, a column per projection, the colour is relative L2 on a logarithmic
     /// scale. Unchanged cells are grey. Readable on light and dark grounds.
@@ -27,7 +30,7 @@ impl DiffReport {
         let width = (left + rollup.columns.len() * CELL.0 + 16 + longest(&rollup.columns) * 4).max(380);
         let height = top + rows.len() * CELL.1 + 56;
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n<title>Relative L2 of the difference by layer and projection</title>\n<style>{STYLE}</style>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n{SVG_MARKER}\n<title>Relative L2 of the difference by layer and projection</title>\n<style>{STYLE}</style>\n"
         );
         out += &text(16, 20, "t", "Relative L2 of b − a, by layer and projection");
         out += &text(16, 36, "", &format!("a = {}, b = {}", shorten(&self.a), shorten(&self.b)));
