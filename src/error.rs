@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// The name of the standard output in messages.
+pub(crate) const STDOUT: &str = "stdout";
+
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -129,7 +132,7 @@ impl Error {
     /// Advice for the person who sees the error, where there is some.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => io_hint(source).map(str::to_owned),
+            Self::Io { doing, path, source } => io_hint(doing, path, source).map(str::to_owned),
             Self::Checkpoint { hint, .. }
             | Self::Pairing { hint, .. }
             | Self::Plan { hint, .. }
@@ -155,10 +158,14 @@ impl Error {
     }
 }
 
-fn io_hint(source: &std::io::Error) -> Option<&'static str> {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull => Some("free some space or choose another --out"),
-        std::io::ErrorKind::PermissionDenied => Some("check who owns the path"),
+fn io_hint(doing: &str, path: &Path, source: &std::io::Error) -> Option<&'static str> {
+    match (doing, source.kind()) {
+        ("map", _) => Some("read by position with --no-mmap"),
+        (_, std::io::ErrorKind::StorageFull) if path == Path::new(STDOUT) => {
+            Some("free some space where stdout goes; what the command wrote to files is complete")
+        }
+        (_, std::io::ErrorKind::StorageFull) => Some("free some space or choose another --out"),
+        (_, std::io::ErrorKind::PermissionDenied) => Some("check who owns the path"),
         _ => None,
     }
 }
@@ -187,9 +194,7 @@ impl<T: ShownText> fmt::Display for Shown<T> {
             if i == MOST {
                 return write!(f, "… ({} characters)", text.chars().count());
             }
-            let bidi =
-                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || bidi {
+            if is_hidden(c) {
                 write!(f, "{}", c.escape_unicode())?;
             } else {
                 write!(f, "{c}")?;
@@ -197,6 +202,13 @@ impl<T: ShownText> fmt::Display for Shown<T> {
         }
         Ok(())
     }
+}
+
+/// Whether a character could act on a terminal instead of being seen: a control character (C0, DEL, C1), or a mark that
+/// changes the direction of text.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What [`Shown`] can show.
@@ -242,8 +254,19 @@ mod tests {
 
     #[test]
     fn control_and_bidi_characters_are_escaped() {
-        let shown = Shown("a\u{1b}[31m\n\u{202e}b").to_string();
-        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b");
+        let shown = Shown("a\u{1b}[31m\n\u{202e}b\u{61c}\u{7f}\u{9b}").to_string();
+        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b\\u{61c}\\u{7f}\\u{9b}");
+    }
+
+    #[test]
+    fn advice_fits_what_failed() {
+        let hint = |doing, path: &str, code| {
+            Error::io(doing, path)(std::io::Error::from_raw_os_error(code)).hint().unwrap_or_default()
+        };
+        // ENODEV: a file system that cannot map. ENOSPC.
+        assert!(hint("map", "model.safetensors", 19).contains("--no-mmap"));
+        assert!(hint("write", "out/model.safetensors", 28).contains("--out"));
+        assert!(hint("write", STDOUT, 28).contains("stdout"));
     }
 
     #[test]

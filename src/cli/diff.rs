@@ -11,7 +11,7 @@ use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
 use crate::error::Shown;
 use crate::plan::{Category, Filter, Plan};
-use crate::report::{DiffReport, SortBy, overlap_json, overlap_table};
+use crate::report::{DiffReport, SortBy, json_text, overlap_json, overlap_table};
 use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::{Error, Result};
 
@@ -144,7 +144,7 @@ impl Diff {
                 let rows = failed.iter().map(|(name, what)| json!({"name": name, "what": what}));
                 value["failed"] = rows.collect();
             }
-            return terminal.print(&format!("{value:#}\n"));
+            return terminal.print(&json_text(&value));
         }
         if self.csv {
             return terminal.print(&report.csv());
@@ -169,7 +169,7 @@ impl Diff {
         let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         if self.json {
-            terminal.print(&format!("{:#}\n", overlap_json(&tensors)))?;
+            terminal.print(&json_text(&overlap_json(&tensors)))?;
         } else {
             terminal.print(&overlap_table(&tensors, self.top))?;
         }

@@ -9,7 +9,7 @@ use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{self, Inventory, Summary};
-use crate::report::{Side, selection_json, selection_table};
+use crate::report::{Side, json_text, selection_json, selection_table};
 use crate::{Error, Result};
 
 /// Choose which tensors are trainable and which frozen
@@ -121,7 +121,7 @@ impl Algebra {
         let inventory = match &result.checkpoint {
             None => None,
             Some(path) => {
-                let inventory = Inventory::of(&Checkpoint::open(path, crate::checkpoint::Access::Map)?);
+                let inventory = Inventory::of(&Checkpoint::open(path, crate::checkpoint::Access::Read)?);
                 plan.check_against(&inventory)?;
                 Some(inventory)
             }
@@ -161,7 +161,7 @@ fn show(plan: &plan::Plan, inventory: Option<&Inventory>, json: bool, terminal: 
     let summary = Summary::new(inventory, plan);
     if json {
         let value = selection_json(&summary, plan, Side::Trainable);
-        return terminal.print(&format!("{value:#}\n"));
+        return terminal.print(&json_text(&value));
     }
     terminal.print(&selection_table(&summary, plan, Side::Trainable, sizes_known))
 }

@@ -12,7 +12,7 @@ use super::{LinkArg, Outcome, Reading};
 use crate::checkpoint::{Checkpoint, contents_digest};
 use crate::error::Shown;
 use crate::plan::{Inventory, Plan, Summary};
-use crate::report::{Side, bytes, selection_json, selection_table};
+use crate::report::{Side, bytes, json_text, selection_json, selection_table};
 use crate::surgery::{self, Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
 use crate::{Error, Result};
 
@@ -98,7 +98,7 @@ impl Reset {
         }
         let result = if self.json {
             let json = selection_json(&summary, &plan, Side::Frozen);
-            format!("{json:#}\n")
+            json_text(&json)
         } else {
             selection_table(&summary, &plan, Side::Frozen, true)
         };

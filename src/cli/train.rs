@@ -11,13 +11,13 @@ use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
-use super::{LinkArg, Outcome};
+use super::{LinkArg, Outcome, Reading};
 use crate::backend::Device;
 use crate::checkpoint::{Access, Checkpoint, header_digest};
 use crate::error::Shown;
 use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
-use crate::report::{loss_svg, samples_text, training_json, training_table};
+use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
 use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
 use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
 use crate::{Error, Result};
@@ -74,6 +74,8 @@ pub(super) struct Train {
     saving: SavingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 /// The rows of all stages, tokenized.
@@ -90,7 +92,7 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
-        let source = Checkpoint::open(&self.model, Access::Map)?;
+        let source = Checkpoint::open(&self.model, Access::Read)?;
         let config = LlamaConfig::read(source.root())?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
@@ -115,6 +117,7 @@ impl Train {
             tensorboard: self.saving.tensorboard,
             sync: !self.no_sync,
             link: self.link.into(),
+            access: self.reading.whole(),
         };
         Run::check(&run, &source)?;
         let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
@@ -153,7 +156,7 @@ impl Train {
         terminal.detail(&format!("wrote {}", Shown(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
-            format!("{:#}\n", training_json(&result, log.lines()))
+            json_text(&training_json(&result, log.lines()))
         } else {
             training_table(&result)
         })?;

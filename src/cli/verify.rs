@@ -10,7 +10,7 @@ use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Contents, contents, read_small};
 use crate::error::Shown;
-use crate::report::{Manifest, Mismatch, bytes};
+use crate::report::{Manifest, Mismatch, bytes, json_text};
 use crate::{Error, Result};
 
 /// Check headers and index, and hash every file and tensor with SHA-256
@@ -70,7 +70,7 @@ impl Verify {
             let rows = mismatches.iter().map(|m| json!({"kind": m.kind, "name": m.name, "what": m.what}));
             let mut value = serde_json::to_value(manifest).unwrap_or_default();
             value["mismatches"] = rows.collect();
-            return terminal.print(&format!("{value:#}\n"));
+            return terminal.print(&json_text(&value));
         }
         let mut out = String::new();
         for file in &contents.files {

@@ -119,7 +119,7 @@ impl Inspection {
     /// As JSON, indented.
     pub fn to_json(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
-        format!("{value:#}\n")
+        super::json_text(&value)
     }
 
     /// As text for a person.

@@ -72,7 +72,7 @@ impl Manifest {
     /// As JSON, indented, in a fixed order.
     pub fn to_json(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
-        format!("{value:#}\n")
+        super::json_text(&value)
     }
 
     /// The digest over all tensors.

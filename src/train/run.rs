@@ -51,6 +51,8 @@ pub struct RunOptions<'a> {
     pub sync: bool,
     /// Shards without a trained tensor.
     pub link: Link,
+    /// How the weights are read.
+    pub access: Access,
 }
 
 /// A run that was checked and can start.
@@ -151,7 +153,7 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let (spec, round) = (begin.spec, begin.progress.round);
-        let source = Checkpoint::open(&self.source_of(round), Access::Map)?;
+        let source = Checkpoint::open(&self.source_of(round), self.options.access)?;
         let kept = self.dir.of_round(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         run_dir::write(&kept.join("plan.json"), &spec.plan.to_json())?;
@@ -241,7 +243,7 @@ impl<'a> Run<'a> {
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
         let output = Output { path: &path, force: true, sync, link };
-        let start = Checkpoint::open(self.options.model, Access::Map)?;
+        let start = Checkpoint::open(self.options.model, Access::Read)?;
         let provenance = Provenance {
             command: "train",
             options: self.options.options.clone(),

@@ -91,7 +91,7 @@ pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progr
 /// # Errors
 /// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state is of another plan.
 pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
-    let shard = Shard::open(path, Access::Map)?;
+    let shard = Shard::open(path, Access::Read)?;
     let fault = |what: String| Error::Checkpoint {
         path: path.to_owned(),
         fault: what,
@@ -110,8 +110,8 @@ pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -
             let info = tensors.get(name.as_str()).filter(|info| info.elements() == elements as u64);
             let info = info.ok_or_else(|| fault(format!("no tensor `{name}` of {elements} elements")))?;
             let mut values = vec![0.0; elements];
-            let bytes = shard.mapped(info.bytes.clone()).unwrap_or_default();
-            decode_f32(&info.dtype, bytes, &mut values)
+            let mut scratch = Vec::new();
+            decode_f32(&info.dtype, shard.bytes(info.bytes.clone(), &mut scratch)?, &mut values)
                 .ok_or_else(|| fault(format!("tensor `{name}` is not of numbers")))?;
             Ok(values)
         };
@@ -128,7 +128,7 @@ pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -
 /// # Errors
 /// [`Error::Checkpoint`] when the file is no state.
 pub(super) fn progress_of(path: &Path) -> Result<Progress> {
-    let shard = Shard::open(path, Access::Map)?;
+    let shard = Shard::open(path, Access::Read)?;
     let progress = shard.header().metadata().iter().find(|(key, _)| key == "progress");
     let progress = progress.and_then(|(_, text)| serde_json::from_str(text).ok());
     progress.ok_or_else(|| Error::Checkpoint {
