@@ -69,8 +69,9 @@ impl<'a> Alignment<'a> {
             }
         }
         faults.into_result()?;
-        // The order of the recipe gives no token another number.
-        vocabularies.get_mut(1..).unwrap_or_default().sort_by_key(|(name, _)| *name);
+        // Neither the order of the recipe nor a path gives a token another number.
+        let order = |(name, _): &(&str, _)| (models.identity(name), (*name).to_owned());
+        vocabularies.get_mut(1..).unwrap_or_default().sort_by_cached_key(order);
         let Some((_, Some(base))) = vocabularies.first() else {
             return Err(Error::usage("the recipe names no model", ""));
         };
@@ -330,7 +331,7 @@ fn lacks_tokenizer(name: &str) -> Error {
 }
 
 fn unknown_model(name: &str, key: &str, known: &[(&str, Option<Vocabulary>)]) -> Error {
-    let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let known: Vec<String> = known.iter().map(|(name, _)| Shown(*name).to_string()).collect();
     let fault = format!("{key}: `{}` is no model of this recipe", Shown(name));
     Error::usage(fault, format!("known: {}", known.join(", ")))
 }

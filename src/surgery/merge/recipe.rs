@@ -1,6 +1,7 @@
 //! A recipe: which models, which method, which parameters. Written as mergekit writes it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -16,6 +17,8 @@ use crate::{Error, Faults, Result};
 #[derive(Debug, Clone)]
 pub struct Recipe {
     pub(super) value: Value,
+    /// Models whose path is not their name: those of paths that are not UTF-8.
+    paths: BTreeMap<String, PathBuf>,
     pub(super) method: &'static Method,
     pub(super) base: Option<String>,
     /// Layers of the output in order; one that covers all of them for a recipe of `models`.
@@ -105,7 +108,19 @@ impl Recipe {
             return Err(Error::usage("the recipe has no merge_method", ""));
         };
         let dtype = out_dtype.or(dtype);
-        Ok(Self { value, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+        let paths = BTreeMap::new();
+        Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+    }
+
+    /// The recipe with models at other paths than their names say.
+    #[must_use]
+    pub fn with_paths(self, paths: BTreeMap<String, PathBuf>) -> Self {
+        Self { paths, ..self }
+    }
+
+    /// Where the model of that name is.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.paths.get(name).cloned().unwrap_or_else(|| name.into())
     }
 
     /// The models as they are named, each once, the base first.
@@ -337,6 +352,10 @@ impl Reader {
         }
         for scalar in setting.scalars() {
             match parameter.kind.read(scalar) {
+                Some(x) if x.abs() > f64::from(f32::MAX) => {
+                    let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
+                    self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
+                }
                 None => {
                     let expected = parameter.kind.expected();
                     self.fault(format!("{place}: `{name}`: got {scalar}, expected {expected}"));

@@ -120,7 +120,7 @@ fn json(path: &Path) -> Result<Option<Value>> {
 fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint> {
     let found = models.named().iter().find(|(known, _)| known == name).map(|(_, checkpoint)| checkpoint);
     found.ok_or_else(|| {
-        let known: Vec<&str> = models.named().iter().map(|(name, _)| name.as_str()).collect();
+        let known: Vec<String> = models.named().iter().map(|(name, _)| Shown(name).to_string()).collect();
         let fault = format!("{key}: `{}` is no model of this recipe", Shown(name));
         Error::usage(fault, format!("known: {}", known.join(", ")))
     })
