@@ -242,7 +242,7 @@ fn warn_of(found: &NonFinite, terminal: &Terminal) {
     if let Some(first) = &found.first {
         let (n, first) = (found.elements, Shown(first));
         terminal.warn(&format!(
-            "{n} values of the result are infinite or NaN where the inputs are not; the first are in `{first}`"
+            "infinite or NaN values in the result where the inputs have none: {n}, the first in `{first}`"
         ));
     }
 }

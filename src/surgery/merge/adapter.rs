@@ -239,7 +239,7 @@ impl Update {
             if bad > 0 {
                 return Err(Error::Pairing {
                     tensor: Some(source.info.name.clone()),
-                    fault: format!("{bad} values of the adapter are infinite or NaN"),
+                    fault: format!("infinite or NaN values in a factor of the adapter: {bad}"),
                     hint: Some("the training that made it diverged".to_owned()),
                 });
             }
