@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::natural_order;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// The files of a checkpoint, found but not opened.
@@ -86,11 +86,11 @@ fn directory(root: &Path) -> Result<Located> {
     if located.unindexed.iter().any(|name| name == single) {
         let what = format!(
             "`{}` stands beside `{}`, which does not list it: one of them is stale",
-            Shown(single),
-            Shown(index)
+            Escaped(single),
+            Escaped(index)
         );
         let (single, index) = (root.join(single), root.join(index));
-        let hint = format!("give {} or {} itself", Shown(&single), Shown(&index));
+        let hint = format!("give {} or {} itself", Escaped(&single), Escaped(&index));
         return Err(fault(root, what, Some(hint)));
     }
     Ok(located)
@@ -134,7 +134,7 @@ fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String])
     let faults = names.iter().filter(missing).map(|name| Error::Index {
         path: path.clone(),
         tensor: None,
-        fault: format!("shard `{}` is listed but missing beside the index", Shown(name)),
+        fault: format!("shard `{}` is listed but missing beside the index", Escaped(name)),
     });
     Faults::from_iter(faults).into_result()?;
     check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
@@ -170,7 +170,7 @@ fn check_numbers(path: &Path, names: &[&String]) -> Result<()> {
                     path,
                     format!(
                         "shard numbers disagree: `{}` is {number} of {of}, but there are {count} shards",
-                        Shown(*name)
+                        Escaped(*name)
                     ),
                     None,
                 ));
@@ -194,7 +194,7 @@ fn file_names(root: &Path) -> Result<Vec<String>> {
 
 fn list(names: &[&String]) -> String {
     const MOST: usize = 10;
-    let shown: Vec<String> = names.iter().take(MOST).map(|name| Shown(*name).to_string()).collect();
+    let shown: Vec<String> = names.iter().take(MOST).map(|name| Escaped(*name).to_string()).collect();
     let rest = names.len().saturating_sub(MOST);
     if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::{Shard, Staging};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// How a shard that comes unchanged from one side reaches the output.
@@ -38,7 +38,7 @@ pub fn link_whole(shard: &Shard, staging: &Staging, name: &str, link: Link) -> R
         Link::Hard => {
             shard.hard_link(&path).map_err(|e| Error::Output {
                 path: path.clone(),
-                fault: format!("cannot hard-link {}: {e}", Shown(shard.path())),
+                fault: format!("cannot hard-link {}: {e}", Escaped(shard.path())),
                 hint: Some(
                     "put the output on the file system of the inputs, or leave out --link hard".to_owned(),
                 ),

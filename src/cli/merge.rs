@@ -12,7 +12,7 @@ use super::progress::bytes_bar;
 use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Link, contents_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::bytes;
 use crate::surgery::{
     self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, NonFinite, Output, Provenance, Recipe,
@@ -125,7 +125,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
-        terminal.detail(&format!("wrote {}", Shown(path)));
+        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(Outcome::Success)
     }
 
@@ -240,7 +240,7 @@ impl Merge {
 /// Says what is not finite in the result.
 fn warn_of(found: &NonFinite, terminal: &Terminal) {
     if let Some(first) = &found.first {
-        let (n, first) = (found.elements, Shown(first));
+        let (n, first) = (found.elements, Escaped(first));
         terminal.warn(&format!(
             "infinite or NaN values in the result where the inputs have none: {n}, the first in `{first}`"
         ));
@@ -261,7 +261,7 @@ fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
         terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
     }
     for (file, why) in &merge.sidecars().left {
-        terminal.detail(&format!("left behind: {} ({why})", Shown(file)));
+        terminal.detail(&format!("left behind: {} ({why})", Escaped(file)));
     }
 }
 
@@ -282,7 +282,7 @@ impl Names {
         }
         match self.0.insert(name.clone(), path.to_owned()) {
             Some(other) if other != path => {
-                let fault = format!("two models would be named `{}` in the recipe", Shown(&name));
+                let fault = format!("two models would be named `{}` in the recipe", Escaped(&name));
                 Err(Error::usage(fault, "rename one of them"))
             }
             _ => Ok(name),
@@ -299,7 +299,7 @@ fn model(text: &OsStr, paths: &mut Names) -> Result<Value> {
     };
     let path = paths.name(Path::new(OsStr::from_bytes(&bytes[..colon])))?;
     let pairs = std::str::from_utf8(&bytes[colon + 1..]).map_err(|_| {
-        let fault = format!("--model: the parameters of `{}` are not UTF-8", Shown(&path));
+        let fault = format!("--model: the parameters of `{}` are not UTF-8", Escaped(&path));
         Error::usage(fault, "only the path of a model may be other than UTF-8")
     })?;
     let mut parameters = Map::new();
@@ -317,7 +317,7 @@ fn model(text: &OsStr, paths: &mut Names) -> Result<Value> {
 /// `key=value`: the value is a number, true or false, a list of them, or a text.
 fn pair(text: &str) -> Result<(String, Value)> {
     let Some((key, value)) = text.split_once('=') else {
-        let fault = format!("got `{}`, expected KEY=VALUE", Shown(text));
+        let fault = format!("got `{}`, expected KEY=VALUE", Escaped(text));
         return Err(Error::usage(fault, "such as --set lambda=0.7 or --model PATH:weight=0.5"));
     };
     let read = serde_json::from_str(value).unwrap_or_else(|_| value.into());

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::{Color, Global};
-use crate::error::{STDOUT, Shown, is_hidden};
+use crate::error::{Escaped, STDOUT, is_hidden};
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
@@ -106,7 +106,7 @@ impl Terminal {
     }
 }
 
-/// A message with what could act on a terminal escaped, but for its line feeds. Names are shown through [`Shown`] where
+/// A message with what could act on a terminal escaped, but for its line feeds. Names are shown through [`Escaped`] where
 /// the message is made; this is for what libraries and other programs say.
 fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -123,7 +123,7 @@ fn say(text: &str) {
 
 /// Lists names for a message: at most `most`, then how many more.
 pub(super) fn list(names: &[&str], most: usize) -> String {
-    let shown: Vec<String> = names.iter().take(most).map(|name| Shown(*name).to_string()).collect();
+    let shown: Vec<String> = names.iter().take(most).map(|name| Escaped(*name).to_string()).collect();
     let rest = names.len().saturating_sub(most);
     if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }
