@@ -3,17 +3,20 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// The name of the standard output in messages.
+pub(crate) const STDOUT: &str = "stdout";
+
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can go wrong.
 ///
 /// [`Error::hint`] says what to do about it, where something helps. Names that come from files are
-/// shown through [`Shown`], so a hostile name cannot write control codes to a terminal.
+/// shown through [`Escaped`], so a hostile name cannot write control codes to a terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{doing} {}: {source}", Shown(.path))]
+    #[error("{doing} {}: {source}", Escaped(.path))]
     Io {
         /// What was being done, as a verb: "open", "write", …
         doing: &'static str,
@@ -23,7 +26,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A path that should be a checkpoint is none.
-    #[error("{}: {fault}", Shown(.path))]
+    #[error("{}: {fault}", Escaped(.path))]
     Checkpoint {
         /// The path as given.
         path: PathBuf,
@@ -33,7 +36,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The header of a safetensors file breaks the format.
-    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    #[error("{}: {}{fault}", Escaped(.path), tensor_prefix(.tensor.as_deref()))]
     Header {
         /// The file.
         path: PathBuf,
@@ -43,7 +46,7 @@ pub enum Error {
         fault: String,
     },
     /// A shard index contradicts itself or its shards.
-    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    #[error("{}: {}{fault}", Escaped(.path), tensor_prefix(.tensor.as_deref()))]
     Index {
         /// The index file.
         path: PathBuf,
@@ -75,7 +78,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The output cannot be written where it was asked for.
-    #[error("{}: {fault}", Shown(.path))]
+    #[error("{}: {fault}", Escaped(.path))]
     Output {
         /// The output path as given.
         path: PathBuf,
@@ -85,7 +88,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A file of training data, one of its rows, or what is needed to read it is wrong.
-    #[error("{}{}: {fault}", Shown(.path), line_suffix(*.line))]
+    #[error("{}{}: {fault}", Escaped(.path), line_suffix(*.line))]
     Data {
         /// The file.
         path: PathBuf,
@@ -129,7 +132,7 @@ impl Error {
     /// Advice for the person who sees the error, where there is some.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => io_hint(source).map(str::to_owned),
+            Self::Io { doing, path, source } => io_hint(doing, path, source).map(str::to_owned),
             Self::Checkpoint { hint, .. }
             | Self::Pairing { hint, .. }
             | Self::Plan { hint, .. }
@@ -155,16 +158,20 @@ impl Error {
     }
 }
 
-fn io_hint(source: &std::io::Error) -> Option<&'static str> {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull => Some("free some space or choose another --out"),
-        std::io::ErrorKind::PermissionDenied => Some("check who owns the path"),
+fn io_hint(doing: &str, path: &Path, source: &std::io::Error) -> Option<&'static str> {
+    match (doing, source.kind()) {
+        ("map", _) => Some("read by position with --no-mmap"),
+        (_, std::io::ErrorKind::StorageFull) if path == Path::new(STDOUT) => {
+            Some("free some space where stdout goes; what the command wrote to files is complete")
+        }
+        (_, std::io::ErrorKind::StorageFull) => Some("free some space or choose another --out"),
+        (_, std::io::ErrorKind::PermissionDenied) => Some("check who owns the path"),
         _ => None,
     }
 }
 
 fn tensor_prefix(tensor: Option<&str>) -> String {
-    tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Shown(t)))
+    tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Escaped(t)))
 }
 
 fn line_suffix(line: Option<u64>) -> String {
@@ -172,14 +179,14 @@ fn line_suffix(line: Option<u64>) -> String {
 }
 
 fn path_prefix(path: Option<&Path>) -> String {
-    path.map_or_else(String::new, |p| format!("{}: ", Shown(p)))
+    path.map_or_else(String::new, |p| format!("{}: ", Escaped(p)))
 }
 
 /// Shows untrusted text: control and bidirectional-override characters appear escaped, and a text
 /// over 200 characters is cut.
-pub struct Shown<T>(pub T);
+pub struct Escaped<T>(pub T);
 
-impl<T: ShownText> fmt::Display for Shown<T> {
+impl<T: EscapedText> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 200;
         let text = self.0.text();
@@ -187,9 +194,7 @@ impl<T: ShownText> fmt::Display for Shown<T> {
             if i == MOST {
                 return write!(f, "… ({} characters)", text.chars().count());
             }
-            let bidi =
-                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || bidi {
+            if is_hidden(c) {
                 write!(f, "{}", c.escape_unicode())?;
             } else {
                 write!(f, "{c}")?;
@@ -199,38 +204,45 @@ impl<T: ShownText> fmt::Display for Shown<T> {
     }
 }
 
-/// What [`Shown`] can show.
-pub trait ShownText {
+/// Whether a character could act on a terminal instead of being seen: a control character (C0, DEL, C1), or a mark that
+/// changes the direction of text.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// What [`Escaped`] can show.
+pub trait EscapedText {
     /// The text, before escaping.
     fn text(&self) -> std::borrow::Cow<'_, str>;
 }
 
-impl ShownText for &str {
+impl EscapedText for &str {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         (*self).into()
     }
 }
 
-impl ShownText for &String {
+impl EscapedText for &String {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.as_str().into()
     }
 }
 
-impl ShownText for &Path {
+impl EscapedText for &Path {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string_lossy()
     }
 }
 
 /// A parser quotes keys of the text it was given.
-impl ShownText for &serde_json::Error {
+impl EscapedText for &serde_json::Error {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string().into()
     }
 }
 
-impl ShownText for &PathBuf {
+impl EscapedText for &PathBuf {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string_lossy()
     }
@@ -242,13 +254,24 @@ mod tests {
 
     #[test]
     fn control_and_bidi_characters_are_escaped() {
-        let shown = Shown("a\u{1b}[31m\n\u{202e}b").to_string();
-        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b");
+        let shown = Escaped("a\u{1b}[31m\n\u{202e}b\u{61c}\u{7f}\u{9b}").to_string();
+        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b\\u{61c}\\u{7f}\\u{9b}");
+    }
+
+    #[test]
+    fn advice_fits_what_failed() {
+        let hint = |doing, path: &str, code| {
+            Error::io(doing, path)(std::io::Error::from_raw_os_error(code)).hint().unwrap_or_default()
+        };
+        // ENODEV: a file system that cannot map. ENOSPC.
+        assert!(hint("map", "model.safetensors", 19).contains("--no-mmap"));
+        assert!(hint("write", "out/model.safetensors", 28).contains("--out"));
+        assert!(hint("write", STDOUT, 28).contains("stdout"));
     }
 
     #[test]
     fn long_names_are_cut() {
-        let shown = Shown("x".repeat(500).as_str()).to_string();
+        let shown = Escaped("x".repeat(500).as_str()).to_string();
         assert!(shown.ends_with("… (500 characters)") && shown.len() < 240, "{shown}");
     }
 }

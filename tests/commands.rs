@@ -161,3 +161,86 @@ fn a_closed_pipe_is_no_error() {
     let output = std::process::Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
+
+/// Names of files that could act on a terminal reach it escaped: in messages, in JSON and in CSV.
+#[test]
+fn names_cannot_paint_the_terminal() {
+    let hidden = "\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{61c}";
+    let is_hidden = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{61c}".contains(c);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let t = |name: &str| common::counted(name, &[2, 2], 1);
+    let two = |root: &str, names: [String; 2]| {
+        std::fs::create_dir(at(root)).unwrap();
+        for (i, name) in names.iter().enumerate() {
+            common::write_file(&at(root).join(name), &[t(&format!("t{i}"))], "{}");
+        }
+    };
+    two("indexes", ["a", "b"].map(|n| format!("{n}{hidden}.safetensors.index.json")));
+    two("files", ["a", "b"].map(|n| format!("{n}{hidden}.safetensors")));
+    two("numbers", ["1", "2"].map(|n| format!("{hidden}-0000{n}-of-00003.safetensors")));
+    for (root, word) in [
+        ("indexes", "more than one index"),
+        ("files", "more than one checkpoint"),
+        ("numbers", "shard numbers disagree"),
+    ] {
+        let stderr = fails(&["inspect", path(&at(root))]);
+        assert!(stderr.contains(word) && stderr.contains("\\u{1b}[31m\\u{7f}\\u{9b}"), "{stderr}");
+        assert!(!stderr.contains(is_hidden), "{stderr:?}");
+    }
+    // JSON strings may hold all of these but the control characters below U+0020.
+    let name = "=a\u{7f}\u{9b}\u{202e}\u{61c}.weight";
+    for (root, first) in [("x", 1), ("y", 2)] {
+        let tensors = [common::counted(name, &[2, 2], first)];
+        common::write_checkpoint(&at(root), &tensors, 1, r#"{"architectures":["X"]}"#);
+    }
+    let (x, y) = (at("x"), at("y"));
+    let commands: [&[&str]; 5] = [
+        &["diff", path(&x), path(&y), "--json"],
+        &["diff", path(&x), path(&y), "--csv"],
+        &["inspect", path(&x), "--json", "--tensors"],
+        &["verify", path(&x), "--json"],
+        &["plan", path(&x), "--json"],
+    ];
+    for args in commands {
+        let output = run(args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains(is_hidden) && text.contains(".weight"), "{args:?}: {text:?}");
+        if args.contains(&"--json") {
+            assert!(text.contains("=a\\u007f\\u009b\\u202e\\u061c"), "{args:?}: {text}");
+            serde_json::from_str::<Value>(&text).unwrap();
+        } else {
+            assert!(text.contains("\n'=a\\u{7f}\\u{9b}\\u{202e}\\u{61c}.weight,changed,"), "{text}");
+        }
+    }
+}
+
+/// A full stdout is not a full disk: the checkpoint is there.
+#[test]
+fn a_full_stdout_does_not_blame_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, tuned, out) = (fixture("base"), fixture("tuned"), dir.path().join("out"));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let args = ["reset", "--base", path(&base), "--tuned", path(&tuned), "--out", path(&out)];
+    let output = common::hft(&args).stdout(full).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("write stdout") && !stderr.contains("--out"), "{stderr}");
+    ok(&["inspect", path(&out)]);
+}
+
+/// A complex number has no order and no place among weights: it is never taken for its magnitude.
+#[test]
+fn complex_numbers_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let side = |name: &str, byte: u8| {
+        let t = common::tensor("model.layers.0.mlp.up_proj.weight", "C64", &[2, 2], vec![byte; 32]);
+        common::write_checkpoint(&dir.path().join(name), &[t], 1, r#"{"architectures":["X"]}"#);
+        dir.path().join(name)
+    };
+    let (base, tuned, out) = (side("base", 1), side("tuned", 2), dir.path().join("out"));
+    let inputs = ["reset", "--base", path(&base), "--tuned", path(&tuned), "--out", path(&out)];
+    let masked = ["--granularity", "element", "--selector", "top-magnitude"];
+    let stderr = fails(&[&inputs[..], &masked].concat());
+    assert!(stderr.contains("no magnitude in a tensor of type C64") && !out.exists(), "{stderr}");
+}

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Tensor, fails, ok, path, read_tensors, tensor, write_checkpoint, write_file};
+use common::{Tensor, fails, ok, path, read_tensors, run, tensor, write_checkpoint, write_file};
 
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 const EMBED: &str = "model.embed_tokens.weight";
@@ -48,6 +48,11 @@ fn adapter(dir: &Path, config: &str, tensors: &[Tensor]) {
 }
 
 fn apply(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    write(dir);
+    read_tensors(&dir.join("out"))
+}
+
+fn write(dir: &Path) {
     let out = dir.join("out");
     ok(&[
         "merge",
@@ -59,7 +64,6 @@ fn apply(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
         path(&out),
         "--force",
     ]);
-    read_tensors(&out)
 }
 
 fn near(got: &[f32], expected: &[f64]) {
@@ -185,4 +189,111 @@ fn extraction_finds_a_difference_of_its_rank() {
     let most = floats(&got[Q]).iter().zip(&tuned).fold(0f32, |most, (g, t)| most.max((g - t).abs()));
     assert!(most < 1e-5, "{most}");
     assert_eq!(floats(&got[NORM]), moved);
+}
+
+/// Scales that f32 cannot hold, patterns that are no numbers, factors that are not finite: refused by name.
+#[test]
+fn numbers_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    base(dir.path());
+    let (a, b) = (numbers(2 * 8, 4), numbers(12 * 2, 5));
+    let mut nan = a.clone();
+    nan[3] = f32::NAN;
+    let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
+    let pair = |a: &[f32]| [f32s(&name("lora_A"), &[2, 8], a), f32s(&name("lora_B"), &[12, 2], &b)];
+    let cases = [
+        (r#"{"r":2,"lora_alpha":1e308}"#, pair(&a), "the scale is not finite"),
+        (r#"{"r":2,"lora_alpha":4,"alpha_pattern":{"q_proj":1e300}}"#, pair(&a), "the scale is not finite"),
+        (r#"{"r":0,"lora_alpha":4}"#, pair(&a), "`r`: got 0"),
+        (r#"{"r":2,"lora_alpha":"4"}"#, pair(&a), "`lora_alpha`: got \"4\""),
+        (r#"{"r":2,"lora_alpha":4,"alpha_pattern":{"q_proj":"x"}}"#, pair(&a), "`alpha_pattern.q_proj`"),
+        (r#"{"r":2,"lora_alpha":4,"rank_pattern":{"q_proj":null}}"#, pair(&a), "`rank_pattern.q_proj`"),
+        (r#"{"r":2,"lora_alpha":4}"#, pair(&nan), "infinite or NaN values in a factor of the adapter: 1"),
+    ];
+    for (config, tensors, word) in cases {
+        adapter(dir.path(), config, &tensors);
+        let stderr = refused(dir.path());
+        assert!(stderr.contains(word), "{word}: {stderr}");
+    }
+}
+
+fn refused(dir: &Path) -> String {
+    let (adapter, base, out) = (dir.join("adapter"), dir.join("base"), dir.join("none"));
+    let stderr = fails(&["merge", "--lora", path(&adapter), "--base", path(&base), "--out", path(&out)]);
+    assert!(!out.exists());
+    stderr
+}
+
+/// Results that overflow although the scale does not are said.
+#[test]
+fn an_adapter_that_overflows_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    base(dir.path());
+    let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
+    let tensors = [f32s(&name("lora_A"), &[1, 8], &[1.0; 8]), f32s(&name("lora_B"), &[12, 1], &[4.0; 12])];
+    adapter(dir.path(), r#"{"r":1,"lora_alpha":3e38}"#, &tensors);
+    let (adapter, base, out) = (dir.path().join("adapter"), dir.path().join("base"), dir.path().join("out"));
+    let output = run(&["merge", "--lora", path(&adapter), "--base", path(&base), "--out", path(&out)]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && stderr.contains("where the inputs have none: 96, the first in"),
+        "{stderr}"
+    );
+}
+
+/// Types that no arithmetic is defined on: copied as bytes where both sides have them, refused by name otherwise.
+#[test]
+fn types_that_cannot_be_computed_with_are_copied_or_refused() {
+    // Bytes of [4, 8] and of [8]; of U3 nobody knows.
+    for (dtype, whole, vector) in
+        [("F4", 16, 4), ("F6_E2M3", 24, 6), ("F6_E3M2", 24, 6), ("C64", 256, 64), ("U3", 12, 3)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for (name, byte) in [("base", 1), ("tuned", 2)] {
+            let norm = f32s(NORM, &[8], &[f32::from(byte); 8]);
+            let tensors = [tensor(Q, dtype, &[4, 8], vec![byte; whole]), norm];
+            write_checkpoint(&dir.join(name), &tensors, 1, r#"{"architectures":["X"]}"#);
+        }
+        let (base, tuned) = (dir.join("base"), dir.join("tuned"));
+        let made = dir.join("adapter");
+        ok(&["lora", "extract", path(&base), path(&tuned), "--rank", "2", "--out", path(&made)]);
+        write(dir);
+        ok(&["diff", path(&tuned), path(&dir.join("out"))]);
+
+        // Saved in another type than the base has.
+        let config = r#"{"r":2,"lora_alpha":2}"#;
+        adapter(dir, config, &[tensor(&format!("base_model.model.{NORM}"), dtype, &[8], vec![0; vector])]);
+        let stderr = refused(dir);
+        assert!(stderr.contains(&format!("types differ: the adapter has {dtype}")), "{stderr}");
+        // An update of a tensor of that type.
+        let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
+        let (a, b) = (f32s(&name("lora_A"), &[2, 8], &[1.0; 16]), f32s(&name("lora_B"), &[4, 2], &[1.0; 8]));
+        adapter(dir, config, &[a, b]);
+        let stderr = refused(dir);
+        assert!(
+            stderr.contains(&format!("can be computed with: A is F32, B is F32, the base {dtype}")),
+            "{stderr}"
+        );
+    }
+}
+
+/// An adapter that saves the embedding and a head of a type that nobody knows, on a tied base.
+#[test]
+fn a_saved_head_of_an_unknown_type_is_compared_by_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let odd = |name: &str, byte: u8| tensor(name, "U3", &[10, 8], vec![byte; 30]);
+    for (name, byte) in [("base", 1), ("expected", 2)] {
+        let config = r#"{"architectures":["X"],"tie_word_embeddings":true}"#;
+        write_checkpoint(&dir.join(name), &[odd(EMBED, byte)], 1, config);
+    }
+    let saved = |head: u8| {
+        [odd("base_model.model.model.embed_tokens.weight", 2), odd("base_model.model.lm_head.weight", head)]
+    };
+    adapter(dir, r#"{"r":2,"lora_alpha":2}"#, &saved(2));
+    write(dir);
+    ok(&["diff", path(&dir.join("expected")), path(&dir.join("out"))]);
+    adapter(dir, r#"{"r":2,"lora_alpha":2}"#, &saved(3));
+    assert!(refused(dir).contains("the base has no `lm_head.weight`"));
 }

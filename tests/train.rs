@@ -316,3 +316,16 @@ fn a_configuration_file_gives_flags_and_the_command_line_wins() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && error.contains("--max-stepz"), "{error}");
 }
+
+/// Where files cannot be mapped they are read: the same loss, the same weights, also of a run that goes on.
+#[test]
+fn reading_instead_of_mapping_changes_nothing() {
+    let lab = Lab::new();
+    let steps = ["--epochs", "1"];
+    lab.train("qwen3", "mapped", &steps);
+    lab.train("qwen3", "read", &[&steps[..], &["--no-mmap"]].concat());
+    assert!(lab.weights("mapped") == lab.weights("read"));
+    let (model, data) = (lab.text("mapped"), lab.text("rows.jsonl"));
+    let args = ["eval", "--model", &model, "--data", &data, "--device", "cpu", "--json"];
+    assert_eq!(ok(&args), ok(&[&args[..], &["--no-mmap"]].concat()));
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::natural_order;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// The files of a checkpoint, found but not opened.
@@ -83,9 +84,13 @@ fn directory(root: &Path) -> Result<Located> {
     let located = indexed(super::Kind::Directory, root.to_owned(), root.join(index), &weights)?;
     let single = index.trim_end_matches(".index.json");
     if located.unindexed.iter().any(|name| name == single) {
-        let what =
-            format!("`{single}` stands beside `{index}`, which does not list it: one of them is stale");
-        let hint = format!("give {} or {} itself", root.join(single).display(), root.join(index).display());
+        let what = format!(
+            "`{}` stands beside `{}`, which does not list it: one of them is stale",
+            Escaped(single),
+            Escaped(index)
+        );
+        let (single, index) = (root.join(single), root.join(index));
+        let hint = format!("give {} or {} itself", Escaped(&single), Escaped(&index));
         return Err(fault(root, what, Some(hint)));
     }
     Ok(located)
@@ -129,7 +134,7 @@ fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String])
     let faults = names.iter().filter(missing).map(|name| Error::Index {
         path: path.clone(),
         tensor: None,
-        fault: format!("shard `{name}` is listed but missing beside the index"),
+        fault: format!("shard `{}` is listed but missing beside the index", Escaped(name)),
     });
     Faults::from_iter(faults).into_result()?;
     check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
@@ -164,7 +169,8 @@ fn check_numbers(path: &Path, names: &[&String]) -> Result<()> {
                 faults.push(fault(
                     path,
                     format!(
-                        "shard numbers disagree: `{name}` is {number} of {of}, but there are {count} shards"
+                        "shard numbers disagree: `{}` is {number} of {of}, but there are {count} shards",
+                        Escaped(*name)
                     ),
                     None,
                 ));
@@ -187,7 +193,10 @@ fn file_names(root: &Path) -> Result<Vec<String>> {
 }
 
 fn list(names: &[&String]) -> String {
-    names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ")
+    const MOST: usize = 10;
+    let shown: Vec<String> = names.iter().take(MOST).map(|name| Escaped(*name).to_string()).collect();
+    let rest = names.len().saturating_sub(MOST);
+    if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }
 
 /// `org/name[@revision]`, if `path` could be one.

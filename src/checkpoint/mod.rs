@@ -27,8 +27,8 @@ mod writer;
 pub use config::Config;
 pub use convert::{Cast, decode_f32, decode_f64, encode_f32};
 pub use digest::{
-    Contents, FileDigest, Sha256Hex, TensorDigest, contents, contents_digest, header_digest, tensor_contents,
-    tensor_digests,
+    Contents, FileDigest, Sha256Hex, TensorDigest, compare_contents, contents, contents_digest,
+    header_digest, sample_digest, tensor_contents, tensor_digests,
 };
 pub use dtype::{Dtype, Known};
 pub use header::{Header, TensorInfo};

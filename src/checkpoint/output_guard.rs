@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Checkpoint, Kind};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Files that commands read beside a checkpoint that is given as a single file.
@@ -89,9 +89,9 @@ impl CommandInputs {
             return Ok(());
         };
         let fault = match relation {
-            Relation::Is => format!("is the input {}", Shown(shown)),
-            Relation::Inside => format!("lies inside the input {}", Shown(shown)),
-            Relation::Contains => format!("contains the input {}", Shown(shown)),
+            Relation::Is => format!("is the input {}", Escaped(shown)),
+            Relation::Inside => format!("lies inside the input {}", Escaped(shown)),
+            Relation::Contains => format!("contains the input {}", Escaped(shown)),
         };
         Err(refuse(out, fault, format!("choose another {option}, outside of every input")))
     }

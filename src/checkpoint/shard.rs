@@ -1,9 +1,11 @@
 //! One safetensors file, mapped into memory or read by position.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
@@ -19,6 +21,24 @@ pub enum Access {
     Map,
     /// Read by position: for network file systems, where a lost connection would kill a mapped process.
     Read,
+    /// Read whole when it is opened: for those who need all bytes at once and cannot map.
+    Memory,
+}
+
+/// The bytes of a whole file.
+#[derive(Debug)]
+enum Whole {
+    Map(Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Whole {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
 }
 
 /// An open safetensors file with a valid header.
@@ -26,7 +46,7 @@ pub enum Access {
 pub struct Shard {
     path: PathBuf,
     file: File,
-    map: Option<Mmap>,
+    whole: Option<Whole>,
     header: Header,
     stamp: Stamp,
 }
@@ -38,6 +58,8 @@ struct Stamp {
     inode: u64,
     len: u64,
     modified: (i64, i64),
+    /// The change time: unlike the modification time, no program can set it back.
+    changed: (i64, i64),
 }
 
 impl Stamp {
@@ -47,12 +69,13 @@ impl Stamp {
             inode: meta.ino(),
             len: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
         }
     }
 }
 
 impl Shard {
-    /// Opens the file at `path` and validates its header. Only the header is read.
+    /// Opens the file at `path` and validates its header. Only the header is read, but with [`Access::Memory`].
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Header`].
@@ -73,19 +96,22 @@ impl Shard {
         let read = Error::io("read", path);
         file.read_exact_at(&mut first[..available], 0).map_err(read)?;
         let json_len = Header::json_len(path, &first[..available], stamp.len)?;
-        let map = match access {
-            Access::Map => Some(map(&file).map_err(Error::io("map", path))?),
+        let whole = match access {
+            Access::Map => Some(Whole::Map(map(&file).map_err(Error::io("map", path))?)),
             Access::Read => None,
+            Access::Memory => {
+                Some(Whole::Memory(read_whole(&file, stamp.len).map_err(Error::io("read", path))?))
+            }
         };
-        let header = if let Some(map) = &map {
-            Header::parse(path, &map[8..8 + json_len as usize], stamp.len)?
+        let header = if let Some(whole) = &whole {
+            Header::parse(path, &whole.bytes()[8..8 + json_len as usize], stamp.len)?
         } else {
             let mut json = vec![0; json_len as usize];
             let read = Error::io("read", path);
             file.read_exact_at(&mut json, 8).map_err(read)?;
             Header::parse(path, &json, stamp.len)?
         };
-        Ok(Self { path: path.to_owned(), file, map, header, stamp })
+        Ok(Self { path: path.to_owned(), file, whole, header, stamp })
     }
 
     /// The path it was opened by.
@@ -119,8 +145,8 @@ impl Shard {
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
-        if let Some(map) = &self.map {
-            return Ok(&map[range.start as usize..range.end as usize]);
+        if let Some(whole) = &self.whole {
+            return Ok(&whole.bytes()[range.start as usize..range.end as usize]);
         }
         scratch.resize((range.end - range.start) as usize, 0);
         let read = Error::io("read", &self.path);
@@ -128,20 +154,21 @@ impl Shard {
         Ok(scratch)
     }
 
-    /// The bytes of `range`, where the file is mapped.
+    /// The bytes of `range`, where the file is mapped or in memory.
     ///
     /// # Panics
     /// As [`Shard::bytes`].
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
         assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
-        Some(&self.map.as_ref()?[range.start as usize..range.end as usize])
+        Some(&self.whole.as_ref()?.bytes()[range.start as usize..range.end as usize])
     }
 
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
     pub fn release(&self, range: Range<u64>) {
         const PAGE: u64 = 4096;
         let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
-        if let Some(map) = self.map.as_ref().filter(|_| !whole.is_empty() && whole.end <= self.stamp.len) {
+        let inside = !whole.is_empty() && whole.end <= self.stamp.len;
+        if let (Some(Whole::Map(map)), true) = (&self.whole, inside) {
             release(map, whole);
         }
     }
@@ -167,20 +194,36 @@ impl Shard {
         Ok(from - range.start)
     }
 
-    /// Checks that the file is still the one that was opened, unchanged.
+    /// Gives the file a second name.
+    pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
+        std::fs::hard_link(self.path.canonicalize()?, name)?;
+        linked().insert((self.stamp.device, self.stamp.inode));
+        Ok(())
+    }
+
+    /// Checks that the file is still the one that was opened, unchanged: device, inode, length, modification time and
+    /// change time. The change time says nothing once this process has linked the file, as names that come and go set
+    /// it too.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime.
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = self.file.metadata().map_err(Error::io("check", &self.path))?;
+        let same = |now: std::fs::Metadata| {
+            let mut now = Stamp::of(&now);
+            if linked().contains(&(self.stamp.device, self.stamp.inode)) {
+                now.changed = self.stamp.changed;
+            }
+            now == self.stamp
+        };
+        let open = self.file.metadata().map_err(Error::io("check", &self.path))?;
         let there = std::fs::metadata(&self.path).map_err(Error::io("check", &self.path))?;
-        if Stamp::of(&now) == self.stamp && Stamp::of(&there) == self.stamp {
+        if same(open) && same(there) {
             return Ok(());
         }
         Err(Error::Checkpoint {
             path: self.path.clone(),
             fault: "the file changed while it was being read".to_owned(),
-            hint: Some("run again when nothing else writes to it".to_owned()),
+            hint: Some("run again when nothing else writes to it, links it or changes its owner".to_owned()),
         })
     }
 
@@ -188,6 +231,22 @@ impl Shard {
     pub fn same_file(&self, other: &Self) -> bool {
         (self.stamp.device, self.stamp.inode) == (other.stamp.device, other.stamp.inode)
     }
+}
+
+/// The whole file. Memory that there is not is an error, not an abort.
+fn read_whole(file: &File, len: u64) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(len).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Device and inode of the files that this process has linked: inputs may share them.
+fn linked() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
+    static LINKED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+    LINKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe by nature; this is the one place")]
@@ -206,4 +265,57 @@ fn release(map: &Mmap, range: Range<u64>) {
     let (offset, len) = (range.start as usize, (range.end - range.start) as usize);
     // SAFETY: the map is read-only and of a file, so its pages come back with the same bytes.
     let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A file with one tensor of one byte.
+    fn shard(dir: &Path) -> PathBuf {
+        let json = r#"{"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[7]].concat();
+        let path = dir.join("a.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        // Change times are as fine as the clock of the kernel ticks.
+        std::thread::sleep(Duration::from_millis(50));
+        path
+    }
+
+    #[test]
+    fn a_rewrite_that_restores_the_time_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = shard(dir.path());
+        let open = Shard::open(&path, Access::Map).unwrap();
+        assert!(open.check_unchanged().is_ok());
+        let file = File::options().write(true).open(&path).unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(&[8], open.file_len() - 1).unwrap();
+        file.set_modified(before).unwrap();
+        let message = open.check_unchanged().map_err(|e| e.to_string());
+        assert!(message.is_err_and(|m| m.contains("changed while it was being read")));
+    }
+
+    /// Another name for the file sets its change time, and is no change: for any input that is the same file.
+    #[test]
+    fn a_link_of_ours_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = shard(dir.path());
+        let (one, other) =
+            (Shard::open(&path, Access::Read).unwrap(), Shard::open(&path, Access::Read).unwrap());
+        one.hard_link(&dir.path().join("b.safetensors")).unwrap();
+        assert!(one.check_unchanged().is_ok() && other.check_unchanged().is_ok());
+        std::fs::write(&path, [0; 9]).unwrap();
+        assert!(other.check_unchanged().is_err());
+    }
+
+    #[test]
+    fn a_file_in_memory_is_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Shard::open(&shard(dir.path()), Access::Memory).unwrap();
+        let bytes = open.header().tensors()[0].bytes.clone();
+        assert_eq!(open.mapped(bytes), Some(&[7][..]));
+    }
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::locate::{Located, locate};
 use super::{Access, Config, Shard, TensorInfo, natural_order};
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// What the user named.
@@ -172,7 +173,7 @@ fn order_tensors(shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
     let faults = twice.map(|pair| Error::Header {
         path: shards[pair[1].0 as usize].path().to_owned(),
         tensor: Some(name(pair[1]).to_owned()),
-        fault: format!("duplicate tensor: also in `{}`", shards[pair[0].0 as usize].file_name()),
+        fault: format!("duplicate tensor: also in `{}`", Escaped(&shards[pair[0].0 as usize].file_name())),
     });
     Faults::from_iter(faults).into_result()?;
     Ok(order)
@@ -191,13 +192,14 @@ fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()
     for (tensor, shard) in index.weight_map() {
         let found = by_name.get(shard).and_then(|s| s.header().find(tensor));
         if found.is_none() {
-            faults.push(fault(tensor, format!("listed in `{shard}`, but not in that file")));
+            faults.push(fault(tensor, format!("listed in `{}`, but not in that file", Escaped(shard))));
         }
     }
     for shard in shards {
         for tensor in shard.header().tensors() {
             if !index.weight_map().contains_key(&tensor.name) {
                 let file = shard.file_name();
+                let file = Escaped(&file);
                 faults.push(fault(&tensor.name, format!("in `{file}`, but not listed in the index")));
             }
         }

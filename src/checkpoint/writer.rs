@@ -9,6 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::{Shard, Staging};
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// How a shard that comes unchanged from one side reaches the output.
@@ -35,10 +36,9 @@ pub fn link_whole(shard: &Shard, staging: &Staging, name: &str, link: Link) -> R
         Link::Copy => Ok(false),
         Link::Reflink => Ok(reflink_copy::reflink(shard.path(), &path).is_ok()),
         Link::Hard => {
-            let real = shard.path().canonicalize().map_err(Error::io("open", shard.path()))?;
-            std::fs::hard_link(&real, &path).map_err(|e| Error::Output {
+            shard.hard_link(&path).map_err(|e| Error::Output {
                 path: path.clone(),
-                fault: format!("cannot hard-link {}: {e}", real.display()),
+                fault: format!("cannot hard-link {}: {e}", Escaped(shard.path())),
                 hint: Some(
                     "put the output on the file system of the inputs, or leave out --link hard".to_owned(),
                 ),
@@ -124,5 +124,27 @@ impl Target {
     /// The staged path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Access, Checkpoint};
+
+    #[test]
+    fn a_link_that_fails_names_the_input_escaped() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = dir.path().join("a\u{1b}[31m\u{9b}");
+        std::fs::create_dir(&input).unwrap();
+        let json = r#"{"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[7]].concat();
+        std::fs::write(input.join("model.safetensors"), bytes).unwrap();
+        let checkpoint = Checkpoint::open(&input, Access::Map).unwrap();
+        let staging = Staging::create(&dir.path().join("out"), &[&checkpoint], false, false).unwrap();
+        let linked = link_whole(&checkpoint.shards()[0], &staging, "no/such/directory", Link::Hard);
+        let message = linked.map_err(|e| e.to_string()).unwrap_err();
+        assert!(message.contains("cannot hard-link") && message.contains("a\\u{1b}[31m\\u{9b}"), "{message}");
+        assert!(!message.contains(['\u{1b}', '\u{9b}']), "{message:?}");
     }
 }

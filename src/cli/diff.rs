@@ -10,9 +10,9 @@ use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Filter, Plan};
-use crate::report::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy, overlap_json, overlap_table};
+use crate::report::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_json, overlap_table};
 use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::{Error, Result};
 
@@ -145,14 +145,14 @@ impl Diff {
                 let rows = failed.iter().map(|(name, what)| json!({"name": name, "what": what}));
                 value["failed"] = rows.collect();
             }
-            return terminal.print(&format!("{value:#}\n"));
+            return terminal.print(&json_text(&value));
         }
         if self.csv {
             return terminal.print(&report.csv());
         }
         let mut out = report.table(self.top, self.sort.into(), terminal.paints_tables());
         for (name, what) in failed {
-            out += &format!("failed: tensor `{}`: {}\n", Shown(name), Shown(what));
+            out += &format!("failed: tensor `{}`: {}\n", Escaped(name), Escaped(what));
         }
         terminal.print(&out)
     }
@@ -170,7 +170,7 @@ impl Diff {
         let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         if self.json {
-            terminal.print(&format!("{:#}\n", overlap_json(&tensors)))?;
+            terminal.print(&json_text(&overlap_json(&tensors)))?;
         } else {
             terminal.print(&overlap_table(&tensors, self.top))?;
         }

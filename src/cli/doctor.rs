@@ -4,7 +4,7 @@ use super::Outcome;
 use super::terminal::Terminal;
 use crate::Result;
 use crate::backend::diagnose;
-use crate::report::{doctor_json, doctor_text};
+use crate::report::{doctor_json, doctor_text, json_text};
 
 /// Show devices and CUDA libraries, and what is missing; exit code 0 when CUDA can be used, 1 otherwise
 ///
@@ -21,7 +21,7 @@ impl Doctor {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let (found, threads) = (diagnose(), rayon::current_num_threads());
         terminal.print(&if self.json {
-            format!("{:#}\n", doctor_json(&found, threads))
+            json_text(&doctor_json(&found, threads))
         } else {
             doctor_text(&found, threads)
         })?;

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::Outcome;
 use super::device::DeviceArgs;
 use super::terminal::Terminal;
 use super::train::{in_batches, tokenizer};
-use crate::checkpoint::{Access, Checkpoint};
+use super::{Outcome, Reading};
+use crate::checkpoint::Checkpoint;
 use crate::llama::LlamaConfig;
-use crate::report::grouped;
+use crate::report::{grouped, json_text};
 use crate::train::data::{Batch, Limits, load};
 use crate::train::eval_checkpoint;
 use crate::{Error, Result};
@@ -35,6 +35,8 @@ pub(super) struct Eval {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Eval {
@@ -48,7 +50,7 @@ impl Eval {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
         let mut device = self.device.open()?;
-        let source = Checkpoint::open(&self.model, Access::Map)?;
+        let source = Checkpoint::open(&self.model, self.reading.whole())?;
         let vocab_size = LlamaConfig::read(source.root())?.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
@@ -58,10 +60,10 @@ impl Eval {
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
         let sizes = (longest.max(device.tokens_at_once().min(most)), longest);
         let (loss, tokens) = eval_checkpoint(&mut device, &source, &batches, sizes)?;
+        source.check_unchanged()?;
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {
-            let found = json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows});
-            format!("{found:#}\n")
+            json_text(&json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows}))
         } else {
             let (tokens, rows) = (grouped(tokens), grouped(rows as u64));
             format!("loss {loss:.6}\nperplexity {perplexity:.4}\ntokens {tokens}\nrows {rows}\n")

@@ -1,5 +1,8 @@
 //! `merge`: many checkpoints into one.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -9,10 +12,10 @@ use super::progress::bytes_bar;
 use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Link, contents_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::bytes;
 use crate::surgery::{
-    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, Output, Provenance, Recipe,
+    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, NonFinite, Output, Provenance, Recipe,
 };
 use crate::{Error, Result};
 
@@ -30,7 +33,7 @@ pub(super) struct Merge {
     base: Option<PathBuf>,
     /// A model and its parameters, `PATH:weight=0.5,density=0.3`; may be repeated
     #[arg(long, value_name = "CKPT[:KEY=VALUE,…]")]
-    model: Vec<String>,
+    model: Vec<OsString>,
     /// A parameter of the whole merge, such as `lambda=0.7` or `t=[0,0.5,1]`; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -125,9 +128,10 @@ impl Merge {
             inputs: self.inputs(&models, terminal)?,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
-        merge.write(&output, &provenance, &|done| bar.set_position(done))?;
+        let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        terminal.detail(&format!("wrote {}", Shown(path)));
+        warn_of(&found, terminal);
+        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(Outcome::Success)
     }
 
@@ -157,8 +161,9 @@ impl Merge {
             link: Link::Copy,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
-        merge.write(&output, &provenance, &|done| bar.set_position(done))?;
+        let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
+        warn_of(&found, terminal);
         Ok(Outcome::Success)
     }
 
@@ -173,10 +178,11 @@ impl Merge {
             return Recipe::new(value);
         }
         let mut value = json!({"merge_method": self.method});
+        let mut paths = Names::default();
         if let Some(base) = &self.base {
-            value["base_model"] = base.to_string_lossy().into();
+            value["base_model"] = paths.name(base)?.into();
         }
-        let models: Result<Vec<Value>> = self.model.iter().map(|text| model(text)).collect();
+        let models: Result<Vec<Value>> = self.model.iter().map(|text| model(text, &mut paths)).collect();
         value["models"] = models?.into();
         if !self.set.is_empty() {
             let mut set = Map::new();
@@ -186,7 +192,7 @@ impl Merge {
             value["parameters"] = set.into();
         }
         self.overrides(&mut value);
-        Recipe::new(value)
+        Ok(Recipe::new(value)?.with_paths(paths.0))
     }
 
     fn overrides(&self, value: &mut Value) {
@@ -243,6 +249,16 @@ impl Merge {
     }
 }
 
+/// Says what is not finite in the result.
+fn warn_of(found: &NonFinite, terminal: &Terminal) {
+    if let Some(first) = &found.first {
+        let (n, first) = (found.elements, Escaped(first));
+        terminal.warn(&format!(
+            "infinite or NaN values in the result where the inputs have none: {n}, the first in `{first}`"
+        ));
+    }
+}
+
 /// Says what was not merged.
 fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
     const MOST: usize = 5;
@@ -257,16 +273,47 @@ fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
         terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
     }
     for (file, why) in &merge.sidecars().left {
-        terminal.detail(&format!("left behind: {} ({why})", Shown(file)));
+        terminal.detail(&format!("left behind: {} ({why})", Escaped(file)));
     }
 }
 
-/// `PATH:weight=0.5,density=0.3`; a path may itself have colons.
-fn model(text: &str) -> Result<Value> {
-    let (path, pairs) = match text.rsplit_once(':') {
-        Some((path, pairs)) if pairs.contains('=') => (path, pairs),
-        _ => return Ok(json!({"model": text})),
+/// The names that a recipe, which is UTF-8, gives to paths that are not.
+#[derive(Debug, Default)]
+struct Names(BTreeMap<String, PathBuf>);
+
+impl Names {
+    /// The path itself where it is UTF-8; otherwise with `\xNN` for each byte that is not.
+    fn name(&mut self, path: &Path) -> Result<String> {
+        if let Some(name) = path.to_str() {
+            return Ok(name.to_owned());
+        }
+        let mut name = String::new();
+        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+            name.push_str(chunk.valid());
+            chunk.invalid().iter().for_each(|byte| name.push_str(&format!("\\x{byte:02x}")));
+        }
+        match self.0.insert(name.clone(), path.to_owned()) {
+            Some(other) if other != path => {
+                let fault = format!("two models would be named `{}` in the recipe", Escaped(&name));
+                Err(Error::usage(fault, "rename one of them"))
+            }
+            _ => Ok(name),
+        }
+    }
+}
+
+/// `PATH:weight=0.5,density=0.3`; a path may itself have colons, and need not be UTF-8.
+fn model(text: &OsStr, paths: &mut Names) -> Result<Value> {
+    let bytes = text.as_bytes();
+    let colon = bytes.iter().rposition(|byte| *byte == b':').filter(|at| bytes[*at..].contains(&b'='));
+    let Some(colon) = colon else {
+        return Ok(json!({"model": paths.name(Path::new(text))?}));
     };
+    let path = paths.name(Path::new(OsStr::from_bytes(&bytes[..colon])))?;
+    let pairs = std::str::from_utf8(&bytes[colon + 1..]).map_err(|_| {
+        let fault = format!("--model: the parameters of `{}` are not UTF-8", Escaped(&path));
+        Error::usage(fault, "only the path of a model may be other than UTF-8")
+    })?;
     let mut parameters = Map::new();
     let mut depth = 0i32;
     let separate = |c: char| {
@@ -282,7 +329,7 @@ fn model(text: &str) -> Result<Value> {
 /// `key=value`: the value is a number, true or false, a list of them, or a text.
 fn pair(text: &str) -> Result<(String, Value)> {
     let Some((key, value)) = text.split_once('=') else {
-        let fault = format!("got `{}`, expected KEY=VALUE", Shown(text));
+        let fault = format!("got `{}`, expected KEY=VALUE", Escaped(text));
         return Err(Error::usage(fault, "such as --set lambda=0.7 or --model PATH:weight=0.5"));
     };
     let read = serde_json::from_str(value).unwrap_or_else(|_| value.into());
@@ -312,6 +359,7 @@ mod tests {
 
     #[test]
     fn models_are_paths_with_parameters() {
+        let model = |text: &str| model(OsStr::new(text), &mut Names::default());
         let read = model("/a:b/c:weight=0.5,density=[0,1],mask=x.json").unwrap();
         let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
         assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));

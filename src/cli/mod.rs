@@ -86,7 +86,7 @@ enum Command {
 /// How checkpoints are read.
 #[derive(Debug, Args)]
 struct Reading {
-    /// Read by position instead of mapping files: for network file systems
+    /// Read files instead of mapping them: for network file systems
     #[arg(long)]
     no_mmap: bool,
 }
@@ -94,6 +94,11 @@ struct Reading {
 impl Reading {
     fn access(&self) -> Access {
         if self.no_mmap { Access::Read } else { Access::Map }
+    }
+
+    /// For a command that computes with the stored bytes of all weights.
+    fn whole(&self) -> Access {
+        if self.no_mmap { Access::Memory } else { Access::Map }
     }
 }
 

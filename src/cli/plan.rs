@@ -10,7 +10,7 @@ use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Access, Checkpoint, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
-use crate::report::{Side, selection_json, selection_table};
+use crate::report::{Side, json_text, selection_json, selection_table};
 use crate::{Error, Result};
 
 /// Choose which tensors are trainable and which frozen
@@ -127,7 +127,7 @@ impl Algebra {
             Self::Complement(args) => (plan::Plan::read(&args.plan)?.complement()?, &args.result),
             Self::Show(args) => (plan::Plan::read(&args.plan)?, &args.result),
         };
-        let open = |path: &PathBuf| Checkpoint::open(path, Access::Map);
+        let open = |path: &PathBuf| Checkpoint::open(path, Access::Read);
         let checkpoint = result.checkpoint.as_ref().map(open).transpose()?;
         let inputs = CommandInputs::of(&checkpoint).with(self.plans());
         let out = check_out(result.out.as_deref(), &inputs, result.force)?;
@@ -184,7 +184,7 @@ fn show(plan: &plan::Plan, inventory: Option<&Inventory>, json: bool, terminal: 
     let summary = Summary::new(inventory, plan);
     if json {
         let value = selection_json(&summary, plan, Side::Trainable);
-        return terminal.print(&format!("{value:#}\n"));
+        return terminal.print(&json_text(&value));
     }
     terminal.print(&selection_table(&summary, plan, Side::Trainable, sizes_known))
 }

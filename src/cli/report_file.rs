@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::terminal::Terminal;
 use crate::checkpoint::{CommandInputs, Replace, StagedFile};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Where a report goes; the path has passed the guard.
@@ -39,7 +39,7 @@ impl<'a> ReportFile<'a> {
     /// [`Error::Output`] that names the option.
     pub(super) fn write(&self, text: &str, terminal: &Terminal) -> Result<()> {
         self.put(text).map_err(|error| self.named(error))?;
-        terminal.detail(&format!("wrote {}", Shown(self.path)));
+        terminal.detail(&format!("wrote {}", Escaped(self.path)));
         Ok(())
     }
 

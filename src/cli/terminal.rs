@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::{Color, Global};
-use crate::error::Shown;
+use crate::error::{Escaped, STDOUT, is_hidden};
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
@@ -41,7 +41,7 @@ impl Terminal {
     pub(super) fn print_bytes(&self, bytes: &[u8]) -> Result<()> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout")(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", STDOUT)(e)),
             _ => Ok(()),
         }
     }
@@ -59,21 +59,21 @@ impl Terminal {
     /// A line about what is done, unless quiet.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            say(text);
+            say(&visible(text));
         }
     }
 
     /// A line for those who asked for more.
     pub(super) fn detail(&self, text: &str) {
         if self.verbose {
-            say(text);
+            say(&visible(text));
         }
     }
 
     /// Something the user should know, though the command goes on.
     pub(super) fn warn(&self, text: &str) {
         if !self.quiet {
-            say(&format!("{} {text}", self.paint("warning:", "1;33")));
+            say(&format!("{} {}", self.paint("warning:", "1;33"), visible(text)));
         }
     }
 
@@ -86,12 +86,12 @@ impl Terminal {
         };
         let mut last_hint = None;
         for (i, error) in all.iter().take(MOST).enumerate() {
-            say(&format!("{} {error}", self.paint("error:", "1;31")));
+            say(&format!("{} {}", self.paint("error:", "1;31"), visible(&error.to_string())));
             let hint = error.hint();
             let next = all.get(i + 1).filter(|_| i + 1 < MOST).and_then(Error::hint);
             // Advice that the next fault repeats is given once, after the last of them.
             if let Some(hint) = hint.filter(|h| next.as_ref() != Some(h) && last_hint.as_ref() != Some(h)) {
-                say(&format!("{} {hint}", self.paint("hint:", "1;36")));
+                say(&format!("{} {}", self.paint("hint:", "1;36"), visible(&hint)));
                 last_hint = Some(hint);
             }
         }
@@ -106,6 +106,16 @@ impl Terminal {
     }
 }
 
+/// A message with what could act on a terminal escaped, but for its line feeds. Names are shown through [`Escaped`] where
+/// the message is made; this is for what libraries and other programs say.
+fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && c != '\n' { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
 /// stderr may be closed; there is nobody left to tell then.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -113,7 +123,7 @@ fn say(text: &str) {
 
 /// Lists names for a message: at most `most`, then how many more.
 pub(super) fn list(names: &[&str], most: usize) -> String {
-    let shown: Vec<String> = names.iter().take(most).map(|name| Shown(*name).to_string()).collect();
+    let shown: Vec<String> = names.iter().take(most).map(|name| Escaped(*name).to_string()).collect();
     let rest = names.len().saturating_sub(most);
     if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }

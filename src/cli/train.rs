@@ -11,15 +11,15 @@ use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
-use super::{LinkArg, Outcome};
+use super::{LinkArg, Outcome, Reading};
 use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
 };
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
-use crate::report::{loss_svg, samples_text, training_json, training_table};
+use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
 use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
 use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
 use crate::{Error, Result};
@@ -76,6 +76,8 @@ pub(super) struct Train {
     saving: SavingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 /// The rows of all stages, tokenized.
@@ -92,7 +94,7 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
-        let source = Checkpoint::open(&self.model, Access::Map)?;
+        let source = Checkpoint::open(&self.model, Access::Read)?;
         let config = LlamaConfig::read(source.root())?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
@@ -122,6 +124,7 @@ impl Train {
             tensorboard: self.saving.tensorboard,
             sync: !self.no_sync,
             link: self.link.into(),
+            access: self.reading.whole(),
         };
         Run::check(&run, &source)?;
         let space = Run::disk_bytes(&run, &source)?;
@@ -132,7 +135,7 @@ impl Train {
             RunDir::create(out, &inputs, self.force, &fingerprint, space)?
         };
         for path in dir.replaced() {
-            terminal.note(&format!("kept until this run has ended: {}", Shown(&path)));
+            terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
         }
         drop(source);
         self.train(Run::new(run, dir), &mut device, rounds.len(), terminal)
@@ -160,10 +163,10 @@ impl Train {
         replace_bytes(&svg, !self.no_sync, loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
-        terminal.detail(&format!("wrote {}", Shown(&root)));
+        terminal.detail(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
-            format!("{:#}\n", training_json(&result, log.lines()))
+            json_text(&training_json(&result, log.lines()))
         } else {
             training_table(&result)
         })?;
@@ -228,7 +231,7 @@ impl Train {
             let s = dataset.summary;
             terminal.note(&format!(
                 "{}: {} rows, {} tokens, {} of them targets",
-                Shown(path),
+                Escaped(path),
                 dataset.rows.len(),
                 s.tokens,
                 s.targets
@@ -236,7 +239,7 @@ impl Train {
             if s.truncated_rows + s.dropped_rows > 0 {
                 terminal.warn(&format!(
                     "{}: {} rows cut to {} tokens, {} left out as no target was left; {} tokens lost",
-                    Shown(path),
+                    Escaped(path),
                     s.truncated_rows,
                     self.rows.max_length,
                     s.dropped_rows,

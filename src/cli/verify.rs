@@ -10,8 +10,8 @@ use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_small};
-use crate::error::Shown;
-use crate::report::{Manifest, Mismatch, bytes};
+use crate::error::Escaped;
+use crate::report::{Manifest, Mismatch, bytes, json_text};
 use crate::{Error, Result};
 
 /// Check headers and index, and hash every file and tensor with SHA-256
@@ -44,7 +44,7 @@ impl Verify {
         let check = |path| ReportFile::check(path, "--write-manifest", &inputs, Manifest::MARKER, self.force);
         let manifest_file = self.write_manifest.as_deref().map(check).transpose()?;
         for file in checkpoint.unindexed() {
-            terminal.warn(&format!("not part of the checkpoint: {}", Shown(file)));
+            terminal.warn(&format!("not part of the checkpoint: {}", Escaped(file)));
         }
         let file_bytes: u64 = checkpoint.shards().iter().map(|shard| shard.file_len()).sum();
         let bar = bytes_bar(terminal, "hash", file_bytes + checkpoint.tensor_bytes());
@@ -75,15 +75,15 @@ impl Verify {
             let rows = mismatches.iter().map(|m| json!({"kind": m.kind, "name": m.name, "what": m.what}));
             let mut value = serde_json::to_value(manifest).unwrap_or_default();
             value["mismatches"] = rows.collect();
-            return terminal.print(&format!("{value:#}\n"));
+            return terminal.print(&json_text(&value));
         }
         let mut out = String::new();
         for file in &contents.files {
-            out += &format!("{}  {}\n", file.sha256, Shown(&file.name));
+            out += &format!("{}  {}\n", file.sha256, Escaped(&file.name));
         }
         out += &format!("{}  all {} tensors, any sharding\n", manifest.digest(), contents.tensors.len());
         for m in mismatches {
-            out += &format!("differs: {} `{}`: {}\n", m.kind, Shown(&m.name), m.what);
+            out += &format!("differs: {} `{}`: {}\n", m.kind, Escaped(&m.name), m.what);
         }
         terminal.print(&out)
     }

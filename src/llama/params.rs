@@ -270,7 +270,7 @@ fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result
         return Err(fault(checkpoint, name, what));
     }
     let bytes = checkpoint.shards()[tensor.shard].mapped(tensor.info.bytes.clone());
-    let bytes = bytes.ok_or_else(|| fault(checkpoint, name, "not mapped into memory".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| fault(checkpoint, name, "not in memory".to_owned()))?;
     let (rows, cols) = matrix(shape);
     let dtype: &Dtype = &tensor.info.dtype;
     Ok(Stored { dtype, bytes, rows, cols })

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::number::bytes;
 use super::table::{table, text};
 use crate::backend::Diagnosis;
+use crate::error::Escaped;
 
 /// Libraries, cards, and what to install.
 pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
@@ -12,8 +13,7 @@ pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
     if !found.libraries.is_empty() {
         let mut rows = table(&["library", ">version", "file"]);
         for library in &found.libraries {
-            let path =
-                library.path.as_ref().map_or("not found".to_owned(), |path| path.display().to_string());
+            let path = library.path.as_ref().map_or("not found".to_owned(), |path| Escaped(path).to_string());
             rows.add_row([library.name, library.version.as_deref().unwrap_or("-"), &path]);
         }
         out += &format!("\n{}", text(&rows));

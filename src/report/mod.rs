@@ -3,6 +3,7 @@
 mod diff;
 mod doctor;
 mod inspection;
+mod json;
 mod loss_curve;
 mod number;
 mod overlap;
@@ -16,6 +17,7 @@ mod verification;
 pub use diff::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
+pub use json::json_text;
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_json, overlap_table};

@@ -19,7 +19,7 @@ pub use diff::{
     diff, diff_bytes, three_way, violations,
 };
 pub use merge::{
-    Adapter, Extraction, LoraMerge, Merge, MergeOptions, MergeVocab, Models, Recipe, extract_lora,
+    Adapter, Extraction, LoraMerge, Merge, MergeOptions, MergeVocab, Models, NonFinite, Recipe, extract_lora,
 };
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};

@@ -10,6 +10,7 @@ use super::state::{self, Progress};
 use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
+use crate::error::Escaped;
 use crate::llama::{Activations, Model, Recompute};
 use crate::train::data::{Batch, Batches, Epoch};
 use crate::{Error, Result};
@@ -207,7 +208,7 @@ fn stopped(fault: String, state: &std::path::Path) -> Error {
     let fault = format!("training stopped: {fault}");
     Error::Training {
         fault,
-        hint: Some(format!("the state is saved in {}; --resume goes on from there", state.display())),
+        hint: Some(format!("the state is saved in {}; --resume goes on from there", Escaped(state))),
     }
 }
 

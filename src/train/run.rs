@@ -55,6 +55,8 @@ pub struct RunOptions<'a> {
     pub sync: bool,
     /// Shards without a trained tensor.
     pub link: Link,
+    /// How the weights are read.
+    pub access: Access,
 }
 
 /// A run that was checked and can start.
@@ -176,7 +178,7 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let (spec, round) = (begin.spec, begin.progress.round);
-        let source = Checkpoint::open(&self.source_of(round), Access::Map)?;
+        let source = Checkpoint::open(&self.source_of(round), self.options.access)?;
         let kept = self.dir.of_round(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         spec.plan.write(&kept.join("plan.json"))?;
@@ -267,7 +269,7 @@ impl<'a> Run<'a> {
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
         let output = Output { path: &path, force: true, also_read: &[], sync, link };
-        let start = Checkpoint::open(self.options.model, Access::Map)?;
+        let start = Checkpoint::open(self.options.model, Access::Read)?;
         let provenance = Provenance {
             command: "train",
             options: self.options.options.clone(),

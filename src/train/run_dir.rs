@@ -22,7 +22,7 @@ use super::state::{self, Progress};
 use crate::checkpoint::{
     CommandInputs, Replaced, Replacement, Staging, check_space, read_json, read_small, replace_bytes,
 };
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// What `run.json` says it is.
@@ -272,7 +272,7 @@ fn replaced_of(out: &Path, run: Option<&Value>) -> Vec<Replaced> {
 
 fn unfinished(out: &Path, run: &Value) -> Error {
     let kept = replaced_of(out, Some(run)).iter().filter_map(Replaced::path).collect::<Vec<_>>();
-    let kept: Vec<String> = kept.iter().map(|path| Shown(path).to_string()).collect();
+    let kept: Vec<String> = kept.iter().map(|path| Escaped(path).to_string()).collect();
     let what = match kept.is_empty() {
         true => "holds a run that did not end".to_owned(),
         false => {

@@ -149,7 +149,7 @@ fn check(state: &Checkpoint) -> Result<()> {
 /// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state has changed since it was saved or
 /// is of another plan.
 pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
-    let state = Checkpoint::open(path, Access::Map)?;
+    let state = Checkpoint::open(path, Access::Read)?;
     check(&state)?;
     let shard = &state.shards()[0];
     let other =
@@ -167,8 +167,8 @@ pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -
             let info = info.filter(|info| info.elements() == elements as u64);
             let info = info.ok_or_else(|| other(format!("no tensor `{name}` of {elements} elements")))?;
             let mut values = vec![0.0; elements];
-            let bytes = shard.mapped(info.bytes.clone()).unwrap_or_default();
-            decode_f32(&info.dtype, bytes, &mut values)
+            let mut scratch = Vec::new();
+            decode_f32(&info.dtype, shard.bytes(info.bytes.clone(), &mut scratch)?, &mut values)
                 .ok_or_else(|| other(format!("tensor `{name}` is not of numbers")))?;
             Ok(values)
         };
@@ -185,7 +185,7 @@ pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -
 /// # Errors
 /// [`Error::Checkpoint`] when the file is no state.
 pub(super) fn progress_of(path: &Path) -> Result<Progress> {
-    let shard = Shard::open(path, Access::Map)?;
+    let shard = Shard::open(path, Access::Read)?;
     let progress = shard.header().metadata().iter().find(|(key, _)| key == "progress");
     let progress = progress.and_then(|(_, text)| serde_json::from_str(text).ok());
     let hint = "remove the file to go on from the state before it";

@@ -1,6 +1,7 @@
 //! What is wrong with a recipe is said at once, before anything is written.
 
 use super::{at_root, path};
+use crate::common::{tensor, write_checkpoint};
 
 fn refused(recipe: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -71,4 +72,77 @@ fn an_existing_target_and_an_input_are_never_overwritten() {
         let output = at_root(&["merge", recipe, "--out", target]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{target}");
     }
+}
+
+#[test]
+fn weights_that_cancel_and_numbers_beyond_f32_are_refused() {
+    let recipe = |method: &str, weights: [&str; 2], set: &str| {
+        let model = |name: &str, weight: &str| {
+            format!("  - model: fixtures/merge/{name}\n    parameters: {{weight: {weight}}}\n")
+        };
+        let models = model("a", weights[0]) + &model("b", weights[1]);
+        format!("merge_method: {method}\nmodels:\n{models}parameters: {{{set}}}\n")
+    };
+    for (method, set) in [("linear", ""), ("multislerp", "")] {
+        let stderr = refused(&recipe(method, ["1", "-1"], set));
+        assert!(stderr.contains("the weights add up to 0e0"), "{method}: {stderr}");
+    }
+    assert!(refused(&recipe("linear", ["0.3", "-0.3"], "")).contains("divided by their sum"));
+    for weight in ["1e39", "-1e300"] {
+        let stderr = refused(&recipe("linear", [weight, "1"], ""));
+        assert!(stderr.contains("`weight`") && stderr.contains("beyond the range of f32"), "{stderr}");
+    }
+}
+
+/// Finite inputs, infinite results: said with their number and the first tensor.
+#[test]
+fn results_that_are_not_finite_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
+    for (name, values) in [("a", [40_000f32, 1.0, f32::INFINITY]), ("b", [50_000f32, 2.0, 1.0])] {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| half(*x)).collect();
+        let tensors = [tensor("model.norm.weight", "F16", &[3], bytes)];
+        write_checkpoint(&at(name), &tensors, 1, r#"{"architectures":["X"]}"#);
+    }
+    let models = ["a", "b"].map(|name| format!("{}:weight=1", path(&at(name))));
+    let out = at("out");
+    let run = |set: &str| {
+        let args = ["merge", "--method", "linear", "--model", &models[0], "--model", &models[1]];
+        let output =
+            at_root(&[&args[..], &["--set", set, "--force", "--out", path(&out)]].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let stderr = run("normalize=false");
+    // 90,000 is beyond f16; the infinity of `a` is no news.
+    assert!(
+        stderr.contains("where the inputs have none: 1, the first in")
+            && stderr.contains("`model.norm.weight`"),
+        "{stderr}"
+    );
+    assert!(!run("normalize=true").contains("infinite"));
+}
+
+/// Paths are bytes; only a recipe is text.
+#[test]
+fn paths_of_flags_need_not_be_utf8() {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(name));
+    for (name, value) in [(&b"b\xff"[..], 1f32), (&b"m\xfe"[..], 3.0)] {
+        let tensors = [tensor("model.norm.weight", "F32", &[1], value.to_le_bytes().to_vec())];
+        write_checkpoint(&dir.path().join("made"), &tensors, 1, r#"{"architectures":["X"]}"#);
+        std::fs::rename(dir.path().join("made"), at(name)).unwrap();
+    }
+    let out = dir.path().join("out");
+    let mut model = at(b"m\xfe").into_os_string().into_vec();
+    model.extend(b":weight=0.5");
+    let mut command = at_root(&["merge", "--method", "task_arithmetic", "--out", path(&out), "--base"]);
+    command.arg(at(b"b\xff")).arg("--model").arg(std::ffi::OsString::from_vec(model));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(super::values(&out)["model.norm.weight"], [2.0]);
+    let provenance = std::fs::read_to_string(out.join("hft_surgery.json")).unwrap();
+    assert!(provenance.contains(r"m\\xfe") && provenance.contains(r"b\\xff"), "{provenance}");
 }

@@ -166,3 +166,68 @@ fn thresholds_of_large_tensors_are_exact() {
         assert!(got == expected, "{kind}");
     }
 }
+
+/// Draws are keyed by the contents of a model, and models are taken in the order of their contents: another spelling of
+/// a path, a copy under another name and other shards give the same bytes.
+#[test]
+fn the_path_of_a_model_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let model = |name: &str, salt: usize, shards: usize| {
+        let mix = |i: usize| ((i + salt) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let tensors: Vec<_> = (0..2)
+            .map(|layer| {
+                let data: Vec<f32> = (0..4096).map(|i| mix(i + 5000 * layer) as f32 / 1e6).collect();
+                tensor(&format!("model.layers.{layer}.mlp.up_proj.weight"), "F32", &[64, 64], floats(&data))
+            })
+            .collect();
+        write_checkpoint(&at(name), &tensors, shards, r#"{"architectures":["X"]}"#);
+    };
+    [("base", 0), ("s1", 1), ("s2", 2), ("s3", 3)].iter().for_each(|(name, salt)| model(name, *salt, 1));
+    [("zz", 1), ("aa", 3)].iter().for_each(|(name, salt)| model(name, *salt, 2));
+    let run = |method: &str, models: [&str; 3]| {
+        let models = models.map(|m| format!("{}:weight=0.4,density=0.5", path(&at(m))));
+        let (base, out) = (at("base"), at("out"));
+        let mut args = vec!["--method", method, "--base", path(&base), "--seed", "3"];
+        models.iter().for_each(|m| args.extend(["--model", m.as_str()]));
+        merge(&args, &out);
+        crate::common::read_tensors(&out)
+    };
+    for method in ["dare_linear", "della", "ties"] {
+        let first = run(method, ["s1", "s2", "s3"]);
+        for models in [["./s1", "s2/", "s3"], ["s1/", "base/../s2", "./././s3"], ["zz", "s2", "aa"]] {
+            assert!(run(method, models) == first, "{method} {models:?}");
+        }
+        assert!(run(method, ["s1", "s1", "s3"]) != first, "{method}");
+    }
+}
+
+/// Models that are the same in the sample of their digest and not beyond have draws of their own, whatever their order.
+#[test]
+fn models_that_the_sample_does_not_tell_apart_draw_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let base = vec![0.0; N];
+    // 1 everywhere but for the last element, far from the middle.
+    let (mut one, mut other) = (vec![1.0; N], vec![1.0; N]);
+    (one[N - 1], other[N - 1]) = (2.0, 3.0);
+    for (name, data) in [("base", base), ("one", one), ("other", other)] {
+        let t = [tensor("model.layers.0.mlp.up_proj.weight", "F32", &[512, 512], floats(&data))];
+        write_checkpoint(&at(name), &t, 1, r#"{"architectures":["X"]}"#);
+    }
+    let run = |models: [&str; 2]| {
+        let models = models.map(|m| format!("{}:weight=1,density=0.5", path(&at(m))));
+        let (base, out) = (at("base"), at("out"));
+        let set = ["--method", "dare_linear", "--set", "rescale=none"];
+        merge(
+            &[&set[..], &["--base", path(&base), "--model", &models[0], "--model", &models[1]]].concat(),
+            &out,
+        );
+        values(&out).into_values().next().unwrap()
+    };
+    let got = run(["one", "other"]);
+    assert!(got == run(["other", "one"]));
+    // Two independent draws of one half: 0, 1 and 2 with 1/4, 1/2 and 1/4.
+    let share = got.iter().filter(|x| **x == 1.0).count() as f64 / N as f64;
+    assert!((share - 0.5).abs() < bound(0.5, N), "{share}");
+}

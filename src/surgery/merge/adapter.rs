@@ -10,10 +10,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::source::{Source, is_float};
+use super::source::{Source, is_float, is_writable};
 use super::values::{Scratch, Values};
 use crate::checkpoint::{Access, Checkpoint, read_small};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::simd::{Kernel, dispatch};
 use crate::{Error, Faults, Result};
@@ -57,29 +57,31 @@ impl Adapter {
             hint: Some("only plain LoRA adapters of PEFT can be applied".to_owned()),
         };
         let value: Value = serde_json::from_slice(&read_small(&config_path)?)
-            .map_err(|e| fault(format!("not valid JSON: {}", Shown(&e))))?;
+            .map_err(|e| fault(format!("not valid JSON: {}", Escaped(&e))))?;
         let kind = value["peft_type"].as_str().unwrap_or("LORA");
         if kind != "LORA" {
-            return Err(fault(format!("peft_type is `{}`, expected LORA", Shown(kind))));
+            return Err(fault(format!("peft_type is `{}`, expected LORA", Escaped(kind))));
         }
         for key in ["use_dora", "use_bdlora", "lora_bias", "alora_invocation_tokens", "megatron_config"] {
             if !matches!(value[key], Value::Null | Value::Bool(false)) {
                 return Err(fault(format!("`{key}` is set, which changes what the adapter computes")));
             }
         }
-        let number = |key: &str, least: f64| {
-            let x = value[key].as_f64().filter(|x| x.is_finite() && *x >= least);
-            x.ok_or_else(|| fault(format!("`{key}` must be a number")))
+        let number = |key: &str, x: &Value, least: f64| {
+            let got = x.as_f64().filter(|x| x.is_finite() && *x >= least);
+            let expected = format!("expected a number of at least {least}");
+            got.ok_or_else(|| fault(format!("`{key}`: got {}, {expected}", Escaped(&x.to_string()))))
         };
-        let pattern = |key: &str| {
-            let map = value[key].as_object().cloned().unwrap_or_default();
-            map.into_iter().filter_map(|(name, x)| Some((name, x.as_f64()?))).collect::<BTreeMap<_, _>>()
+        let pattern = |key: &str, least: f64| -> Result<BTreeMap<String, f64>> {
+            let map = value[key].as_object().into_iter().flatten();
+            let place = |name: &str| format!("{key}.{}", Escaped(name));
+            map.map(|(name, x)| Ok((name.clone(), number(&place(name), x, least)?))).collect()
         };
         let config = Config {
-            alpha: number("lora_alpha", 0.0)?,
-            rank: number("r", 1.0)?,
-            alphas: pattern("alpha_pattern"),
-            ranks: pattern("rank_pattern"),
+            alpha: number("lora_alpha", &value["lora_alpha"], 0.0)?,
+            rank: number("r", &value["r"], 1.0)?,
+            alphas: pattern("alpha_pattern", 0.0)?,
+            ranks: pattern("rank_pattern", 1.0)?,
             rslora: value["use_rslora"] == true,
             transposed: value["fan_in_fan_out"] == true,
         };
@@ -153,17 +155,21 @@ impl Adapter {
         let Some((module, a_name, b_name, embedding)) = pair else {
             let target = inner.replace(".modules_to_save", "").replace(".base_layer", "");
             let found =
-                base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Shown(&target))))?;
+                base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Escaped(&target))))?;
             if found.info.shape != a.info.shape {
                 let (got, expected) = (&a.info.shape, &found.info.shape);
                 return Err(fault(format!("shapes differ: the adapter has {got:?}, the base {expected:?}")));
+            }
+            let (from, to) = (&a.info.dtype, &found.info.dtype);
+            if from != to && !(is_float(from) && is_writable(to)) {
+                return Err(fault(format!("types differ: the adapter has {from}, the base {to}")));
             }
             return Ok((target, Change::Replace(a)));
         };
         let b = self.source(&name.replace(a_name, b_name)).ok_or_else(gone)?;
         let target = format!("{module}.weight");
         let found =
-            base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Shown(&target))))?;
+            base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Escaped(&target))))?;
         let transposed = embedding || self.config.transposed;
         let (sa, sb) = (&a.info.shape, &b.info.shape);
         let expected: &[u64] = &found.info.shape;
@@ -176,7 +182,12 @@ impl Adapter {
             return Err(fault(format!("shapes do not fit: B {sb:?} times A {sa:?} for {expected:?}")));
         }
         if ![&a, &b].iter().all(|s| is_float(&s.info.dtype)) || !is_float(&found.info.dtype) {
-            return Err(fault("not a floating-point type".to_owned()));
+            let [a, b, w] = [&a.info.dtype, &b.info.dtype, &found.info.dtype];
+            let got = format!("A is {a}, B is {b}, the base {w}");
+            return Err(fault(format!("not floating-point types that can be computed with: {got}")));
+        }
+        if !is_writable(&found.info.dtype) {
+            return Err(fault(format!("cannot write results of type {}", found.info.dtype)));
         }
         let rank = sa[0] as f64;
         let said = pattern(&self.config.ranks, module).unwrap_or(self.config.rank);
@@ -185,6 +196,9 @@ impl Adapter {
         }
         let alpha = pattern(&self.config.alphas, module).unwrap_or(self.config.alpha);
         let scale = (alpha / if self.config.rslora { rank.sqrt() } else { rank }) as f32;
+        if !scale.is_finite() {
+            return Err(fault(format!("the scale is not finite: lora_alpha {alpha:e}, rank {rank}")));
+        }
         Ok((target, Change::Update { a, b, scale, transposed }))
     }
 }
@@ -212,13 +226,24 @@ impl Update {
     /// Reads both factors.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Pairing`] for a factor that is not finite.
     pub(super) fn new(a: &Source<'_>, b: &Source<'_>, scale: f32, transposed: bool) -> Result<Self> {
         let rank = a.info.shape.first().copied().unwrap_or(0) as usize;
         let (mut bytes, mut left, mut right) = (Vec::new(), Vec::new(), Vec::new());
         // W' ᵀ: rows of W are columns of A; its columns, rows of B.
         a.decode(0..a.info.elements(), &mut bytes, if transposed { &mut left } else { &mut right })?;
         b.decode(0..b.info.elements(), &mut bytes, if transposed { &mut right } else { &mut left })?;
+        let factors = if transposed { [(a, &left), (b, &right)] } else { [(a, &right), (b, &left)] };
+        for (source, values) in factors {
+            let bad = values.iter().filter(|x| !x.is_finite()).count();
+            if bad > 0 {
+                return Err(Error::Pairing {
+                    tensor: Some(source.info.name.clone()),
+                    fault: format!("infinite or NaN values in a factor of the adapter: {bad}"),
+                    hint: Some("the training that made it diverged".to_owned()),
+                });
+            }
+        }
         if transposed {
             left = transpose(&left, rank);
             let out = right.len() / rank.max(1);

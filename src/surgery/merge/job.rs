@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::method::Rule;
 use super::source::Source;
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::plan::{Category, Place};
@@ -47,7 +48,7 @@ pub(super) struct Inputs<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Input<'a> {
     pub(super) source: Source<'a>,
-    /// What its random choices are keyed by.
+    /// What its random draws are keyed by: tensor, contents of the model, and which of the inputs of these contents.
     pub(super) key: String,
     /// Its name in the recipe.
     pub(super) model: &'a str,
@@ -81,6 +82,18 @@ impl Params {
         let texts = self.texts.iter().map(|(name, text)| format!("{name}={text}"));
         numbers.chain(texts).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The sum of weights that are to be divided by it and cancel, up to rounding: 1 and −1 would make every result NaN.
+pub(super) fn cancelling(rule: Rule, shared: &Params, models: &[Input<'_>]) -> Option<f64> {
+    let divides = match rule {
+        Rule::Linear => shared.on("normalize"),
+        Rule::MultiSlerp => models.len() > 1 && shared.on("normalize_weights"),
+        _ => false,
+    };
+    let weights = models.iter().map(|model| model.params.get("weight"));
+    let (sum, size): (f64, f64) = (weights.clone().sum(), weights.map(f64::abs).sum());
+    (divides && !models.is_empty() && sum.abs() <= 1e-9 * size).then_some(sum)
 }
 
 /// A tensor by name; the head of a tied checkpoint that has none is its embedding.

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Models;
 use super::align::{Alignment, Parts};
-use super::job::{Input, Inputs, Job, MergeVocab, Params, find, main_stack};
+use super::job::{Input, Inputs, Job, MergeVocab, Params, cancelling, find, main_stack};
 use super::method::{Base, Kind, Method, Rule, Sparsify};
 use super::recipe::{Entry, Recipe, Slice};
 use super::setting::Settings;
 use super::source::{Source, is_float, is_writable};
-use crate::checkpoint::{Checkpoint, natural_order};
+use crate::checkpoint::{Checkpoint, Sha256Hex, natural_order};
 use crate::plan::{Category, Place};
 use crate::{Error, Faults, Result};
 
@@ -81,7 +81,7 @@ impl<'a> Builder<'_, 'a> {
                 && !slice.sources.iter().any(|s| s.model == base)
             {
                 self.faults.push(Error::usage(
-                    format!("a slice has no source for the base_model `{}`", crate::error::Shown(base)),
+                    format!("a slice has no source for the base_model `{}`", crate::error::Escaped(base)),
                     "list the base with its layer_range",
                 ));
             }
@@ -103,7 +103,11 @@ impl<'a> Builder<'_, 'a> {
         let base = self.base_of(slice).filter(|_| self.recipe.method.base != Base::Input);
         let is_base = |entry: &&Entry| Some(entry.model.as_str()) == base;
         let mut models: Vec<&Entry> = slice.sources.iter().filter(|e| !is_base(e)).collect();
-        models.sort_by_cached_key(|e| (e.model.clone(), e.layers, format!("{:?}", e.parameters)));
+        // Models of equal weights may still differ in their tokenizers: their names come last.
+        models.sort_by_cached_key(|e| {
+            let identity = self.models.identity(&e.model);
+            (identity, e.layers, format!("{:?}", e.parameters), e.model.as_str())
+        });
         (models, slice.sources.iter().find(is_base))
     }
 
@@ -165,7 +169,7 @@ impl<'a> Builder<'_, 'a> {
                     jobs.extend(self.job(slice, name, t, of));
                 }
                 if jobs.len() == before && self.said.insert(format!("{}:{}", main.model, start + i)) {
-                    let model = crate::error::Shown(&main.model);
+                    let model = crate::error::Escaped(&main.model);
                     let fault = format!("layer_range: `{model}` has no layer {}", start + i);
                     self.faults.push(Error::usage(fault, ""));
                 }
@@ -207,14 +211,15 @@ impl<'a> Builder<'_, 'a> {
             found
         });
         let mut models = Vec::with_capacity(entries.len());
-        let mut again: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut again: BTreeMap<Sha256Hex, u32> = BTreeMap::new();
         for entry in entries {
             let own = named(entry)?;
             let levels = [&entry.parameters, &slice.parameters, &self.recipe.parameters];
             let params = self.params(method, true, &own, &name, t, &levels);
-            let count = again.entry(&entry.model).or_default();
+            let digest = self.models.identity(&entry.model).digest;
+            let count = again.entry(digest).or_default();
             *count += 1;
-            let key = format!("{name}\u{0}{}\u{0}{count}", entry.model);
+            let key = format!("{name}\u{0}{digest}\u{0}{count}");
             match find(self.models.get(&entry.model), &own) {
                 Some(source) => {
                     models.push(Input { source, key, model: entry.model.as_str(), params: params? });
@@ -229,6 +234,12 @@ impl<'a> Builder<'_, 'a> {
             self.check_prune(&model.params);
         }
         let shared = shared?;
+        if let Some(sum) = cancelling(method.rule, &shared, &models)
+            && self.said.insert("weights cancel".to_owned())
+        {
+            let fault = format!("the weights add up to {sum:e}, and are to be divided by their sum");
+            self.fault(&name, fault, "change a weight, or turn the normalization off");
+        }
         if let Some(aligned) = self.policy.aligned {
             let base_name = self.base_of(slice);
             let parts = Parts { name: &name, base_name, base: &mut base, models: &mut models };
@@ -266,7 +277,8 @@ impl<'a> Builder<'_, 'a> {
         }
         let params = self.params(method, true, name, name, t, &levels)?;
         let source = find(self.models.get(model), name)?;
-        Some(Input { source, key: format!("{name}\u{0}{model}\u{0}1"), model, params })
+        let key = format!("{name}\u{0}{}\u{0}1", self.models.identity(model).digest);
+        Some(Input { source, key, model, params })
     }
 
     fn shape(
@@ -284,7 +296,7 @@ impl<'a> Builder<'_, 'a> {
         if !missing.is_empty() {
             if !self.policy.keep_missing {
                 let models: Vec<String> =
-                    missing.iter().map(|m| crate::error::Shown(*m).to_string()).collect();
+                    missing.iter().map(|m| crate::error::Escaped(*m).to_string()).collect();
                 self.fault(
                     &name,
                     format!("missing in {}", models.join(", ")),

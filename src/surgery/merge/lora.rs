@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::adapter::{Adapter, Change, Update};
+use super::finite::NonFinite;
 use super::job::{Inputs, Job, Params};
 use super::output::{bytes_of, files, index};
 use super::ready::{Formula, Ready, row_of};
 use super::run::write_files;
-use super::source::{Source, is_writable};
+use super::source::Source;
 use super::values::{TILE, Values};
+use crate::Result;
 use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, sidecars};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Provenance};
-use crate::{Error, Faults, Result};
 
 /// An adapter that was checked against its base and is ready to be applied.
 #[derive(Debug)]
@@ -32,17 +33,6 @@ impl<'a> LoraMerge<'a> {
     /// Everything of the adapter that does not fit the base, at once.
     pub fn new(base: &'a Checkpoint, adapter: &'a Adapter) -> Result<Self> {
         let changes = adapter.changes(base)?;
-        let mut faults = Faults::default();
-        for tensor in base.tensors().filter(|t| changes.contains_key(&t.info.name)) {
-            if !is_writable(&tensor.info.dtype) {
-                faults.push(Error::Pairing {
-                    tensor: Some(tensor.info.name.clone()),
-                    fault: format!("cannot write results of type {}", tensor.info.dtype),
-                    hint: Some("convert the base to a floating-point type first".to_owned()),
-                });
-            }
-        }
-        faults.into_result()?;
         Ok(Self { base, adapter, changes, sidecars: sidecars(base)? })
     }
 
@@ -65,13 +55,13 @@ impl<'a> LoraMerge<'a> {
         output: &Output<'_>,
         provenance: &Provenance,
         done: &(dyn Fn(u64) + Sync),
-    ) -> Result<()> {
+    ) -> Result<NonFinite> {
         let inputs = [self.base, self.adapter.checkpoint()];
         let staging = output.stage(CommandInputs::of(inputs))?;
         let jobs: Vec<Job<'a>> = self.base.tensors().map(|tensor| self.job(tensor)).collect();
         let files = files(&jobs, self.base, None);
         staging.check_space(jobs.iter().map(bytes_of).sum())?;
-        write_files(&files, &staging, &|job| self.ready(job), done)?;
+        let found = write_files(&files, &staging, &|job| self.ready(job), done)?;
         if files.len() > 1 {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
@@ -82,11 +72,20 @@ impl<'a> LoraMerge<'a> {
         let text = provenance.to_json(0, json!({"changed": self.changes.keys().collect::<Vec<_>>()}));
         staging.write_small(FILE_NAME, text.as_bytes())?;
         inputs.iter().try_for_each(|input| input.check_unchanged())?;
-        staging.commit()
+        staging.commit()?;
+        Ok(found)
     }
 
     fn job(&self, tensor: crate::checkpoint::Tensor<'a>) -> Job<'a> {
-        let source = Source::stored(self.base, &tensor);
+        let stored = Source::stored(self.base, &tensor);
+        let (source, copied) = match self.changes.get(&tensor.info.name) {
+            None => (stored, Some("not in the adapter")),
+            // Saved in the type of the base: a copy of bytes, whatever the type.
+            Some(Change::Replace(saved)) if saved.info.dtype == tensor.info.dtype => {
+                (saved.clone(), Some("saved by the adapter"))
+            }
+            Some(_) => (stored, None),
+        };
         let inputs = Inputs {
             base: None,
             models: Vec::new(),
@@ -94,7 +93,6 @@ impl<'a> LoraMerge<'a> {
             common: tensor.info.elements(),
             longest: source,
         };
-        let copied = (!self.changes.contains_key(&tensor.info.name)).then_some("not in the adapter");
         let (name, dtype, shape) =
             (tensor.info.name.clone(), tensor.info.dtype.clone(), tensor.info.shape.clone());
         Job { name, dtype, shape, shard: tensor.shard, inputs, copied }

@@ -10,9 +10,9 @@
 //! | the others | sce, ram, nearswap, arcee_fusion, mask | `sce`, `ram`, `ready`, `fusion`, `mask` |
 //!
 //! Arithmetic is f32 with one rounding at the end; deltas are f32(x) − f32(b). Every result is a function of its
-//! inputs alone: models are taken in the order of their names, sums run over fixed blocks in order, and random
-//! choices are keyed by (seed, tensor, model), so neither threads nor tiles nor shards nor the order of the recipe
-//! changes a bit.
+//! inputs alone: models are taken in the order of their contents ([`Identity`]), sums run over fixed blocks in order,
+//! and random draws are keyed by (seed, tensor, contents of the model), so neither threads nor tiles nor shards nor the
+//! order of the recipe nor the spelling of a path changes a bit.
 
 mod adapter;
 mod align;
@@ -20,6 +20,7 @@ mod combine;
 mod explain;
 mod extract;
 mod filler;
+mod finite;
 mod fusion;
 mod job;
 mod layout;
@@ -50,13 +51,12 @@ mod trim;
 mod values;
 mod vocabulary;
 
-use std::path::Path;
-
-use crate::checkpoint::{Access, Checkpoint};
+use crate::checkpoint::{Access, Checkpoint, Sha256Hex, compare_contents, sample_digest};
 use crate::{Faults, Result};
 
 pub use adapter::Adapter;
 pub use extract::{Extraction, extract_lora};
+pub use finite::NonFinite;
 pub use job::MergeVocab;
 pub use lora::LoraMerge;
 pub use recipe::Recipe;
@@ -66,10 +66,23 @@ pub use run::{Merge, MergeOptions};
 #[derive(Debug)]
 pub struct Models {
     named: Vec<(String, Checkpoint)>,
+    identities: Vec<Identity>,
+}
+
+/// What tells a model from the others of a recipe, whatever its path and its place: models of equal contents have equal
+/// identities, all others differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    /// [`sample_digest`]: random draws of the model are keyed by it.
+    digest: Sha256Hex,
+    /// How many models of the recipe have this digest and smaller bytes: 0 but where the sample does not tell models
+    /// apart.
+    rank: usize,
 }
 
 impl Models {
-    /// Opens every model of a recipe, the base first; only headers are read.
+    /// Opens every model of a recipe, the base first; headers and a sample of each tensor are read, and models that the
+    /// sample does not tell apart are compared.
     ///
     /// # Errors
     /// Everything that is wrong with any of them.
@@ -77,13 +90,14 @@ impl Models {
         let mut faults = Faults::default();
         let mut named = Vec::new();
         for name in recipe.models() {
-            match Checkpoint::open(Path::new(name), access) {
+            match Checkpoint::open(&recipe.path_of(name), access) {
                 Ok(checkpoint) => named.push((name.to_owned(), checkpoint)),
                 Err(fault) => faults.push(fault),
             }
         }
         faults.into_result()?;
-        Ok(Self { named })
+        let identities = identities(&named)?;
+        Ok(Self { named, identities })
     }
 
     /// Name and checkpoint of each, the base first.
@@ -97,8 +111,16 @@ impl Models {
 
     /// The checkpoint of a name of the recipe.
     fn get(&self, name: &str) -> &Checkpoint {
-        let found = self.named.iter().find(|(known, _)| known == name);
-        &found.unwrap_or(&self.named[0]).1
+        &self.named[self.place(name)].1
+    }
+
+    /// The identity of a name of the recipe.
+    fn identity(&self, name: &str) -> Identity {
+        self.identities[self.place(name)]
+    }
+
+    fn place(&self, name: &str) -> usize {
+        self.named.iter().position(|(known, _)| known == name).unwrap_or(0)
     }
 
     /// The checkpoint that fixes shapes, types, shards and sidecars: the base, or the first model of the recipe.
@@ -107,4 +129,21 @@ impl Models {
         let name = recipe.base.as_deref().or(first.map(|entry| entry.model.as_str()));
         self.get(name.unwrap_or_default())
     }
+}
+
+fn identities(named: &[(String, Checkpoint)]) -> Result<Vec<Identity>> {
+    let digest = |(_, checkpoint): &(String, Checkpoint)| sample_digest(checkpoint);
+    let digests = named.iter().map(digest).collect::<Result<Vec<_>>>()?;
+    let mut identities: Vec<Identity> =
+        digests.into_iter().map(|digest| Identity { digest, rank: 0 }).collect();
+    for i in 0..named.len() {
+        for j in 0..i {
+            if identities[i].digest == identities[j].digest {
+                let order = compare_contents(&named[i].1, &named[j].1)?;
+                identities[i].rank += usize::from(order.is_gt());
+                identities[j].rank += usize::from(order.is_lt());
+            }
+        }
+    }
+    Ok(identities)
 }

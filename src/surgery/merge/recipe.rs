@@ -1,6 +1,7 @@
 //! A recipe: which models, which method, which parameters. Written as mergekit writes it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -9,13 +10,15 @@ use super::nearest::nearest;
 use super::setting::{Setting, Settings};
 use super::token_source::TokenSource;
 use crate::checkpoint::Dtype;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// What to merge and how, checked as far as it can be without the models.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     pub(super) value: Value,
+    /// Models whose path is not their name: those of paths that are not UTF-8.
+    paths: BTreeMap<String, PathBuf>,
     pub(super) method: &'static Method,
     pub(super) base: Option<String>,
     /// Layers of the output in order; one that covers all of them for a recipe of `models`.
@@ -66,11 +69,11 @@ impl Recipe {
     /// [`Error::Io`], or everything that is wrong with the recipe at once.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = crate::checkpoint::read_small(path)?;
-        let bad = |what: String| Error::usage(format!("{}: {what}", Shown(path)), "");
+        let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         let value = serde_saphyr::from_str(text).map_err(|e| {
             let line = e.to_string().lines().next().unwrap_or_default().to_owned();
-            bad(format!("not valid YAML: {}", Shown(&line)))
+            bad(format!("not valid YAML: {}", Escaped(&line)))
         })?;
         Self::new(value)
     }
@@ -105,7 +108,19 @@ impl Recipe {
             return Err(Error::usage("the recipe has no merge_method", ""));
         };
         let dtype = out_dtype.or(dtype);
-        Ok(Self { value, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+        let paths = BTreeMap::new();
+        Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+    }
+
+    /// The recipe with models at other paths than their names say.
+    #[must_use]
+    pub fn with_paths(self, paths: BTreeMap<String, PathBuf>) -> Self {
+        Self { paths, ..self }
+    }
+
+    /// Where the model of that name is.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.paths.get(name).cloned().unwrap_or_else(|| name.into())
     }
 
     /// The models as they are named, each once, the base first.
@@ -147,7 +162,7 @@ impl Reader {
     fn unknown(&mut self, what: &str, word: &str, known: &[&str]) {
         let hint = nearest(word, known.iter().copied())
             .map_or_else(|| format!("known: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
-        self.faults.push(Error::usage(format!("unknown {what} `{}`", Shown(word)), hint));
+        self.faults.push(Error::usage(format!("unknown {what} `{}`", Escaped(word)), hint));
     }
 
     pub(super) fn keys(&mut self, place: &str, map: &Map<String, Value>, known: &[&str]) {
@@ -310,7 +325,7 @@ impl Reader {
                     self.check(place, name, &setting, method, of_model.is_some());
                     settings.insert(name.clone(), setting);
                 }
-                Err(why) => self.fault(format!("{place}: `{}`: {why}", Shown(name))),
+                Err(why) => self.fault(format!("{place}: `{}`: {why}", Escaped(name))),
             }
         }
         settings
@@ -337,6 +352,10 @@ impl Reader {
         }
         for scalar in setting.scalars() {
             match parameter.kind.read(scalar) {
+                Some(x) if x.abs() > f64::from(f32::MAX) => {
+                    let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
+                    self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
+                }
                 None => {
                     let expected = parameter.kind.expected();
                     self.fault(format!("{place}: `{name}`: got {scalar}, expected {expected}"));

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::align::Alignment;
+use super::finite::{self, NonFinite};
 use super::job::{Job, MergeVocab};
 use super::layout::{Layout, Policy, layout};
 use super::output::{ConfigChange, OutFile, bytes_of, files, index};
@@ -95,7 +96,7 @@ impl<'a> Merge<'a> {
         self.jobs.iter().filter_map(|job| Some((job.name.as_str(), job.copied?)))
     }
 
-    /// Writes the result. `done` is told the bytes written so far.
+    /// Writes the result and counts what is not finite in it. `done` is told the bytes written so far.
     ///
     /// # Errors
     /// [`crate::Error::Output`] before anything is written; [`crate::Error::Io`]; [`crate::Error::Checkpoint`] when
@@ -105,12 +106,12 @@ impl<'a> Merge<'a> {
         output: &Output<'_>,
         provenance: &Provenance,
         done: &(dyn Fn(u64) + Sync),
-    ) -> Result<()> {
+    ) -> Result<NonFinite> {
         let inputs: Vec<&Checkpoint> = self.models.all().collect();
         let staging = output.stage(CommandInputs::of(inputs.iter().copied()).with(self.plans.files()))?;
         let files = files(&self.jobs, self.models.reference(self.recipe), self.options.shard_size);
         staging.check_space(files.iter().map(|file| file.len).sum())?;
-        self.write_weights(&files, &staging, done)?;
+        let found = self.write_weights(&files, &staging, done)?;
         if files.len() > 1 {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
@@ -118,7 +119,8 @@ impl<'a> Merge<'a> {
         let text = provenance.to_json(self.recipe.seed, self.recipe.value.clone());
         staging.write_small(FILE_NAME, text.as_bytes())?;
         inputs.iter().try_for_each(|input| input.check_unchanged())?;
-        staging.commit()
+        staging.commit()?;
+        Ok(found)
     }
 
     fn write_weights(
@@ -126,7 +128,7 @@ impl<'a> Merge<'a> {
         files: &[OutFile<'a, '_>],
         staging: &Staging,
         done: &(dyn Fn(u64) + Sync),
-    ) -> Result<()> {
+    ) -> Result<NonFinite> {
         let tile = self.options.tile.unwrap_or(TILE);
         let cuts = global_cuts(self.recipe, &self.jobs, tile)?;
         let masks = |values: &Values<'_>, i: usize, input: &super::job::Input<'_>, name: &str| {
@@ -144,7 +146,7 @@ pub(super) fn write_files<'a>(
     staging: &Staging,
     prepare: &(dyn Fn(&Job<'a>) -> Result<Ready<'a>> + Sync),
     done: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
+) -> Result<NonFinite> {
     let targets: Vec<Target> =
         files.iter().map(|f| Target::create(staging, &f.name, f.len)).collect::<Result<_>>()?;
     for (file, target) in files.iter().zip(&targets) {
@@ -155,14 +157,17 @@ pub(super) fn write_files<'a>(
     let numbered = files.iter().enumerate();
     let work: Vec<(usize, &Job<'a>, u64)> =
         numbered.flat_map(|(f, file)| file.jobs.iter().map(move |(job, at)| (f, *job, *at))).collect();
-    work.par_iter().try_for_each(|(f, job, at)| {
+    let write = |(f, job, at): &(usize, &Job<'a>, u64)| {
         let ready = prepare(job)?;
         write_job(job, &ready, &targets[*f], *at, &tell)
-    })?;
+    };
+    let counts = work.par_iter().map(write).collect::<Result<Vec<_>>>()?;
+    let mut found = NonFinite::default();
+    work.iter().zip(counts).for_each(|((_, job, _), elements)| found.add(&job.name, elements));
     if staging.sync() {
         targets.par_iter().try_for_each(Target::sync)?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// What `config.json` must say of the result.
@@ -185,35 +190,38 @@ fn change(
     ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie, renumbered }
 }
 
+/// Writes one tensor; gives how many of its elements are not finite though all inputs are.
 fn write_job(
     job: &Job<'_>,
     ready: &Ready<'_>,
     target: &Target,
     offset: u64,
     done: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
+) -> Result<u64> {
     match ready {
         Ready::Copy(source) => write_source(job, source, 0, target, offset, done),
         Ready::Rule(values, formula) => {
             let width = job.dtype.bytes().unwrap_or(1) as u64;
-            values.over(|scratch, range| {
+            let counts = values.over(|scratch, range| {
                 formula.apply(values, range.clone(), scratch)?;
                 encode(&job.dtype, &scratch.out, &mut scratch.encoded);
                 target.write_at(&scratch.encoded, offset + range.start * width)?;
                 done(scratch.encoded.len() as u64);
-                Ok(())
+                finite::count(&job.dtype, values.base.iter().chain(&values.models), &range, scratch)
             })?;
+            let mut found = counts.into_iter().sum();
             let all: u64 = job.shape.iter().product();
             if values.elements < all {
                 let longest = &job.inputs.longest;
-                write_source(job, longest, values.elements, target, offset, done)?;
+                found += write_source(job, longest, values.elements, target, offset, done)?;
             }
-            Ok(())
+            Ok(found)
         }
     }
 }
 
-/// Writes what the source has from element `first` on: bytes where the types agree.
+/// Writes what the source has from element `first` on: bytes where the types agree. Gives how many elements the cast
+/// made infinite.
 fn write_source(
     job: &Job<'_>,
     source: &Source<'_>,
@@ -221,20 +229,11 @@ fn write_source(
     target: &Target,
     offset: u64,
     done: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
+) -> Result<u64> {
     let width = job.dtype.bytes().unwrap_or(1) as u64;
     let elements: u64 = job.shape.iter().product();
     let tiles = || (first..elements).step_by(TILE as usize).map(|at| at..elements.min(at + TILE)).collect();
-    if let Some(rows) = &source.through {
-        return over(tiles(), |scratch, range| {
-            rows.encoded(range.clone(), &job.dtype, &mut scratch.encoded)?;
-            target.write_at(&scratch.encoded, offset + range.start * width)?;
-            done(scratch.encoded.len() as u64);
-            Ok(())
-        })
-        .map(drop);
-    }
-    if source.info.dtype == job.dtype {
+    if source.through.is_none() && source.info.dtype == job.dtype {
         let all = source.at(first..first).start..source.info.bytes.end;
         let before = all.start - source.info.bytes.start;
         let pieces = |range: Range<u64>| {
@@ -245,16 +244,20 @@ fn write_source(
             Ok(())
         };
         let starts: Vec<u64> = all.clone().step_by(PIECE as usize).collect();
-        return starts.into_par_iter().try_for_each(|at| pieces(at..all.end.min(at + PIECE)));
+        starts.into_par_iter().try_for_each(|at| pieces(at..all.end.min(at + PIECE)))?;
+        return Ok(0);
     }
-    over(tiles(), |scratch, range| {
+    let counts = over(tiles(), |scratch, range| {
         source.decode(range.clone(), &mut scratch.bytes, &mut scratch.out)?;
-        encode(&job.dtype, &scratch.out, &mut scratch.encoded);
+        match &source.through {
+            Some(rows) => rows.encoded(range.clone(), &job.dtype, &mut scratch.encoded)?,
+            None => encode(&job.dtype, &scratch.out, &mut scratch.encoded),
+        }
         target.write_at(&scratch.encoded, offset + range.start * width)?;
         done(scratch.encoded.len() as u64);
-        Ok(())
-    })
-    .map(drop)
+        finite::count(&job.dtype, std::iter::once(source), &range, scratch)
+    })?;
+    Ok(counts.into_iter().sum())
 }
 
 impl std::fmt::Debug for Merge<'_> {

@@ -115,13 +115,18 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Whether both have the same type and the same bytes, over the first `elements`.
+    /// Whether both have the same type and the same bytes, over the first `elements`; over all, where elements are not
+    /// whole bytes.
     pub(super) fn same_bytes(&self, other: &Source<'a>, elements: u64) -> Result<bool> {
         const PIECE: u64 = 1 << 20;
         if self.info.dtype != other.info.dtype {
             return Ok(false);
         }
         let (mut x, mut y) = (Vec::new(), Vec::new());
+        if self.info.dtype.bytes().is_none() {
+            let (x, y) = (self.shard.bytes(self.info.bytes.clone(), &mut x)?, &mut y);
+            return Ok(x == other.shard.bytes(other.info.bytes.clone(), y)?);
+        }
         for at in (0..elements).step_by(PIECE as usize) {
             let range = at..elements.min(at + PIECE);
             if self.bytes_of(range.clone(), &mut x)? != other.bytes_of(range, &mut y)? {

@@ -45,20 +45,24 @@ pub(super) fn factors(values: &mut Values<'_>, rank: usize, key: Key, name: &str
     }
     // Δ ≈ Q (Δᵀ Q)ᵀ; with Δᵀ Q = V Σ Wᵀ, Δ ≈ (Q W) Σ Vᵀ.
     let small = transposed_times(values, q.as_ref())?;
-    let svd = small.thin_svd().map_err(|_| Error::Pairing {
+    let none = || Error::Pairing {
         tensor: Some(name.to_owned()),
         fault: "the difference has no singular value decomposition".to_owned(),
         hint: Some("look for values that are not finite with `diff`".to_owned()),
-    })?;
+    };
+    let svd = small.thin_svd().map_err(|_| none())?;
     let (v, w, sigma) = (svd.U(), svd.V(), svd.S().column_vector());
     let rank = rank.min(k);
     let mut u = Mat::<f32>::zeros(m, k);
     matmul(u.as_mut(), Accum::Replace, q.as_ref(), w, 1.0, Par::Seq);
     let root = |j: usize| sigma[j].max(0.0).sqrt();
-    let left =
+    let left: Vec<f32> =
         (0..m).flat_map(|i| (0..rank).map(move |j| (i, j))).map(|(i, j)| u[(i, j)] * root(j)).collect();
-    let right =
+    let right: Vec<f32> =
         (0..rank).flat_map(|j| (0..n).map(move |i| (i, j))).map(|(i, j)| v[(i, j)] * root(j)).collect();
+    if !left.iter().chain(&right).all(|x| x.is_finite()) {
+        return Err(none());
+    }
     let held: f64 = (0..rank).map(|j| f64::from(sigma[j]).powi(2)).sum();
     let [all] = values.sums(
         |scratch, range| values.load(range, scratch),
