@@ -6,6 +6,7 @@
 mod batch;
 mod batches;
 mod chat;
+mod contain;
 mod encode;
 mod fault;
 mod files;

@@ -1,7 +1,6 @@
 //! Rows of Parquet files.
 
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use parquet::errors::ParquetError;
@@ -10,6 +9,7 @@ use parquet::record::Row;
 use parquet::record::reader::RowIter;
 use serde_json::{Map, Value};
 
+use super::contain::contain;
 use super::fault::Fault;
 use super::json_lines::Found;
 use crate::error::Shown;
@@ -53,6 +53,5 @@ fn object(row: &Row) -> std::result::Result<Map<String, Value>, Fault> {
 fn unpanicked<T>(
     step: impl FnOnce() -> std::result::Result<T, ParquetError>,
 ) -> std::result::Result<T, ParquetError> {
-    let damaged = |_| Err(ParquetError::General("damaged".to_owned()));
-    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(damaged)
+    contain(step).unwrap_or_else(|_| Err(ParquetError::General("damaged".to_owned())))
 }
