@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
-use super::Dtype;
+use super::{Dtype, MOST_TENSORS};
 use crate::error::Shown;
 use crate::{Error, Result};
 
@@ -294,6 +294,9 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
                     return Err(serde::de::Error::custom("duplicate `__metadata__`"));
                 }
                 raw.metadata = Some(map.next_value::<Metadata>()?.0);
+            } else if raw.tensors.len() == MOST_TENSORS {
+                let fault = format!("too many tensors: expected at most {MOST_TENSORS}");
+                return Err(serde::de::Error::custom(fault));
             } else {
                 let tensor: RawTensor = map.next_value()?;
                 let [start, end] = tensor.data_offsets.0[..] else {

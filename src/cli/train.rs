@@ -91,7 +91,7 @@ impl Train {
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Map)?;
-        let config = LlamaConfig::read(source.root())?;
+        let config = LlamaConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::progress::bytes_bar;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, Contents, contents, read_small};
+use crate::checkpoint::{Checkpoint, Contents, contents, read_named};
 use crate::error::Shown;
 use crate::report::{Manifest, Mismatch, bytes};
 use crate::{Error, Result};
@@ -85,7 +85,7 @@ impl Verify {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
-    let text = read_small(path)?;
+    let text = read_named(path)?;
     Manifest::parse(&text).map_err(|fault| Error::Checkpoint {
         path: path.to_owned(),
         fault: format!("not a manifest: {fault}"),

@@ -17,6 +17,8 @@ mod load;
 mod packing;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
 mod preference;
 mod preview;
 mod python;

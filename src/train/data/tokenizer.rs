@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fault::Fault;
 use super::template::{self, ChatTemplate};
-use crate::checkpoint::read_small;
+use crate::checkpoint::{read_config, read_small};
 use crate::error::Shown;
 use crate::{Error, Result};
 
@@ -180,7 +180,7 @@ pub(super) fn fault(path: &Path, fault: &str, hint: Option<&str>) -> Error {
 
 /// The JSON object in a file; null where there is no file.
 fn object(path: &Path) -> Result<Value> {
-    let bytes = match read_small(path) {
+    let bytes = match read_config(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Value::Null);
         }
