@@ -284,7 +284,7 @@ impl Arranged {
 
 /// The tokenizer beside the weights, where there is one.
 pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
-    root.join("tokenizer.json").is_file().then(|| Tokenizer::open(root)).transpose()
+    root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
 }
 
 /// Rows in their order, `size` at a time.

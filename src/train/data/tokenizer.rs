@@ -66,7 +66,7 @@ impl Tokenizer {
     /// where a row needs it.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             let hint = "copy the tokenizer files of the base model beside the weights";
             return Err(fault(&path, "no such file", Some(hint)));
         }
