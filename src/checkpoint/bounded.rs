@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
 /// The most tensors of a checkpoint, an index, a plan or a patch. Real checkpoints with one tensor per expert
 /// and three per quantised matrix have about 200 000.
-pub const MOST_TENSORS: usize = 500_000;
+pub const MOST_TENSORS: usize = 300_000;
 
 /// Reads a list of at most `MOST` items, for `#[serde(deserialize_with)]`: a longer one is refused before it
 /// takes memory.

@@ -219,7 +219,7 @@ impl Plan {
     }
 }
 
-fn name_at<'a>([trainable, frozen]: [&'a [String]; 2], at: u32) -> &'a str {
+fn name_at([trainable, frozen]: [&[String]; 2], at: u32) -> &str {
     let at = at as usize;
     trainable.get(at).unwrap_or_else(|| &frozen[at - trainable.len()])
 }

@@ -6,8 +6,8 @@ use super::number::{grouped, percent};
 use super::table::{table, text};
 use crate::plan::{Plan, Row, Summary};
 
-/// Lines of a category; models of real families have fewer than 40 projections.
-const MOST_PROJECTIONS: usize = 1000;
+/// Projections that a table lists, of a category or of a checkpoint; models of real families have fewer than 100.
+pub(super) const MOST_PROJECTIONS: usize = 1000;
 
 /// Which side of a plan a report counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

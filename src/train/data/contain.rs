@@ -44,7 +44,6 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::panic, reason = "panics are what is tested")]
 mod tests {
     use super::*;
 
