@@ -61,7 +61,7 @@ pub fn selection_table(summary: &Summary, plan: &Plan, side: Side, sizes: bool) 
         let more = projections.clone().count().saturating_sub(MOST_PROJECTIONS);
         for (i, ((_, projection), row)) in projections.enumerate() {
             if i < MOST_PROJECTIONS {
-                add("", &crate::error::Shown(projection).to_string(), row);
+                add("", &crate::error::Escaped(projection).to_string(), row);
             } else {
                 left.add(*row);
             }

@@ -13,7 +13,7 @@ use crate::checkpoint::{
     Checkpoint, Contents, Sha256Hex, Shard, StagedFile, TensorInfo, contents, tensor_contents,
     unsafe_shard_name,
 };
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// A patch to be made.
@@ -193,7 +193,7 @@ impl<'a> Creation<'a> {
         if most > MOST_FILES {
             return Err(fault(format!("too many files: got {most}, expected at most {MOST_FILES}")));
         }
-        let json = serde_json::to_vec(toc).map_err(|e| fault(Shown(&e).to_string()))?;
+        let json = serde_json::to_vec(toc).map_err(|e| fault(Escaped(&e).to_string()))?;
         if let Some(why) = too_large(&json) {
             return Err(fault(why));
         }

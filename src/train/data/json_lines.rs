@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::fault::Fault;
 use super::files::Kind;
 use crate::checkpoint::tree_bytes;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Bytes of the text of a row at most: a context of a million tokens takes about 5 MB.
@@ -112,7 +112,7 @@ fn object(json: &[u8], what: &str) -> std::result::Result<Map<String, Value>, Fa
             // The parser counts lines of its own, which a line has one of.
             let text = e.to_string();
             let text = if what == "line" { text.replace(" at line 1 column ", " at column ") } else { text };
-            Err(Fault::new(format!("not valid JSON: {}", Shown(text.as_str()))))
+            Err(Fault::new(format!("not valid JSON: {}", Escaped(text.as_str()))))
         }
     }
 }

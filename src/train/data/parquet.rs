@@ -14,7 +14,7 @@ use super::contain::contain;
 use super::fault::Fault;
 use super::json_lines::{Found, MOST_ROW_BYTES, too_large};
 use super::parquet_pages::{BoundedGroup, Budget, Input};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 type Parsed<T> = std::result::Result<T, ParquetError>;
@@ -50,7 +50,7 @@ pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Found>> + 
 }
 
 fn broken(path: &Path, line: Option<u64>, e: &ParquetError) -> Error {
-    let fault = format!("not valid Parquet: {}", Shown(&e.to_string()));
+    let fault = format!("not valid Parquet: {}", Escaped(&e.to_string()));
     Error::Data { path: path.to_owned(), line, fault, hint: None }
 }
 

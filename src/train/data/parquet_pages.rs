@@ -19,7 +19,7 @@ use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
 use super::json_lines::MOST_ROW_TREE_BYTES;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// Bytes of the pages that are decoded at the same time, one of each column and its dictionary.
 const MOST_PAGE_BYTES: u64 = 128 << 20;
@@ -130,7 +130,7 @@ impl Budget {
         }
         let text = column.values.saturating_mul(column.longest);
         if text > MOST_TEXT_BYTES {
-            let (name, values, longest) = (Shown(&column.name), column.values, column.longest);
+            let (name, values, longest) = (Escaped(&column.name), column.values, column.longest);
             let fault = format!(
                 "the row is too long: {values} texts of up to {longest} bytes in `{name}`, expected at most {MOST_TEXT_BYTES}"
             );
