@@ -62,7 +62,7 @@ impl Golden {
 }
 
 fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<Cpu<'a>> {
-    let config = LlamaConfig::read(checkpoint.root()).unwrap();
+    let config = LlamaConfig::read(checkpoint).unwrap();
     let cpu = Cpu::default();
     Model::load(config, checkpoint, &cpu, |name, stored| {
         let on = trains(name);

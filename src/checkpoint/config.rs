@@ -20,7 +20,7 @@ impl Config {
     pub fn read(root: &Path) -> Result<Option<Self>> {
         let path = root.join("config.json");
         let fault = |fault: String| Error::Checkpoint { path: path.clone(), fault, hint: None };
-        let text = match super::small_file::read_part(&path) {
+        let text = match super::small_file::read_config(&path) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(None);
             }

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
-use super::Dtype;
+use super::{Dtype, MOST_TENSORS};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -288,25 +288,36 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
         let mut raw = RawHeader { tensors: Vec::new(), metadata: None };
         while let Some(name) = map.next_key::<String>()? {
-            *self.at = Some(name.clone());
             if name == "__metadata__" {
+                *self.at = Some(name);
                 if raw.metadata.is_some() {
                     return Err(serde::de::Error::custom("duplicate `__metadata__`"));
                 }
                 raw.metadata = Some(map.next_value::<Metadata>()?.0);
+                *self.at = None;
+            } else if raw.tensors.len() == MOST_TENSORS {
+                *self.at = Some(name);
+                let fault = format!("too many tensors: expected at most {MOST_TENSORS}");
+                return Err(serde::de::Error::custom(fault));
             } else {
-                let tensor: RawTensor = map.next_value()?;
-                let [start, end] = tensor.data_offsets.0[..] else {
-                    return Err(serde::de::Error::custom("expected two data offsets"));
+                let read = map.next_value().and_then(|tensor: RawTensor| match tensor.data_offsets.0[..] {
+                    [start, end] => Ok((tensor, start..end)),
+                    _ => Err(serde::de::Error::custom("expected two data offsets")),
+                });
+                let (tensor, bytes) = match read {
+                    Ok(read) => read,
+                    Err(fault) => {
+                        *self.at = Some(name);
+                        return Err(fault);
+                    }
                 };
                 raw.tensors.push(TensorInfo {
                     name,
                     dtype: Dtype::parse(&tensor.dtype),
                     shape: tensor.shape.0,
-                    bytes: start..end,
+                    bytes,
                 });
             }
-            *self.at = None;
         }
         Ok(raw)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::MOST_TENSORS;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -21,7 +22,7 @@ impl Index {
     /// # Errors
     /// [`Error::Io`], or [`Error::Index`] listing every unsafe shard name.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(path, &super::small_file::read_part(path)?)
+        Self::parse(path, &super::small_file::read_small(path)?)
     }
 
     /// Parses and validates the text of an index; `path` is for messages only.
@@ -159,6 +160,10 @@ impl<'de> Visitor<'de> for PairsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pairs, A::Error> {
         let mut pairs = Vec::new();
         while let Some(pair) = map.next_entry()? {
+            if pairs.len() == MOST_TENSORS {
+                let fault = format!("too many tensors: expected at most {MOST_TENSORS}");
+                return Err(serde::de::Error::custom(fault));
+            }
             pairs.push(pair);
         }
         Ok(Pairs(pairs))

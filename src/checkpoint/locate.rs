@@ -1,5 +1,6 @@
 //! From what a user typed to the files of a checkpoint.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
@@ -138,7 +139,8 @@ fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String])
     });
     Faults::from_iter(faults).into_result()?;
     check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
-    let left = weights.iter().filter(|n| !names.contains(n));
+    let listed: HashSet<&String> = names.iter().collect();
+    let left = weights.iter().filter(|n| !listed.contains(*n));
     let unindexed = left.map(|n| (*n).clone()).collect();
     let shards = names.iter().map(|name| root.join(name)).collect();
     Ok(Located { kind, root, shards, index: Some((path, index)), unindexed })
@@ -219,8 +221,9 @@ fn repository(path: &Path) -> Option<(&str, &str, &str)> {
 fn in_cache(path: &Path) -> Option<PathBuf> {
     let (org, name, revision) = repository(path)?;
     let dir = cache_dir()?.join(format!("models--{org}--{name}"));
-    let commit = std::fs::read_to_string(dir.join("refs").join(revision));
-    let commit = commit.unwrap_or_else(|_| revision.to_owned());
+    let commit = super::read_small(&dir.join("refs").join(revision));
+    let commit = commit.ok().and_then(|text| String::from_utf8(text).ok());
+    let commit = commit.unwrap_or_else(|| revision.to_owned());
     let commit = commit.trim();
     let safe = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
     let snapshot = dir.join("snapshots").join(commit);

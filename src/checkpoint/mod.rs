@@ -4,6 +4,7 @@
 //! Everything read here is hostile until checked. A [`Header`], an [`Index`] and a [`Checkpoint`]
 //! cannot be built invalid, so no later code checks them again.
 
+mod bounded;
 mod config;
 mod convert;
 mod digest;
@@ -24,6 +25,7 @@ mod staged_file;
 mod staging;
 mod writer;
 
+pub use bounded::{MOST_TENSORS, at_most};
 pub use config::Config;
 pub use convert::{Cast, decode_f32, decode_f64, encode_f32};
 pub use digest::{
@@ -34,13 +36,14 @@ pub use dtype::{Dtype, Known};
 pub use header::{Header, TensorInfo};
 pub use index::{Index, unsafe_shard_name};
 pub use natural::natural_order;
+pub(crate) use nesting::tree_bytes;
 pub use output_guard::CommandInputs;
 pub use private_dir::PrivateDir;
 pub use replacement::{Replaced, Replacement};
 pub use shard::{Access, Shard};
 pub use sharded::{Checkpoint, Kind, Tensor};
 pub use sidecar::{Sidecars, sidecars, unsafe_sidecar};
-pub use small_file::{read_json, read_small};
+pub use small_file::{read_config, read_json, read_named, read_small};
 pub use staged_file::{Replace, StagedFile, replace_bytes, replace_file};
 pub use staging::{Staging, check_space};
 pub use writer::{Link, Target, link_whole};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::locate::{Located, locate};
-use super::{Access, Config, Shard, TensorInfo, natural_order};
+use super::{Access, Config, MOST_TENSORS, Shard, TensorInfo, natural_order};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -66,7 +66,7 @@ impl Checkpoint {
             }
         }
         faults.into_result()?;
-        let order = order_tensors(&shards)?;
+        let order = order_tensors(&root, &shards)?;
         if let Some((path, index)) = &index {
             check_index(path, index, &shards)?;
         }
@@ -162,8 +162,16 @@ fn at(shards: &[Shard], (shard, entry): (u32, u32)) -> Tensor<'_> {
     Tensor { shard: shard as usize, info: &shards[shard as usize].header().tensors()[entry as usize] }
 }
 
-fn order_tensors(shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
-    let mut order = Vec::new();
+fn order_tensors(root: &Path, shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
+    let count: usize = shards.iter().map(|shard| shard.header().tensors().len()).sum();
+    if count > MOST_TENSORS {
+        return Err(Error::Checkpoint {
+            path: root.to_owned(),
+            fault: format!("too many tensors: got {count}, expected at most {MOST_TENSORS}"),
+            hint: None,
+        });
+    }
+    let mut order = Vec::with_capacity(count);
     for (s, shard) in shards.iter().enumerate() {
         order.extend((0..shard.header().tensors().len()).map(|e| (s as u32, e as u32)));
     }

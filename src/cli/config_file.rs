@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::checkpoint::read_small;
+use crate::checkpoint::read_named;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -40,7 +40,7 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
 
 fn read(path: &Path) -> Result<serde_json::Map<String, Value>> {
     let fault = |fault: String| Error::Usage { fault: format!("{}: {fault}", Escaped(path)), hint: None };
-    let bytes = read_small(path)?;
+    let bytes = read_named(path)?;
     let text = String::from_utf8(bytes).map_err(|_| fault("not UTF-8".to_owned()))?;
     let value: Value = serde_saphyr::from_str(&text)
         .map_err(|e| fault(format!("not valid YAML: {}", Escaped(e.to_string().as_str()))))?;

@@ -51,7 +51,7 @@ impl Eval {
         }
         let mut device = self.device.open()?;
         let source = Checkpoint::open(&self.model, self.reading.whole())?;
-        let vocab_size = LlamaConfig::read(source.root())?.vocab_size as u32;
+        let vocab_size = LlamaConfig::read(&source)?.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;

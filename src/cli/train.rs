@@ -95,7 +95,7 @@ impl Train {
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Read)?;
-        let config = LlamaConfig::read(source.root())?;
+        let config = LlamaConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {
@@ -314,7 +314,7 @@ impl Arranged {
 
 /// The tokenizer beside the weights, where there is one.
 pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
-    root.join("tokenizer.json").is_file().then(|| Tokenizer::open(root)).transpose()
+    root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
 }
 
 /// Rows in their order, `size` at a time.

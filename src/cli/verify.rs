@@ -9,7 +9,7 @@ use super::progress::bytes_bar;
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_small};
+use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_named};
 use crate::error::Escaped;
 use crate::report::{Manifest, Mismatch, bytes, json_text};
 use crate::{Error, Result};
@@ -90,7 +90,7 @@ impl Verify {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
-    let text = read_small(path)?;
+    let text = read_named(path)?;
     Manifest::parse(&text).map_err(|fault| Error::Checkpoint {
         path: path.to_owned(),
         fault: format!("not a manifest: {fault}"),

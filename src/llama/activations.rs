@@ -172,11 +172,14 @@ pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Access, Checkpoint};
 
     #[test]
     fn everything_is_kept_up_to_a_sixth_of_the_state() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama/llama3");
-        let config = LlamaConfig::read(std::path::Path::new(root)).unwrap_or_else(|e| panic!("{e}"));
+        let config = Checkpoint::open(std::path::Path::new(root), Access::Map)
+            .and_then(|source| LlamaConfig::read(&source));
+        let config = config.unwrap_or_else(|e| panic!("{e}"));
         let state: usize =
             expected(&config).iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
         let most = state / 6 / activation_floats(&config, Recompute::None);

@@ -1,10 +1,11 @@
 //! `config.json` of a Llama-family model, in the spellings of transformers 4 and 5.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::backend::AttentionShape;
+use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
 /// A model family.
@@ -83,19 +84,38 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// Reads `config.json` in the directory `root`.
+    /// Reads `config.json` of `checkpoint`. No size in it exceeds what the weights have, so that nothing is
+    /// allocated for a model that is not there.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the key, what it says and what is supported.
-    pub fn read(root: &Path) -> Result<Self> {
-        let path = root.join("config.json");
-        match crate::checkpoint::Config::read(root)? {
-            Some(config) => Keys { value: config.value(), path }.config(),
-            None => Err(Error::Checkpoint {
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        let root = checkpoint.root();
+        let Some(config) = checkpoint.config() else {
+            return Err(Error::Checkpoint {
                 path: root.to_owned(),
                 fault: "no config.json, which says how the model computes".to_owned(),
                 hint: Some("give a checkpoint directory in Hugging Face layout".to_owned()),
-            }),
+            });
+        };
+        let keys = Keys { value: config.value(), path: root.join("config.json"), tensors: checkpoint.len() };
+        let config = keys.config()?;
+        let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
+        let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
+        let sizes = [
+            ("vocab_size", config.vocab_size),
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_attention_heads", config.q_size()),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
+            None => Ok(config),
+            Some((key, size)) => {
+                let fault = format!(
+                    "`{key}`: asks for a dimension of {size}, but the largest of the weights is {largest}"
+                );
+                Err(keys.fault(fault, None))
+            }
         }
     }
 
@@ -124,6 +144,8 @@ impl LlamaConfig {
 struct Keys<'a> {
     value: &'a Value,
     path: PathBuf,
+    /// How many the weights have: there cannot be more layers.
+    tensors: usize,
 }
 
 impl Keys<'_> {
@@ -204,6 +226,11 @@ impl Keys<'_> {
         }
         self.check_constants()?;
         let num_hidden_layers = self.size("num_hidden_layers")?;
+        if num_hidden_layers > self.tensors {
+            let expected =
+                format!("at most one layer for each of the {} tensors of the weights", self.tensors);
+            return Err(self.wrong("num_hidden_layers", &expected));
+        }
         let attention_bias = self.flag("attention_bias")?;
         let (rope_theta, rope_scaling) = self.rope()?;
         Ok(LlamaConfig {
@@ -284,7 +311,7 @@ impl Keys<'_> {
             (None, Some(value)) => ("rope_scaling", value),
             (None, None) => return Ok((top, RopeScaling::Default)),
         };
-        let inner = Keys { value: scaling, path: self.path.clone() };
+        let inner = Keys { value: scaling, path: self.path.clone(), tensors: self.tensors };
         let theta = inner.number_or("rope_theta", top)?;
         let number = |name: &str| {
             let number = inner.get(name).and_then(Value::as_f64).filter(|x| *x > 0.0);
@@ -323,7 +350,7 @@ mod tests {
         for (key, v) in extra.as_object().into_iter().flatten() {
             value[key] = v.clone();
         }
-        Keys { value: &value, path: "config.json".into() }.config()
+        Keys { value: &value, path: "config.json".into(), tensors: 40 }.config()
     }
 
     #[test]
@@ -364,5 +391,9 @@ mod tests {
         says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "unsupported rope type");
         says(json!({"hidden_size": "big"}), "got `\"big\"`, expected a whole number above 0");
         says(json!({"quantization_config": {}}), "quantized");
+        says(
+            json!({"num_hidden_layers": 1_000_000_000}),
+            "got `1000000000`, expected at most one layer for each of the 40",
+        );
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
-use crate::checkpoint::{read_json, read_small, replace_bytes};
+use crate::checkpoint::{MOST_TENSORS, at_most, read_json, read_named, replace_bytes};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -37,7 +37,9 @@ struct Document {
     shares: Option<Shares>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     mask: Option<Mask>,
+    #[serde(deserialize_with = "at_most::<MOST_TENSORS, _, _>")]
     trainable: Vec<String>,
+    #[serde(deserialize_with = "at_most::<MOST_TENSORS, _, _>")]
     frozen: Vec<String>,
 }
 
@@ -50,7 +52,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Io`], or [`Error::Plan`] as [`Plan::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&read_small(path)?, path)
+        Self::parse(&read_named(path)?, path)
     }
 
     /// Parses the text of a plan; `path` is for messages.

@@ -1,6 +1,6 @@
 //! The tensors of a checkpoint, grouped into units that move together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 
 use super::place::{Category, Place, module_of};
 use crate::checkpoint::{Checkpoint, Config, natural_order};
@@ -24,7 +24,8 @@ pub struct Inventory {
     architecture: Option<String>,
     tied: bool,
     units: Vec<Unit>,
-    unit_of: BTreeMap<String, usize>,
+    /// (unit, position among its tensors), by natural order of the tensors' names.
+    by_name: Vec<(u32, u32)>,
 }
 
 impl Inventory {
@@ -35,26 +36,14 @@ impl Inventory {
         tied: bool,
         tensors: impl IntoIterator<Item = (String, Vec<u64>)>,
     ) -> Self {
-        let mut modules: BTreeMap<String, Vec<(String, Vec<u64>)>> = BTreeMap::new();
         let tensors: Vec<_> = tensors.into_iter().collect();
-        let embeddings = tensors.iter().filter(|(name, _)| Place::of(name).is_token_embedding());
-        let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
-        let tied_to = embedding.filter(|_| tied).map(|(name, _)| module_of(name).to_owned());
-        let weights = tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight"));
-        let weighted: BTreeSet<String> = weights.map(str::to_owned).collect();
-        for (name, shape) in tensors {
-            let place = Place::of(&name);
-            let joins = place.category == Category::LmHead || place.is_token_embedding();
-            let module = match &tied_to {
-                Some(embedding) if joins => embedding.clone(),
-                _ => module_beside(&name, &weighted).to_owned(),
-            };
-            modules.entry(module).or_default().push((name, shape));
-        }
-        let mut units: Vec<Unit> = modules.into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
+        let mut units: Vec<Unit> =
+            modules(tensors, tied).into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
-        let names = units.iter().enumerate().flat_map(|(i, u)| u.tensors.iter().map(move |t| (t.clone(), i)));
-        Self { architecture: architecture.map(str::to_owned), tied, unit_of: names.collect(), units }
+        let places = |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
+        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(places).collect();
+        by_name.sort_by(|a, b| natural_order(named(&units, *a), named(&units, *b)));
+        Self { architecture: architecture.map(str::to_owned), tied, by_name, units }
     }
 
     /// The inventory of an open checkpoint.
@@ -71,19 +60,19 @@ impl Inventory {
 
     /// The unit that holds a tensor.
     pub fn unit_of(&self, tensor: &str) -> Option<&Unit> {
-        self.unit_of.get(tensor).map(|i| &self.units[*i])
+        let order = |place: &(u32, u32)| natural_order(named(&self.units, *place), tensor);
+        let found = self.by_name.binary_search_by(order).ok()?;
+        Some(&self.units[self.by_name[found].0 as usize])
     }
 
     /// All tensor names, in natural order.
     pub fn tensor_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.unit_of.keys().map(String::as_str).collect();
-        names.sort_by(|a, b| natural_order(a, b));
-        names
+        self.by_name.iter().map(|place| named(&self.units, *place)).collect()
     }
 
     /// Number of tensors.
     pub fn tensors(&self) -> usize {
-        self.unit_of.len()
+        self.by_name.len()
     }
 
     /// Elements of all tensors; a tied head counts once.
@@ -108,17 +97,57 @@ impl Inventory {
     }
 }
 
+fn named(units: &[Unit], (unit, tensor): (u32, u32)) -> &str {
+    &units[unit as usize].tensors[tensor as usize]
+}
+
+/// A tensor's name and shape.
+type Shaped = (String, Vec<u64>);
+
+/// The tensors of each module, in the order in which the modules come first.
+fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
+    let embeddings = tensors.iter().filter(|(name, _)| tied && Place::of(name).is_token_embedding());
+    let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
+    let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
+    let joins = |name: &str| {
+        let place = Place::of(name);
+        place.category == Category::LmHead || place.is_token_embedding()
+    };
+    let weighted: HashSet<&str> =
+        tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight")).collect();
+    let module = |(name, _): &Shaped| match &tied_to {
+        Some(embedding) if joins(name) => embedding.clone(),
+        _ => module_beside(name, &weighted).to_owned(),
+    };
+    let names: Vec<String> = tensors.iter().map(module).collect();
+    let mut at: HashMap<String, usize> = HashMap::with_capacity(names.len());
+    let mut found: Vec<Vec<Shaped>> = Vec::new();
+    for (module, tensor) in names.into_iter().zip(tensors) {
+        let at = *at.entry(module).or_insert(found.len());
+        if at == found.len() {
+            found.push(vec![tensor]);
+        } else {
+            found[at].push(tensor);
+        }
+    }
+    let mut named: Vec<(String, usize)> = at.into_iter().collect();
+    named.sort_unstable_by_key(|(_, at)| *at);
+    named.into_iter().zip(found).map(|((name, _), tensors)| (name, tensors)).collect()
+}
+
 /// The module of a tensor, among modules that have a weight: a `bias` beside the weight of a module that is
 /// called `attention` is its bias, not a causal mask.
-fn module_beside<'a>(name: &'a str, weighted: &BTreeSet<String>) -> &'a str {
+fn module_beside<'a>(name: &'a str, weighted: &HashSet<&str>) -> &'a str {
     let module = module_of(name);
-    let own = name.strip_suffix(".bias").filter(|own| module == name && weighted.contains(*own));
+    let own = name.strip_suffix(".bias").filter(|own| module == name && weighted.contains(own));
     own.unwrap_or(module)
 }
 
 fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
-    let embedding = tensors.iter().find(|(name, _)| Place::of(name).is_token_embedding()).cloned();
+    // One tensor is no alias of another.
+    let many = tensors.len() > 1;
+    let embedding = tensors.iter().find(|(name, _)| many && Place::of(name).is_token_embedding()).cloned();
     let aliases = |(name, shape): &&(String, Vec<u64>)| {
         embedding.as_ref().is_some_and(|(first, its)| first != name && its == shape)
     };

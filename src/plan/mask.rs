@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::philox::{Domain, Key};
+use crate::checkpoint::{MOST_TENSORS, at_most};
 use crate::simd::{Kernel, dispatch};
 
 /// Blocks of words made at once.
@@ -42,6 +43,7 @@ pub struct Mask {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub complement: bool,
     /// The tensors it applies to, in natural order.
+    #[serde(deserialize_with = "at_most::<MOST_TENSORS, _, _>")]
     pub tensors: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 //! A plan: every tensor trainable or frozen, exactly once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,8 @@ pub struct Plan {
     trainable: Vec<String>,
     frozen: Vec<String>,
     mask: Option<Mask>,
-    sides: HashMap<String, bool>,
+    /// Positions in `trainable` and, behind it, `frozen`, by name.
+    by_name: Vec<u32>,
     masked: HashSet<String>,
 }
 
@@ -76,14 +77,14 @@ impl Plan {
         path: Option<&Path>,
     ) -> Result<Self> {
         let mut faults = Faults::default();
-        let mut sides = HashMap::with_capacity(trainable.len() + frozen.len());
-        let named = trainable.iter().map(|t| (t, true)).chain(frozen.iter().map(|t| (t, false)));
-        for (tensor, side) in named {
-            match sides.insert(tensor.clone(), side) {
-                None => {}
-                Some(before) if before == side => faults.push(fault(path, tensor, "listed twice", None)),
-                Some(_) => faults.push(fault(path, tensor, "in `trainable` and in `frozen`", None)),
-            }
+        let names = [trainable.as_slice(), frozen.as_slice()];
+        let mut by_name: Vec<u32> = (0..(trainable.len() + frozen.len()) as u32).collect();
+        by_name.sort_by(|a, b| name_at(names, *a).cmp(name_at(names, *b)));
+        let side = |at: u32| (at as usize) < trainable.len();
+        for pair in by_name.windows(2).filter(|pair| name_at(names, pair[0]) == name_at(names, pair[1])) {
+            let same = side(pair[0]) == side(pair[1]);
+            let what = if same { "listed twice" } else { "in `trainable` and in `frozen`" };
+            faults.push(fault(path, name_at(names, pair[1]), what, None));
         }
         if let Some(mask) = &mask {
             if !(0.0..=1.0).contains(&mask.ratio) {
@@ -94,12 +95,13 @@ impl Plan {
                     hint: None,
                 });
             }
-            let outside = mask.tensors.iter().filter(|t| sides.get(*t) != Some(&true));
+            let trains = |tensor: &str| find(names, &by_name, tensor).is_some_and(side);
+            let outside = mask.tensors.iter().filter(|tensor| !trains(tensor));
             faults.extend(outside.map(|t| fault(path, t, "under the mask, but not in `trainable`", None)));
         }
         faults.into_result()?;
         let masked = mask.iter().flat_map(|mask| mask.tensors.iter().cloned()).collect();
-        Ok(Self { origin, trainable, frozen, mask, sides, masked })
+        Ok(Self { origin, trainable, frozen, mask, by_name, masked })
     }
 
     /// The plan of a draw.
@@ -157,7 +159,8 @@ impl Plan {
 
     /// Whether a tensor is trainable; `None` for a name the plan does not know.
     pub fn is_trainable(&self, tensor: &str) -> Option<bool> {
-        self.sides.get(tensor).copied()
+        let at = find([&self.trainable, &self.frozen], &self.by_name, tensor)?;
+        Some((at as usize) < self.trainable.len())
     }
 
     /// Seed of the draw, and of the mask.
@@ -190,7 +193,7 @@ impl Plan {
         let hint = || Some("make the plan from this checkpoint".to_owned());
         let names = inventory.tensor_names();
         let mut faults = Faults::default();
-        let missing = names.iter().filter(|name| !self.sides.contains_key(**name));
+        let missing = names.iter().filter(|name| self.is_trainable(name).is_none());
         faults.extend(missing.map(|name| {
             fault(None, name, "in the checkpoint, but neither in `trainable` nor in `frozen`", hint())
         }));
@@ -214,6 +217,17 @@ impl Plan {
         }
         faults.into_result()
     }
+}
+
+fn name_at([trainable, frozen]: [&[String]; 2], at: u32) -> &str {
+    let at = at as usize;
+    trainable.get(at).unwrap_or_else(|| &frozen[at - trainable.len()])
+}
+
+/// Where `tensor` stands in the two lists, of which `by_name` is the order.
+fn find(names: [&[String]; 2], by_name: &[u32], tensor: &str) -> Option<u32> {
+    let found = by_name.binary_search_by(|at| name_at(names, *at).cmp(tensor)).ok()?;
+    Some(by_name[found])
 }
 
 fn fault(path: Option<&Path>, tensor: &str, what: &str, hint: Option<String>) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! Source of the rules and of the defaults: HFT, Hui et al. 2024, arXiv:2404.18466, section 3.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::forced::{Forced, forced};
 use super::mask::{Granularity, Mask, Selector};
@@ -127,9 +127,9 @@ pub fn select(inventory: &Inventory, selection: &Selection) -> Result<Plan> {
     let forced = forced(inventory, selection)?;
     if selection.strategy == Strategy::Explicit {
         let rest = selection.train.is_empty();
-        return plan_of(inventory, selection, &forced, &BTreeMap::new(), rest);
+        return plan_of(inventory, selection, &forced, &HashMap::new(), rest);
     }
-    let mut decided: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut decided: HashMap<&str, bool> = HashMap::new();
     let mut pool: Vec<&Unit> = Vec::new();
     for unit in inventory.units() {
         if unit.tensors.iter().all(|tensor| forced.contains_key(tensor)) {
@@ -234,7 +234,7 @@ fn plan_of(
     inventory: &Inventory,
     selection: &Selection,
     forced: &Forced,
-    decided: &BTreeMap<&str, bool>,
+    decided: &HashMap<&str, bool>,
     rest: bool,
 ) -> Result<Plan> {
     let side = |unit: &Unit, tensor: &String| {
@@ -267,7 +267,7 @@ fn masked_plan(
     inventory: &Inventory,
     selection: &Selection,
     forced: &Forced,
-    decided: &BTreeMap<&str, bool>,
+    decided: &HashMap<&str, bool>,
     pool: &[&Unit],
 ) -> Result<Plan> {
     let mut decided = decided.clone();

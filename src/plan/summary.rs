@@ -55,7 +55,8 @@ impl Summary {
 }
 
 impl Row {
-    fn add(&mut self, other: Self) {
+    /// Adds the counts of another row.
+    pub fn add(&mut self, other: Self) {
         self.trainable += other.trainable;
         self.units += other.units;
         self.trainable_parameters = self.trainable_parameters.saturating_add(other.trainable_parameters);

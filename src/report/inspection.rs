@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::number::{bytes, grouped, percent};
+use super::selection::MOST_PROJECTIONS;
 use super::table::{table, text};
 use crate::checkpoint::{Checkpoint, header_digest};
 use crate::error::Escaped;
@@ -181,7 +182,7 @@ impl Inspection {
 
     fn projection_table(&self) -> String {
         let mut rows = table(&["category", "projection", "shape", "dtype", ">count"]);
-        for row in &self.projections {
+        for row in self.projections.iter().take(MOST_PROJECTIONS) {
             rows.add_row([
                 row.category.to_string(),
                 Escaped(&row.projection).to_string(),
@@ -190,7 +191,8 @@ impl Inspection {
                 grouped(row.count),
             ]);
         }
-        text(&rows)
+        let more = self.projections.len().saturating_sub(MOST_PROJECTIONS);
+        text(&rows) + &if more > 0 { format!("… and {more} more\n") } else { String::new() }
     }
 }
 

@@ -6,6 +6,9 @@ use super::number::{grouped, percent};
 use super::table::{table, text};
 use crate::plan::{Plan, Row, Summary};
 
+/// Projections that a table lists, of a category or of a checkpoint; models of real families have fewer than 100.
+pub(super) const MOST_PROJECTIONS: usize = 1000;
+
 /// Which side of a plan a report counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -53,10 +56,18 @@ pub fn selection_table(summary: &Summary, plan: &Plan, side: Side, sizes: bool) 
     };
     for (category, row) in &summary.categories {
         add(&category.to_string(), "", row);
-        for ((of, projection), row) in &summary.projections {
-            if of == category {
+        let mut left = Row::default();
+        let projections = summary.projections.iter().filter(|((of, _), _)| of == category);
+        let more = projections.clone().count().saturating_sub(MOST_PROJECTIONS);
+        for (i, ((_, projection), row)) in projections.enumerate() {
+            if i < MOST_PROJECTIONS {
                 add("", &crate::error::Escaped(projection).to_string(), row);
+            } else {
+                left.add(*row);
             }
+        }
+        if more > 0 {
+            add("", &format!("… and {more} more"), &left);
         }
     }
     add("all", "", &summary.total);

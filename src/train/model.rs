@@ -58,7 +58,7 @@ pub(super) fn load<'a, B: Backend>(
     plan: Option<&Plan>,
     weight: impl Fn(&B, Stored<'a>, bool) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let config = LlamaConfig::read(checkpoint.root())?;
+    let config = LlamaConfig::read(checkpoint)?;
     if let Some(plan) = plan {
         check_plan(checkpoint, &config, plan)?;
     }

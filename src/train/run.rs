@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A configuration outside the Llama family, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
-        let config = crate::llama::LlamaConfig::read(source.root())?;
+        let config = crate::llama::LlamaConfig::read(source)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 

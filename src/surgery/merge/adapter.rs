@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::source::{Source, is_float, is_writable};
 use super::values::{Scratch, Values};
-use crate::checkpoint::{Access, Checkpoint, read_small};
+use crate::checkpoint::{Access, Checkpoint, read_config};
 use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::simd::{Kernel, dispatch};
@@ -56,7 +56,7 @@ impl Adapter {
             fault,
             hint: Some("only plain LoRA adapters of PEFT can be applied".to_owned()),
         };
-        let value: Value = serde_json::from_slice(&read_small(&config_path)?)
+        let value: Value = serde_json::from_slice(&read_config(&config_path)?)
             .map_err(|e| fault(format!("not valid JSON: {}", Escaped(&e))))?;
         let kind = value["peft_type"].as_str().unwrap_or("LORA");
         if kind != "LORA" {

@@ -68,7 +68,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`], or everything that is wrong with the recipe at once.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = crate::checkpoint::read_small(path)?;
+        let bytes = crate::checkpoint::read_named(path)?;
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         let value = serde_saphyr::from_str(text).map_err(|e| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::align::Alignment;
 use super::output::ConfigChange;
 use super::{Models, Recipe};
-use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_small, sidecars};
+use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, read_small, sidecars};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -114,7 +114,7 @@ impl<'a> Donors<'a> {
 
 /// The value of a file; `None` where it is not JSON.
 fn json(path: &Path) -> Result<Option<Value>> {
-    Ok(serde_json::from_slice(&read_small(path)?).ok())
+    Ok(serde_json::from_slice(&read_config(path)?).ok())
 }
 
 fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Checkpoint, Kind, read_small};
+use crate::checkpoint::{Checkpoint, Kind, read_config, read_small};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -158,7 +158,7 @@ impl Vocabulary {
         if !path.is_file() || self.next_id() >= self.limit || self.limit == MOST {
             return Ok(());
         }
-        let config: Value = serde_json::from_slice(&read_small(&path)?)
+        let config: Value = serde_json::from_slice(&read_config(&path)?)
             .map_err(|e| self.fault(format!("tokenizer_config.json: not valid JSON: {}", Escaped(&e)), ""))?;
         let content = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
         let single = SPECIAL.iter().map(|key| &config[*key]);

@@ -8,7 +8,7 @@ use super::codec::CHUNK;
 use super::format::{HEAD_BYTES, Head, MAGIC, MOST_TOC_BYTES};
 use super::pack::{Job, Source, pack};
 use super::reader::part;
-use super::toc::{Action, Chunk, FileEntry, SidecarEntry, Toc, width_of};
+use super::toc::{Action, Chunk, FileEntry, MOST_FILES, SidecarEntry, Toc, too_large, width_of};
 use crate::checkpoint::{
     Checkpoint, CommandInputs, Contents, Replace, Sha256Hex, Shard, StagedFile, TensorInfo, contents,
     tensor_contents, unsafe_shard_name,
@@ -190,7 +190,14 @@ impl<'a> Creation<'a> {
     fn write_toc(&self, toc: &Toc, staged: &StagedFile, end: u64) -> Result<()> {
         let fault =
             |fault: String| Error::Checkpoint { path: self.tuned.path().to_owned(), fault, hint: None };
+        let most = toc.files.len().max(toc.sidecars.len());
+        if most > MOST_FILES {
+            return Err(fault(format!("too many files: got {most}, expected at most {MOST_FILES}")));
+        }
         let json = serde_json::to_vec(toc).map_err(|e| fault(Escaped(&e).to_string()))?;
+        if let Some(why) = too_large(&json) {
+            return Err(fault(why));
+        }
         if json.len() as u64 > MOST_TOC_BYTES {
             let (got, most) = (json.len(), MOST_TOC_BYTES);
             return Err(fault(format!(

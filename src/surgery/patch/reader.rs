@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::format::{HEAD_BYTES, Head, damaged, fault};
-use super::toc::{Action, Chunk, Toc};
+use super::toc::{Action, Chunk, Toc, too_large};
 use crate::checkpoint::{Header, Sha256Hex, TensorInfo, read_json};
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -95,7 +95,11 @@ impl Patch {
         let json = zstd::bulk::decompress(&stored, head.toc_bytes as usize);
         let json = json.ok().filter(|json| json.len() as u64 == head.toc_bytes);
         let json = json.ok_or_else(|| damaged(path, "its table of contents cannot be decompressed"))?;
+        if let Some(why) = too_large(&json) {
+            return Err(fault(path, why));
+        }
         let toc: Toc = read_json(&json).map_err(|e| fault(path, format!("table of contents: {e}")))?;
+        drop(json);
         let headers = toc.check(path, head.toc_at)?;
         toc.output_bytes(path)?;
         Ok(Self { path: path.to_owned(), file, bytes, toc, headers })

@@ -7,9 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{CHUNK, most_stored};
 use super::format::{HEAD_BYTES, damaged, fault};
-use crate::checkpoint::{Header, Sha256Hex, TensorInfo, unsafe_shard_name, unsafe_sidecar};
+use crate::checkpoint::{
+    Header, MOST_TENSORS, Sha256Hex, TensorInfo, at_most, unsafe_shard_name, unsafe_sidecar,
+};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
+
+/// The most shards of a patch, and the most files beside them.
+pub(super) const MOST_FILES: usize = 10_000;
+/// The most objects in the JSON: three for each tensor, those in the headers included, and some for files.
+const MOST_OBJECTS: usize = 4 * MOST_TENSORS;
 
 /// What a patch says about both sides and how it makes one from the other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,8 +27,10 @@ pub(super) struct Toc {
     /// Digest of the contents of the tuned side, for any sharding.
     pub(super) tuned: Sha256Hex,
     /// The shards of the tuned side, in natural order.
+    #[serde(deserialize_with = "at_most::<MOST_FILES, _, _>")]
     pub(super) files: Vec<FileEntry>,
     /// The files beside them, sorted.
+    #[serde(deserialize_with = "at_most::<MOST_FILES, _, _>")]
     pub(super) sidecars: Vec<SidecarEntry>,
 }
 
@@ -35,6 +44,7 @@ pub(super) struct FileEntry {
     /// The JSON part of its header, byte for byte.
     pub(super) header: String,
     /// How each tensor is made, in the order of the data.
+    #[serde(deserialize_with = "at_most::<MOST_TENSORS, _, _>")]
     pub(super) tensors: Vec<Action>,
 }
 
@@ -77,6 +87,14 @@ pub(super) struct SidecarEntry {
     /// Absent where the base has the same file at the same place.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) chunks: Option<Vec<Chunk>>,
+}
+
+/// Why a reader would refuse this JSON before it parses it.
+pub(super) fn too_large(json: &[u8]) -> Option<String> {
+    let objects = json.iter().filter(|byte| **byte == b'{').count();
+    let what =
+        || format!("table of contents: too many objects: got {objects}, expected at most {MOST_OBJECTS}");
+    (objects > MOST_OBJECTS).then(what)
 }
 
 impl Action {

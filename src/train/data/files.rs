@@ -46,6 +46,9 @@ pub(super) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
     };
     if !std::fs::metadata(path).map_err(Error::io("open", path))?.is_dir() {
         let kind = kind(path).ok_or_else(|| refuse("unknown kind of file"))?;
+        if !path.is_file() {
+            return Err(not_regular(path));
+        }
         return Ok(vec![(path.to_owned(), kind)]);
     }
     let mut names = Vec::new();
@@ -62,7 +65,15 @@ pub(super) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
     names.sort_by(|a, b| natural_order(a, b));
     let all: Vec<_> =
         names.iter().filter_map(|name| kind(Path::new(name)).map(|k| (path.join(name), k))).collect();
+    if let Some((path, _)) = all.iter().find(|(path, _)| !path.is_file()) {
+        return Err(not_regular(path));
+    }
     if all.is_empty() { Err(refuse("the directory holds no training data")) } else { Ok(all) }
+}
+
+/// Rows are read more than once, and a pipe would wait for a writer.
+fn not_regular(path: &Path) -> Error {
+    Error::Data { path: path.to_owned(), line: None, fault: "not a regular file".to_owned(), hint: None }
 }
 
 #[cfg(test)]

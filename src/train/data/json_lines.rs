@@ -8,14 +8,24 @@ use serde_json::{Map, Value};
 
 use super::fault::Fault;
 use super::files::Kind;
+use crate::checkpoint::tree_bytes;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
-/// Bytes of one line, and of a file that is one JSON list.
-const MOST_BYTES: u64 = 256 << 20;
+/// Bytes of the text of a row at most: a context of a million tokens takes about 5 MB.
+pub(super) const MOST_ROW_BYTES: u64 = 16 << 20;
+/// Bytes of memory that the values of a row may take beside their texts: four million token ids.
+pub(super) const MOST_ROW_TREE_BYTES: u64 = 128 << 20;
 
-/// A row as it was found, with its line or row number, from 1.
-pub(super) type Found = (u64, std::result::Result<Map<String, Value>, Fault>);
+/// A row as it was found.
+pub(super) struct Found {
+    /// Line or row number, from 1.
+    pub(super) line: u64,
+    /// About how much memory it takes.
+    pub(super) bytes: u64,
+    /// Its columns.
+    pub(super) row: std::result::Result<Map<String, Value>, Fault>,
+}
 
 /// The rows of a file, one after the other; a blank line is none.
 ///
@@ -35,7 +45,9 @@ pub(super) fn rows(path: &Path, kind: Kind) -> Result<Box<dyn Iterator<Item = Re
     }
     let start = reader.fill_buf().map_err(Error::io("read", path))?;
     if start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return list(path, reader);
+        let skipped = start.iter().position(|byte| *byte == b'[').unwrap_or_default() + 1;
+        reader.consume(skipped);
+        return Ok(Box::new(List { path, reader, row: 0, ended: false }));
     }
     Ok(Box::new(Lines { path, reader, line: 0, bytes: Vec::new() }))
 }
@@ -49,19 +61,24 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn read(&mut self) -> Result<Option<Found>> {
+        let mut blank = 0;
         loop {
             self.bytes.clear();
-            let mut limited = (&mut self.reader).take(MOST_BYTES + 1);
+            let mut limited = (&mut self.reader).take(MOST_ROW_BYTES + 1);
             let read = limited.read_until(b'\n', &mut self.bytes).map_err(Error::io("read", self.path))?;
             if read == 0 {
                 return Ok(None);
             }
             self.line += 1;
-            if self.bytes.len() as u64 > MOST_BYTES {
-                return Err(too_large(self.path, Some(self.line), "line"));
+            if self.bytes.len() as u64 > MOST_ROW_BYTES {
+                return Err(too_large(self.path, self.line, "line", self.bytes.len() as u64));
             }
             if !self.bytes.iter().all(u8::is_ascii_whitespace) {
-                return Ok(Some((self.line, object(self.bytes.trim_ascii_end()))));
+                return parse(self.path, self.line, "line", &self.bytes).map(Some);
+            }
+            blank += read as u64;
+            if blank > MOST_ROW_BYTES {
+                return Err(too_large(self.path, self.line, "run of blank lines", blank));
             }
         }
     }
@@ -75,48 +92,153 @@ impl Iterator for Lines<'_> {
     }
 }
 
-fn object(json: &[u8]) -> std::result::Result<Map<String, Value>, Fault> {
+/// The row in a text that is not too long.
+///
+/// # Errors
+/// Where its values would take too much memory: the reading of the file ends there.
+fn parse(path: &Path, line: u64, what: &str, json: &[u8]) -> Result<Found> {
+    let tree = tree_bytes(json);
+    if tree > MOST_ROW_TREE_BYTES {
+        return Err(too_many_values(path, line));
+    }
+    Ok(Found { line, bytes: json.len() as u64 + tree, row: object(json.trim_ascii_end(), what) })
+}
+
+fn object(json: &[u8], what: &str) -> std::result::Result<Map<String, Value>, Fault> {
     match serde_json::from_slice(json) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(_) => Err(Fault::new("expected a JSON object")),
         Err(e) => {
-            // The parser counts lines of its own; this text has one.
-            let text = e.to_string().replace(" at line 1 column ", " at column ");
+            // The parser counts lines of its own, which a line has one of.
+            let text = e.to_string();
+            let text = if what == "line" { text.replace(" at line 1 column ", " at column ") } else { text };
             Err(Fault::new(format!("not valid JSON: {}", Escaped(text.as_str()))))
         }
     }
 }
 
-fn list<'a>(path: &Path, reader: Box<dyn BufRead>) -> Result<Box<dyn Iterator<Item = Result<Found>> + 'a>> {
-    let mut json = Vec::new();
-    reader.take(MOST_BYTES + 1).read_to_end(&mut json).map_err(Error::io("read", path))?;
-    if json.len() as u64 > MOST_BYTES {
-        return Err(too_large(path, None, "JSON list"));
-    }
-    let rows: Vec<Value> = serde_json::from_slice(&json).map_err(|e| Error::Data {
-        path: path.to_owned(),
-        line: (e.line() > 0).then_some(e.line() as u64),
-        fault: format!("not valid JSON: {}", Escaped(&e)),
-        hint: None,
-    })?;
-    let row = |(at, value): (usize, Value)| {
-        let row = match value {
-            Value::Object(row) => Ok(row),
-            _ => Err(Fault::new("expected a JSON object")),
-        };
-        Ok((at as u64 + 1, row))
-    };
-    Ok(Box::new(rows.into_iter().enumerate().map(row)))
+/// The elements of a list, one after the other.
+struct List<'a> {
+    path: &'a Path,
+    reader: Box<dyn BufRead>,
+    row: u64,
+    /// Whether the list, or the reading of it, has ended.
+    ended: bool,
 }
 
-fn too_large(path: &Path, line: Option<u64>, what: &str) -> Error {
-    let fault = format!("the {what} is over {MOST_BYTES} bytes");
-    Error::Data {
-        path: path.to_owned(),
-        line,
-        fault,
-        hint: Some("write one JSON object per line".to_owned()),
+/// Where the reader of an element stands.
+#[derive(Default)]
+struct Inside {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Inside {
+    /// Whether `byte` ends the element: a comma or bracket of the list itself.
+    fn ends(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.in_string => self.escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            _ if self.in_string => {}
+            b',' | b']' if self.depth == 0 => return true,
+            b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        false
     }
+}
+
+impl List<'_> {
+    fn read(&mut self) -> Result<Option<Found>> {
+        let mut json = Vec::new();
+        let end = self.element(&mut json)?;
+        self.row += 1;
+        let blank = json.iter().all(u8::is_ascii_whitespace);
+        if end == Some(b']') {
+            self.ended = true;
+            self.check_rest()?;
+            if blank && self.row == 1 {
+                return Ok(None);
+            }
+        }
+        if end.is_none() {
+            return Err(self.fault("not valid JSON: the list does not end"));
+        }
+        if blank {
+            return Err(self.fault("not valid JSON: expected a value"));
+        }
+        parse(self.path, self.row, "row", &json).map(Some)
+    }
+
+    /// Reads up to the comma or bracket that ends an element, and gives it.
+    fn element(&mut self, json: &mut Vec<u8>) -> Result<Option<u8>> {
+        let mut inside = Inside::default();
+        loop {
+            let bytes = self.reader.fill_buf().map_err(Error::io("read", self.path))?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let end = bytes.iter().position(|byte| inside.ends(*byte));
+            let (n, last) = end.map_or((bytes.len(), None), |end| (end, Some(bytes[end])));
+            json.extend_from_slice(&bytes[..n]);
+            self.reader.consume(n + usize::from(last.is_some()));
+            if json.len() as u64 > MOST_ROW_BYTES {
+                return Err(too_large(self.path, self.row + 1, "row", json.len() as u64));
+            }
+            if last.is_some() {
+                return Ok(last);
+            }
+        }
+    }
+
+    fn check_rest(&mut self) -> Result<()> {
+        let mut rest = Vec::new();
+        let mut limited = (&mut self.reader).take(MOST_ROW_BYTES);
+        limited.read_to_end(&mut rest).map_err(Error::io("read", self.path))?;
+        if rest.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        Err(self.fault("not valid JSON: characters follow the list"))
+    }
+
+    fn fault(&self, fault: &str) -> Error {
+        let line = Some(self.row);
+        Error::Data { path: self.path.to_owned(), line, fault: fault.to_owned(), hint: None }
+    }
+}
+
+impl Iterator for List<'_> {
+    type Item = Result<Found>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let found = self.read();
+        self.ended |= found.is_err();
+        found.transpose()
+    }
+}
+
+/// A row whose text is over the limit; `bytes` of it were read.
+pub(super) fn too_large(path: &Path, line: u64, what: &str, bytes: u64) -> Error {
+    let fault =
+        format!("the {what} is too long: got {bytes} bytes or more, expected at most {MOST_ROW_BYTES}");
+    refuse(path, line, fault)
+}
+
+/// A row with too many values.
+pub(super) fn too_many_values(path: &Path, line: u64) -> Error {
+    let most = MOST_ROW_TREE_BYTES / 32;
+    refuse(path, line, format!("the row has too many values: expected at most about {most}"))
+}
+
+fn refuse(path: &Path, line: u64, fault: String) -> Error {
+    let hint = Some("split it into several rows, one JSON object per line".to_owned());
+    Error::Data { path: path.to_owned(), line: Some(line), fault, hint }
 }
 
 #[cfg(test)]
@@ -128,9 +250,10 @@ mod tests {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let kind = if name.ends_with(".zst") { Kind::JsonZstd } else { Kind::Json };
-        let shown = |found: Result<Found>| match found.unwrap() {
-            (line, Ok(row)) => format!("{line} {}", Value::Object(row)),
-            (line, Err(fault)) => format!("{line} {}", fault.fault),
+        let shown = |found: Result<Found>| match found {
+            Ok(Found { line, row: Ok(row), .. }) => format!("{line} {}", Value::Object(row)),
+            Ok(Found { line, row: Err(fault), .. }) => format!("{line} {}", fault.fault),
+            Err(error) => error.to_string().rsplit('/').next().unwrap_or_default().to_owned(),
         };
         rows(&path, kind).unwrap().map(shown).collect()
     }
@@ -149,8 +272,48 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_whole() {
+    fn a_list_is_read_element_by_element() {
         assert_eq!(read("x.json", b" [{\"a\":1},\n2]"), ["1 {\"a\":1}", "2 expected a JSON object"]);
+        let brackets = br#"[ {"a": ["],\"", {}]} , {"b": [[1], 2]} ] "#;
+        assert_eq!(read("x.json", brackets), [r#"1 {"a":["],\"",{}]}"#, r#"2 {"b":[[1],2]}"#]);
+        assert!(read("x.json", b"[ ]").is_empty());
+    }
+
+    #[test]
+    fn a_broken_list_is_an_error_of_its_row() {
+        for (text, expected) in [
+            ("[", "x.json:1: not valid JSON: the list does not end"),
+            (r#"[{}, {"a": "#, "x.json:2: not valid JSON: the list does not end"),
+            ("[{},]", "x.json:2: not valid JSON: expected a value"),
+            ("[,{}]", "x.json:1: not valid JSON: expected a value"),
+            ("[{}] x", "x.json:1: not valid JSON: characters follow the list"),
+            ("[{} {}]", "1 not valid JSON: trailing characters at line 1 column 4"),
+        ] {
+            assert_eq!(read("x.json", text.as_bytes()).last().map(String::as_str), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn rows_are_bounded_and_named() {
+        let long = format!("{{}}\n{}", "x".repeat(MOST_ROW_BYTES as usize + 1));
+        let many = format!("[{{}}, {{\"a\":[{}0]}}]", "0,".repeat(5_000_000));
+        for (name, text, expected) in [
+            ("x.jsonl", long.as_bytes(), "x.jsonl:2: the line is too long: got 16777217 bytes or more"),
+            ("x.json", long.replace("{}\n", "[{},").as_bytes(), "x.json:2: the row is too long: got "),
+            (
+                "x.json",
+                many.as_bytes(),
+                "x.json:2: the row has too many values: expected at most about 4194304",
+            ),
+            ("x.jsonl", "\n".repeat(20_000_000).as_bytes(), ": the run of blank lines is too long: "),
+        ] {
+            let found = read(name, text);
+            let last = found.last().map(String::as_str).unwrap_or_default();
+            assert!(found.len() <= 2 && last.contains(expected), "{last}");
+            let packed = zstd::encode_all(text, 1).unwrap();
+            assert!(packed.len() < text.len() / 1000);
+            assert_eq!(read(&format!("{name}.zst"), &packed).len(), found.len());
+        }
     }
 
     #[test]

@@ -15,8 +15,10 @@ use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 use crate::{Error, Faults, Result};
 
-/// Rows that are tokenized at once.
+/// Rows that are tokenized at once, unless they are large.
 const CHUNK: usize = 2048;
+/// Bytes after which no further row is taken into a chunk.
+const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
 pub(super) const MOST_FAULTS: usize = 20;
 
@@ -122,7 +124,7 @@ impl Loading<'_> {
         let path: Arc<Path> = path.into();
         self.dataset.summary.files += 1;
         loop {
-            let chunk: Vec<Found> = rows.by_ref().take(CHUNK).collect::<Result<_>>()?;
+            let chunk = take_chunk(&mut rows)?;
             if chunk.is_empty() || self.faults.first().len() >= MOST_FAULTS {
                 return Ok(());
             }
@@ -131,7 +133,7 @@ impl Loading<'_> {
     }
 
     fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<Found>) -> Result<()> {
-        let parse = |(line, row): Found| (line, row.and_then(Record::parse));
+        let parse = |found: Found| (found.line, found.row.and_then(Record::parse));
         let records: Vec<_> = chunk.into_par_iter().map(parse).collect();
         let needs_template =
             records.iter().any(|(_, record)| record.as_ref().is_ok_and(Record::needs_template));
@@ -177,6 +179,17 @@ impl Loading<'_> {
         summary.targets += targets(&sequence.labels);
         self.dataset.rows.push(sequence.into_row(source.clone()));
     }
+}
+
+/// The next rows, few enough that they fit into memory.
+fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<Found>> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+        let Some(found) = rows.next().transpose()? else { break };
+        bytes += found.bytes;
+        chunk.push(found);
+    }
+    Ok(chunk)
 }
 
 fn checked(

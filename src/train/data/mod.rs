@@ -6,6 +6,7 @@
 mod batch;
 mod batches;
 mod chat;
+mod contain;
 mod encode;
 mod fault;
 mod files;
@@ -16,6 +17,8 @@ mod load;
 mod packing;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
 mod preference;
 mod preview;
 mod python;

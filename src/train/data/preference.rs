@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::fault::Fault;
+use super::json_lines::Found;
 use super::record::Record;
 use super::row::Source;
 use super::{files, load};
@@ -42,7 +43,7 @@ pub fn load_preferences(path: &Path) -> Result<Vec<(Preference, Source)>> {
     for (file, kind) in files::files(path)? {
         let shared = std::sync::Arc::<Path>::from(file.as_path());
         for found in load::open(&file, kind)? {
-            let (line, row) = found?;
+            let Found { line, row, .. } = found?;
             let source = Source { path: shared.clone(), line };
             match row.and_then(Record::parse) {
                 Ok(Record::Preference(preference)) => all.push((preference, source)),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fault::Fault;
 use super::template::{self, ChatTemplate};
-use crate::checkpoint::read_small;
+use crate::checkpoint::{read_config, read_small};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -66,7 +66,7 @@ impl Tokenizer {
     /// where a row needs it.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             let hint = "copy the tokenizer files of the base model beside the weights";
             return Err(fault(&path, "no such file", Some(hint)));
         }
@@ -180,7 +180,7 @@ pub(super) fn fault(path: &Path, fault: &str, hint: Option<&str>) -> Error {
 
 /// The JSON object in a file; null where there is no file.
 fn object(path: &Path) -> Result<Value> {
-    let bytes = match read_small(path) {
+    let bytes = match read_config(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Value::Null);
         }
