@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::engine::Source;
 use super::fault::Fault;
 use super::template::{self, ChatTemplate};
 use crate::checkpoint::read_small;
@@ -230,11 +231,11 @@ fn chat_template(
         let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
         return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
     };
-    Ok(ChatTemplate::compile(&source, special).map_err(|e| {
-        let jinja = file("chat_template.jinja");
-        let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
-        NoTemplate { path, fault: format!("the chat template does not compile: {}", template::shown(&e)) }
-    }))
+    let jinja = file("chat_template.jinja");
+    let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
+    let source = Source { template: source, special_tokens: special };
+    let compiled = ChatTemplate::compile(source, path.clone());
+    Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
 }
 
 #[cfg(test)]
