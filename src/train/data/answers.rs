@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::chat::Chat;
 use super::engine::Engine;
 use super::fault::Fault;
+use super::prefixes::{Prefix, Prefixes};
 
 /// Which messages of a chat are learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,28 +30,31 @@ pub(super) struct Answered {
 pub(super) fn answers(chat: &Chat, learnt: Learnt, engine: &Engine) -> Result<Vec<Answered>, Fault> {
     match learnt {
         Learnt::Assistant if engine.has_generation() => {
-            let (text, answers) = engine.render_blocks(chat)?;
+            let (text, answers) = engine.render_blocks(&engine.prepare(chat)?)?;
             Ok(vec![Answered { text, answers }])
         }
-        Learnt::Assistant => prefix_difference(chat, engine),
+        Learnt::Assistant => prefix_difference(chat, Prefixes::new(engine, chat)?),
         Learnt::From(prompt) => {
-            let text = engine.render(chat, chat.messages.len(), false)?;
-            let answer = answer_start(chat, prompt, &text, engine)?..text.len();
-            Ok(vec![Answered { text, answers: vec![answer] }])
+            let prefixes = Prefixes::new(engine, chat)?;
+            let whole = prefixes.render(chat.messages.len(), false)?;
+            let start = answer_start(prompt, &whole, &prefixes)?;
+            drop(whole);
+            let text = prefixes.into_whole();
+            let answers = std::iter::once(start..text.len()).collect();
+            Ok(vec![Answered { text, answers }])
         }
     }
 }
 
 /// The answer of each assistant message: from the chat before it with the generation prompt, to the
 /// chat up to and with it.
-fn prefix_difference(chat: &Chat, engine: &Engine) -> Result<Vec<Answered>, Fault> {
-    let count = chat.messages.len();
-    let whole = engine.render(chat, count, false)?;
+fn prefix_difference(chat: &Chat, prefixes: Prefixes<'_>) -> Result<Vec<Answered>, Fault> {
+    let whole = prefixes.whole();
     let (mut answers, mut rewritten) = (Vec::new(), Vec::new());
     for turn in chat.turns() {
-        let until = if turn + 1 == count { whole.clone() } else { engine.render(chat, turn + 1, false)? };
-        let answer = answer_start(chat, turn, &until, engine)?..until.len();
-        if rewritten.is_empty() && whole.starts_with(&until) {
+        let until = prefixes.render(turn + 1, false)?;
+        let answer = answer_start(turn, &until, &prefixes)?..until.shared + until.rest.len();
+        if rewritten.is_empty() && whole[until.shared..].starts_with(&*until.rest) {
             answers.push(answer);
             continue;
         }
@@ -58,27 +62,32 @@ fn prefix_difference(chat: &Chat, engine: &Engine) -> Result<Vec<Answered>, Faul
         // behind the text that it will follow in use.
         let before = answers.drain(..).map(|answer: Range<usize>| (whole[..answer.end].to_owned(), answer));
         rewritten.extend(before);
-        rewritten.push((until, answer));
+        rewritten.push((format!("{}{}", &whole[..until.shared], until.rest), answer));
     }
     if rewritten.is_empty() {
-        return Ok(vec![Answered { text: whole, answers }]);
+        return Ok(vec![Answered { text: prefixes.into_whole(), answers }]);
     }
     Ok(rewritten.into_iter().map(|(text, answer)| Answered { text, answers: vec![answer] }).collect())
 }
 
 /// The byte at which the answer that message `turn` is begins in `text`, a rendering that goes on with
 /// it: the end of what `text` shares with the generation prompt.
-fn answer_start(chat: &Chat, turn: usize, text: &str, engine: &Engine) -> Result<usize, Fault> {
-    let prompt = engine.render(chat, turn, true)?;
+fn answer_start(turn: usize, text: &Prefix<'_>, prefixes: &Prefixes<'_>) -> Result<usize, Fault> {
+    let prompt = prefixes.render(turn, true)?;
+    // Both begin with what the prompt shares with the whole chat.
+    let from = prompt.shared.min(text.shared);
+    let text = format!("{}{}", &prefixes.whole()[from..text.shared], text.rest);
+    let after = |prefix: &Prefix<'_>| format!("{}{}", &prefixes.whole()[from..prefix.shared], prefix.rest);
+    let prompt = after(&prompt);
     if text.starts_with(&prompt) {
-        return Ok(prompt.len());
+        return Ok(from + prompt.len());
     }
     // A generation prompt may say more than the chat does, an opening of the reasoning for instance.
     let shared: usize =
         text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-    let before = engine.render(chat, turn, false)?;
+    let before = after(&prefixes.render(turn, false)?);
     if text.starts_with(&before) && shared >= before.len() {
-        return Ok(shared);
+        return Ok(from + shared);
     }
     Err(Fault::hinted(
         format!("the chat template renders what precedes message {} differently without it", turn + 1),

@@ -16,16 +16,19 @@ mod generation;
 mod jinja;
 mod json_lines;
 mod load;
+mod once;
 mod packing;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod preference;
+mod prefixes;
 mod preview;
 mod python;
 mod record;
 mod row;
 mod template;
 mod tokenizer;
+mod tokenizer_file;
 mod worker;
 mod workers;
 

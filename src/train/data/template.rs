@@ -52,6 +52,12 @@ impl ChatTemplate {
         self.has_generation
     }
 
+    /// Whether `fault` is that a limit was exceeded, so that no other row can be rendered either.
+    pub(super) fn is_limit(&self, fault: &Fault) -> bool {
+        let Place::Apart(workers) = &self.place else { return false };
+        workers.exceeded().is_some_and(|limit| fault.fault.starts_with(limit))
+    }
+
     /// Renders a chat, as [`answers`]. A fault names the file of the template.
     pub(super) fn answers(&self, chat: Chat, learnt: Learnt) -> Result<Vec<Answered>, Fault> {
         let answered = match &self.place {

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{Answered, Learnt, answers};
 use super::chat::Chat;
 use super::engine::{Engine, Source};
 use super::fault::Fault;
+use crate::checkpoint::{limit_memory, processor_time};
 
 /// Memory of a worker at most, beside [`MEMORY_PER_BYTE`] of what it is asked.
 pub(super) const MEMORY: u64 = 192 << 20;
@@ -60,7 +59,7 @@ fn answer_all() -> std::io::Result<()> {
     let watch = Watch::start();
     let mut lines = std::io::stdin().lock().lines();
     let Some(first) = lines.next().transpose()? else { return Ok(()) };
-    limit_memory(first.len());
+    limit_memory(memory(first.len()));
     watch.allow(first.len(), 0);
     let source: Source = serde_json::from_str(&first)?;
     let engine = Engine::compile(source);
@@ -69,7 +68,7 @@ fn answer_all() -> std::io::Result<()> {
     let Ok(engine) = engine else { return Ok(()) };
     for line in lines {
         let line = line?;
-        limit_memory(line.len());
+        limit_memory(memory(line.len()));
         watch.allow(line.len(), 0);
         let Question { chat, learnt } = serde_json::from_str(&line)?;
         watch.allow(line.len(), chat.messages.len());
@@ -79,13 +78,8 @@ fn answer_all() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Beyond the limit an allocation fails, which ends the process.
-fn limit_memory(asked: usize) {
-    let hard = getrlimit(Resource::Data).maximum;
-    let wanted = MEMORY + MEMORY_PER_BYTE * asked as u64;
-    let current = Some(hard.map_or(wanted, |hard| hard.min(wanted)));
-    // A system without this limit has none to set.
-    let _ = setrlimit(Resource::Data, Rlimit { current, maximum: hard });
+fn memory(asked: usize) -> u64 {
+    MEMORY + MEMORY_PER_BYTE * asked as u64
 }
 
 /// Ends the process when an answer takes more processor time than it may.
@@ -102,7 +96,7 @@ impl Watch {
             loop {
                 std::thread::sleep(Duration::from_millis(20));
                 let until = watched.load(Ordering::Acquire);
-                let over = until > 0 && processor_time() > until;
+                let over = until > 0 && nanoseconds() > until;
                 if over && watched.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                     let sent = send(&Answer::OutOfTime);
                     std::process::exit(if sent.is_ok() { 0 } else { 2 });
@@ -115,7 +109,7 @@ impl Watch {
     fn allow(&self, bytes: usize, messages: usize) {
         let scaled = |unit: Duration, count: usize| unit.as_nanos() as u64 * count as u64;
         let time = TIME.as_nanos() as u64 + scaled(TIME_PER_BYTE, bytes) + scaled(TIME_PER_TURN, messages);
-        self.deadline.store(processor_time() + time, Ordering::Release);
+        self.deadline.store(nanoseconds() + time, Ordering::Release);
     }
 
     /// Sends an answer, unless the time was over before.
@@ -130,10 +124,9 @@ impl Watch {
     }
 }
 
-/// Nanoseconds of processor time that this process has used.
-fn processor_time() -> u64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+/// Processor time of this process in nanoseconds.
+fn nanoseconds() -> u64 {
+    processor_time().as_nanos() as u64
 }
 
 fn send(answer: &Answer) -> std::io::Result<()> {

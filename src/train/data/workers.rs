@@ -67,11 +67,15 @@ impl Workers {
         }))
     }
 
+    /// The limit that a template exceeded.
+    pub(super) fn exceeded(&self) -> Option<&str> {
+        self.exceeded.get().map(String::as_str)
+    }
+
     /// Asks a worker.
     pub(super) fn ask(&self, question: &Question) -> Result<Vec<Answered>, Fault> {
         let rendered = || self.rendered.load(Ordering::Acquire);
-        let alone =
-            (!rendered()).then(|| self.first.lock().unwrap_or_else(PoisonError::into_inner));
+        let alone = (!rendered()).then(|| self.first.lock().unwrap_or_else(PoisonError::into_inner));
         let alone = alone.filter(|_| !rendered());
         if let Some(limit) = self.exceeded.get() {
             return Err(Fault::new(limit.clone()));
@@ -147,7 +151,9 @@ impl Worker {
                     _ if said.contains("memory allocation of") || said.contains("capacity overflow") => {
                         format!("takes more than {} MiB of memory", worker::MEMORY >> 20)
                     }
-                    (Ok(status), _) => format!("ends the process that renders it: {status}: {}", Shown(said.trim())),
+                    (Ok(status), _) => {
+                        format!("ends the process that renders it: {status}: {}", Shown(said.trim()))
+                    }
                     (Err(e), _) => format!("ends the process that renders it: {e}"),
                 }
             }
