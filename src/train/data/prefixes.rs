@@ -99,3 +99,82 @@ impl Once {
         Prefix { shared: self.ends[at], rest }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::train::data::engine::Source;
+
+    /// Loops over messages, with the whitespace control that templates use.
+    const SEEN: [&str; 8] = [
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+        "{{ bos_token }}\n{%- for m in messages -%}\n  {{- m['content'] }}\n{%- endfor -%}\n  tail \n",
+        "{% for m in messages %}\n  {% if loop.first and messages[0].role != 'user' %}\n  x\n  {% endif %}\n {{ m.content }}\n  {% endfor %}\n  {% if add_generation_prompt %}\n  a\n  {% endif %}\n\n",
+        "{%- for m in messages %}{{ loop.index0 }} {{ loop.index }}{{ m.content | trim }}\n\n{%+ endfor %}  {{- add_generation_prompt }} \n",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}{% endfor %}\n{{ eos_token }}",
+        "{% for m in messages %}{{ loop.previtem.role }}{% for c in m.content %}{{ c }}{% if loop.first %}!{% endif %}{% endfor %}{% endfor %}\n\n{%- if add_generation_prompt -%}\n  >\n{%- endif %}",
+        "{% for m in messages %}{% set x = m.content %}{{ x }}{% endfor %}{% if add_generation_prompt %}{{ '%}' }}{% else %}-{% endif %}",
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% elif true %}{{ 'messages' if false }}{% endif %}{% endfor %}   ",
+    ];
+
+    /// What a prefix renders depends on what follows it, or might.
+    const NOT_SEEN: [&str; 14] = [
+        "{% for m in messages %}{{ m.content }}{% if loop.last %}!{% endif %}{% endfor %}",
+        "{% for m in messages %}{{ loop.length }}{% endfor %}",
+        "{% for m in messages %}{{ loop['last'] }}{% endfor %}",
+        "{% for m in messages %}{{ messages[-1].content }}{% endfor %}",
+        "{% for m in messages %}{{ messages[loop.index0 + 1].content }}{% endfor %}",
+        "{% set all = messages %}{% for m in all %}{{ m.content }}{% endfor %}",
+        "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% for m in messages[1:] %}{{ m.content }}{% endfor %}",
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{% else %}x{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{{ add_generation_prompt }}{% endfor %}",
+        "{% for m in messages %}{% set x = 1 %}{{ m.content }}{% endfor %}{{ x }}",
+        "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[0].role }}",
+        "{% if true %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}",
+    ];
+
+    fn engine(template: &str) -> Engine {
+        let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        let special_tokens: BTreeMap<_, _> =
+            special.iter().map(|(name, token)| ((*name).to_owned(), (*token).to_owned())).collect();
+        Engine::compile(Source { template: template.to_owned(), special_tokens }).unwrap()
+    }
+
+    fn chat() -> Chat {
+        let message = |at: usize| {
+            let role = if at.is_multiple_of(2) { "user" } else { "assistant" };
+            (role, [" one \n", "", "\n two", "3 "][at % 4].to_owned())
+        };
+        Chat::of((0..2 * MANY + 1).map(message))
+    }
+
+    #[test]
+    fn one_rendering_gives_every_prefix() {
+        let (chat, count) = (chat(), 2 * MANY + 1);
+        for template in SEEN {
+            let engine = engine(template);
+            let prefixes = Prefixes::new(&engine, &chat).unwrap();
+            assert!(prefixes.once.is_some(), "{template}");
+            for (count, prompt) in (1..=count).flat_map(|count| [(count, false), (count, true)]) {
+                let Prefix { shared, rest } = prefixes.render(count, prompt).unwrap();
+                let text = format!("{}{rest}", &prefixes.whole()[..shared]);
+                let exact = engine.render(&prefixes.chat, count, prompt).unwrap();
+                assert_eq!(text, exact, "{template}: {count} {prompt}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_that_looks_ahead_is_rendered_for_each_prefix() {
+        for template in NOT_SEEN {
+            assert_eq!(once::rewrite(template), None, "{template}");
+        }
+        let held =
+            Chat::of((0..40).map(|at| (if at % 2 == 0 { "user" } else { "assistant" }, "\u{FDD2}".into())));
+        assert!(Prefixes::new(&engine(SEEN[0]), &held).unwrap().once.is_none());
+    }
+}

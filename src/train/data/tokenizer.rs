@@ -156,7 +156,8 @@ impl Tokenizer {
             let added = self.splitting.get(&id);
             range.end <= end && added.is_some_and(|added| text.get(range.clone()) == Some(added))
         };
-        if let Some(at) = (0..tokens.ids.len()).rev().find(splits) {
+        let until = tokens.ranges.partition_point(|range| range.end <= end);
+        if let Some(at) = (0..until).rev().find(splits) {
             let again = self.ids(&text[tokens.ranges[at].start..end], false)?;
             if again.first() == Some(&tokens.ids[at]) {
                 return Ok(at + again.len());
