@@ -114,7 +114,7 @@ mod tests {
         "{% for m in messages %}\n  {% if loop.first and messages[0].role != 'user' %}\n  x\n  {% endif %}\n {{ m.content }}\n  {% endfor %}\n  {% if add_generation_prompt %}\n  a\n  {% endif %}\n\n",
         "{%- for m in messages %}{{ loop.index0 }} {{ loop.index }}{{ m.content | trim }}\n\n{%+ endfor %}  {{- add_generation_prompt }} \n",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}{% endfor %}\n{{ eos_token }}",
-        "{% for m in messages %}{{ loop.previtem.role }}{% for c in m.content %}{{ c }}{% if loop.first %}!{% endif %}{% endfor %}{% endfor %}\n\n{%- if add_generation_prompt -%}\n  >\n{%- endif %}",
+        "{% for m in messages %}{{ loop.previtem.role if not loop.first }}{% for c in m.content %}{{ c }}{% if loop.first %}!{% endif %}{% endfor %}{% endfor %}\n\n{%- if add_generation_prompt -%}\n  >\n{%- endif %}",
         "{% for m in messages %}{% set x = m.content %}{{ x }}{% endfor %}{% if add_generation_prompt %}{{ '%}' }}{% else %}-{% endif %}",
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% elif true %}{{ 'messages' if false }}{% endif %}{% endfor %}   ",
     ];
