@@ -116,7 +116,7 @@ mod tests {
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}{% endfor %}\n{{ eos_token }}",
         "{% for m in messages %}{{ loop.previtem.role if not loop.first }}{% for c in m.content %}{{ c }}{% if loop.first %}!{% endif %}{% endfor %}{% endfor %}\n\n{%- if add_generation_prompt -%}\n  >\n{%- endif %}",
         "{% for m in messages %}{% set x = m.content %}{{ x }}{% endfor %}{% if add_generation_prompt %}{{ '%}' }}{% else %}-{% endif %}",
-        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% elif true %}{{ 'messages' if false }}{% endif %}{% endfor %}   ",
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% elif true %}{{ 'x' if false }}{% endif %}{% endfor %}   ",
     ];
 
     /// What a prefix renders depends on what follows it, or might.
