@@ -11,7 +11,7 @@ use super::contain::contain;
 use super::fault::Fault;
 use super::jinja::{self, Rewritten};
 use super::{generation, once, python};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// Steps of the template engine per rendering; a long chat takes some ten thousand.
 const FUEL: u64 = 5_000_000;
@@ -48,7 +48,7 @@ impl Engine {
             Ok(Self { environment, special_tokens: source.special_tokens, has_generation })
         };
         let not = |e: &dyn std::fmt::Display| {
-            Fault::new(format!("the chat template does not compile: {}", Shown(&e.to_string())))
+            Fault::new(format!("the chat template does not compile: {}", Escaped(&e.to_string())))
         };
         contain(compile).map_err(|e| not(&e))?.map_err(|e: minijinja::Error| not(&e))
     }
@@ -113,7 +113,7 @@ impl Engine {
             self.environment.get_template(name)?.render(Value::from_iter(context))
         };
         let failed =
-            |e: &dyn std::fmt::Display| Fault::new(format!("the chat template: {}", Shown(&e.to_string())));
+            |e: &dyn std::fmt::Display| Fault::new(format!("the chat template: {}", Escaped(&e.to_string())));
         contain(render).map_err(|e| failed(&e))?.map_err(|e: minijinja::Error| failed(&e))
     }
 }

@@ -8,7 +8,7 @@ use super::engine::{Engine, Source};
 use super::fault::Fault;
 use super::worker::Question;
 use super::workers::Workers;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// Bytes of a template at most; the largest that we know of has 30,000.
 const MOST_BYTES: usize = 1 << 20;
@@ -64,7 +64,8 @@ impl ChatTemplate {
             Place::Here(engine) => answers(&chat, learnt, engine),
             Place::Apart(workers) => workers.ask(&Question { chat, learnt }),
         };
-        answered.map_err(|fault| Fault { fault: format!("{} ({})", fault.fault, Shown(&self.path)), ..fault })
+        answered
+            .map_err(|fault| Fault { fault: format!("{} ({})", fault.fault, Escaped(&self.path)), ..fault })
     }
 }
 

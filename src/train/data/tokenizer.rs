@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::template::{self, ChatTemplate};
 use super::tokenizer_file;
 use crate::checkpoint::read_small;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// `tokenizer.json` of a checkpoint with what `tokenizer_config.json` and `chat_template.jinja` add.
@@ -104,7 +104,7 @@ impl Tokenizer {
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let decoded = contain(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
-        let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Shown(&e)), None);
+        let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Escaped(&e)), None);
         decoded.unwrap_or_else(Err).map_err(failed)
     }
 
@@ -130,8 +130,8 @@ impl Tokenizer {
     ) -> std::result::Result<Encoding, Fault> {
         let encoded = contain(|| encode().map_err(|e| e.to_string())).unwrap_or_else(Err);
         encoded.map_err(|e| {
-            let path = Shown(&self.path);
-            Fault::new(format!("the tokenizer cannot encode the row: {} ({path})", Shown(&e)))
+            let path = Escaped(&self.path);
+            Fault::new(format!("the tokenizer cannot encode the row: {} ({path})", Escaped(&e)))
         })
     }
 
@@ -201,7 +201,7 @@ fn object(path: &Path) -> Result<Value> {
     match serde_json::from_slice(&bytes) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(fault(path, "expected a JSON object", None)),
-        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Shown(&e)), None)),
+        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Escaped(&e)), None)),
     }
 }
 
@@ -222,7 +222,7 @@ fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Re
     if let Some(text) = token {
         let path = root.join("tokenizer_config.json");
         let id = inner.token_to_id(text).ok_or_else(|| {
-            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Shown(text)), None)
+            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Escaped(text)), None)
         })?;
         return Ok(Some(Eos { text: text.clone(), id }));
     }

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 use serde_json::Value;
 
 use super::contain::contain;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// Bytes of a piece of a Unigram vocabulary at most: its trie is as deep, and is freed recursively.
 const MOST_PIECE_BYTES: usize = 1024;
@@ -36,7 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
         let thread = thread.map_err(|e| format!("cannot start a thread: {e}"))?;
         thread.join().unwrap_or_else(|_| Err("its reader fails".to_owned()))
     })
-    .map_err(|e: String| Shown(&e).to_string())
+    .map_err(|e: String| Escaped(&e).to_string())
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use super::answers::Answered;
 use super::engine::Source;
 use super::fault::Fault;
 use super::worker::{self, Answer, Question};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// The only argument of a worker.
 const ARGUMENT: &str = "__render-chats";
@@ -152,7 +152,7 @@ impl Worker {
                         format!("takes more than {} MiB of memory", worker::MEMORY >> 20)
                     }
                     (Ok(status), _) => {
-                        format!("ends the process that renders it: {status}: {}", Shown(said.trim()))
+                        format!("ends the process that renders it: {status}: {}", Escaped(said.trim()))
                     }
                     (Err(e), _) => format!("ends the process that renders it: {e}"),
                 }
