@@ -7,7 +7,7 @@ use super::record::mismatch;
 use crate::error::Escaped;
 
 /// A chat and what else its template is given.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Chat {
     /// Objects with a text `role`, without null fields.
     pub(super) messages: Vec<Value>,

@@ -1,7 +1,7 @@
 //! What is wrong with a row, before its place is added.
 
 /// A fault and what helps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Fault {
     pub(super) fault: String,
     pub(super) hint: Option<String>,

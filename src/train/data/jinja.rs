@@ -28,12 +28,13 @@ pub(super) fn rewrite(template: &str) -> Rewritten {
     out
 }
 
-fn tag_start(text: &str) -> Option<usize> {
+/// Where the first tag of `text` begins.
+pub(super) fn tag_start(text: &str) -> Option<usize> {
     text.as_bytes().windows(2).position(|pair| matches!(pair, b"{%" | b"{{" | b"{#"))
 }
 
 /// Bytes of the tag that `text` begins with; a closing brace in a text literal does not end it.
-fn tag_length(text: &str) -> usize {
+pub(super) fn tag_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let close = match bytes[1] {
         b'{' => b"}}",

@@ -147,6 +147,12 @@ impl Loading<'_> {
         };
         let rows: Vec<_> = records.into_par_iter().map(tokenize).collect();
         for (line, sequences) in rows {
+            if let (Err(fault), Some(template)) = (&sequences, template)
+                && template.is_limit(fault)
+            {
+                self.faults.push(Source { path: path.clone(), line }.error(fault.clone()));
+                return std::mem::take(&mut self.faults).into_result();
+            }
             self.add(&Source { path: path.clone(), line }, sequences);
         }
         Ok(())

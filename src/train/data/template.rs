@@ -1,56 +1,50 @@
 //! The chat template of a model.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, Value};
-
+use super::answers::{Answered, Learnt, answers};
 use super::chat::Chat;
+use super::engine::{Engine, Source};
 use super::fault::Fault;
-use super::jinja::{self, Rewritten};
-use super::{generation, python};
+use super::worker::Question;
+use super::workers::Workers;
 use crate::error::Escaped;
 
-/// Steps of the template engine per rendering; a long chat takes some ten thousand.
-const FUEL: u64 = 5_000_000;
-const NAME: &str = "chat_template";
+/// Bytes of a template at most; the largest that we know of has 30,000.
+const MOST_BYTES: usize = 1 << 20;
 
-/// A compiled chat template, with the environment that transformers gives it.
+/// A compiled chat template.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
-    special_tokens: BTreeMap<String, String>,
+    path: PathBuf,
+    place: Place,
     has_generation: bool,
 }
 
-/// A rendered chat and the byte ranges of its generation blocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rendered {
-    pub(super) text: String,
-    pub(super) blocks: Vec<Range<usize>>,
+/// Where a template is rendered.
+#[derive(Debug)]
+enum Place {
+    Here(Box<Engine>),
+    Apart(Workers),
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; `special_tokens` (`bos_token`, `eos_token`, …) are variables of the template.
-    pub(super) fn compile(
-        source: &str,
-        special_tokens: BTreeMap<String, String>,
-    ) -> Result<Self, minijinja::Error> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_formatter(python::print);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", python::raise_exception);
-        environment.add_function("strftime_now", python::strftime_now);
-        environment.add_filter("tojson", python::to_json);
-        environment.add_filter(generation::FILTER, |text: &str| generation::mark(text));
-        let Rewritten { template, has_generation } = jinja::rewrite(source);
-        environment.add_template_owned(NAME, template)?;
-        Ok(Self { environment, special_tokens, has_generation })
+    /// Compiles what the file `path` holds.
+    pub(super) fn compile(source: Source, path: PathBuf) -> Result<Self, Fault> {
+        let length = source.template.len();
+        if length > MOST_BYTES {
+            let fault = format!("the chat template has {length} bytes, expected at most {MOST_BYTES}");
+            return Err(Fault::new(fault));
+        }
+        let (place, has_generation) = match Workers::start(&source) {
+            Some(started) => started.map(|(workers, has)| (Place::Apart(workers), has))?,
+            None => {
+                let engine = Engine::compile(source)?;
+                let has_generation = engine.has_generation();
+                (Place::Here(Box::new(engine)), has_generation)
+            }
+        };
+        Ok(Self { path, place, has_generation })
     }
 
     /// Whether the template itself says what the assistant writes.
@@ -58,39 +52,21 @@ impl ChatTemplate {
         self.has_generation
     }
 
-    /// Renders the first `count` messages of a chat; with `add_generation_prompt`, up to where the
-    /// assistant's answer begins.
-    pub(super) fn render(
-        &self,
-        chat: &Chat,
-        count: usize,
-        add_generation_prompt: bool,
-    ) -> Result<Rendered, Fault> {
-        let messages = &chat.messages[..count];
-        if self.has_generation && messages.iter().any(|m| generation::holds_marks(&m.to_string())) {
-            return Err(Fault::new("a message holds U+FDD0 or U+FDD1, which are no characters"));
-        }
-        let mut context: BTreeMap<&str, Value> = BTreeMap::new();
-        context.extend(self.special_tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token))));
-        context.extend(chat.kwargs.iter().map(|(name, value)| (name.as_str(), Value::from_serialize(value))));
-        context.insert("messages", Value::from_serialize(messages));
-        context.insert("tools", Value::from_serialize(&chat.tools));
-        context.insert("documents", Value::from(()));
-        context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        let template = self.environment.get_template(NAME);
-        let rendered = template.and_then(|t| t.render(Value::from_iter(context)));
-        let text = rendered.map_err(|e| Fault::new(format!("the chat template: {}", shown(&e))))?;
-        if !self.has_generation {
-            return Ok(Rendered { text, blocks: Vec::new() });
-        }
-        let (text, blocks) = generation::take_marks(&text)?;
-        Ok(Rendered { text, blocks })
+    /// Whether `fault` is that a limit was exceeded, so that no other row can be rendered either.
+    pub(super) fn is_limit(&self, fault: &Fault) -> bool {
+        let Place::Apart(workers) = &self.place else { return false };
+        workers.exceeded().is_some_and(|limit| fault.fault.starts_with(limit))
     }
-}
 
-/// A message of the template engine, safe to show.
-pub(super) fn shown(error: &minijinja::Error) -> String {
-    Escaped(&error.to_string()).to_string()
+    /// Renders a chat, as [`answers`]. A fault names the file of the template.
+    pub(super) fn answers(&self, chat: Chat, learnt: Learnt) -> Result<Vec<Answered>, Fault> {
+        let answered = match &self.place {
+            Place::Here(engine) => answers(&chat, learnt, engine),
+            Place::Apart(workers) => workers.ask(&Question { chat, learnt }),
+        };
+        answered
+            .map_err(|fault| Fault { fault: format!("{} ({})", fault.fault, Escaped(&self.path)), ..fault })
+    }
 }
 
 /// The template among the files of a tokenizer: `chat_template.jinja`, else `chat_template` of

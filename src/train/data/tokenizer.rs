@@ -5,9 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tokenizers::Encoding;
 
+use super::contain::contain;
+use super::engine::Source;
 use super::fault::Fault;
 use super::template::{self, ChatTemplate};
+use super::tokenizer_file;
 use crate::checkpoint::{read_config, read_small};
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -28,6 +32,7 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct Tokenizer {
+    path: PathBuf,
     inner: tokenizers::Tokenizer,
     eos: Option<Eos>,
     /// Added tokens that are looked for in the text as it stands, before it is normalized.
@@ -71,10 +76,8 @@ impl Tokenizer {
             return Err(fault(&path, "no such file", Some(hint)));
         }
         let bytes = read_small(&path)?;
-        let broken = |e: &dyn std::fmt::Display| fault(&path, &format!("not a tokenizer: {e}"), None);
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| broken(&Escaped(&e.to_string())))?;
-        inner.with_padding(None).with_truncation(None).map_err(|e| broken(&Escaped(&e.to_string())))?;
+        let read = tokenizer_file::read(&bytes);
+        let inner = read.map_err(|e| fault(&path, &format!("not a tokenizer: {e}"), None))?;
 
         let config = object(&root.join("tokenizer_config.json"))?;
         let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
@@ -82,7 +85,7 @@ impl Tokenizer {
         let template = chat_template(root, &config, special)?;
         let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
         let splitting = added.map(|(id, token)| (id, token.content)).collect();
-        Ok(Self { inner, eos, splitting, template })
+        Ok(Self { path, inner, eos, splitting, template })
     }
 
     /// The token ids of a text; with `add_special_tokens`, with what the tokenizer puts around a
@@ -100,8 +103,9 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let decoded = self.inner.decode(ids, false);
-        decoded.map_err(|e| Error::usage(format!("cannot decode: {}", Escaped(&e.to_string())), ""))
+        let decoded = contain(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
+        let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Escaped(&e)), None);
+        decoded.unwrap_or_else(Err).map_err(failed)
     }
 
     /// Number of tokens, added ones included: one more than the largest id.
@@ -116,13 +120,24 @@ impl Tokenizer {
 
     /// As [`Tokenizer::encode`].
     pub(super) fn ids(&self, text: &str, add_special_tokens: bool) -> std::result::Result<Vec<u32>, Fault> {
-        let encoded = self.inner.encode_fast(text, add_special_tokens).map_err(cannot_encode)?;
-        Ok(encoded.get_ids().to_vec())
+        let ids = |encoded: Encoding| encoded.get_ids().to_vec();
+        self.encoded(|| self.inner.encode_fast(text, add_special_tokens)).map(ids)
+    }
+
+    fn encoded(
+        &self,
+        encode: impl FnOnce() -> tokenizers::Result<Encoding>,
+    ) -> std::result::Result<Encoding, Fault> {
+        let encoded = contain(|| encode().map_err(|e| e.to_string())).unwrap_or_else(Err);
+        encoded.map_err(|e| {
+            let path = Escaped(&self.path);
+            Fault::new(format!("the tokenizer cannot encode the row: {} ({path})", Escaped(&e)))
+        })
     }
 
     /// Tokens of a text, without special tokens around.
     pub(super) fn tokens(&self, text: &str) -> std::result::Result<Tokens, Fault> {
-        let encoded = self.inner.encode(text, false).map_err(cannot_encode)?;
+        let encoded = self.encoded(|| self.inner.encode(text, false))?;
         let ranges = encoded.get_offsets().iter().map(|(start, end)| *start..*end).collect();
         Ok(Tokens { ids: encoded.get_ids().to_vec(), ranges })
     }
@@ -141,7 +156,8 @@ impl Tokenizer {
             let added = self.splitting.get(&id);
             range.end <= end && added.is_some_and(|added| text.get(range.clone()) == Some(added))
         };
-        if let Some(at) = (0..tokens.ids.len()).rev().find(splits) {
+        let until = tokens.ranges.partition_point(|range| range.end <= end);
+        if let Some(at) = (0..until).rev().find(splits) {
             let again = self.ids(&text[tokens.ranges[at].start..end], false)?;
             if again.first() == Some(&tokens.ids[at]) {
                 return Ok(at + again.len());
@@ -166,10 +182,6 @@ impl Tokenizer {
             fault(&none.path, &none.fault, Some(hint))
         })
     }
-}
-
-fn cannot_encode(error: tokenizers::Error) -> Fault {
-    Fault::new(format!("the tokenizer cannot encode the row: {}", Escaped(&error.to_string())))
 }
 
 /// An error about a file of the tokenizer.
@@ -230,11 +242,11 @@ fn chat_template(
         let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
         return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
     };
-    Ok(ChatTemplate::compile(&source, special).map_err(|e| {
-        let jinja = file("chat_template.jinja");
-        let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
-        NoTemplate { path, fault: format!("the chat template does not compile: {}", template::shown(&e)) }
-    }))
+    let jinja = file("chat_template.jinja");
+    let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
+    let source = Source { template: source, special_tokens: special };
+    let compiled = ChatTemplate::compile(source, path.clone());
+    Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
 }
 
 #[cfg(test)]
