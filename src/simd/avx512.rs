@@ -59,15 +59,6 @@ pub(super) fn widen_f32(x: __m512) -> [__m512d; 2] {
     [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))]
 }
 
-/// Bit i is set where element i is.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn load_mask(from: &[bool; 16]) -> __mmask16 {
-    // SAFETY: the array has the 16 bytes of a vector, and the load needs no alignment.
-    let bytes = unsafe { _mm_loadu_si128(from.as_ptr().cast()) };
-    _mm_test_epi8_mask(bytes, bytes)
-}
-
 /// Sets element i where bit i is set, and clears it elsewhere.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]

@@ -11,12 +11,7 @@ pub(crate) fn masked_l1(x: &[f32], mask: &[bool]) -> [f64; 2] {
 fn masked_l1_at(level: Level, x: &[f32], mask: &[bool]) -> [f64; 2] {
     let (x, x_rest) = x.as_chunks();
     let (mask, mask_rest) = mask.as_chunks();
-    let lanes = match level {
-        // SAFETY: the level proves the features.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512(_) => unsafe { avx512(x, mask) },
-        _ => level.run(Plain { x, mask }),
-    };
+    let lanes = level.run(MaskedL1 { x, mask });
     let [mut all, mut masked] = lanes.map(|lanes| lanes.iter().sum::<f64>());
     for (x, mask) in x_rest.iter().zip(mask_rest) {
         let abs = f64::from(x.abs());
@@ -26,12 +21,12 @@ fn masked_l1_at(level: Level, x: &[f32], mask: &[bool]) -> [f64; 2] {
     [all, masked]
 }
 
-struct Plain<'a> {
+struct MaskedL1<'a> {
     x: &'a [[f32; 16]],
     mask: &'a [[bool; 16]],
 }
 
-impl Kernel for Plain<'_> {
+impl Kernel for MaskedL1<'_> {
     /// The lanes of both sums.
     type Output = [[f64; 16]; 2];
 
@@ -47,31 +42,6 @@ impl Kernel for Plain<'_> {
         }
         [all, masked]
     }
-}
-
-/// [`Plain`] with AVX-512 intrinsics.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512(x: &[[f32; 16]], mask: &[[bool; 16]]) -> [[f64; 16]; 2] {
-    use super::avx512::{lanes, load, load_mask, widen_f32};
-    use std::arch::x86_64::*;
-    let [mut all, mut masked] = [[_mm512_setzero_pd(); 2]; 2];
-    for (x, mask) in x.iter().zip(mask) {
-        let mask = load_mask(mask);
-        let abs = widen_f32(_mm512_abs_ps(_mm512_castsi512_ps(load(x))));
-        let mask = [mask as u8, (mask >> 8) as u8];
-        for half in 0..2 {
-            all[half] = _mm512_add_pd(all[half], abs[half]);
-            masked[half] = _mm512_add_pd(masked[half], _mm512_maskz_mov_pd(mask[half], abs[half]));
-        }
-    }
-    [all, masked].map(|halves| {
-        let mut out = [0.0; 16];
-        for (out, half) in out.as_chunks_mut::<8>().0.iter_mut().zip(halves) {
-            *out = lanes(half);
-        }
-        out
-    })
 }
 
 #[cfg(test)]

@@ -27,8 +27,10 @@ mod pair_sums;
 mod prefetch;
 pub(crate) mod rank_bernoulli;
 
+#[cfg(test)]
+pub(crate) use level::Level;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use level::{Avx512, Avx512Ifma};
-pub(crate) use level::{Kernel, Level, dispatch};
+pub(crate) use level::{Kernel, dispatch};
 pub(crate) use pair_sums::{PairSums, fold};
 pub(crate) use prefetch::prefetch;
