@@ -9,11 +9,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Everything that can go wrong.
 ///
 /// [`Error::hint`] says what to do about it, where something helps. Names that come from files are
-/// shown through [`Shown`], so a hostile name cannot write control codes to a terminal.
+/// shown through [`Escaped`], so a hostile name cannot write control codes to a terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{doing} {}: {source}", Shown(.path))]
+    #[error("{doing} {}: {source}", Escaped(.path))]
     Io {
         /// What was being done, as a verb: "open", "write", …
         doing: &'static str,
@@ -23,7 +23,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A path that should be a checkpoint is none.
-    #[error("{}: {fault}", Shown(.path))]
+    #[error("{}: {fault}", Escaped(.path))]
     Checkpoint {
         /// The path as given.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The header of a safetensors file breaks the format.
-    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    #[error("{}: {}{fault}", Escaped(.path), tensor_prefix(.tensor.as_deref()))]
     Header {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum Error {
         fault: String,
     },
     /// A shard index contradicts itself or its shards.
-    #[error("{}: {}{fault}", Shown(.path), tensor_prefix(.tensor.as_deref()))]
+    #[error("{}: {}{fault}", Escaped(.path), tensor_prefix(.tensor.as_deref()))]
     Index {
         /// The index file.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The output cannot be written where it was asked for.
-    #[error("{}: {fault}", Shown(.path))]
+    #[error("{}: {fault}", Escaped(.path))]
     Output {
         /// The output path as given.
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A file of training data, one of its rows, or what is needed to read it is wrong.
-    #[error("{}{}: {fault}", Shown(.path), line_suffix(*.line))]
+    #[error("{}{}: {fault}", Escaped(.path), line_suffix(*.line))]
     Data {
         /// The file.
         path: PathBuf,
@@ -164,7 +164,7 @@ fn io_hint(source: &std::io::Error) -> Option<&'static str> {
 }
 
 fn tensor_prefix(tensor: Option<&str>) -> String {
-    tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Shown(t)))
+    tensor.map_or_else(String::new, |t| format!("tensor `{}`: ", Escaped(t)))
 }
 
 fn line_suffix(line: Option<u64>) -> String {
@@ -172,14 +172,14 @@ fn line_suffix(line: Option<u64>) -> String {
 }
 
 fn path_prefix(path: Option<&Path>) -> String {
-    path.map_or_else(String::new, |p| format!("{}: ", Shown(p)))
+    path.map_or_else(String::new, |p| format!("{}: ", Escaped(p)))
 }
 
 /// Shows untrusted text: control and bidirectional-override characters appear escaped, and a text
 /// over 200 characters is cut.
-pub struct Shown<T>(pub T);
+pub struct Escaped<T>(pub T);
 
-impl<T: ShownText> fmt::Display for Shown<T> {
+impl<T: EscapedText> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 200;
         let text = self.0.text();
@@ -199,38 +199,38 @@ impl<T: ShownText> fmt::Display for Shown<T> {
     }
 }
 
-/// What [`Shown`] can show.
-pub trait ShownText {
+/// What [`Escaped`] can show.
+pub trait EscapedText {
     /// The text, before escaping.
     fn text(&self) -> std::borrow::Cow<'_, str>;
 }
 
-impl ShownText for &str {
+impl EscapedText for &str {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         (*self).into()
     }
 }
 
-impl ShownText for &String {
+impl EscapedText for &String {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.as_str().into()
     }
 }
 
-impl ShownText for &Path {
+impl EscapedText for &Path {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string_lossy()
     }
 }
 
 /// A parser quotes keys of the text it was given.
-impl ShownText for &serde_json::Error {
+impl EscapedText for &serde_json::Error {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string().into()
     }
 }
 
-impl ShownText for &PathBuf {
+impl EscapedText for &PathBuf {
     fn text(&self) -> std::borrow::Cow<'_, str> {
         self.to_string_lossy()
     }
@@ -242,13 +242,13 @@ mod tests {
 
     #[test]
     fn control_and_bidi_characters_are_escaped() {
-        let shown = Shown("a\u{1b}[31m\n\u{202e}b").to_string();
+        let shown = Escaped("a\u{1b}[31m\n\u{202e}b").to_string();
         assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b");
     }
 
     #[test]
     fn long_names_are_cut() {
-        let shown = Shown("x".repeat(500).as_str()).to_string();
+        let shown = Escaped("x".repeat(500).as_str()).to_string();
         assert!(shown.ends_with("… (500 characters)") && shown.len() < 240, "{shown}");
     }
 }

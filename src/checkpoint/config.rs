@@ -29,7 +29,7 @@ impl Config {
         match serde_json::from_slice(&text) {
             Ok(value @ Value::Object(_)) => Ok(Some(Self { value })),
             Ok(_) => Err(fault("expected a JSON object".to_owned())),
-            Err(e) => Err(fault(format!("not valid JSON: {}", crate::error::Shown(&e)))),
+            Err(e) => Err(fault(format!("not valid JSON: {}", crate::error::Escaped(&e)))),
         }
     }
 

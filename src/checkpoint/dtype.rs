@@ -42,7 +42,7 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(known) => write!(f, "{known}"),
-            Self::Unknown(name) => write!(f, "{}", crate::error::Shown(&**name)),
+            Self::Unknown(name) => write!(f, "{}", crate::error::Escaped(&**name)),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
 use super::Dtype;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// The cap of the reference implementation on the JSON part, in bytes.
@@ -100,7 +100,7 @@ impl Header {
         let raw = (&mut reader)
             .deserialize_map(HeaderVisitor { at: &mut at })
             .and_then(|raw| reader.end().map(|()| raw))
-            .map_err(|e| fault_in(path, at.take(), format!("header is not valid: {}", Shown(&e))))?;
+            .map_err(|e| fault_in(path, at.take(), format!("header is not valid: {}", Escaped(&e))))?;
         let mut tensors = raw.tensors;
         for tensor in &mut tensors {
             check_tensor(path, tensor)?;

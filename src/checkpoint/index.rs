@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// Which shard holds which tensor. Every shard is a plain file name, safe to join to a directory.
@@ -33,7 +33,7 @@ impl Index {
             return Err(fault_in(path, None, "index is nested too deeply".to_owned()));
         }
         let raw: RawIndex = serde_json::from_slice(json)
-            .map_err(|e| fault_in(path, None, format!("index is not valid: {}", Shown(&e))))?;
+            .map_err(|e| fault_in(path, None, format!("index is not valid: {}", Escaped(&e))))?;
         let Some(pairs) = raw.weight_map else {
             return Err(fault_in(path, None, "index has no `weight_map`".to_owned()));
         };
@@ -44,7 +44,7 @@ impl Index {
         let mut faults = Faults::default();
         for (tensor, shard) in pairs {
             if let Some(why) = unsafe_shard_name(&shard) {
-                let shown = Shown(&shard);
+                let shown = Escaped(&shard);
                 let fault = format!("unsafe shard name `{shown}`: {why}");
                 faults.push(fault_in(path, Some(tensor.clone()), fault));
             }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Bytes of a small file at most. An index of 64 MiB lists about half a million tensors.
@@ -33,10 +33,10 @@ pub fn read_json<T: serde::de::DeserializeOwned>(json: &[u8]) -> std::result::Re
     let mut reader = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| {
         let at = e.path().to_string();
-        let fault = Shown(&e.into_inner()).to_string();
-        if at == "." { fault } else { format!("`{}`: {fault}", Shown(&at)) }
+        let fault = Escaped(&e.into_inner()).to_string();
+        if at == "." { fault } else { format!("`{}`: {fault}", Escaped(&at)) }
     })?;
-    reader.end().map_err(|e| Shown(&e).to_string())?;
+    reader.end().map_err(|e| Escaped(&e).to_string())?;
     Ok(value)
 }
 

@@ -212,7 +212,7 @@ pub(super) fn check_inputs(out: &Path, target: &Path, inputs: &[&Checkpoint]) ->
         };
         let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
         let root = root.canonicalize().map_err(Error::io("open", root))?;
-        let shown = crate::error::Shown(input.path());
+        let shown = crate::error::Escaped(input.path());
         let what = if real == root || inode(&real).is_some_and(|i| inode(&root) == Some(i)) {
             format!("is the input {shown}")
         } else if real.starts_with(&root) {

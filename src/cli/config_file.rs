@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::checkpoint::read_small;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// The arguments with the flags of the file that `--config` names put before the others. A flag that is on the
@@ -39,11 +39,11 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
 }
 
 fn read(path: &Path) -> Result<serde_json::Map<String, Value>> {
-    let fault = |fault: String| Error::Usage { fault: format!("{}: {fault}", Shown(path)), hint: None };
+    let fault = |fault: String| Error::Usage { fault: format!("{}: {fault}", Escaped(path)), hint: None };
     let bytes = read_small(path)?;
     let text = String::from_utf8(bytes).map_err(|_| fault("not UTF-8".to_owned()))?;
     let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|e| fault(format!("not valid YAML: {}", Shown(e.to_string().as_str()))))?;
+        .map_err(|e| fault(format!("not valid YAML: {}", Escaped(e.to_string().as_str()))))?;
     match value {
         Value::Object(map) => Ok(map),
         _ => Err(fault("expected a mapping of flags, such as `learning_rate: 2e-5`".to_owned())),
@@ -58,7 +58,7 @@ fn push(args: &mut Vec<OsString>, flag: &str, value: &Value, path: &str) -> Resu
         Value::String(text) => args.extend([flag.into(), text.into()]),
         Value::Array(values) => values.iter().try_for_each(|value| push(args, flag, value, path))?,
         Value::Object(_) => {
-            let fault = format!("{}: `{flag}`: got a mapping, expected a value", Shown(path));
+            let fault = format!("{}: `{flag}`: got a mapping, expected a value", Escaped(path));
             return Err(Error::usage(fault, ""));
         }
     }

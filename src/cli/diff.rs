@@ -9,7 +9,7 @@ use super::progress::bytes_bar;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Filter, Plan};
 use crate::report::{DiffReport, SortBy, overlap_json, overlap_table};
 use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
@@ -129,7 +129,7 @@ impl Diff {
         let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| -> Result<()> {
             if let Some(path) = path {
                 std::fs::write(path, text()).map_err(Error::io("write", path))?;
-                terminal.detail(&format!("wrote {}", Shown(path)));
+                terminal.detail(&format!("wrote {}", Escaped(path)));
             }
             Ok(())
         };
@@ -151,7 +151,7 @@ impl Diff {
         }
         let mut out = report.table(self.top, self.sort.into(), terminal.paints_tables());
         for (name, what) in failed {
-            out += &format!("failed: tensor `{}`: {}\n", Shown(name), Shown(what));
+            out += &format!("failed: tensor `{}`: {}\n", Escaped(name), Escaped(what));
         }
         terminal.print(&out)
     }

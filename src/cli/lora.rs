@@ -10,7 +10,7 @@ use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Link};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::surgery::{Input, Output, Pairing, Policies, Provenance, extract_lora};
 
 /// Make LoRA adapters; `merge --lora` applies them
@@ -83,7 +83,7 @@ impl Extract {
             found.saved.len()
         ))?;
         for (name, energy) in &found.energy {
-            terminal.detail(&format!("{}: {:.1} %", Shown(name), 100.0 * energy));
+            terminal.detail(&format!("{}: {:.1} %", Escaped(name), 100.0 * energy));
         }
         Ok(Outcome::Success)
     }

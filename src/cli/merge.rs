@@ -9,7 +9,7 @@ use super::progress::bytes_bar;
 use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Link, contents_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::bytes;
 use crate::surgery::{
     self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, Output, Provenance, Recipe,
@@ -121,7 +121,7 @@ impl Merge {
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        terminal.detail(&format!("wrote {}", Shown(path)));
+        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(Outcome::Success)
     }
 
@@ -245,7 +245,7 @@ fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
         terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
     }
     for (file, why) in &merge.sidecars().left {
-        terminal.detail(&format!("left behind: {} ({why})", Shown(file)));
+        terminal.detail(&format!("left behind: {} ({why})", Escaped(file)));
     }
 }
 
@@ -270,7 +270,7 @@ fn model(text: &str) -> Result<Value> {
 /// `key=value`: the value is a number, true or false, a list of them, or a text.
 fn pair(text: &str) -> Result<(String, Value)> {
     let Some((key, value)) = text.split_once('=') else {
-        let fault = format!("got `{}`, expected KEY=VALUE", Shown(text));
+        let fault = format!("got `{}`, expected KEY=VALUE", Escaped(text));
         return Err(Error::usage(fault, "such as --set lambda=0.7 or --model PATH:weight=0.5"));
     };
     let read = serde_json::from_str(value).unwrap_or_else(|_| value.into());

@@ -10,7 +10,7 @@ use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::{PatchInspection, bytes};
 use crate::surgery::{self, Application, Creation, PatchOutput};
 
@@ -110,7 +110,7 @@ impl Create {
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
         let creation = Creation::new(&base, &tuned)?;
         for (file, why) in creation.left() {
-            terminal.warn(&format!("not in the patch: {} ({why})", Shown(file)));
+            terminal.warn(&format!("not in the patch: {} ({why})", Escaped(file)));
         }
         let output = PatchOutput {
             path: &self.out,
@@ -138,7 +138,7 @@ impl Apply {
         let (size, seconds) = (bytes(patch.output_bytes()), start.elapsed().as_secs_f64());
         terminal.note(&format!(
             "wrote {}: {size} in {seconds:.2} s, all as when the patch was made",
-            Shown(&self.out)
+            Escaped(&self.out)
         ));
         Ok(Outcome::Success)
     }

@@ -10,7 +10,7 @@ use super::selection::SelectionArgs;
 use super::terminal::{Terminal, list};
 use super::{LinkArg, Outcome, Reading};
 use crate::checkpoint::{Checkpoint, contents_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Side, bytes, selection_json, selection_table};
 use crate::surgery::{self, Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
@@ -154,7 +154,7 @@ impl Reset {
         let bar = bytes_bar(terminal, "write", reset.bytes());
         reset.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        terminal.detail(&format!("wrote {}", Shown(path)));
+        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(())
     }
 
@@ -199,7 +199,7 @@ fn tell(reset: &surgery::Reset<'_>, inventory: &Inventory, terminal: &Terminal) 
         terminal.warn(&format!("only in base, left out: {}", list(dropped, MOST)));
     }
     for (file, why) in &reset.sidecars().left {
-        let line = format!("left behind: {} ({why})", Shown(file));
+        let line = format!("left behind: {} ({why})", Escaped(file));
         if *why == "link out of the checkpoint" || *why == "broken link" {
             terminal.warn(&line);
         } else {

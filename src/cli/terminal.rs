@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::{Color, Global};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
@@ -113,7 +113,7 @@ fn say(text: &str) {
 
 /// Lists names for a message: at most `most`, then how many more.
 pub(super) fn list(names: &[&str], most: usize) -> String {
-    let shown: Vec<String> = names.iter().take(most).map(|name| Shown(*name).to_string()).collect();
+    let shown: Vec<String> = names.iter().take(most).map(|name| Escaped(*name).to_string()).collect();
     let rest = names.len().saturating_sub(most);
     if rest == 0 { shown.join(", ") } else { format!("{}, … and {rest} more", shown.join(", ")) }
 }

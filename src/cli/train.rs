@@ -14,7 +14,7 @@ use super::training_watch::Watch;
 use super::{LinkArg, Outcome};
 use crate::backend::Device;
 use crate::checkpoint::{Access, Checkpoint, header_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::llama::LlamaConfig;
 use crate::plan::{Inventory, Plan};
 use crate::report::{loss_svg, samples_text, training_json, training_table};
@@ -150,7 +150,7 @@ impl Train {
         std::fs::write(&svg, loss_svg(log.lines())).map_err(Error::io("write", &svg))?;
         let root = run.dir().root().to_owned();
         run.finish()?;
-        terminal.detail(&format!("wrote {}", Shown(&root)));
+        terminal.detail(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
             format!("{:#}\n", training_json(&result, log.lines()))
@@ -212,7 +212,7 @@ impl Train {
             let s = dataset.summary;
             terminal.note(&format!(
                 "{}: {} rows, {} tokens, {} of them targets",
-                Shown(path),
+                Escaped(path),
                 dataset.rows.len(),
                 s.tokens,
                 s.targets
@@ -220,7 +220,7 @@ impl Train {
             if s.truncated_rows + s.dropped_rows > 0 {
                 terminal.warn(&format!(
                     "{}: {} rows cut to {} tokens, {} left out as no target was left; {} tokens lost",
-                    Shown(path),
+                    Escaped(path),
                     s.truncated_rows,
                     self.rows.max_length,
                     s.dropped_rows,

@@ -94,7 +94,7 @@ impl Watcher for Watch<'_> {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Step(line, total) => self.step(line, total),
-            Event::Saved(path) => self.terminal.detail(&format!("saved {}", crate::error::Shown(path))),
+            Event::Saved(path) => self.terminal.detail(&format!("saved {}", crate::error::Escaped(path))),
         }
     }
 

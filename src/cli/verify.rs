@@ -9,7 +9,7 @@ use super::progress::bytes_bar;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Contents, contents, read_small};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::{Manifest, Mismatch, bytes};
 use crate::{Error, Result};
 
@@ -37,7 +37,7 @@ impl Verify {
         let expected = self.manifest.as_deref().map(read_manifest).transpose()?;
         let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
         for file in checkpoint.unindexed() {
-            terminal.warn(&format!("not part of the checkpoint: {}", Shown(file)));
+            terminal.warn(&format!("not part of the checkpoint: {}", Escaped(file)));
         }
         let file_bytes: u64 = checkpoint.shards().iter().map(|shard| shard.file_len()).sum();
         let bar = bytes_bar(terminal, "hash", file_bytes + checkpoint.tensor_bytes());
@@ -74,11 +74,11 @@ impl Verify {
         }
         let mut out = String::new();
         for file in &contents.files {
-            out += &format!("{}  {}\n", file.sha256, Shown(&file.name));
+            out += &format!("{}  {}\n", file.sha256, Escaped(&file.name));
         }
         out += &format!("{}  all {} tensors, any sharding\n", manifest.digest(), contents.tensors.len());
         for m in mismatches {
-            out += &format!("differs: {} `{}`: {}\n", m.kind, Shown(&m.name), m.what);
+            out += &format!("differs: {} `{}`: {}\n", m.kind, Escaped(&m.name), m.what);
         }
         terminal.print(&out)
     }

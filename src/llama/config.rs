@@ -178,7 +178,7 @@ impl Keys<'_> {
             other => Err(self.fault(
                 format!(
                     "unsupported model_type: got {}, expected llama, mistral, qwen2 or qwen3",
-                    other.map_or_else(|| "none".to_owned(), |t| format!("`{}`", crate::error::Shown(t)))
+                    other.map_or_else(|| "none".to_owned(), |t| format!("`{}`", crate::error::Escaped(t)))
                 ),
                 Some("inspect, diff, reset and merge work on any safetensors checkpoint"),
             )),

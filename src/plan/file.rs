@@ -9,7 +9,7 @@ use super::Plan;
 use super::mask::Mask;
 use super::plan_type::{Model, Origin, Shares};
 use crate::checkpoint::{read_json, read_small};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 const FORMAT: &str = "hft-surgery/plan";
@@ -59,7 +59,7 @@ impl Plan {
         let document: Document =
             read_json(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?;
         if document.format != FORMAT {
-            let got = Shown(&document.format);
+            let got = Escaped(&document.format);
             return Err(fault(path, format!("not a plan: got format `{got}`, expected `{FORMAT}`")));
         }
         if document.version != VERSION {

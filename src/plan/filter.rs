@@ -3,7 +3,7 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::place::{Category, Place};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Tensors that match one of some globs and stand in one of some categories; an empty list lets all pass.
@@ -18,7 +18,7 @@ impl Filter {
     /// [`Error::Usage`] for a glob that cannot be read; `option` is the name of where it was given.
     pub fn new(option: &str, globs: &[String], categories: Vec<Category>) -> Result<Self> {
         let fault = |glob: &str, e: &globset::Error| {
-            Error::usage(format!("{option} `{}`: {}", Shown(glob), e.kind()), "")
+            Error::usage(format!("{option} `{}`: {}", Escaped(glob), e.kind()), "")
         };
         let mut set = GlobSetBuilder::new();
         for glob in globs {

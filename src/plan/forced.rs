@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use globset::Glob;
 
 use super::{Category, Inventory, Place, Selection};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
@@ -48,15 +48,15 @@ fn both_sides(name: &str) -> Error {
 
 fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a str>> {
     let matcher =
-        Glob::new(glob).map_err(|e| Error::usage(format!("{option} `{}`: {}", Shown(glob), e.kind()), ""))?;
+        Glob::new(glob).map_err(|e| Error::usage(format!("{option} `{}`: {}", Escaped(glob), e.kind()), ""))?;
     let matcher = matcher.compile_matcher();
     let found: Vec<&str> = names.iter().copied().filter(|name| matcher.is_match(name)).collect();
     if !found.is_empty() {
         return Ok(found);
     }
     let nearest = names.iter().min_by_key(|name| distance(glob, name));
-    let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Shown(*name)));
-    Err(Error::usage(format!("{option} `{}` matches no tensor", Shown(glob)), hint))
+    let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Escaped(*name)));
+    Err(Error::usage(format!("{option} `{}` matches no tensor", Escaped(glob)), hint))
 }
 
 /// The tensor and, where it is half of a tied pair, the other half.

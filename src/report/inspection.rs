@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::number::{bytes, grouped, percent};
 use super::table::{table, text};
 use crate::checkpoint::{Checkpoint, header_digest};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Inventory, Place};
 
 /// The content of a checkpoint.
@@ -126,7 +126,7 @@ impl Inspection {
     pub fn to_text(&self) -> String {
         let mut out = format!(
             "{}\n{} parameters in {} tensors, {} layers, {}{}\n\n",
-            Shown(self.architecture.as_deref().unwrap_or("unknown architecture")),
+            Escaped(self.architecture.as_deref().unwrap_or("unknown architecture")),
             grouped(self.parameters),
             grouped(self.tensors as u64),
             self.layers,
@@ -140,20 +140,20 @@ impl Inspection {
         let mut shards = table(&["shard", ">tensors", ">size"]);
         for shard in &self.shards {
             shards.add_row([
-                Shown(&shard.name).to_string(),
+                Escaped(&shard.name).to_string(),
                 grouped(shard.tensors as u64),
                 bytes(shard.bytes),
             ]);
         }
         out += &text(&shards);
         for (key, value) in &self.metadata {
-            out += &format!("\nmetadata {} = {}", Shown(key), Shown(value));
+            out += &format!("\nmetadata {} = {}", Escaped(key), Escaped(value));
         }
         for file in &self.unindexed_files {
-            out += &format!("\nnot part of the checkpoint: {}", Shown(file));
+            out += &format!("\nnot part of the checkpoint: {}", Escaped(file));
         }
         for name in self.other.iter().take(20) {
-            out += &format!("\nplace not known from the name: {}", Shown(name));
+            out += &format!("\nplace not known from the name: {}", Escaped(name));
         }
         if self.other.len() > 20 {
             out += &format!("\n… and {} more; see --json", self.other.len() - 20);
@@ -184,7 +184,7 @@ impl Inspection {
         for row in &self.projections {
             rows.add_row([
                 row.category.to_string(),
-                Shown(&row.projection).to_string(),
+                Escaped(&row.projection).to_string(),
                 format!("{:?}", row.shape),
                 row.dtype.clone(),
                 grouped(row.count),
@@ -225,12 +225,12 @@ fn tensor_table(rows: &[TensorRow]) -> String {
     let mut out = table(&["tensor", "dtype", "shape", ">size", "category", "shard"]);
     for row in rows {
         out.add_row([
-            Shown(&row.name).to_string(),
+            Escaped(&row.name).to_string(),
             row.dtype.clone(),
             format!("{:?}", row.shape),
             bytes(row.bytes),
             row.category.to_string(),
-            Shown(&row.shard).to_string(),
+            Escaped(&row.shard).to_string(),
         ]);
     }
     text(&out)

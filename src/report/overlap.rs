@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::grouped;
 use super::table::{table, text};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::surgery::{Overlap, TensorOverlap};
 
@@ -81,7 +81,7 @@ pub fn overlap_table(tensors: &[TensorOverlap], top: usize) -> String {
     if top > 0 && !worst.is_empty() {
         let mut rows = table(&[&["tensor"][..], &columns].concat());
         for tensor in worst.iter().take(top) {
-            rows.add_row([&[Shown(&tensor.name).to_string()][..], &cells(&tensor.overlap)].concat());
+            rows.add_row([&[Escaped(&tensor.name).to_string()][..], &cells(&tensor.overlap)].concat());
         }
         out += &format!("\n{}", text(&rows));
     }

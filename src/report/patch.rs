@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::number::{bytes, grouped, percent};
 use super::table::{table, text};
 use crate::checkpoint::Sha256Hex;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::surgery::{Change, Patch};
 
@@ -176,7 +176,7 @@ impl PatchInspection {
         let mut files = table(&["file", ">size", ">in patch"]);
         for file in self.files.iter().chain(&self.sidecars) {
             let stored = file.stored.map_or_else(|| "from base".to_owned(), bytes);
-            files.add_row([Shown(&file.path).to_string(), bytes(file.bytes), stored]);
+            files.add_row([Escaped(&file.path).to_string(), bytes(file.bytes), stored]);
         }
         out += &text(&files);
         if let Some(rows) = &self.tensor_list {
@@ -199,9 +199,9 @@ fn status(change: Change) -> &'static str {
 fn tensor_table(rows: &[TensorRow]) -> String {
     let mut out = table(&["tensor", "dtype", "shape", "status", ">size", ">in patch"]);
     for row in rows {
-        let from = row.renamed_from.as_ref().map(|name| format!(", was {}", Shown(name)));
+        let from = row.renamed_from.as_ref().map(|name| format!(", was {}", Escaped(name)));
         out.add_row([
-            Shown(&row.name).to_string(),
+            Escaped(&row.name).to_string(),
             row.dtype.clone(),
             format!("{:?}", row.shape),
             format!("{}{}", row.status, from.unwrap_or_default()),

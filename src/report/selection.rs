@@ -55,7 +55,7 @@ pub fn selection_table(summary: &Summary, plan: &Plan, side: Side, sizes: bool) 
         add(&category.to_string(), "", row);
         for ((of, projection), row) in &summary.projections {
             if of == category {
-                add("", &crate::error::Shown(projection).to_string(), row);
+                add("", &crate::error::Escaped(projection).to_string(), row);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Contents, read_json};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// `{"format", "version", "digest", "files": {name: {"bytes", "sha256"}}, "tensors": {name: sha256}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ impl Manifest {
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         let manifest: Self = read_json(json)?;
         if manifest.format != FORMAT || manifest.version != 1 {
-            let got = format!("{} version {}", Shown(&manifest.format), manifest.version);
+            let got = format!("{} version {}", Escaped(&manifest.format), manifest.version);
             return Err(format!("got format {got}, expected {FORMAT} version 1"));
         }
         Ok(manifest)

@@ -3,7 +3,7 @@
 use super::DiffReport;
 use super::rollup::Total;
 use super::scale::{Scale, wants_dark_text};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::report::table::{table, text};
 use crate::report::{grouped, percent};
 use crate::surgery::{Delta, Status, TensorDiff};
@@ -106,13 +106,13 @@ impl DiffReport {
         let columns: Vec<&String> = rollup.columns.iter().filter(has).collect();
         let values = rollup.cells.values().filter_map(|total| total.delta.rel_l2());
         let scale = Scale::over(values);
-        let labels: Vec<String> = blocks.iter().map(|row| Shown(&rollup.label(row)).to_string()).collect();
+        let labels: Vec<String> = blocks.iter().map(|row| Escaped(&rollup.label(row)).to_string()).collect();
         let first = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
         let widths: Vec<usize> =
-            columns.iter().map(|c| Shown(*c).to_string().chars().count().clamp(7, 16)).collect();
+            columns.iter().map(|c| Escaped(*c).to_string().chars().count().clamp(7, 16)).collect();
         let mut out = format!("{:first$}", "LAYER");
         for (column, width) in columns.iter().zip(&widths) {
-            let name: String = Shown(*column).to_string().chars().take(*width).collect();
+            let name: String = Escaped(*column).to_string().chars().take(*width).collect();
             out += &format!("  {name:>width$}");
         }
         for (row, label) in blocks.iter().zip(&labels) {
@@ -136,7 +136,7 @@ impl DiffReport {
         for (tensor, delta) in listed.iter().take(top) {
             let form = tensor.b.as_ref().or(tensor.a.as_ref());
             rows.add_row([
-                Shown(&tensor.name).to_string(),
+                Escaped(&tensor.name).to_string(),
                 form.map(|form| format!("{:?}", form.shape)).unwrap_or_default(),
                 form.map(|form| form.dtype.to_string()).unwrap_or_default(),
                 percent(delta.changed, delta.elements),
@@ -160,7 +160,7 @@ impl DiffReport {
         let found: Vec<&TensorDiff> = self.tensors.iter().filter(odd).collect();
         let mut out = String::new();
         for tensor in found.iter().take(MOST) {
-            out += &format!("{}: `{}`{}\n", tensor.status, Shown(&tensor.name), detail(tensor));
+            out += &format!("{}: `{}`{}\n", tensor.status, Escaped(&tensor.name), detail(tensor));
         }
         if found.len() > MOST {
             out += &format!("… and {} more; see --json\n", found.len() - MOST);
@@ -171,7 +171,7 @@ impl DiffReport {
 
 fn detail(tensor: &TensorDiff) -> String {
     if let Some(other) = &tensor.renamed {
-        return format!(", the same bytes as `{}` on the other side", Shown(other));
+        return format!(", the same bytes as `{}` on the other side", Escaped(other));
     }
     let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else { return String::new() };
     let mut out = String::new();

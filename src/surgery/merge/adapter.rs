@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::source::{Source, is_float};
 use super::values::{Scratch, Values};
 use crate::checkpoint::{Access, Checkpoint, read_small};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::simd::{Kernel, dispatch};
 use crate::{Error, Faults, Result};
@@ -57,10 +57,10 @@ impl Adapter {
             hint: Some("only plain LoRA adapters of PEFT can be applied".to_owned()),
         };
         let value: Value = serde_json::from_slice(&read_small(&config_path)?)
-            .map_err(|e| fault(format!("not valid JSON: {}", Shown(&e))))?;
+            .map_err(|e| fault(format!("not valid JSON: {}", Escaped(&e))))?;
         let kind = value["peft_type"].as_str().unwrap_or("LORA");
         if kind != "LORA" {
-            return Err(fault(format!("peft_type is `{}`, expected LORA", Shown(kind))));
+            return Err(fault(format!("peft_type is `{}`, expected LORA", Escaped(kind))));
         }
         for key in ["use_dora", "use_bdlora", "lora_bias", "alora_invocation_tokens", "megatron_config"] {
             if !matches!(value[key], Value::Null | Value::Bool(false)) {
@@ -153,7 +153,7 @@ impl Adapter {
         let Some((module, a_name, b_name, embedding)) = pair else {
             let target = inner.replace(".modules_to_save", "").replace(".base_layer", "");
             let found =
-                base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Shown(&target))))?;
+                base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Escaped(&target))))?;
             if found.info.shape != a.info.shape {
                 let (got, expected) = (&a.info.shape, &found.info.shape);
                 return Err(fault(format!("shapes differ: the adapter has {got:?}, the base {expected:?}")));
@@ -163,7 +163,7 @@ impl Adapter {
         let b = self.source(&name.replace(a_name, b_name)).ok_or_else(gone)?;
         let target = format!("{module}.weight");
         let found =
-            base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Shown(&target))))?;
+            base.find(&target).ok_or_else(|| fault(format!("the base has no `{}`", Escaped(&target))))?;
         let transposed = embedding || self.config.transposed;
         let (sa, sb) = (&a.info.shape, &b.info.shape);
         let expected: &[u64] = &found.info.shape;

@@ -16,7 +16,7 @@ use super::token_source::{Origin, Override, RowOf, TokenSource};
 use super::vocabulary::Vocabulary;
 use super::{Models, Recipe};
 use crate::checkpoint::Checkpoint;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Category, Place};
 use crate::{Error, Faults, Result};
 
@@ -133,7 +133,7 @@ impl<'a> Alignment<'a> {
                 Some(RowOf::Model(model) | RowOf::Token(model, _) | RowOf::Id(model, _))
                     if !self.own.contains_key(model.as_str()) =>
                 {
-                    faults.push(unknown_model(model, &format!("`tokens`: `{}`", Shown(token)), vocabularies));
+                    faults.push(unknown_model(model, &format!("`tokens`: `{}`", Escaped(token)), vocabularies));
                     continue;
                 }
                 Some(RowOf::Model(model)) => Some(Row::Of(model.clone(), None)),
@@ -142,7 +142,7 @@ impl<'a> Alignment<'a> {
                     let found = vocabularies.iter().find(|(name, _)| name == model);
                     let vocabulary = found.and_then(|(_, vocabulary)| vocabulary.as_ref()).unwrap_or(base);
                     let Some(id) = vocabulary.id(other) else {
-                        let (token, model, other) = (Shown(token), Shown(model), Shown(other));
+                        let (token, model, other) = (Escaped(token), Escaped(model), Escaped(other));
                         let fault = format!("`tokens`: `{token}`: `{model}` has no token `{other}`");
                         faults.push(Error::usage(fault, ""));
                         continue;
@@ -158,7 +158,7 @@ impl<'a> Alignment<'a> {
         let of = match &wanted.source {
             Origin::Union => "union".to_owned(),
             Origin::Base => "of the base".to_owned(),
-            Origin::Model(name) => format!("of {}", Shown(name)),
+            Origin::Model(name) => format!("of {}", Escaped(name)),
         };
         let mut text = format!("tokenizer: {of}, {} tokens", self.tokens.len());
         let mut seen = vec![false; self.tokens.len()];
@@ -169,7 +169,7 @@ impl<'a> Alignment<'a> {
                 new += u64::from(!std::mem::replace(seen, true));
             }
             let more = if i == 0 { "" } else { " more" };
-            let _ = write!(text, "; {new}{more} in {}", Shown(*name));
+            let _ = write!(text, "; {new}{more} in {}", Escaped(*name));
         }
         let none = seen.iter().filter(|seen| !**seen).count();
         if none > 0 {
@@ -279,7 +279,7 @@ impl<'a> Alignment<'a> {
             if let Some((token, row)) =
                 known.max_by_key(|(_, row)| **row).filter(|(_, r)| u64::from(**r) >= stored)
             {
-                let (model, token) = (Shown(*model), Shown(token));
+                let (model, token) = (Escaped(*model), Escaped(token));
                 return Err(format!("`{model}` has {stored} rows, but token `{token}` has number {row}"));
             }
             inputs.push(Numbered { donor, model, numbers, stored });
@@ -325,13 +325,13 @@ fn choose<'a>(
 }
 
 fn lacks_tokenizer(name: &str) -> Error {
-    let fault = format!("tokenizer: `{}` has no tokenizer.json", Shown(name));
+    let fault = format!("tokenizer: `{}` has no tokenizer.json", Escaped(name));
     Error::usage(fault, "leave tokenizer_source out, or put the tokenizer beside the weights")
 }
 
 fn unknown_model(name: &str, key: &str, known: &[(&str, Option<Vocabulary>)]) -> Error {
     let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    let fault = format!("{key}: `{}` is no model of this recipe", Shown(name));
+    let fault = format!("{key}: `{}` is no model of this recipe", Escaped(name));
     Error::usage(fault, format!("known: {}", known.join(", ")))
 }
 

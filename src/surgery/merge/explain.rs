@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::run::Merge;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 impl Merge<'_> {
     /// One line per tensor: name, type, shape, what happens, and the values of all parameters.
@@ -16,19 +16,19 @@ impl Merge<'_> {
         if let Some(aligned) = &self.aligned {
             let _ = writeln!(text, "{}", aligned.summary());
             for model in &aligned.assumed {
-                let _ = writeln!(text, "tokenizer: {} has none: taken for that of the base", Shown(*model));
+                let _ = writeln!(text, "tokenizer: {} has none: taken for that of the base", Escaped(*model));
             }
         }
         for job in &self.jobs {
-            let _ = write!(text, "{} {} {:?}: ", Shown(&job.name), job.dtype, job.shape);
+            let _ = write!(text, "{} {} {:?}: ", Escaped(&job.name), job.dtype, job.shape);
             if let Some(why) = job.copied {
-                let _ = writeln!(text, "copied from {} ({why})", Shown(job.inputs.longest.shard.path()));
+                let _ = writeln!(text, "copied from {} ({why})", Escaped(job.inputs.longest.shard.path()));
                 continue;
             }
             let _ = write!(text, "{}", self.recipe.method.name);
             let shared = job.inputs.shared.show();
             if !shared.is_empty() {
-                let _ = write!(text, " {}", Shown(&shared));
+                let _ = write!(text, " {}", Escaped(&shared));
             }
             if job.inputs.base.is_some() {
                 text.push_str("; base");
@@ -41,7 +41,7 @@ impl Merge<'_> {
                 let shown: Vec<String> = parts
                     .iter()
                     .filter(|part| !part.is_empty())
-                    .map(|part| Shown(*part).to_string())
+                    .map(|part| Escaped(*part).to_string())
                     .collect();
                 let _ = write!(text, "; {}", shown.join(" "));
             }
@@ -49,7 +49,7 @@ impl Merge<'_> {
             let base = job.inputs.base.as_ref().map(|source| ("base", source));
             for (i, (model, source)) in base.into_iter().chain(inputs).enumerate() {
                 if let Some(rows) = &source.through {
-                    let _ = write!(text, "; {} by token: {}", Shown(model), tally(rows.tally(i)));
+                    let _ = write!(text, "; {} by token: {}", Escaped(model), tally(rows.tally(i)));
                 }
             }
             let all: u64 = job.shape.iter().product();

@@ -1,6 +1,6 @@
 //! The row that a model is given for a token that it lacks.
 
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// A model has no row of a token.
 pub(super) const NONE: u32 = u32::MAX;
@@ -58,21 +58,21 @@ pub(super) fn filler(
     inputs: &[Numbered<'_>],
 ) -> Result<Filler, String> {
     if let Some(given) = given {
-        let text = Shown(text);
+        let text = Escaped(text);
         let (model, id) = match &given.row {
             Some(Row::Zero) => return Ok(Filler::Zero),
             Some(Row::Of(model, id)) => (model, *id),
             None => return Err(format!("`tokens`: `{text}` needs a `source`")),
         };
         let Some(input) = inputs.iter().find(|input| input.model == model) else {
-            return Err(format!("`tokens`: `{text}`: `{}` has no part in this tensor", Shown(model)));
+            return Err(format!("`tokens`: `{text}`: `{}` has no part in this tensor", Escaped(model)));
         };
         let Some(row) = id.or(input.row(token)) else {
-            return Err(format!("`tokens`: `{}` has no token `{text}`", Shown(model)));
+            return Err(format!("`tokens`: `{}` has no token `{text}`", Escaped(model)));
         };
         if row >= input.stored {
             let stored = input.stored;
-            return Err(format!("`tokens`: `{text}`: row {row} of `{}`, which has {stored}", Shown(model)));
+            return Err(format!("`tokens`: `{text}`: row {row} of `{}`, which has {stored}", Escaped(model)));
         }
         return Ok(Filler::Row(input.donor, row));
     }

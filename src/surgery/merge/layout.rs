@@ -81,7 +81,7 @@ impl<'a> Builder<'_, 'a> {
                 && !slice.sources.iter().any(|s| s.model == base)
             {
                 self.faults.push(Error::usage(
-                    format!("a slice has no source for the base_model `{}`", crate::error::Shown(base)),
+                    format!("a slice has no source for the base_model `{}`", crate::error::Escaped(base)),
                     "list the base with its layer_range",
                 ));
             }
@@ -165,7 +165,7 @@ impl<'a> Builder<'_, 'a> {
                     jobs.extend(self.job(slice, name, t, of));
                 }
                 if jobs.len() == before && self.said.insert(format!("{}:{}", main.model, start + i)) {
-                    let model = crate::error::Shown(&main.model);
+                    let model = crate::error::Escaped(&main.model);
                     let fault = format!("layer_range: `{model}` has no layer {}", start + i);
                     self.faults.push(Error::usage(fault, ""));
                 }
@@ -284,7 +284,7 @@ impl<'a> Builder<'_, 'a> {
         if !missing.is_empty() {
             if !self.policy.keep_missing {
                 let models: Vec<String> =
-                    missing.iter().map(|m| crate::error::Shown(*m).to_string()).collect();
+                    missing.iter().map(|m| crate::error::Escaped(*m).to_string()).collect();
                 self.fault(
                     &name,
                     format!("missing in {}", models.join(", ")),

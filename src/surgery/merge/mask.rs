@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::select::Top;
 use super::values::{Scratch, Values};
 use crate::Result;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::plan::{Domain, Key, Plan, bernoulli};
 use crate::{Error, plan};
 
@@ -90,7 +90,7 @@ fn fill(pick: &Pick, i: usize, values: &Values<'_>, range: Range<u64>, scratch: 
 pub(super) fn read_expression(text: &str) -> Result<Plan> {
     let bad = |what: &str| {
         Error::usage(
-            format!("mask `{}`: {what}", Shown(text)),
+            format!("mask `{}`: {what}", Escaped(text)),
             "write it as `a.json`, `!a.json` or `a.json & b.json`",
         )
     };

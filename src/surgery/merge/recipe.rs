@@ -9,7 +9,7 @@ use super::nearest::nearest;
 use super::setting::{Setting, Settings};
 use super::token_source::TokenSource;
 use crate::checkpoint::Dtype;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// What to merge and how, checked as far as it can be without the models.
@@ -66,11 +66,11 @@ impl Recipe {
     /// [`Error::Io`], or everything that is wrong with the recipe at once.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = crate::checkpoint::read_small(path)?;
-        let bad = |what: String| Error::usage(format!("{}: {what}", Shown(path)), "");
+        let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         let value = serde_saphyr::from_str(text).map_err(|e| {
             let line = e.to_string().lines().next().unwrap_or_default().to_owned();
-            bad(format!("not valid YAML: {}", Shown(&line)))
+            bad(format!("not valid YAML: {}", Escaped(&line)))
         })?;
         Self::new(value)
     }
@@ -147,7 +147,7 @@ impl Reader {
     fn unknown(&mut self, what: &str, word: &str, known: &[&str]) {
         let hint = nearest(word, known.iter().copied())
             .map_or_else(|| format!("known: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
-        self.faults.push(Error::usage(format!("unknown {what} `{}`", Shown(word)), hint));
+        self.faults.push(Error::usage(format!("unknown {what} `{}`", Escaped(word)), hint));
     }
 
     pub(super) fn keys(&mut self, place: &str, map: &Map<String, Value>, known: &[&str]) {
@@ -310,7 +310,7 @@ impl Reader {
                     self.check(place, name, &setting, method, of_model.is_some());
                     settings.insert(name.clone(), setting);
                 }
-                Err(why) => self.fault(format!("{place}: `{}`: {why}", Shown(name))),
+                Err(why) => self.fault(format!("{place}: `{}`: {why}", Escaped(name))),
             }
         }
         settings

@@ -88,7 +88,7 @@ fn conditional(value: &Value) -> Result<(Option<String>, Setting), String> {
         return if is_scalar(value) { Ok((None, Setting::One(value.clone()))) } else { Err(expected()) };
     };
     if let Some(key) = map.keys().find(|key| !["filter", "value"].contains(&key.as_str())) {
-        return Err(format!("unknown key `{}`, expected `filter` and `value`", crate::error::Shown(key)));
+        return Err(format!("unknown key `{}`, expected `filter` and `value`", crate::error::Escaped(key)));
     }
     let filter = match map.get("filter") {
         None | Some(Value::Null) => None,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::recipe::Reader;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// `tokenizer`, or `tokenizer_source`.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,7 +86,7 @@ impl Reader {
         };
         let mut read = Vec::with_capacity(tokens.len());
         for (token, value) in tokens {
-            let place = format!("`tokens`: `{}`", Shown(token));
+            let place = format!("`tokens`: `{}`", Escaped(token));
             if token.is_empty() {
                 self.fault(format!("{place}: a token has at least one character"));
             }

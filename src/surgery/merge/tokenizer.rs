@@ -9,7 +9,7 @@ use super::align::Alignment;
 use super::output::ConfigChange;
 use super::{Models, Recipe};
 use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_small, sidecars};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Beginnings of files that belong to a tokenizer.
@@ -121,7 +121,7 @@ fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint
     let found = models.named().iter().find(|(known, _)| known == name).map(|(_, checkpoint)| checkpoint);
     found.ok_or_else(|| {
         let known: Vec<&str> = models.named().iter().map(|(name, _)| name.as_str()).collect();
-        let fault = format!("{key}: `{}` is no model of this recipe", Shown(name));
+        let fault = format!("{key}: `{}` is no model of this recipe", Escaped(name));
         Error::usage(fault, format!("known: {}", known.join(", ")))
     })
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Checkpoint, Kind, read_small};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Numbers of tokens stay below this.
@@ -89,7 +89,7 @@ impl Vocabulary {
         let mut this =
             Self { path, ids: HashMap::new(), added: BTreeMap::new(), model: 0, limit, stripped: false };
         let file: File = serde_json::from_slice(&read_small(&this.path)?)
-            .map_err(|e| this.fault(format!("no tokenizer that can be read: {}", Shown(&e)), ""))?;
+            .map_err(|e| this.fault(format!("no tokenizer that can be read: {}", Escaped(&e)), ""))?;
         this.fill(file, strip)?;
         this.check_named(checkpoint)?;
         Ok(Some(this))
@@ -110,7 +110,7 @@ impl Vocabulary {
             }
             if id >= MOST || !used.insert(id) || self.ids.insert(token.clone(), id).is_some() {
                 return Err(
-                    self.fault(format!("token `{}` and its number {id} stand twice", Shown(&token)), "")
+                    self.fault(format!("token `{}` and its number {id} stand twice", Escaped(&token)), "")
                 );
             }
         }
@@ -124,7 +124,7 @@ impl Vocabulary {
             let got = self.add(added)?;
             if got != id {
                 let fault =
-                    format!("added token `{}` has number {id}, but loaders give it {got}", Shown(&content));
+                    format!("added token `{}` has number {id}, but loaders give it {got}", Escaped(&content));
                 return Err(self.fault(fault, "save the tokenizer with transformers"));
             }
         }
@@ -136,7 +136,7 @@ impl Vocabulary {
     }
 
     fn model_tokens(&self, kind: &str, vocab: Value) -> Result<Vec<(String, u64)>> {
-        let wrong = || self.fault(format!("{}: a vocabulary that cannot be read", Shown(kind)), "");
+        let wrong = || self.fault(format!("{}: a vocabulary that cannot be read", Escaped(kind)), "");
         match (kind, vocab) {
             ("BPE" | "WordPiece" | "WordLevel", Value::Object(vocab)) => {
                 vocab.into_iter().map(|(token, id)| Ok((token, id.as_u64().ok_or_else(wrong)?))).collect()
@@ -146,7 +146,7 @@ impl Vocabulary {
                 .map(|(id, entry)| Ok((entry[0].as_str().ok_or_else(wrong)?.to_owned(), id)))
                 .collect(),
             _ => {
-                let fault = format!("a tokenizer of kind {}", Shown(kind));
+                let fault = format!("a tokenizer of kind {}", Escaped(kind));
                 Err(self.fault(fault, "BPE, WordPiece, WordLevel and Unigram can be merged"))
             }
         }
@@ -159,7 +159,7 @@ impl Vocabulary {
             return Ok(());
         }
         let config: Value = serde_json::from_slice(&read_small(&path)?)
-            .map_err(|e| self.fault(format!("tokenizer_config.json: not valid JSON: {}", Shown(&e)), ""))?;
+            .map_err(|e| self.fault(format!("tokenizer_config.json: not valid JSON: {}", Escaped(&e)), ""))?;
         let content = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
         let single = SPECIAL.iter().map(|key| &config[*key]);
         let lists = ["additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"];
@@ -171,7 +171,7 @@ impl Vocabulary {
         match single.chain(many).filter_map(content).find(|token| !self.ids.contains_key(token)) {
             None => Ok(()),
             Some(token) => Err(self.fault(
-                format!("lacks `{}`, which tokenizer_config.json names", Shown(&token)),
+                format!("lacks `{}`, which tokenizer_config.json names", Escaped(&token)),
                 "save the tokenizer with transformers",
             )),
         }
@@ -187,7 +187,7 @@ impl Vocabulary {
         match self.id(token) {
             Some(id) if id >= self.limit => {
                 let fault =
-                    format!("token `{}` has number {id}, but the model {} rows", Shown(token), self.limit);
+                    format!("token `{}` has number {id}, but the model {} rows", Escaped(token), self.limit);
                 Err(self.fault(fault, "resize the embedding, or take the token out of the tokenizer"))
             }
             found => Ok(found),
@@ -265,11 +265,11 @@ impl Vocabulary {
     pub(super) fn files(&self) -> Result<Vec<(&'static str, String)>> {
         let parse = |path: &Path| -> Result<Map<String, Value>> {
             serde_json::from_slice(&read_small(path)?)
-                .map_err(|e| self.fault(format!("{}: not a JSON object: {}", Shown(path), Shown(&e)), ""))
+                .map_err(|e| self.fault(format!("{}: not a JSON object: {}", Escaped(path), Escaped(&e)), ""))
         };
         let mut json = parse(&self.path)?;
         let added = self.added.values().map(serde_json::to_value).collect::<serde_json::Result<Vec<_>>>();
-        let added = added.map_err(|e| self.fault(Shown(&e).to_string(), ""))?;
+        let added = added.map_err(|e| self.fault(Escaped(&e).to_string(), ""))?;
         if let (true, Some(model)) = (self.stripped, json.get_mut("model")) {
             let gone = |token: &Value| token.as_str().is_none_or(|token| !self.ids.contains_key(token));
             if let Some(Value::Object(vocab)) = model.get_mut("vocab") {

@@ -13,7 +13,7 @@ use super::ordered_hash::OrderedHash;
 use super::reader::{Patch, Place, part};
 use super::toc::width_of;
 use crate::checkpoint::{Checkpoint, Sha256Hex, Shard, Staging, Target};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::surgery::queue::deal;
 use crate::{Error, Result};
 
@@ -109,7 +109,7 @@ impl<'a> Application<'a> {
         }
         Err(Error::Output {
             path: out.to_owned(),
-            fault: format!("contains the input {}", Shown(self.patch.path())),
+            fault: format!("contains the input {}", Escaped(self.patch.path())),
             hint: Some("choose an --out outside of every input".to_owned()),
         })
     }
@@ -217,12 +217,12 @@ impl<'a> Application<'a> {
         if got == expected {
             return Ok(());
         }
-        let name = Shown(name);
+        let name = Escaped(name);
         Err(damaged(self.patch.path(), format!("`{name}` came out with SHA-256 {got}, expected {expected}")))
     }
 
     fn cannot_unpack(&self, place: &Place<'_>, error: &std::io::Error) -> Error {
-        let name = Shown(place.name);
+        let name = Escaped(place.name);
         damaged(
             self.patch.path(),
             format!("bytes at {} of `{name}` cannot be decompressed: {error}", place.at),

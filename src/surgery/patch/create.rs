@@ -13,7 +13,7 @@ use crate::checkpoint::{
     Checkpoint, Contents, Sha256Hex, Shard, StagedFile, TensorInfo, contents, tensor_contents,
     unsafe_shard_name,
 };
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// A patch to be made.
@@ -189,7 +189,7 @@ impl<'a> Creation<'a> {
     fn write_toc(&self, toc: &Toc, staged: &StagedFile, end: u64) -> Result<()> {
         let fault =
             |fault: String| Error::Checkpoint { path: self.tuned.path().to_owned(), fault, hint: None };
-        let json = serde_json::to_vec(toc).map_err(|e| fault(Shown(&e).to_string()))?;
+        let json = serde_json::to_vec(toc).map_err(|e| fault(Escaped(&e).to_string()))?;
         if json.len() as u64 > MOST_TOC_BYTES {
             let (got, most) = (json.len(), MOST_TOC_BYTES);
             return Err(fault(format!(

@@ -6,7 +6,7 @@ use super::beside::{Beside, hash_file};
 use super::reader::Patch;
 use super::toc::Action;
 use crate::checkpoint::{Checkpoint, Sha256Hex, Tensor, TensorInfo, tensor_digests};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// The tensors and files of a base that a patch refers to.
@@ -48,7 +48,7 @@ impl<'a> Fit<'a> {
         for entry in &patch.toc().sidecars {
             let found = beside.carried.get(&entry.path).filter(|_| entry.chunks.is_none());
             if entry.chunks.is_none() && found.is_none() {
-                let fault = format!("`{}` is missing beside its weights", Shown(&entry.path));
+                let fault = format!("`{}` is missing beside its weights", Escaped(&entry.path));
                 misfits.push(Misfit { tensor: None, fault });
             }
             sidecars.push(found.cloned());
@@ -71,7 +71,7 @@ impl<'a> Fit<'a> {
             tensor: Some(tensor.info.name.clone()),
             fault: format!(
                 "its SHA-256 in `{}` is {got}, expected {expected}",
-                Shown(&self.base.shards()[tensor.shard].file_name())
+                Escaped(&self.base.shards()[tensor.shard].file_name())
             ),
         });
         let mut misfits: Vec<Misfit> = wrong.collect();
@@ -79,7 +79,7 @@ impl<'a> Fit<'a> {
             let Some(path) = path else { continue };
             let (bytes, sha256) = hash_file(path)?;
             if (bytes, sha256) != (entry.bytes, entry.sha256) {
-                let (file, expected) = (Shown(&entry.path), entry.sha256);
+                let (file, expected) = (Escaped(&entry.path), entry.sha256);
                 let fault = format!("the SHA-256 of `{file}` is {sha256}, expected {expected}");
                 misfits.push(Misfit { tensor: None, fault });
             }
@@ -121,7 +121,7 @@ fn refuse(base: &Checkpoint, patch: &Patch, misfits: Vec<Misfit>) -> Result<()> 
     let Some(Misfit { tensor, fault }) = misfits.into_iter().next() else {
         return Ok(());
     };
-    let path = Shown(base.path());
+    let path = Escaped(base.path());
     let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
     Err(Error::Pairing {
         tensor,

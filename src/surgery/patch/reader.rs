@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::format::{HEAD_BYTES, Head, damaged, fault};
 use super::toc::{Action, Chunk, Toc};
 use crate::checkpoint::{Header, Sha256Hex, TensorInfo, read_json};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// A patch whose head and table of contents are whole and can be carried out.
@@ -210,7 +210,7 @@ impl Patch {
         let found = found.collect::<Result<Vec<_>>>()?;
         for (place, got) in places.iter().zip(found) {
             if let Some(got) = got {
-                let (name, expected) = (Shown(place.name), place.chunk.1);
+                let (name, expected) = (Escaped(place.name), place.chunk.1);
                 let what =
                     format!("bytes at {} of `{name}`: got SHA-256 {got}, expected {expected}", place.at);
                 return Err(damaged(&self.path, what));

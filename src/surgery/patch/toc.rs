@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{CHUNK, most_stored};
 use super::format::{HEAD_BYTES, damaged, fault};
 use crate::checkpoint::{Header, Sha256Hex, TensorInfo, unsafe_shard_name, unsafe_sidecar};
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// What a patch says about both sides and how it makes one from the other.
@@ -116,7 +116,7 @@ impl Toc {
         for (file, header) in self.files.iter().zip(&headers) {
             for (action, tensor) in file.tensors.iter().zip(header.tensors()) {
                 if !names.insert(tensor.name.as_str()) {
-                    return Err(fault(path, format!("two tensors are named `{}`", Shown(&tensor.name))));
+                    return Err(fault(path, format!("two tensors are named `{}`", Escaped(&tensor.name))));
                 }
                 if !matches!(action, Action::Same { .. }) {
                     at = advance(path, &tensor.name, at, tensor.len(), width_of(tensor), action.chunks())?;
@@ -153,7 +153,7 @@ impl Toc {
         for (name, unsafe_because) in files.chain(sidecars) {
             let twice = (!seen.insert(name)).then_some("it stands twice");
             if let Some(why) = unsafe_because.or(twice) {
-                faults.push(fault(path, format!("unsafe file name `{}`: {why}", Shown(name))));
+                faults.push(fault(path, format!("unsafe file name `{}`: {why}", Escaped(name))));
             }
         }
         if self.files.is_empty() {
@@ -181,7 +181,7 @@ impl FileEntry {
 
 /// Where the chunks of `raw` bytes that begin at `at` end.
 fn advance(path: &Path, name: &str, at: u64, raw: u64, width: usize, chunks: &[Chunk]) -> Result<u64> {
-    let name = Shown(name);
+    let name = Escaped(name);
     let expected = raw.div_ceil(CHUNK);
     if chunks.len() as u64 != expected {
         return Err(fault(path, format!("`{name}` has {} chunks, expected {expected}", chunks.len())));

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
 use super::record::mismatch;
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// A chat and what else its template is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,7 @@ fn list<'a>(row: &'a Map<String, Value>, name: &str) -> Result<&'a Vec<Value>, F
 /// A message as transformers hands it to a template: without null fields, reasoning under each name
 /// that templates read.
 fn normal(name: &str, at: usize, message: &Value) -> Result<Value, Fault> {
-    let place = format!("{}[{at}]", Shown(name));
+    let place = format!("{}[{at}]", Escaped(name));
     let Value::Object(fields) = message else {
         return Err(mismatch(&place, "an object with `role` and `content`", Some(message)));
     };

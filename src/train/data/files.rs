@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::natural_order;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// How a file holds rows, by its name.
@@ -52,7 +52,7 @@ pub(super) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
         let entry = entry.map_err(Error::io("list", path))?;
         let Ok(name) = entry.file_name().into_string() else {
-            let fault = format!("a file name is not UTF-8: {}", Shown(entry.path().as_path()));
+            let fault = format!("a file name is not UTF-8: {}", Escaped(entry.path().as_path()));
             return Err(refuse(&fault));
         };
         if !name.starts_with('.') && !NOT_ROWS.contains(&name.as_str()) && !entry.path().is_dir() {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::fault::Fault;
 use super::files::Kind;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// Bytes of one line, and of a file that is one JSON list.
@@ -82,7 +82,7 @@ fn object(json: &[u8]) -> std::result::Result<Map<String, Value>, Fault> {
         Err(e) => {
             // The parser counts lines of its own; this text has one.
             let text = e.to_string().replace(" at line 1 column ", " at column ");
-            Err(Fault::new(format!("not valid JSON: {}", Shown(text.as_str()))))
+            Err(Fault::new(format!("not valid JSON: {}", Escaped(text.as_str()))))
         }
     }
 }
@@ -96,7 +96,7 @@ fn list<'a>(path: &Path, reader: Box<dyn BufRead>) -> Result<Box<dyn Iterator<It
     let rows: Vec<Value> = serde_json::from_slice(&json).map_err(|e| Error::Data {
         path: path.to_owned(),
         line: (e.line() > 0).then_some(e.line() as u64),
-        fault: format!("not valid JSON: {}", Shown(&e)),
+        fault: format!("not valid JSON: {}", Escaped(&e)),
         hint: None,
     })?;
     let row = |(at, value): (usize, Value)| {

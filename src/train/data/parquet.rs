@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::fault::Fault;
 use super::json_lines::Found;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// The rows of a file, one after the other.
@@ -23,7 +23,7 @@ pub(super) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Found>> + 
     let broken = move |line: Option<u64>, e: ParquetError| Error::Data {
         path: path.to_owned(),
         line,
-        fault: format!("not valid Parquet: {}", Shown(&e.to_string())),
+        fault: format!("not valid Parquet: {}", Escaped(&e.to_string())),
         hint: None,
     };
     let file = File::open(path).map_err(Error::io("open", path))?;

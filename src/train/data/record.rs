@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::chat::{Chat, messages, share_gpt};
 use super::fault::Fault;
 use super::preference::{Preference, Side};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 const FORMATS: &str = "a row has `messages`, `prompt` and `completion`, `text`, `conversations`, `instruction` \
                        and `output`, `input_ids`, or `prompt`, `chosen` and `rejected`";
@@ -61,7 +61,7 @@ impl Record {
 }
 
 fn unknown_columns(row: &Map<String, Value>) -> Fault {
-    let mut names: Vec<String> = row.keys().take(20).map(|name| format!("`{}`", Shown(name))).collect();
+    let mut names: Vec<String> = row.keys().take(20).map(|name| format!("`{}`", Escaped(name))).collect();
     if row.len() > names.len() {
         names.push("…".to_owned());
     }
@@ -96,7 +96,7 @@ fn chat(row: &Map<String, Value>, mut messages: Vec<Value>) -> Result<Chat, Faul
     }
     let tools = match row.get("tools") {
         Some(Value::String(json)) => serde_json::from_str(json)
-            .map_err(|e| Fault::new(format!("`tools` is not valid JSON: {}", Shown(&e))))?,
+            .map_err(|e| Fault::new(format!("`tools` is not valid JSON: {}", Escaped(&e))))?,
         Some(tools) => tools.clone(),
         None => Value::Null,
     };
@@ -171,9 +171,9 @@ pub(super) fn mismatch(name: &str, expected: &str, got: Option<&Value>) -> Fault
         None | Some(Value::Null) => "nothing".to_owned(),
         Some(Value::Bool(value)) => value.to_string(),
         Some(Value::Number(number)) => number.to_string(),
-        Some(Value::String(text)) => format!("the text `{}`", Shown(text)),
+        Some(Value::String(text)) => format!("the text `{}`", Escaped(text)),
         Some(Value::Array(list)) => format!("a list of {}", list.len()),
         Some(Value::Object(_)) => "an object".to_owned(),
     };
-    Fault::new(format!("`{}`: expected {expected}, got {got}", Shown(name)))
+    Fault::new(format!("`{}`: expected {expected}, got {got}", Escaped(name)))
 }

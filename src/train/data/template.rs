@@ -10,7 +10,7 @@ use super::chat::Chat;
 use super::fault::Fault;
 use super::jinja::{self, Rewritten};
 use super::{generation, python};
-use crate::error::Shown;
+use crate::error::Escaped;
 
 /// Steps of the template engine per rendering; a long chat takes some ten thousand.
 const FUEL: u64 = 5_000_000;
@@ -90,7 +90,7 @@ impl ChatTemplate {
 
 /// A message of the template engine, safe to show.
 pub(super) fn shown(error: &minijinja::Error) -> String {
-    Shown(&error.to_string()).to_string()
+    Escaped(&error.to_string()).to_string()
 }
 
 /// The template among the files of a tokenizer: `chat_template.jinja`, else `chat_template` of

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fault::Fault;
 use super::template::{self, ChatTemplate};
 use crate::checkpoint::read_small;
-use crate::error::Shown;
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// `tokenizer.json` of a checkpoint with what `tokenizer_config.json` and `chat_template.jinja` add.
@@ -73,8 +73,8 @@ impl Tokenizer {
         let bytes = read_small(&path)?;
         let broken = |e: &dyn std::fmt::Display| fault(&path, &format!("not a tokenizer: {e}"), None);
         let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| broken(&Shown(&e.to_string())))?;
-        inner.with_padding(None).with_truncation(None).map_err(|e| broken(&Shown(&e.to_string())))?;
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| broken(&Escaped(&e.to_string())))?;
+        inner.with_padding(None).with_truncation(None).map_err(|e| broken(&Escaped(&e.to_string())))?;
 
         let config = object(&root.join("tokenizer_config.json"))?;
         let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
@@ -101,7 +101,7 @@ impl Tokenizer {
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let decoded = self.inner.decode(ids, false);
-        decoded.map_err(|e| Error::usage(format!("cannot decode: {}", Shown(&e.to_string())), ""))
+        decoded.map_err(|e| Error::usage(format!("cannot decode: {}", Escaped(&e.to_string())), ""))
     }
 
     /// Number of tokens, added ones included: one more than the largest id.
@@ -169,7 +169,7 @@ impl Tokenizer {
 }
 
 fn cannot_encode(error: tokenizers::Error) -> Fault {
-    Fault::new(format!("the tokenizer cannot encode the row: {}", Shown(&error.to_string())))
+    Fault::new(format!("the tokenizer cannot encode the row: {}", Escaped(&error.to_string())))
 }
 
 /// An error about a file of the tokenizer.
@@ -189,7 +189,7 @@ fn object(path: &Path) -> Result<Value> {
     match serde_json::from_slice(&bytes) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(fault(path, "expected a JSON object", None)),
-        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Shown(&e)), None)),
+        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Escaped(&e)), None)),
     }
 }
 
@@ -210,7 +210,7 @@ fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Re
     if let Some(text) = token {
         let path = root.join("tokenizer_config.json");
         let id = inner.token_to_id(text).ok_or_else(|| {
-            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Shown(text)), None)
+            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Escaped(text)), None)
         })?;
         return Ok(Some(Eos { text: text.clone(), id }));
     }
