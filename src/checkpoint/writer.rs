@@ -141,7 +141,9 @@ mod tests {
         let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[7]].concat();
         std::fs::write(input.join("model.safetensors"), bytes).unwrap();
         let checkpoint = Checkpoint::open(&input, Access::Map).unwrap();
-        let staging = Staging::create(&dir.path().join("out"), &CommandInputs::of([&checkpoint]), false, false).unwrap();
+        let staging =
+            Staging::create(&dir.path().join("out"), &CommandInputs::of([&checkpoint]), false, false)
+                .unwrap();
         let linked = link_whole(&checkpoint.shards()[0], &staging, "no/such/directory", Link::Hard);
         let message = linked.map_err(|e| e.to_string()).unwrap_err();
         assert!(message.contains("cannot hard-link") && message.contains("a\\u{1b}[31m\\u{9b}"), "{message}");

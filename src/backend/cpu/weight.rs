@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::Stored;
 use crate::checkpoint::{Dtype, Known, decode_f32};
-use crate::simd::{Kernel, dispatch};
+use crate::simd::bf16;
 
 /// Elements widened by one thread at a time.
 const PIECE: usize = 1 << 15;
@@ -125,25 +125,8 @@ impl<'a> Weight<'a> {
 
 fn widen(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
     if *dtype == Dtype::Known(Known::BF16) {
-        return dispatch(WidenBf16 { bytes, out });
+        return bf16::decode(bytes, out);
     }
     let known = decode_f32(dtype, bytes, out);
     assert!(known.is_some(), "a weight is built over numbers only");
-}
-
-/// bf16 is the upper half of an `f32`.
-struct WidenBf16<'a> {
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl Kernel for WidenBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (out, two) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
-            *out = f32::from_bits(u32::from(u16::from_le_bytes(*two)) << 16);
-        }
-    }
 }

@@ -6,6 +6,7 @@ use super::device::{Arg, Device, Memory};
 use super::{Cuda, Working};
 use crate::backend::Stored;
 use crate::checkpoint::{Dtype, Known, decode_f32};
+use crate::simd::bf16::widen_bits;
 
 /// Elements on the card.
 #[derive(Debug)]
@@ -42,11 +43,9 @@ impl Buffer {
     pub(super) fn download(&self, device: &Device) -> Vec<f32> {
         match self.of {
             Working::F32 => device.download(&self.memory, self.len),
-            Working::Bf16 => device
-                .download::<u16>(&self.memory, self.len)
-                .into_iter()
-                .map(|bits| f32::from_bits(u32::from(bits) << 16))
-                .collect(),
+            Working::Bf16 => {
+                device.download::<u16>(&self.memory, self.len).into_iter().map(widen_bits).collect()
+            }
         }
     }
 

@@ -1,383 +1,287 @@
-//! The sums of a piece of two `bf16` tensors where the processor has AVX-512: what `kernel` gives, bit for
-//! bit, in less time.
+//! The sums of a piece of two `bf16` tensors with AVX-512: what `kernel` gives, bit for bit, in less time.
 
 use super::Delta;
-use super::histogram::{BINS, Scale};
-use super::kernel::{block, dot, same};
-use super::real::{Decode, Narrow};
-use crate::simd::bf16::{Avx512, Block, PAIRS, SHELVES, Shelves};
-use crate::simd::near::{FULL, Tally, Window};
-use crate::simd::{Kernel, PairSums, dispatch};
+use super::histogram::{BINS, BinEdges};
+use super::kernel::{block, dot, equal_block};
+use super::real::{AsF32, Decode};
+use crate::simd::bf16_fixed_point::{BinCounts, FixedPoint, FixedPointStats};
+use crate::simd::bf16_pairs::{BinTable, Block, BlockStats, PAIRS, TABLE_BINS};
+use crate::simd::{Avx512, Avx512Ifma, Kernel, PairSums, dispatch};
 
-/// The sums, and whether all bytes are the same.
-pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512) -> (Delta, bool) {
+/// The sums, and whether all bytes are equal. Without `ifma`, no block is taken in fixed point.
+pub(super) fn compare(a: &[u8], b: &[u8], avx512: Avx512, ifma: Option<Avx512Ifma>) -> (Delta, bool) {
     let mut piece = Piece {
         avx512,
-        scale: Scale::new(),
-        placed: [None; BINS],
-        sizes: [0.0; PAIRS],
-        near: None,
+        ifma,
+        edges: BinEdges::new(),
+        tables: [None; BINS],
+        abs_delta: [0.0; PAIRS],
+        fixed_point: None,
         sums: PairSums::default(),
         delta: Delta::default(),
     };
     let (blocks_a, rest_a) = a.as_chunks();
     let (blocks_b, rest_b) = b.as_chunks();
-    let mut all_same = true;
+    let mut all_equal = true;
     for (a, b) in blocks_a.iter().zip(blocks_b) {
         if a == b {
-            piece.add_same(a, b);
+            piece.add_equal(a, b);
         } else {
-            all_same = false;
+            all_equal = false;
             piece.add(a, b);
         }
     }
-    all_same &= rest_a == rest_b;
-    piece.add_plainly(rest_a, rest_b);
-    piece.empty();
+    all_equal &= rest_a == rest_b;
+    piece.add_plain(rest_a, rest_b);
+    piece.flush_bins();
     let Piece { sums, mut delta, .. } = piece;
-    sums.close(&mut delta, || dot(a, b, &Narrow::Bf16, &Narrow::Bf16));
-    (delta, all_same)
+    sums.finish(&mut delta, || dot(a, b, &AsF32::Bf16, &AsF32::Bf16));
+    (delta, all_equal)
 }
 
 struct Piece {
     avx512: Avx512,
-    scale: Scale<f32>,
-    /// The shelves by the bin of the largest size, made when first asked for.
-    placed: [Option<Placed>; BINS],
-    sizes: [f32; PAIRS],
-    /// The shelves for blocks of pairs that lie near each other, by the largest size of an earlier block.
-    near: Option<Near>,
+    ifma: Option<Avx512Ifma>,
+    edges: BinEdges<f32>,
+    /// The table by the bin of the largest |δ|, made at its first use.
+    tables: [Option<Table>; BINS],
+    abs_delta: [f32; PAIRS],
+    /// The format that fits the largest |δ| of an earlier block.
+    fixed_point: Option<Format>,
     sums: PairSums,
     delta: Delta,
 }
 
 impl Piece {
-    fn add_same(&mut self, a: &Block, b: &Block) {
-        let Some(squares) = self.avx512.squares(a, b) else {
-            return self.add_plainly(a, a);
+    /// Adds a block whose two sides are equal.
+    fn add_equal(&mut self, a: &Block, b: &Block) {
+        let Some(squares) = self.avx512.sum_of_squares(a, b) else {
+            return self.add_plain(a, a);
         };
         self.sums.add_squares(&squares, &squares);
         self.delta.elements += PAIRS as u64;
         self.delta.finite += PAIRS as u64;
     }
 
+    /// Adds a block: in fixed point, else in `f32` with AVX-512, else by the plain loops.
     fn add(&mut self, a: &Block, b: &Block) {
-        if self.add_near(a, b) {
+        if self.add_fixed_point(a, b) {
             return;
         }
-        let Some(seen) = self.avx512.add(a, b, &mut self.sums, &mut self.sizes) else {
-            return self.add_plainly(a, b);
+        let Some(stats) = self.avx512.add_pairs(a, b, &mut self.sums, &mut self.abs_delta) else {
+            return self.add_plain(a, b);
         };
-        if f64::from(seen.most) > self.delta.max_abs() {
-            self.mark_largest(a, b, seen.most);
+        let BlockStats { changed, sign_flips, max_abs } = stats;
+        if f64::from(max_abs) > self.delta.max_abs() {
+            self.set_largest(a, b, max_abs);
         }
-        self.add_counts(seen.changed, seen.flips);
-        self.count(u64::from(seen.changed), seen.most);
-        self.look_near(seen.most);
+        self.add_counts(changed, sign_flips);
+        self.add_to_histogram(u64::from(changed), max_abs);
+        self.choose_format(max_abs);
     }
 
-    /// Adds a block where its pairs lie near each other; tells whether they do.
-    fn add_near(&mut self, a: &Block, b: &Block) -> bool {
+    /// Adds a block if it fits the format; tells whether it does.
+    fn add_fixed_point(&mut self, a: &Block, b: &Block) -> bool {
         // Rounded down, so that nothing larger is missed.
-        let largest = (self.delta.max_abs() as f32).next_down().max(0.0);
-        let Some(Near { first, window, tally }) = &mut self.near else { return false };
-        let Some(seen) = self.avx512.add_near([a, b], window, largest, &mut self.sums, tally) else {
+        let max_abs = (self.delta.max_abs() as f32).next_down().max(0.0);
+        let (Some(ifma), Some(Format { first_bin, format, bins })) = (self.ifma, &mut self.fixed_point)
+        else {
             return false;
         };
-        let first = *first;
-        if tally.blocks == FULL {
-            self.delta.histogram.add(first, &std::mem::take(tally).counts(window));
+        let Some(stats) = ifma.add_pairs([a, b], format, max_abs, &mut self.sums, bins) else {
+            return false;
+        };
+        let FixedPointStats { changed, sign_flips, binned, new_max } = stats;
+        let first_bin = *first_bin;
+        if bins.is_full() {
+            self.delta.histogram.add(first_bin, &bins.take(format));
         }
-        if seen.counted < seen.changed {
-            self.count_below(first, a, b, seen.changed, seen.counted);
+        if binned < changed {
+            self.count_below(first_bin, a, b, changed, binned);
         }
-        if let Some(larger) = seen.larger.filter(|larger| f64::from(*larger) > self.delta.max_abs()) {
-            self.mark_largest(a, b, larger);
+        if let Some(new_max) = new_max.filter(|new_max| f64::from(*new_max) > self.delta.max_abs()) {
+            self.set_largest(a, b, new_max);
         }
-        self.add_counts(seen.changed, seen.flips);
+        self.add_counts(changed, sign_flips);
         true
     }
 
-    /// Counts the sizes of a block below bin `end`: of all that `changed` but those that were `counted` already.
+    /// Adds the |δ| of a block that fall below bin `end` to the histogram: of `changed` that are not zero, those that
+    /// were not `binned` already.
     #[cold]
-    fn count_below(&mut self, end: usize, a: &Block, b: &Block, changed: u32, counted: u32) {
-        let [x, y] = numbers([a, b]);
-        self.sizes = std::array::from_fn(|i| (y[i] - x[i]).abs());
-        let Self { scale, sizes, avx512, .. } = self;
-        let at_least = |edge| avx512.at_least(sizes, edge);
-        scale.count_below(end, at_least, changed.into(), counted.into(), &mut self.delta.histogram);
+    fn count_below(&mut self, end: usize, a: &Block, b: &Block, changed: u32, binned: u32) {
+        let [x, y] = decode([a, b]);
+        self.abs_delta = std::array::from_fn(|i| (y[i] - x[i]).abs());
+        let Self { edges, abs_delta, avx512, .. } = self;
+        let at_least = |edge| avx512.count_at_least(abs_delta, edge);
+        edges.count_below(end, at_least, changed.into(), binned.into(), &mut self.delta.histogram);
     }
 
-    /// Counts a block whose numbers are all finite.
-    fn add_counts(&mut self, changed: u32, flips: u32) {
+    /// Adds the counts of a block whose numbers are all finite.
+    fn add_counts(&mut self, changed: u32, sign_flips: u32) {
         self.delta.elements += PAIRS as u64;
         self.delta.finite += PAIRS as u64;
         self.delta.changed += u64::from(changed);
-        self.delta.sign_flips += u64::from(flips);
+        self.delta.sign_flips += u64::from(sign_flips);
     }
 
-    /// Notes the first pair whose |δ|, rounded to `f32`, is `size`.
-    fn mark_largest(&mut self, a: &Block, b: &Block, size: f32) {
-        let [x, y] = numbers([a, b]);
-        let at = x.iter().zip(&y).position(|(x, y)| (y - x).abs() == size).unwrap_or(0);
+    /// Takes the first pair of the block whose |δ|, rounded to `f32`, is `max_abs` as the largest.
+    fn set_largest(&mut self, a: &Block, b: &Block, max_abs: f32) {
+        let [x, y] = decode([a, b]);
+        let at = x.iter().zip(&y).position(|(x, y)| (y - x).abs() == max_abs).unwrap_or(0);
         let exact = (f64::from(y[at]) - f64::from(x[at])).abs();
         self.delta.largest = Some((exact, self.delta.elements + at as u64));
     }
 
-    /// Chooses the shelves for the next blocks by the largest size of this one, which did not fit the ones chosen
-    /// before.
-    fn look_near(&mut self, most: f32) {
-        let top = most.to_bits() >> 23;
-        // A block of a little less still fits, and the next may have more again.
-        if self.near.as_ref().is_none_or(|near| most >= near.window.bound || top + 2 < near.window.top) {
-            self.empty();
-            self.near = Near::new(&self.scale, most);
+    /// Chooses the format for the next blocks by the largest |δ| of this one, which did not fit the present format.
+    fn choose_format(&mut self, max_abs: f32) {
+        let exponent = max_abs.to_bits() >> 23;
+        // A format fits blocks with a somewhat smaller maximum, too, and the next block may have a larger one again.
+        let keep =
+            |current: &Format| max_abs < current.format.bound && exponent + 2 >= current.format.max_exponent;
+        if !self.fixed_point.as_ref().is_some_and(keep) {
+            self.flush_bins();
+            self.fixed_point = Format::new(&self.edges, max_abs);
         }
     }
 
-    /// Moves what was tallied to the histogram.
-    fn empty(&mut self) {
-        if let Some(Near { first, window, tally }) = &mut self.near {
-            self.delta.histogram.add(*first, &std::mem::take(tally).counts(window));
+    /// Moves the bin counts of the format to the histogram.
+    fn flush_bins(&mut self) {
+        if let Some(Format { first_bin, format, bins }) = &mut self.fixed_point {
+            self.delta.histogram.add(*first_bin, &bins.take(format));
         }
     }
 
-    /// Adds the sizes, of which `all` are not zero and `most` is the largest, to the histogram.
-    fn count(&mut self, all: u64, most: f32) {
-        let bin = self.scale.bin(most);
-        if self.placed[bin].is_none() {
-            self.placed[bin] = Placed::new(&self.scale, bin);
+    /// Adds `abs_delta`, of which `nonzero` are not zero and `max_abs` is the largest, to the histogram.
+    fn add_to_histogram(&mut self, nonzero: u64, max_abs: f32) {
+        let bin = self.edges.bin(max_abs);
+        if self.tables[bin].is_none() {
+            self.tables[bin] = Table::new(&self.edges, bin);
         }
-        let Self { scale, sizes, avx512, .. } = self;
-        let at_least = |edge| avx512.at_least(sizes, edge);
-        let Some(placed) = &self.placed[bin] else {
-            return scale.count_below(bin + 1, at_least, all, 0, &mut self.delta.histogram);
+        let Self { edges, abs_delta, avx512, .. } = self;
+        let at_least = |edge| avx512.count_at_least(abs_delta, edge);
+        let Some(Table { first_bin, bins }) = &self.tables[bin] else {
+            return edges.count_below(bin + 1, at_least, nonzero, 0, &mut self.delta.histogram);
         };
-        let counts = avx512.count(sizes, &placed.shelves);
-        self.delta.histogram.add(placed.first, &counts);
+        let counts = avx512.count_bins(abs_delta, bins);
+        self.delta.histogram.add(*first_bin, &counts);
         let counted = u64::from(counts.iter().sum::<u32>());
-        scale.count_below(placed.first, at_least, all, counted, &mut self.delta.histogram);
+        edges.count_below(*first_bin, at_least, nonzero, counted, &mut self.delta.histogram);
     }
 
-    /// Adds pairs of any kind, at most a block.
+    /// Adds at most a block of pairs, finite or not, by the plain loops.
     #[cold]
-    fn add_plainly(&mut self, a: &[u8], b: &[u8]) {
-        dispatch(Plainly { piece: self, a, b });
+    fn add_plain(&mut self, a: &[u8], b: &[u8]) {
+        dispatch(PlainBlock { piece: self, a, b });
     }
 }
 
-fn numbers(sides: [&Block; 2]) -> [[f32; PAIRS]; 2] {
+fn decode(sides: [&Block; 2]) -> [[f32; PAIRS]; 2] {
     sides.map(|side| {
         let mut out = [0.0; PAIRS];
-        Narrow::Bf16.decode(side, &mut out);
+        AsF32::Bf16.decode(side, &mut out);
         out
     })
 }
 
-/// Any number of pairs up to a block, finite or not, that the plain loops add.
-struct Plainly<'a> {
+struct PlainBlock<'a> {
     piece: &'a mut Piece,
     a: &'a [u8],
     b: &'a [u8],
 }
 
-impl Kernel for Plainly<'_> {
+impl Kernel for PlainBlock<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { piece: Piece { sizes, scale, sums, delta, .. }, a, b } = self;
+        let Self { piece: Piece { abs_delta, edges, sums, delta, .. }, a, b } = self;
         let [mut x, mut y] = [[0.0; PAIRS]; 2];
         let n = a.len() / 2;
         let (x, y) = (&mut x[..n], &mut y[..n]);
-        Narrow::Bf16.decode(a, x);
+        AsF32::Bf16.decode(a, x);
         if a == b {
-            return same(x, sums, delta);
+            return equal_block(x, sums, delta);
         }
-        Narrow::Bf16.decode(b, y);
-        block(x, y, &mut sizes[..n], scale, sums, delta);
+        AsF32::Bf16.decode(b, y);
+        block(x, y, &mut abs_delta[..n], edges, sums, delta);
     }
 }
 
-/// Shelves for the bins from the one of the largest size down.
+/// The first of the [`TABLE_BINS`] histogram bins that end with `last`. `None` where they would include the first or
+/// the last bin of the histogram, which also take what lies beyond their edges.
+fn first_bin(last: usize) -> Option<usize> {
+    let end = last + 1;
+    end.checked_sub(TABLE_BINS).filter(|first| *first > 0 && end < BINS)
+}
+
+/// The bins of the smallest and the largest number with this exponent field.
+fn bins_of(edges: &BinEdges<f32>, exponent: u32) -> [usize; 2] {
+    [exponent << 23, exponent << 23 | 0x007f_ffff].map(|bits| edges.bin(f32::from_bits(bits)))
+}
+
+/// The histogram bins from that of the largest |δ| down.
 #[derive(Clone, Copy)]
-struct Placed {
-    /// The bin of the first shelf.
-    first: usize,
-    shelves: Shelves,
+struct Table {
+    /// The bin of the histogram that bin 0 of the table is.
+    first_bin: usize,
+    bins: BinTable,
 }
 
-impl Placed {
-    /// `None` where the shelves would reach the first or last bin, which also take what lies beyond them, or
-    /// sizes that are not normal.
-    fn new(scale: &Scale<f32>, bin: usize) -> Option<Self> {
-        let end = bin + 1;
-        let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
-        let lowest = (scale.edge(end).to_bits() >> 23).checked_sub(15)?;
+impl Table {
+    /// `None` as [`first_bin`], or where the table would reach numbers that are not normal.
+    fn new(edges: &BinEdges<f32>, bin: usize) -> Option<Self> {
+        let first_bin = first_bin(bin)?;
+        let lowest = (edges.lower(bin + 1).to_bits() >> 23).checked_sub(15)?;
         let [mut edge, mut below, mut above] = [[0; 16]; 3];
-        // 2^14 is more than the shelves span, so what entry 0 leaves out lies below the first shelf.
-        for i in 1..16 {
-            let least = (lowest + i as u32) << 23;
-            let largest = least | 0x007f_ffff;
-            let [low, high] = [least, largest].map(|bits| scale.bin(f32::from_bits(bits)));
-            // A factor of two holds one edge at most.
-            edge[i] = scale.edge(high).to_bits();
-            below[i] = one_on(low, first);
-            above[i] = one_on(high, first);
+        // The bins span less than 2¹⁴, so that numbers of entry 0 lie below the first.
+        for (i, exponent) in (lowest..lowest + 16).enumerate().skip(1) {
+            let [low, high] = bins_of(edges, exponent);
+            edge[i] = edges.lower(high).to_bits();
+            below[i] = one_in_field(low, first_bin);
+            above[i] = one_in_field(high, first_bin);
         }
-        Some(Self { first, shelves: Shelves { lowest: lowest as u16, edge, below, above } })
+        Some(Self { first_bin, bins: BinTable { lowest_exponent: lowest as u16, edge, below, above } })
     }
 }
 
-/// Shelves for all sizes that blocks of near pairs may have.
-struct Near {
-    /// The bin of the first shelf.
-    first: usize,
-    window: Window,
-    tally: Tally,
+/// One in the four-bit field of a bin; zero where the table has no such bin.
+fn one_in_field(bin: usize, first_bin: usize) -> u32 {
+    bin.checked_sub(first_bin).and_then(|bin| 1u32.checked_shl(4 * bin as u32)).unwrap_or(0)
 }
 
-impl Near {
-    /// The shelves from the bin of the size `most` down. `None` where [`Placed::new`] says so, or the exponent field
-    /// of the size is out of range.
-    fn new(scale: &Scale<f32>, most: f32) -> Option<Self> {
-        let range = |exponent: u32| [exponent << 23, exponent << 23 | 0x007f_ffff].map(f32::from_bits);
-        let (top, end) = (most.to_bits() >> 23, scale.bin(most) + 1);
-        let first = end.checked_sub(SHELVES).filter(|first| *first > 0 && end < BINS)?;
-        if !Window::TOPS.contains(&top) {
+/// A fixed-point format with the histogram bins of its |δ|.
+struct Format {
+    /// The bin of the histogram that bin 0 of the format is.
+    first_bin: usize,
+    format: FixedPoint,
+    bins: BinCounts,
+}
+
+impl Format {
+    /// The format whose last bin is that of `max_abs`. `None` as [`first_bin`], or where the exponent is out of range.
+    fn new(edges: &BinEdges<f32>, max_abs: f32) -> Option<Self> {
+        let (max_exponent, last) = (max_abs.to_bits() >> 23, edges.bin(max_abs));
+        let first_bin = first_bin(last)?;
+        if !FixedPoint::MAX_EXPONENTS.contains(&max_exponent) {
             return None;
         }
-        let bound = scale.edge(end).min(f32::from_bits((top + 1) << 23));
-        let mut window = Window { top, bound, shift: [0; 32] };
-        for exponent in top - 31..=top {
-            let [low, high] = range(exponent).map(|size| scale.bin(size));
-            let shelf = low.checked_sub(first).map_or(15, |shelf| shelf as u32);
-            // From the edge on, the mantissa carries into the next shelf, of which 16 is the first.
-            let has_edge = low < high && high >= first;
-            let to_edge = if has_edge { ((exponent + 1) << 23) - scale.edge(high).to_bits() } else { 0 };
-            let scaled = exponent + window.scale();
-            window.shift[scaled as usize % 32] =
-                (shelf << 23).wrapping_sub(scaled << 23).wrapping_add(to_edge);
+        let bound = edges.lower(last + 1).min(f32::from_bits((max_exponent + 1) << 23));
+        let mut format = FixedPoint { max_exponent, bound, bin_offset: [0; 32] };
+        for exponent in max_exponent - 31..=max_exponent {
+            let [low, high] = bins_of(edges, exponent);
+            let bin = low.checked_sub(first_bin).map_or(15, |bin| bin as u32);
+            // From an edge on, the mantissa carries into the next bin, of which 16 is 0.
+            let has_edge = low < high && high >= first_bin;
+            let to_edge = if has_edge { ((exponent + 1) << 23) - edges.lower(high).to_bits() } else { 0 };
+            let scaled = exponent + format.log2_scale();
+            format.bin_offset[scaled as usize % 32] =
+                (bin << 23).wrapping_sub(scaled << 23).wrapping_add(to_edge);
         }
-        Some(Self { first, window, tally: Tally::default() })
+        Some(Self { first_bin, format, bins: BinCounts::default() })
     }
-}
-
-/// The field of the shelf of a bin; none where there is no shelf.
-fn one_on(bin: usize, first: usize) -> u32 {
-    bin.checked_sub(first).and_then(|shelf| 1u32.checked_shl(4 * shelf as u32)).unwrap_or(0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::surgery::diff::kernel::Compare;
-
-    /// Words from a 64-bit linear congruential generator.
-    fn words(seed: u64, n: usize, of: impl Fn(u64) -> u16) -> Vec<u16> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            of(state >> 20)
-        };
-        (0..n).map(next).collect()
-    }
-
-    fn bytes(words: &[u16]) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-
-    /// The plain build, the widest build of the same source and this file must agree in every bit.
-    fn all_agree(a: &[u16], b: &[u16]) {
-        let (a, b) = (&bytes(a)[..], &bytes(b)[..]);
-        let decode = &Narrow::Bf16;
-        let kernel =
-            || Compare { a, b, decode_a: decode, decode_b: decode, same_type: true, by_bytes: false };
-        let plain = kernel().run();
-        assert_eq!(dispatch(kernel()), plain, "the widest build of the plain loops");
-        if let Some(avx512) = Avx512::detect() {
-            assert_eq!(compare(a, b, avx512), plain, "AVX-512");
-        }
-    }
-
-    #[test]
-    fn every_build_gives_the_same_bits() {
-        for n in [0, 1, 1023, 1024, 5000] {
-            // Weights of one size, moved a little; then of all sizes that are finite; then anything.
-            let a = words(1, n, |r| 0x3c00 + (r as u16 & 0x81ff));
-            let moved = words(2, n, |r| (r % 5) as u16);
-            let b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
-            all_agree(&a, &b);
-            all_agree(&a, &a);
-            let finite = |seed| words(seed, n, |r| (r as u16 & 0x807f) | (((r >> 16) % 0xff) as u16 * 0x80));
-            all_agree(&finite(3), &finite(4));
-            let any = |seed| words(seed, n, |r| r as u16);
-            all_agree(&any(5), &any(6));
-            all_agree(&any(5), &any(5));
-        }
-    }
-
-    #[test]
-    fn every_build_counts_every_half_decade() {
-        // Blocks whose largest number is any power of two and whose others lie up to 2³⁰ lower.
-        for exponent in 0..=254u16 {
-            let zeros = vec![0; PAIRS];
-            let b = words(u64::from(exponent), PAIRS, |r| {
-                let lower = exponent.saturating_sub((r >> 10) as u16 % 30);
-                (r as u16 & 0x807f) | lower << 7
-            });
-            all_agree(&zeros, &b);
-            all_agree(&b, &zeros);
-        }
-    }
-
-    #[test]
-    fn every_build_agrees_on_near_pairs() {
-        // More blocks than are tallied at once; some with zeros, some of another size, some with larger steps or
-        // one number far larger than the others.
-        // The words of the first begin at 2⁻⁷, those of the others at the ends of the windows and beyond them.
-        let sizes = [0x3c00, 0x1000, 0x2800, 0x2c80, 0x4300, 0x4a00, 0x7000];
-        sizes.into_iter().for_each(near_pairs_agree);
-    }
-
-    fn near_pairs_agree(size: u16) {
-        let n = if size == 0x3c00 { 1030 } else { 301 } * PAIRS;
-        let mut a = words(7, n, |r| size + (r as u16 & 0x83ff));
-        let moved = words(8, n, |r| (r % 9) as u16);
-        let mut b: Vec<u16> = a.iter().zip(&moved).map(|(a, by)| a ^ by).collect();
-        for (i, (a, b)) in a.chunks_mut(PAIRS).zip(b.chunks_mut(PAIRS)).enumerate() {
-            let each = a.iter_mut().zip(b);
-            match i % 300 {
-                100 => each.for_each(|(a, b)| (*a, *b) = (*a & 0x8000, *b & 0x8000)),
-                101..110 => each.for_each(|(a, b)| (*a, *b) = (*a - 0x1000, *b - 0x1000)),
-                200 => each.for_each(|(a, b)| *b = *a ^ 0x8000),
-                201 => each.for_each(|(a, b)| *b = *a ^ 0x0400),
-                202 => each.skip(500).take(1).for_each(|(a, b)| (*a, *b) = (*a + 0x0480, *b + 0x0480)),
-                _ => {}
-            }
-        }
-        all_agree(&a, &b);
-    }
-
-    #[test]
-    fn the_dot_product_of_sides_of_other_sizes_is_exact() {
-        // ±1 against ±2⁻⁴⁰ and 2⁻⁴⁰: Σ a b is whole in 2⁻⁴⁰, which is lost beside Σ a².
-        let n = 3 * PAIRS;
-        let a = words(9, n, |r| 0x3f80 | (r as u16 & 0x8000));
-        let b = vec![(127 - 40) << 7; n];
-        let negative = a.iter().filter(|a| **a & 0x8000 != 0).count() as f64;
-        let (a_bytes, b_bytes) = (&bytes(&a)[..], &bytes(&b)[..]);
-        let decode = &Narrow::Bf16;
-        let kernel = Compare {
-            a: a_bytes,
-            b: b_bytes,
-            decode_a: decode,
-            decode_b: decode,
-            same_type: true,
-            by_bytes: false,
-        };
-        let (delta, _) = kernel.run();
-        assert_eq!(delta.dot, (n as f64 - 2.0 * negative) * 2f64.powi(-40));
-        all_agree(&a, &b);
-    }
-}
+#[path = "bf16_tests.rs"]
+mod tests;

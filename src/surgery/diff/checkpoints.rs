@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::compare::{Found, compare};
+use super::compare::{PairResult, compare};
 use super::pair::Pair;
 use super::{Form, Status, TensorDiff};
 use crate::Result;
@@ -68,7 +68,7 @@ fn by_name<'a>(a: &'a Checkpoint, b: &'a Checkpoint, wanted: &dyn Fn(&str) -> bo
     both
 }
 
-fn status(a: Option<Tensor<'_>>, b: Option<Tensor<'_>>, found: Option<&Found>) -> Status {
+fn status(a: Option<Tensor<'_>>, b: Option<Tensor<'_>>, found: Option<&PairResult>) -> Status {
     match (a, b) {
         (Some(_), None) => Status::OnlyInA,
         (None, _) => Status::OnlyInB,

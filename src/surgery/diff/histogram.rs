@@ -1,8 +1,8 @@
-//! Counts of |δ| by half decades.
+//! The histogram of |δ|: bins of half a decade.
 
 use super::real::Real;
 
-/// Exponents of √10 at the lower edges: |δ| in [10^(k/2), 10^((k+1)/2)).
+/// The first k: bin i takes |δ| in [10^(k/2), 10^((k+1)/2)) with k = `LOWEST` + i.
 const LOWEST: i32 = -32;
 pub(super) const BINS: usize = 48;
 
@@ -27,7 +27,7 @@ impl Histogram {
         }
     }
 
-    /// Adds to the bins from `first` on.
+    /// Adds counts to the bins from `first` on.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn add(&mut self, first: usize, counts: &[u32]) {
         for (count, more) in self.counts[first..].iter_mut().zip(counts) {
@@ -35,12 +35,11 @@ impl Histogram {
         }
     }
 
-    /// (log10 of the lower edge, count) of every bin from the first to the last that is not empty; a bin
-    /// is half a decade wide.
+    /// (log10 of the lower edge, count) of every bin from the first that is not empty to the last.
     pub fn bins(&self) -> Vec<(f64, u64)> {
-        let filled = |count: &u64| *count > 0;
+        let nonempty = |count: &u64| *count > 0;
         let (Some(first), Some(last)) =
-            (self.counts.iter().position(filled), self.counts.iter().rposition(filled))
+            (self.counts.iter().position(nonempty), self.counts.iter().rposition(nonempty))
         else {
             return Vec::new();
         };
@@ -48,12 +47,12 @@ impl Histogram {
     }
 }
 
-/// The lower edges of the bins.
-pub(super) struct Scale<R> {
-    edges: [R; BINS],
+/// The edges of the bins.
+pub(super) struct BinEdges<R> {
+    lower: [R; BINS],
 }
 
-impl<R: Real> Scale<R> {
+impl<R: Real> BinEdges<R> {
     pub(super) fn new() -> Self {
         let edge = |bin: usize| {
             let k = LOWEST + bin as i32;
@@ -62,45 +61,45 @@ impl<R: Real> Scale<R> {
             let decade = if k < 0 { 1.0 / power } else { power };
             if k.rem_euclid(2) == 0 { decade } else { decade * 10f64.sqrt() }
         };
-        Self { edges: std::array::from_fn(|bin| R::from_f64(edge(bin))) }
+        Self { lower: std::array::from_fn(|bin| R::from_f64(edge(bin))) }
     }
 
-    /// Counts finite, non-negative `sizes`, of which `all` are not zero and `most` is the largest.
+    /// Adds numbers that are finite and not negative, of which `nonzero` are not zero and `max` is the largest.
     #[inline(always)]
-    pub(super) fn count(&self, sizes: &[R], all: u64, most: R, histogram: &mut Histogram) {
-        let at_least = |edge: R| sizes.iter().map(|size| u32::from(*size >= edge)).sum::<u32>();
-        self.count_below(self.bin(most) + 1, at_least, all, 0, histogram);
+    pub(super) fn count(&self, x: &[R], nonzero: u64, max: R, histogram: &mut Histogram) {
+        let at_least = |edge: R| x.iter().map(|x| u32::from(*x >= edge)).sum::<u32>();
+        self.count_below(self.bin(max) + 1, at_least, nonzero, 0, histogram);
     }
 
-    /// Counts sizes below bin `end`. `at_least` tells how many reach an edge; `all` are not zero, of which
-    /// `counted` lie in `end` and above.
+    /// Adds numbers that fall below bin `end`: of `nonzero` that are not zero, all but the `counted` in `end` and above.
+    /// `at_least` gives how many are no less than an edge.
     #[inline(always)]
     pub(super) fn count_below(
         &self,
         end: usize,
         at_least: impl Fn(R) -> u32,
-        all: u64,
+        nonzero: u64,
         mut counted: u64,
         histogram: &mut Histogram,
     ) {
         let mut bin = end;
-        // From the largest down, until all are counted: the sizes of a block span a few bins.
-        while counted < all {
+        // From the largest down, until all are counted: the numbers of a block span a few bins.
+        while counted < nonzero {
             bin -= 1;
-            let upwards = if bin == 0 { all } else { u64::from(at_least(self.edges[bin])) };
-            histogram.counts[bin] += upwards - counted;
-            counted = upwards;
+            let cumulative = if bin == 0 { nonzero } else { u64::from(at_least(self.lower[bin])) };
+            histogram.counts[bin] += cumulative - counted;
+            counted = cumulative;
         }
     }
 
-    /// The bin of a size.
-    pub(super) fn bin(&self, size: R) -> usize {
-        self.edges.partition_point(|edge| *edge <= size).max(1) - 1
+    /// The bin of a number that is not negative.
+    pub(super) fn bin(&self, x: R) -> usize {
+        self.lower.partition_point(|edge| *edge <= x).max(1) - 1
     }
 
     /// The lower edge of a bin.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn edge(&self, bin: usize) -> R {
-        self.edges[bin]
+    pub(super) fn lower(&self, bin: usize) -> R {
+        self.lower[bin]
     }
 }

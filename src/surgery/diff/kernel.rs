@@ -1,78 +1,78 @@
 //! The sums of a piece of two tensors: one pass over both, block by block.
 //!
-//! Sums run over lanes in `f64`, squares of the sides as in [`squares`], and are folded in a fixed order. A block with
-//! NaN or infinities takes a plain loop that leaves those pairs out.
+//! Sums run over lanes in `f64`, those of a² and b² as in [`compensated_sum`], and are folded in a fixed order. A block
+//! with NaN or infinities takes a slow loop that skips those pairs.
 
 use super::Delta;
-use super::histogram::Scale;
+use super::histogram::BinEdges;
 use super::real::{Decode, Real};
-use crate::simd::{Kernel, PairSums, fold, prefetch, squares};
+use crate::simd::{Kernel, PairSums, compensated_sum, fold, prefetch};
 
-/// Elements of a block: both sides decoded, and |δ|, stay in the first-level cache.
+/// Elements of a block: both sides as numbers and |δ| fit in the first-level cache.
 const BLOCK: usize = 1024;
-/// Independent sums.
+/// Lanes of a sum.
 const LANES: usize = 8;
 
-/// The comparison of the numbers of two byte ranges, which hold equally many.
+/// Compares the numbers of two byte ranges, which hold equally many.
 pub(super) struct Compare<'a, D> {
     pub(super) a: &'a [u8],
     pub(super) b: &'a [u8],
     pub(super) decode_a: &'a D,
     pub(super) decode_b: &'a D,
-    /// Whether both have one type: then equal bytes are equal numbers.
+    /// Whether both sides have one type: then equal bytes are equal numbers.
     pub(super) same_type: bool,
-    /// Whether different bytes are different numbers, which for 64-bit integers `f64` does not tell.
+    /// Whether a pair has changed exactly where its bytes differ: for 64-bit integers, which `f64` rounds.
     pub(super) by_bytes: bool,
 }
 
 impl<D: Decode> Kernel for Compare<'_, D> {
-    /// The sums, and whether all bytes are the same.
+    /// The sums, and whether all bytes are equal.
     type Output = (Delta, bool);
 
     #[inline(always)]
     fn run(self) -> (Delta, bool) {
         let (width_a, width_b) = (self.decode_a.width(), self.decode_b.width());
-        let scale = Scale::new();
+        let edges = BinEdges::new();
         let mut sums = PairSums::default();
         let mut delta = Delta::default();
-        let mut all_same = self.same_type;
+        let mut all_equal = self.same_type;
         let mut at = 0;
-        let [mut x, mut y, mut size] = [[D::Real::ZERO; BLOCK]; 3];
+        let [mut x, mut y, mut abs_delta] = [[D::Real::ZERO; BLOCK]; 3];
         for (a, b) in self.a.chunks(BLOCK * width_a).zip(self.b.chunks(BLOCK * width_b)) {
             let n = a.len() / width_a;
             at += n;
-            prefetch(ahead(self.a, at * width_a, a.len()));
-            prefetch(ahead(self.b, at * width_b, b.len()));
-            let (x, y, size) = (&mut x[..n], &mut y[..n], &mut size[..n]);
+            prefetch(next_block(self.a, at * width_a, a.len()));
+            prefetch(next_block(self.b, at * width_b, b.len()));
+            let (x, y, abs_delta) = (&mut x[..n], &mut y[..n], &mut abs_delta[..n]);
             self.decode_a.decode(a, x);
             if self.same_type && a == b {
-                same(x, &mut sums, &mut delta);
+                equal_block(x, &mut sums, &mut delta);
                 continue;
             }
-            all_same = false;
+            all_equal = false;
             self.decode_b.decode(b, y);
             let before = delta.changed;
-            block(x, y, size, &scale, &mut sums, &mut delta);
+            block(x, y, abs_delta, &edges, &mut sums, &mut delta);
             if self.by_bytes {
                 let pairs = a.chunks_exact(width_a).zip(b.chunks_exact(width_b));
                 delta.changed = before + pairs.filter(|(a, b)| a != b).count() as u64;
             }
         }
-        sums.close(&mut delta, || dot(self.a, self.b, self.decode_a, self.decode_b));
-        (delta, all_same)
+        sums.finish(&mut delta, || dot(self.a, self.b, self.decode_a, self.decode_b));
+        (delta, all_equal)
     }
 }
 
-/// The next block.
+/// At most `len` bytes from `start` on.
 #[inline(always)]
-fn ahead(bytes: &[u8], start: usize, len: usize) -> &[u8] {
+fn next_block(bytes: &[u8], start: usize, len: usize) -> &[u8] {
     let start = start.min(bytes.len());
     &bytes[start..bytes.len().min(start + len)]
 }
 
-/// A block whose bytes are the same on both sides.
+/// Adds a block whose two sides are equal.
 #[inline(always)]
-pub(super) fn same<R: Real>(x: &[R], sums: &mut PairSums, delta: &mut Delta) {
+pub(super) fn equal_block<R: Real>(x: &[R], sums: &mut PairSums, delta: &mut Delta) {
     let n = x.len() as u64;
     let nonfinite = count(x, |x| !x.is_finite());
     delta.elements += n;
@@ -80,7 +80,7 @@ pub(super) fn same<R: Real>(x: &[R], sums: &mut PairSums, delta: &mut Delta) {
     delta.nonfinite_a += nonfinite;
     delta.nonfinite_b += nonfinite;
     if nonfinite == 0 {
-        sums.add_same(x);
+        sums.add_equal(x);
     } else {
         for x in x.iter().filter(|x| x.is_finite()) {
             sums.add_one(x.to_f64(), x.to_f64());
@@ -88,52 +88,53 @@ pub(super) fn same<R: Real>(x: &[R], sums: &mut PairSums, delta: &mut Delta) {
     }
 }
 
+/// Adds a block of pairs; `abs_delta` is where |δ| is written.
 #[inline(always)]
 pub(super) fn block<R: Real>(
     x: &[R],
     y: &[R],
-    size: &mut [R],
-    scale: &Scale<R>,
+    abs_delta: &mut [R],
+    edges: &BinEdges<R>,
     sums: &mut PairSums,
     delta: &mut Delta,
 ) {
     let first = delta.elements;
     delta.elements += x.len() as u64;
     let zero = R::ZERO.magnitude();
-    let (mut changed, mut flips, mut most, mut most_both) = (0u32, 0u32, zero, zero);
-    for ((size, x), y) in size.iter_mut().zip(x).zip(y) {
-        *size = R::distance(*x, *y);
-        changed += R::one_if_not_zero(size.magnitude());
+    let (mut changed, mut flips, mut max_delta, mut max_side) = (0u32, 0u32, zero, zero);
+    for ((abs_delta, x), y) in abs_delta.iter_mut().zip(x).zip(y) {
+        *abs_delta = R::distance(*x, *y);
+        changed += R::is_nonzero(abs_delta.magnitude());
         flips += R::flips(*x, *y);
-        most = most.max(size.magnitude());
-        most_both = most_both.max(x.magnitude()).max(y.magnitude());
+        max_delta = max_delta.max(abs_delta.magnitude());
+        max_side = max_side.max(x.magnitude()).max(y.magnitude());
     }
-    // Two finite numbers may be further apart than the type can say.
-    if !R::of_magnitude(most_both.max(most)).is_finite() {
+    // The difference of two finite numbers may overflow.
+    if !R::of_magnitude(max_side.max(max_delta)).is_finite() {
         delta.nonfinite_a += count(x, |x| !x.is_finite());
         delta.nonfinite_b += count(y, |y| !y.is_finite());
-        return slow_block(x, y, first, scale, sums, delta);
+        return slow_block(x, y, first, edges, sums, delta);
     }
     delta.finite += x.len() as u64;
     delta.changed += u64::from(changed);
     delta.sign_flips += u64::from(flips);
     sums.add(x, y);
-    let most = R::of_magnitude(most);
-    scale.count(size, u64::from(changed), most, &mut delta.histogram);
-    if delta.largest.is_none_or(|(before, _)| most.to_f64() > before) && most > R::ZERO {
-        let at = size.iter().position(|size| *size == most).unwrap_or(0);
+    let max = R::of_magnitude(max_delta);
+    edges.count(abs_delta, u64::from(changed), max, &mut delta.histogram);
+    if delta.largest.is_none_or(|(before, _)| max.to_f64() > before) && max > R::ZERO {
+        let at = abs_delta.iter().position(|x| *x == max).unwrap_or(0);
         delta.largest = Some(((y[at].to_f64() - x[at].to_f64()).abs(), first + at as u64));
     }
 }
 
-/// The same sums pair by pair, over the finite pairs.
+/// Adds a block pair by pair; sums run over the pairs that are finite on both sides.
 #[cold]
 #[inline(never)]
 fn slow_block<R: Real>(
     x: &[R],
     y: &[R],
     first: u64,
-    scale: &Scale<R>,
+    edges: &BinEdges<R>,
     sums: &mut PairSums,
     delta: &mut Delta,
 ) {
@@ -147,8 +148,8 @@ fn slow_block<R: Real>(
         delta.finite += 1;
         let (a, b) = (x.to_f64(), y.to_f64());
         sums.add_one(a, b);
-        let size = R::distance(*x, *y);
-        scale.count(&[size], u64::from(size > R::ZERO), size, &mut delta.histogram);
+        let abs_delta = R::distance(*x, *y);
+        edges.count(&[abs_delta], u64::from(abs_delta > R::ZERO), abs_delta, &mut delta.histogram);
         let exact = (b - a).abs();
         if exact > delta.max_abs() {
             delta.largest = Some((exact, first + i as u64));
@@ -165,9 +166,9 @@ impl PairSums {
     #[inline(always)]
     fn add<R: Real>(&mut self, x: &[R], y: &[R]) {
         let [mut sum, mut l1, mut squares] = [[0.0; LANES]; 3];
-        let (whole, rest) = x.as_chunks::<LANES>();
-        let (whole_y, rest_y) = y.as_chunks::<LANES>();
-        for (x, y) in whole.iter().zip(whole_y) {
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        let (vectors_y, rest_y) = y.as_chunks::<LANES>();
+        for (x, y) in vectors.iter().zip(vectors_y) {
             for l in 0..LANES {
                 let d = y[l].to_f64() - x[l].to_f64();
                 sum[l] += d;
@@ -185,12 +186,12 @@ impl PairSums {
         self.sum += fold(&sum);
         self.l1 += fold(&l1);
         self.squares += squares;
-        let [of_x, of_y] = squares_of_sides(x, y, squares);
-        self.add_squares(&of_x, &of_y);
+        let [squares_a, squares_b] = squares_of_sides(x, y, squares);
+        self.add_squares(&squares_a, &squares_b);
     }
 
     #[inline(always)]
-    fn add_same<R: Real>(&mut self, x: &[R]) {
+    fn add_equal<R: Real>(&mut self, x: &[R]) {
         let squares = sum_of_squares(x);
         self.add_squares(&squares, &squares);
     }
@@ -214,46 +215,47 @@ impl PairSums {
         delta.squares_b += fold(&self.squares_b);
     }
 
-    /// Closes the sums over all pairs of `delta`: with Σ a b, which [`dot_of`] or else `dot` tells.
+    /// Adds all sums to `delta`, with Σ a b from [`dot_from_squares`] or else from `dot`.
     #[inline(always)]
-    pub(super) fn close(&self, delta: &mut Delta, dot: impl FnOnce() -> f64) {
+    pub(super) fn finish(&self, delta: &mut Delta, dot: impl FnOnce() -> f64) {
         self.fold_into(delta);
-        delta.dot = dot_of(delta).unwrap_or_else(dot);
+        delta.dot = dot_from_squares(delta).unwrap_or_else(dot);
     }
 }
 
-/// Σ x² and Σ y² of a block whose Σ (y − x)² is `moved`. Without closures, which would not be built for wide vectors.
+/// Σ x² and Σ y² of a block whose Σ (y − x)² is `squares`. Without closures, which would not be compiled for wide vectors.
 #[inline(always)]
-fn squares_of_sides<R: Real>(x: &[R], y: &[R], moved: f64) -> [[f64; LANES]; 2] {
-    match (carried(x), R::narrow(x), R::narrow(y)) {
-        (Some(of_x), Some(x), Some(y)) if squares::is_near(&of_x, moved) => {
-            [of_x, squares::of_moved(&of_x, &squares::cross(x, y), moved)]
+fn squares_of_sides<R: Real>(x: &[R], y: &[R], squares: f64) -> [[f64; LANES]; 2] {
+    match (squares_in_f32(x), R::as_f32(x), R::as_f32(y)) {
+        (Some(of_x), Some(x), Some(y)) if compensated_sum::is_small(squares, &of_x) => {
+            let cross_term = compensated_sum::cross_term(x, y);
+            [of_x, compensated_sum::squares_of_sum(&of_x, &cross_term, squares)]
         }
         (Some(of_x), ..) => [of_x, sum_of_squares(y)],
-        (None, ..) => [in_f64(x), sum_of_squares(y)],
+        (None, ..) => [squares_in_f64(x), sum_of_squares(y)],
     }
 }
 
 /// Σ x² of a block.
 #[inline(always)]
 fn sum_of_squares<R: Real>(x: &[R]) -> [f64; LANES] {
-    match carried(x) {
+    match squares_in_f32(x) {
         Some(squares) => squares,
-        None => in_f64(x),
+        None => squares_in_f64(x),
     }
 }
 
-/// Σ x² of a block, where `f32` can carry it.
+/// Σ x² of a block by compensated summation, where the numbers are `f32` and the sum is in its range.
 #[inline(always)]
-fn carried<R: Real>(x: &[R]) -> Option<[f64; LANES]> {
-    squares::squares(R::narrow(x)?)
+fn squares_in_f32<R: Real>(x: &[R]) -> Option<[f64; LANES]> {
+    compensated_sum::squares(R::as_f32(x)?)
 }
 
 #[inline(always)]
-fn in_f64<R: Real>(x: &[R]) -> [f64; LANES] {
+fn squares_in_f64<R: Real>(x: &[R]) -> [f64; LANES] {
     let mut lanes = [0.0; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for x in whole {
+    let (vectors, rest) = x.as_chunks::<LANES>();
+    for x in vectors {
         for l in 0..LANES {
             lanes[l] = x[l].to_f64().mul_add(x[l].to_f64(), lanes[l]);
         }
@@ -264,9 +266,9 @@ fn in_f64<R: Real>(x: &[R]) -> [f64; LANES] {
     lanes
 }
 
-/// Σ a b = (Σ a² + Σ b² − Σ δ²) / 2, where it is as exact as the sum over products: `None` where the sides are of
-/// such different sizes, or so large or small, that it is not.
-fn dot_of(delta: &Delta) -> Option<f64> {
+/// Σ a b = (Σ a² + Σ b² − Σ δ²) / 2, where that is as exact as a sum over products: `None` where the norms of the sides
+/// differ too much, or where Σ a² or Σ b² is near the ends of the range of `f64`.
+fn dot_from_squares(delta: &Delta) -> Option<f64> {
     const WITHIN: f64 = 65536.0;
     const NORMAL: std::ops::Range<f64> = 1e-280..1e300;
     let Delta { squares_a: a, squares_b: b, squares, .. } = *delta;

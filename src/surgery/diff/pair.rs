@@ -1,15 +1,15 @@
 //! Two tensors to be compared, and how their bytes are read.
 
-use super::real::{Decode, Narrow, Wide};
+use super::real::{AsF32, AsF64, Decode};
 use crate::checkpoint::{Dtype, Known, Shard, TensorInfo};
 
 /// How the numbers of a pair are read.
 #[derive(Debug)]
 pub(super) enum Values {
     /// Both sides are floats of at most 32 bits.
-    Narrow(Narrow, Narrow),
+    F32(AsF32, AsF32),
     /// Both sides are real numbers.
-    Wide(Wide, Wide),
+    F64(AsF64, AsF64),
     /// One type whose elements are not numbers here: equal or not.
     Bytes,
 }
@@ -32,15 +32,15 @@ impl<'a> Pair<'a> {
     pub(super) fn new(a: Side<'a>, b: Side<'a>) -> Option<Self> {
         let elements = common_elements(&a.1.shape, &b.1.shape)?;
         let (of_a, of_b) = (&a.1.dtype, &b.1.dtype);
-        let values = if let (Some(x), Some(y)) = (Narrow::of(of_a), Narrow::of(of_b))
+        let values = if let (Some(x), Some(y)) = (AsF32::of(of_a), AsF32::of(of_b))
             && is_complex(of_a) == is_complex(of_b)
         {
-            Values::Narrow(x, y)
-        } else if let (Some(x), Some(y)) = (Wide::of(of_a), Wide::of(of_b))
+            Values::F32(x, y)
+        } else if let (Some(x), Some(y)) = (AsF64::of(of_a), AsF64::of(of_b))
             && !is_complex(of_a)
             && !is_complex(of_b)
         {
-            Values::Wide(x, y)
+            Values::F64(x, y)
         } else if of_a == of_b && elements == a.1.elements() && elements == b.1.elements() {
             Values::Bytes
         } else {
@@ -53,8 +53,8 @@ impl<'a> Pair<'a> {
     pub(super) fn numbers(&self) -> u64 {
         match self.values {
             Values::Bytes => self.a.1.len(),
-            Values::Narrow(..) if is_complex(&self.a.1.dtype) => 2 * self.elements,
-            Values::Narrow(..) | Values::Wide(..) => self.elements,
+            Values::F32(..) if is_complex(&self.a.1.dtype) => 2 * self.elements,
+            Values::F32(..) | Values::F64(..) => self.elements,
         }
     }
 
@@ -62,8 +62,8 @@ impl<'a> Pair<'a> {
     pub(super) fn widths(&self) -> (u64, u64) {
         match &self.values {
             Values::Bytes => (1, 1),
-            Values::Narrow(a, b) => (a.width() as u64, b.width() as u64),
-            Values::Wide(a, b) => (a.width() as u64, b.width() as u64),
+            Values::F32(a, b) => (a.width() as u64, b.width() as u64),
+            Values::F64(a, b) => (a.width() as u64, b.width() as u64),
         }
     }
 

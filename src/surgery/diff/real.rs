@@ -1,11 +1,12 @@
-//! Elements of a tensor as real numbers, decoded block by block.
+//! Elements of a tensor as real numbers, decoded block by block to `f32` or `f64`.
 
 use crate::checkpoint::{Dtype, Known, decode_f64};
+use crate::simd::bf16;
 
-/// The type that sums are fed from: `f32` for floats of at most 32 bits, `f64` for everything else.
+/// The type that elements are decoded to: `f32` for floats of at most 32 bits, `f64` for everything else.
 pub(super) trait Real: Copy + PartialOrd + Default {
     const ZERO: Self;
-    /// The bits of |x|, which are ordered as the numbers are; NaN above infinity.
+    /// The bits of |x|, which have the order of |x|, with NaN above infinity.
     type Magnitude: Ord + Copy;
     fn magnitude(self) -> Self::Magnitude;
     fn of_magnitude(bits: Self::Magnitude) -> Self;
@@ -18,13 +19,13 @@ pub(super) trait Real: Copy + PartialOrd + Default {
     /// 1 where one is negative and the other positive, of numbers that are not NaN; else 0.
     fn flips(x: Self, y: Self) -> u32;
     /// 1 for the magnitude of a number that is not zero.
-    fn one_if_not_zero(bits: Self::Magnitude) -> u32;
+    fn is_nonzero(bits: Self::Magnitude) -> u32;
     /// The numbers, if they are `f32`.
-    fn narrow(x: &[Self]) -> Option<&[f32]>;
+    fn as_f32(x: &[Self]) -> Option<&[f32]>;
 }
 
 macro_rules! real {
-    ($type:ty, $bits:ty, $to:expr, $from:expr, $narrow:expr) => {
+    ($type:ty, $bits:ty, $to:expr, $from:expr, $as_f32:expr) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
             type Magnitude = $bits;
@@ -58,17 +59,17 @@ macro_rules! real {
             }
             #[inline(always)]
             fn flips(x: Self, y: Self) -> u32 {
-                // Without a branch or a mask, so that it vectorises well.
+                // Without a branch or a comparison, which vectorises well.
                 let other_sign = (x.to_bits() ^ y.to_bits()) >> (<$bits>::BITS - 1);
                 (other_sign & x.magnitude().min(y.magnitude()).min(1)) as u32
             }
             #[inline(always)]
-            fn one_if_not_zero(bits: $bits) -> u32 {
+            fn is_nonzero(bits: $bits) -> u32 {
                 bits.min(1) as u32
             }
             #[inline(always)]
-            fn narrow(x: &[Self]) -> Option<&[f32]> {
-                $narrow(x)
+            fn as_f32(x: &[Self]) -> Option<&[f32]> {
+                $as_f32(x)
             }
         }
     };
@@ -86,15 +87,15 @@ pub(super) trait Decode {
     fn decode(&self, bytes: &[u8], out: &mut [Self::Real]);
 }
 
-/// Floats whose values are `f32` values.
+/// Decoders of floats of at most 32 bits to `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Narrow {
+pub(super) enum AsF32 {
     Bf16,
     F16,
     F32,
 }
 
-impl Narrow {
+impl AsF32 {
     /// The decoder of a type, if it is one of these. C64 is read as pairs of F32.
     pub(super) fn of(dtype: &Dtype) -> Option<Self> {
         match dtype {
@@ -106,7 +107,7 @@ impl Narrow {
     }
 }
 
-impl Decode for Narrow {
+impl Decode for AsF32 {
     type Real = f32;
 
     fn width(&self) -> usize {
@@ -116,11 +117,7 @@ impl Decode for Narrow {
     #[inline(always)]
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         match self {
-            Self::Bf16 => {
-                for (out, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-                }
-            }
+            Self::Bf16 => bf16::widen_slice(bytes, out),
             Self::F16 => {
                 for (out, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *out = f16_to_f32(u16::from_le_bytes(*b));
@@ -135,8 +132,8 @@ impl Decode for Narrow {
     }
 }
 
-/// A product rebases the exponent, which also normalises subnormals; infinities and NaN would become
-/// finite, so their exponent is set.
+/// A multiplication by 2¹¹² rebases the exponent, which also normalises subnormals. Infinities and NaN would become finite,
+/// so their exponent is set.
 #[inline(always)]
 fn f16_to_f32(bits: u16) -> f32 {
     let bits = u32::from(bits);
@@ -145,16 +142,16 @@ fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(rebased.to_bits() | special | (bits & 0x8000) << 16)
 }
 
-/// Any type that decodes to real numbers.
+/// Decoder of any real type to `f64`.
 #[derive(Debug, Clone)]
-pub(super) struct Wide {
+pub(super) struct AsF64 {
     dtype: Dtype,
     width: usize,
-    /// The values of a one-byte type.
+    /// The values of a one-byte type by their bits.
     values: Option<Box<[f64; 256]>>,
 }
 
-impl Wide {
+impl AsF64 {
     /// The decoder of a type, if its elements are real numbers of whole bytes.
     pub(super) fn of(dtype: &Dtype) -> Option<Self> {
         let width = dtype.bytes()?;
@@ -169,7 +166,7 @@ impl Wide {
     }
 }
 
-impl Decode for Wide {
+impl Decode for AsF64 {
     type Real = f64;
 
     fn width(&self) -> usize {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::real::{Decode, Wide};
+use super::real::{AsF64, Decode};
 use crate::checkpoint::{Checkpoint, Shard, TensorInfo};
 use crate::simd::{Kernel, dispatch};
 use crate::surgery::queue::deal;
@@ -147,7 +147,7 @@ fn fault(name: &str, what: &str) -> Error {
 /// One tensor in three checkpoints, of one shape.
 struct Triple<'a> {
     name: &'a str,
-    sides: [(&'a Shard, &'a TensorInfo, Wide); 3],
+    sides: [(&'a Shard, &'a TensorInfo, AsF64); 3],
 }
 
 impl<'a> Triple<'a> {
@@ -202,7 +202,7 @@ impl<'a> Triple<'a> {
 /// One piece of three tensors.
 struct Compare<'a> {
     bytes: [&'a [u8]; 3],
-    decoders: [&'a Wide; 3],
+    decoders: [&'a AsF64; 3],
 }
 
 impl Kernel for Compare<'_> {
@@ -230,8 +230,8 @@ impl Kernel for Compare<'_> {
     }
 }
 
-fn wide<'a>(shard: &'a Shard, info: &'a TensorInfo) -> Result<(&'a Shard, &'a TensorInfo, Wide)> {
-    let wide = Wide::of(&info.dtype);
+fn wide<'a>(shard: &'a Shard, info: &'a TensorInfo) -> Result<(&'a Shard, &'a TensorInfo, AsF64)> {
+    let wide = AsF64::of(&info.dtype);
     let wide = wide
         .ok_or_else(|| fault(&info.name, &format!("got {}, expected a type of real numbers", info.dtype)))?;
     Ok((shard, info, wide))

@@ -1,9 +1,9 @@
-//! MagPrune's coins: the probability of an element rises with its rank in its row.
+//! MagPrune: Bernoulli draws whose probability rises with the rank of an element in its row.
 //!
 //! Source: Deep et al. 2024 (DELLA), arXiv:2406.11617 §3.1. Ranks are exact; of equal magnitudes the first ranks lower.
 
 use crate::plan::{Domain, Key, words};
-use crate::simd::coins::{BINS, Bounds, Line, Tosses};
+use crate::simd::rank_bernoulli::{BINS, InverseProbability, RankBernoulli, RankBounds};
 use crate::simd::{Kernel, dispatch};
 
 /// Bits of a digit of the radix sort at most: three digits cover a magnitude.
@@ -11,11 +11,11 @@ const DIGIT: u32 = 11;
 const DIGITS: usize = 1 << DIGIT;
 /// Elements of a row at most whose ranks are only bounded at first.
 const SHORT: usize = 1 << 14;
-/// The `step` of a [`Chance`] that adds one word for every rank; below it, ranks are not bounded.
+/// The `step` of a [`Probability`] that adds one unit of a word per rank; below it, ranks are not bounded.
 const LEAST_STEP: u64 = 1 << 16;
 
-/// Coins of one row.
-pub(super) struct Coins {
+/// The draws of one row.
+pub(super) struct RowDraws {
     pub(super) key: Key,
     /// Index of the row's first element in its tensor.
     pub(super) first: u64,
@@ -33,17 +33,17 @@ pub(super) struct Ranks {
     ranks: Vec<u32>,
     words: Vec<u32>,
     bins: Vec<u8>,
-    unsure: Vec<u32>,
+    undecided: Vec<u32>,
 }
 
-/// `P 2³²` by rank: `least + rank · step`, with 32 bits behind the point of `least` and 48 of `step`.
+/// P · 2³² by rank: `least + rank · step / 2¹⁶`.
 #[derive(Clone, Copy)]
-struct Chance {
+struct Probability {
     least: u64,
     step: u64,
 }
 
-impl Chance {
+impl Probability {
     #[inline(always)]
     fn of(self, rank: u32) -> u64 {
         self.least + ((u64::from(rank) * self.step) >> 16)
@@ -55,36 +55,36 @@ fn magnitude(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
 
-impl Coins {
-    /// The chances of the ranks of a row of `m` elements.
-    fn chance(&self, m: usize) -> Chance {
+impl RowDraws {
+    /// The probabilities of the ranks of a row of `m` elements.
+    fn probability(&self, m: usize) -> Probability {
         // Density and epsilon are such that P < 1.
         let unit = (1u64 << 32) as f64;
         let least = ((self.density - self.epsilon) * unit) as u64;
         let step = (2.0 * self.epsilon / (m.max(2) - 1) as f64 * unit * unit.sqrt()) as u64;
-        Chance { least, step }
+        Probability { least, step }
     }
 
     /// `keep[i] = word_i < P_i 2³²`, `P = (p − ε) + 2ε (rank − 1)/(m − 1)` with ranks 1..m by rising |x|.
-    pub(super) fn toss(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
+    pub(super) fn draw(&self, row: &[f32], ranks: &mut Ranks, keep: &mut [bool]) {
         ranks.words.resize(row.len(), 0);
         words(&self.key, Domain::Element, self.first, &mut ranks.words);
-        let chance = self.chance(row.len());
-        if row.len() <= SHORT && chance.step >= LEAST_STEP {
-            return dispatch(Bounded { row, chance, ranks, keep });
+        let probability = self.probability(row.len());
+        if row.len() <= SHORT && probability.step >= LEAST_STEP {
+            return dispatch(Bounded { row, probability, ranks, keep });
         }
         ranks.rank(row);
         for ((keep, rank), word) in keep.iter_mut().zip(&ranks.ranks).zip(&ranks.words) {
-            *keep = u64::from(*word) < chance.of(*rank);
+            *keep = u64::from(*word) < probability.of(*rank);
         }
     }
 }
 
-/// Coins by bounds of the ranks: most words lie above or below the chances of all ranks that an element may have.
+/// Draws by bounds of the ranks: most words lie above or below the probabilities of all ranks that an element may have.
 /// Only for the others the rank is counted.
 struct Bounded<'a> {
     row: &'a [f32],
-    chance: Chance,
+    probability: Probability,
     ranks: &'a mut Ranks,
     keep: &'a mut [bool],
 }
@@ -94,27 +94,27 @@ impl Kernel for Bounded<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { row, chance, ranks: Ranks { words, bins, unsure, .. }, keep } = self;
+        let Self { row, probability, ranks: Ranks { words, bins, undecided, .. }, keep } = self;
         let bounds = bounds(row, bins);
         // Density and epsilon are such that 0 < P < 1.
-        let line =
-            Line { least: chance.least as u32, slope: (LEAST_STEP as f64 / chance.step as f64) as f32 };
-        unsure.clear();
-        Tosses { words, bins, bounds: &bounds, line }.decide(keep, unsure);
-        for i in unsure.iter().map(|i| *i as usize) {
+        let slope = (LEAST_STEP as f64 / probability.step as f64) as f32;
+        let inverse = InverseProbability { least: probability.least as u32, slope };
+        undecided.clear();
+        RankBernoulli { words, bins, bounds: &bounds, inverse }.draw(keep, undecided);
+        for i in undecided.iter().map(|i| *i as usize) {
             let size = magnitude(row[i]);
             let (before, from) = row.split_at(i);
             let lower: u32 = before.iter().map(|x| u32::from(magnitude(*x) <= size)).sum();
             let smaller: u32 = from.iter().map(|x| u32::from(magnitude(*x) < size)).sum();
-            keep[i] = u64::from(words[i]) < chance.of(lower + smaller);
+            keep[i] = u64::from(words[i]) < probability.of(lower + smaller);
         }
     }
 }
 
-/// Deals the elements of a short row to bins, 32 of them for each binade from the largest |x| down; the last one takes
-/// the rest. The bin of every element goes to `bins`.
+/// Sorts the elements of a short row into bins, 32 for each factor of two from the largest |x| down, of which the last
+/// takes the rest. The bin of every element goes to `bins`.
 #[inline(always)]
-fn bounds(row: &[f32], bins: &mut Vec<u8>) -> Bounds {
+fn bounds(row: &[f32], bins: &mut Vec<u8>) -> RankBounds {
     const SHIFT: u32 = 18;
     let most = row.iter().fold(0, |most, x| magnitude(*x).max(most));
     bins.resize(row.len(), 0);
@@ -134,7 +134,7 @@ fn bounds(row: &[f32], bins: &mut Vec<u8>) -> Bounds {
     for counts in &others {
         total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
     }
-    let mut bounds = Bounds { lowest: [0; BINS], highest: [0; BINS] };
+    let mut bounds = RankBounds { lowest: [0; BINS], highest: [0; BINS] };
     let mut left = row.len() as u16;
     for ((lowest, highest), total) in bounds.lowest.iter_mut().zip(&mut bounds.highest).zip(total) {
         *highest = left.saturating_sub(1);
@@ -206,17 +206,17 @@ mod tests {
     proptest! {
         /// Bounds never decide otherwise than the ranks themselves.
         #[test]
-        fn coins_are_those_of_the_ranks(
+        fn draws_are_those_of_the_ranks(
             mut row in prop::collection::vec(any::<f32>(), 1..700), zeros in 0u32..31, epsilon in 1e-9f64..0.49,
         ) {
             row.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() >> zeros << zeros));
             let mut ranks = Ranks::default();
-            let coins = Coins { key: Key::new(2, 0, "w"), first: 3, density: 0.5, epsilon };
+            let draws = RowDraws { key: Key::new(2, 0, "w"), first: 3, density: 0.5, epsilon };
             let mut keep = vec![false; row.len()];
-            coins.toss(&row, &mut ranks, &mut keep);
+            draws.draw(&row, &mut ranks, &mut keep);
             ranks.rank(&row);
-            let chance = coins.chance(row.len());
-            let ranked = ranks.ranks.iter().zip(&ranks.words).map(|(rank, word)| u64::from(*word) < chance.of(*rank));
+            let probability = draws.probability(row.len());
+            let ranked = ranks.ranks.iter().zip(&ranks.words).map(|(rank, word)| u64::from(*word) < probability.of(*rank));
             prop_assert_eq!(keep, ranked.collect::<Vec<_>>());
         }
 
@@ -230,13 +230,13 @@ mod tests {
             let mut expected = vec![0; row.len()];
             order.iter().zip(0..).for_each(|(i, rank)| expected[*i] = rank);
             prop_assert_eq!(&ranks.ranks, &expected);
-            let coins = Coins { key: Key::new(1, 0, "w"), first: 5, density: 0.5, epsilon: 0.4 };
+            let draws = RowDraws { key: Key::new(1, 0, "w"), first: 5, density: 0.5, epsilon: 0.4 };
             let mut keep = vec![false; row.len()];
-            coins.toss(&row, &mut ranks, &mut keep);
+            draws.draw(&row, &mut ranks, &mut keep);
             for ((keep, rank), i) in keep.iter().zip(&expected).zip(5..) {
-                let word = coins.key.word(Domain::Element, i);
-                let chance = 0.1 + 0.8 * f64::from(*rank) / (row.len().max(2) - 1) as f64;
-                let margin = f64::from(word) / 2f64.powi(32) - chance;
+                let word = draws.key.word(Domain::Element, i);
+                let probability = 0.1 + 0.8 * f64::from(*rank) / (row.len().max(2) - 1) as f64;
+                let margin = f64::from(word) / 2f64.powi(32) - probability;
                 prop_assert!(*keep == (margin < 0.0) || margin.abs() < 1e-6);
             }
         }
@@ -244,18 +244,18 @@ mod tests {
 
     /// P rises linearly with the rank, so the mean over a row is the density and the slope is 2ε.
     #[test]
-    fn coins_of_larger_elements_fall_more_often() {
+    fn larger_elements_are_kept_more_often() {
         let row: Vec<f32> = (0..1000u16).map(|i| f32::from(i % 250) * 4.0 + f32::from(i / 250)).collect();
         let (mut ranks, mut keep) = (Ranks::default(), vec![false; 1000]);
         let (mut low, mut high) = (0u32, 0u32);
         for draw in 0..200u32 {
-            let coins = Coins { key: Key::new(7, draw, "w"), first: 0, density: 0.5, epsilon: 0.2 };
-            coins.toss(&row, &mut ranks, &mut keep);
+            let draws = RowDraws { key: Key::new(7, draw, "w"), first: 0, density: 0.5, epsilon: 0.2 };
+            draws.draw(&row, &mut ranks, &mut keep);
             for (x, keep) in row.iter().zip(&keep) {
                 *if *x < 500.0 { &mut low } else { &mut high } += u32::from(*keep);
             }
         }
-        // Means of the halves: p ∓ ε/2; five standard deviations of a share of 100 000 coins.
+        // Means of the halves: p ∓ ε/2; five standard deviations of the mean of 100 000 draws.
         let bound = 5.0 * (0.25f64 / 1e5).sqrt();
         assert!((f64::from(low) / 1e5 - 0.4).abs() < bound && (f64::from(high) / 1e5 - 0.6).abs() < bound);
     }

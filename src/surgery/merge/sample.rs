@@ -7,7 +7,7 @@ use super::select::{COLLECT, Score, Top, before};
 use super::values::{Scratch, Values, over};
 use crate::Result;
 use crate::plan::Threshold;
-use crate::simd::window::{STEP, within};
+use crate::simd::collect_range::{SLACK, collect_range};
 
 /// A sample is this many runs of elements, spread evenly.
 const RUNS: u64 = 1024;
@@ -25,9 +25,9 @@ pub(super) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Resu
     let tiles = values.over(|scratch, range| {
         score(scratch, range)?;
         let Scratch { out, found, .. } = scratch;
-        found.resize((out.len() + STEP).max(found.len()), 0);
+        found.resize((out.len() + SLACK).max(found.len()), 0);
         let seen = |window: &(u32, u32)| {
-            let (n, above) = within(out, *window, found);
+            let (n, above) = collect_range(out, *window, found);
             (above, found[..n].to_vec())
         };
         Ok(windows.iter().map(seen).collect::<Vec<Seen>>())

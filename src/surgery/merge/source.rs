@@ -8,6 +8,7 @@ use half::f16;
 use super::rows::Rows;
 use crate::Result;
 use crate::checkpoint::{Cast, Checkpoint, Dtype, Known, Shard, Tensor, TensorInfo, decode_f32};
+use crate::simd::bf16::{self, widen};
 use crate::simd::{Kernel, dispatch};
 
 /// One input of a tensor.
@@ -160,7 +161,7 @@ pub(super) fn is_writable(dtype: &Dtype) -> bool {
 
 fn decode(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
-        Dtype::Known(Known::BF16) => dispatch(DecodeBf16 { bytes, out }),
+        Dtype::Known(Known::BF16) => bf16::decode(bytes, out),
         _ => assert!(decode_f32(dtype, bytes, out).is_some(), "sources of a merge are numbers"),
     }
 }
@@ -169,12 +170,6 @@ fn decode(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
 #[inline(always)]
 fn delta(x: f32, base: f32) -> f32 {
     if x.to_bits() == base.to_bits() { 0.0 } else { x - base }
-}
-
-/// The value of a `bf16`.
-#[inline(always)]
-fn wide(bytes: &[u8; 2]) -> f32 {
-    f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)
 }
 
 /// [`delta`] in place.
@@ -207,7 +202,7 @@ impl Kernel for DeltaBf16<'_> {
     fn run(self) {
         let pairs = self.bytes.as_chunks::<2>().0.iter().zip(self.base.as_chunks::<2>().0);
         for (out, (x, b)) in self.out.iter_mut().zip(pairs) {
-            *out = delta(wide(x), wide(b));
+            *out = delta(widen(*x), widen(*b));
         }
     }
 }
@@ -224,23 +219,7 @@ impl Kernel for FromBf16<'_> {
     #[inline(always)]
     fn run(self) {
         for ((out, x), b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0).zip(self.base) {
-            *out = delta(wide(x), *b);
-        }
-    }
-}
-
-struct DecodeBf16<'a> {
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl Kernel for DecodeBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (o, b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
-            *o = wide(b);
+            *out = delta(widen(*x), *b);
         }
     }
 }

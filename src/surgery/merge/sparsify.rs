@@ -4,11 +4,12 @@
 
 use std::ops::Range;
 
-use super::ranked::Coins;
+use super::ranked::RowDraws;
 use super::select::{Top, top};
-use super::values::{Scratch, Values, l1_of_kept};
+use super::values::{Scratch, Values};
 use crate::Result;
 use crate::plan::{Domain, Key, bernoulli};
+use crate::simd::masked_l1::masked_l1;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of a tensor at most whose coins are remembered: 32 MiB of them.
@@ -96,7 +97,7 @@ impl Thinning {
             let blocks: Vec<Range<usize>> = values.blocks(scratch.z[i].len()).collect();
             self.mark(values, i, range, scratch);
             let Scratch { z, keep, .. } = scratch;
-            let norms = |at: &Range<usize>| l1_of_kept(&z[i][at.clone()], &keep[at.clone()]);
+            let norms = |at: &Range<usize>| masked_l1(&z[i][at.clone()], &keep[at.clone()]);
             Ok((blocks.iter().map(norms).collect::<Vec<_>>(), if toss { bits(keep) } else { Vec::new() }))
         })?;
         let mut total = [0.0; 2];
@@ -140,8 +141,8 @@ impl Thinning {
                 let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
                 let mut first = range.start;
                 for (z, keep) in z.chunks(row).zip(keep.chunks_mut(row)) {
-                    let coins = Coins { key: *key, first, density: *density, epsilon: *epsilon };
-                    coins.toss(z, ranks, keep);
+                    let draws = RowDraws { key: *key, first, density: *density, epsilon: *epsilon };
+                    draws.draw(z, ranks, keep);
                     first += z.len() as u64;
                 }
             }

@@ -8,7 +8,6 @@ use rayon::prelude::*;
 use super::ranked::Ranks;
 use super::source::Source;
 use crate::Result;
-use crate::simd::kept::lanes;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of one tile: small enough that base and two models stay in the cache of a core.
@@ -203,32 +202,5 @@ impl Kernel for Dot<'_> {
         }
         let rest: f64 = x_rest.iter().zip(y_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         lanes.iter().sum::<f64>() + rest
-    }
-}
-
-/// Σ|x| and Σ|x| of those to be kept, in f64, in a fixed order.
-pub(super) fn l1_of_kept(x: &[f32], keep: &[bool]) -> [f64; 2] {
-    dispatch(L1OfKept { x, keep })
-}
-
-struct L1OfKept<'a> {
-    x: &'a [f32],
-    keep: &'a [bool],
-}
-
-impl Kernel for L1OfKept<'_> {
-    type Output = [f64; 2];
-
-    #[inline(always)]
-    fn run(self) -> [f64; 2] {
-        let (x, x_rest) = self.x.as_chunks();
-        let (keep, keep_rest) = self.keep.as_chunks();
-        let [mut all, mut kept] = lanes(x, keep).map(|lanes| lanes.iter().sum::<f64>());
-        for (x, keep) in x_rest.iter().zip(keep_rest) {
-            let size = f64::from(x.abs());
-            all += size;
-            kept += if *keep { size } else { 0.0 };
-        }
-        [all, kept]
     }
 }
