@@ -1,6 +1,6 @@
 //! One safetensors file, mapped into memory or read by position.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -196,21 +196,28 @@ impl Shard {
 
     /// Gives the file a second name.
     pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
+        let mut linked = linked();
+        // A change before the link would be taken for the link.
+        self.check_against(&linked).map_err(std::io::Error::other)?;
         std::fs::hard_link(self.path.canonicalize()?, name)?;
-        linked().insert((self.stamp.device, self.stamp.inode));
+        let now = Stamp::of(&self.file.metadata()?);
+        linked.insert((now.device, now.inode), now.changed);
         Ok(())
     }
 
     /// Checks that the file is still the one that was opened, unchanged: device, inode, length, modification time and
-    /// change time. The change time says nothing once this process has linked the file, as names that come and go set
-    /// it too.
+    /// change time, which may also be that of the last link that this process made to the file.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime.
     pub fn check_unchanged(&self) -> Result<()> {
+        self.check_against(&linked())
+    }
+
+    fn check_against(&self, linked: &Linked) -> Result<()> {
         let same = |now: std::fs::Metadata| {
             let mut now = Stamp::of(&now);
-            if linked().contains(&(self.stamp.device, self.stamp.inode)) {
+            if linked.get(&(now.device, now.inode)) == Some(&now.changed) {
                 now.changed = self.stamp.changed;
             }
             now == self.stamp
@@ -243,9 +250,11 @@ fn read_whole(file: &File, len: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Device and inode of the files that this process has linked: inputs may share them.
-fn linked() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
-    static LINKED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+/// Device and inode of the files that this process has linked, with the change time that the last link left.
+type Linked = BTreeMap<(u64, u64), (i64, i64)>;
+
+fn linked() -> MutexGuard<'static, Linked> {
+    static LINKED: Mutex<Linked> = Mutex::new(BTreeMap::new());
     LINKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
