@@ -238,7 +238,7 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "33650000").output().unwrap());
     assert!(full.contains("OUT_OF_MEMORY") && full.contains("--batch-size"), "{full}");
     let bf16 =
-        refused(&lab.train("out", &["--device", "cpu", "--compute-dtype", "bfloat16"]).output().unwrap());
+        refused(&lab.train("cpu", &["--device", "cpu", "--compute-dtype", "bfloat16"]).output().unwrap());
     assert!(bf16.contains("the CPU computes in float32"), "{bf16}");
 }
 
