@@ -5,7 +5,7 @@ mod common;
 
 use common::{counted, fails, fixture, ok, path, plan_of, run, tensor, write_checkpoint};
 use hft_surgery::checkpoint::{Access, Checkpoint};
-use hft_surgery::surgery::{Status, TensorDiff, diff};
+use hft_surgery::diff::{Status, TensorDiff, diff};
 use serde_json::Value;
 
 fn compare(a: &std::path::Path, b: &std::path::Path, access: Access) -> Vec<TensorDiff> {

@@ -114,7 +114,7 @@ fn hostile_templates_end_at_a_limit() {
 /// The same samples as where the template is rendered inside the process of the caller.
 #[test]
 fn templates_render_apart_as_they_do_here() {
-    use hft_surgery::train::data::{Limits, Tokenizer, load, preview as samples};
+    use hft_surgery::data::{Limits, Tokenizer, load, preview as samples};
 
     for name in ["chatml", "llama3", "gemma", "generation", "reasoning"] {
         let dir = model(name);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hft_surgery::backend::{Backend, Cpu, HeadGradients, Sequences, Targets};
 use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
-use hft_surgery::llama::{Activations, Batch, LlamaConfig, Model, Recompute, backward, forward};
+use hft_surgery::model::{Activations, Batch, LlamaConfig, Model, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, MicroBatch, step};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];

@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
-use hft_surgery::train::data::{
+use hft_surgery::data::{
     Dataset, IGNORED, Limits, Preference, Row, Side, Tokenizer, load, load_preferences, preview,
 };
 use hft_surgery::{Error, Result};

@@ -10,10 +10,10 @@ use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs};
+use crate::diff::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::error::Escaped;
 use crate::plan::{Category, Filter, Plan};
 use crate::report::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_json, overlap_table};
-use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::{Error, Result};
 
 /// Show what changed between two checkpoints: exit code 0 identical, 1 differs

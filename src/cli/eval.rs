@@ -9,9 +9,9 @@ use super::terminal::Terminal;
 use super::train::{in_batches, tokenizer};
 use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
-use crate::llama::LlamaConfig;
+use crate::data::{Batch, Limits, load};
+use crate::model::LlamaConfig;
 use crate::report::{grouped, json_text};
-use crate::train::data::{Batch, Limits, load};
 use crate::train::eval_checkpoint;
 use crate::{Error, Result};
 

@@ -11,7 +11,8 @@ use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
-use crate::surgery::{Input, Output, Pairing, Policies, Provenance, extract_lora};
+use crate::lora::extract_lora;
+use crate::surgery::{Input, Output, Pairing, Policies, Provenance};
 
 /// Make LoRA adapters; `merge --lora` applies them
 #[derive(Debug, clap::Args)]

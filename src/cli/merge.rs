@@ -13,10 +13,10 @@ use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, Link, contents_digest};
 use crate::error::Escaped;
+use crate::lora::{Adapter, LoraMerge};
+use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe};
 use crate::report::bytes;
-use crate::surgery::{
-    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, NonFinite, Output, Provenance, Recipe,
-};
+use crate::surgery::{Input, Output, Provenance};
 use crate::{Error, Result};
 
 /// Merge checkpoints by a recipe, or by flags
@@ -102,7 +102,7 @@ impl Merge {
         }
         let recipe = self.read()?;
         let models = Models::open(&recipe, self.reading.access())?;
-        let merge = surgery::Merge::new(&recipe, &models, self.options())?;
+        let merge = crate::merge::Merge::new(&recipe, &models, self.options())?;
         if self.explain {
             terminal.print(&merge.explain())?;
             return Ok(Outcome::Success);
@@ -260,7 +260,7 @@ fn warn_of(found: &NonFinite, terminal: &Terminal) {
 }
 
 /// Says what was not merged.
-fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
+fn tell(merge: &crate::merge::Merge<'_>, terminal: &Terminal) {
     const MOST: usize = 5;
     for why in ["not in all models", "not a floating-point type"] {
         let names: Vec<&str> = merge.copied().filter(|(_, w)| *w == why).map(|(name, _)| name).collect();

@@ -134,7 +134,7 @@ enum Outcome {
 
 /// Parses the command line, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
-    if let Some(code) = crate::train::data::render_apart() {
+    if let Some(code) = crate::data::render_apart() {
         return code;
     }
     let args = match config_file::expand(std::env::args_os().collect()) {

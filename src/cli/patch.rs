@@ -11,8 +11,8 @@ use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::error::Escaped;
+use crate::patch::{Application, Creation, PatchOutput};
 use crate::report::{PatchInspection, bytes};
-use crate::surgery::{self, Application, Creation, PatchOutput};
 
 /// Store what a fine-tune changed as one small file, and apply it to the base again
 #[derive(Debug, clap::Args)]
@@ -127,7 +127,7 @@ impl Create {
 
 impl Apply {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let patch = surgery::Patch::open(&self.patch)?;
+        let patch = crate::patch::Patch::open(&self.patch)?;
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let application = Application::new(&patch, &base)?;
         let bar = bytes_bar(terminal, "apply", patch.bytes() + patch.output_bytes());
@@ -145,7 +145,7 @@ impl Apply {
 }
 
 fn show(path: &Path, json: bool, tensors: bool, terminal: &Terminal) -> Result<Outcome> {
-    let inspection = PatchInspection::new(&surgery::Patch::open(path)?, tensors);
+    let inspection = PatchInspection::new(&crate::patch::Patch::open(path)?, tensors);
     terminal.print(&if json { inspection.to_json() } else { inspection.to_text() })?;
     Ok(Outcome::Success)
 }

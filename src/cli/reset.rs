@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, contents_digest};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Side, bytes, json_text, selection_json, selection_table};
-use crate::surgery::{self, Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
+use crate::surgery::{Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
 use crate::{Error, Result};
 
 /// Put a share of a fine-tuned model back to its base (half-reset)
@@ -90,7 +90,7 @@ impl Reset {
         let inventory = Inventory::of(&tuned);
         let plan = self.choose(&inventory)?;
         let pairing = Pairing::new(&base, &tuned, self.policies())?;
-        let reset = surgery::Reset::new(pairing, &inventory, &plan)?;
+        let reset = crate::reset::Reset::new(pairing, &inventory, &plan)?;
         tell(&reset, &inventory, terminal);
         let summary = Summary::new(&inventory, &plan);
         if !self.dry_run {
@@ -138,7 +138,7 @@ impl Reset {
         }
     }
 
-    fn write(&self, reset: &surgery::Reset<'_>, terminal: &Terminal) -> Result<()> {
+    fn write(&self, reset: &crate::reset::Reset<'_>, terminal: &Terminal) -> Result<()> {
         let Some(path) = &self.out else {
             return Err(Error::usage("--out is missing", ""));
         };
@@ -192,7 +192,7 @@ impl Reset {
 }
 
 /// Says what a policy settled or what the names do not tell.
-fn tell(reset: &surgery::Reset<'_>, inventory: &Inventory, terminal: &Terminal) {
+fn tell(reset: &crate::reset::Reset<'_>, inventory: &Inventory, terminal: &Terminal) {
     const MOST: usize = 5;
     let other: Vec<&str> = inventory.other_names();
     if !other.is_empty() {

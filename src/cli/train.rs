@@ -16,11 +16,11 @@ use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
 };
+use crate::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
 use crate::error::Escaped;
-use crate::llama::LlamaConfig;
+use crate::model::LlamaConfig;
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
-use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
 use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
 use crate::{Error, Result};
 

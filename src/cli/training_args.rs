@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use crate::llama::{LlamaConfig, Recompute};
-use crate::train::data::{Arrangement, BatchOptions};
+use crate::data::{Arrangement, BatchOptions};
+use crate::model::{LlamaConfig, Recompute};
 use crate::train::{AdamW, RoundOptions, Scheduler};
 use crate::{Error, Result};
 

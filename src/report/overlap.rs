@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::grouped;
 use super::table::{table, text};
+use crate::diff::{Overlap, TensorOverlap};
 use crate::error::Escaped;
 use crate::plan::{Category, Place};
-use crate::surgery::{Overlap, TensorOverlap};
 
 /// The sums of all tensors of a category, and of everything.
 fn totals(tensors: &[TensorOverlap]) -> (BTreeMap<Category, Overlap>, Overlap) {

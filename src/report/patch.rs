@@ -8,8 +8,8 @@ use super::number::{bytes, grouped, percent};
 use super::table::{table, text};
 use crate::checkpoint::Sha256Hex;
 use crate::error::Escaped;
+use crate::patch::{Change, Patch};
 use crate::plan::{Category, Place};
-use crate::surgery::{Change, Patch};
 
 /// The content of a patch, from its table of contents alone.
 #[derive(Debug, Serialize)]
@@ -101,7 +101,7 @@ impl PatchInspection {
                 });
             }
         }
-        let row = |file: crate::surgery::PatchFile<'_>| FileRow {
+        let row = |file: crate::patch::PatchFile<'_>| FileRow {
             path: file.path.to_owned(),
             bytes: file.bytes,
             sha256: file.sha256,

@@ -1,7 +1,7 @@
 //! Training rows as a person reads them: what is learnt is marked.
 
+use crate::data::Sample;
 use crate::error::Escaped;
-use crate::train::data::Sample;
 
 /// Every sample with its place; targets stand in ⟦…⟧, and in green where colour is on.
 pub fn samples_text(samples: &[Sample], color: bool) -> String {

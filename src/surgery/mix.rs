@@ -11,7 +11,7 @@ use crate::simd::{Kernel, dispatch};
 
 /// Which elements of a tensor keep their tuned value.
 #[derive(Debug)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     /// None of those that both sides have.
     Nothing,
     /// Each element by its own coin.
@@ -24,40 +24,40 @@ pub(super) enum Keep {
 
 /// Where one side of a tensor is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Side<'a> {
-    pub(super) shard: &'a Shard,
-    pub(super) info: &'a TensorInfo,
+pub(crate) struct Side<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) info: &'a TensorInfo,
 }
 
 /// `out[i] = keep[i] ? tuned[i] : base[i]`, by bytes; elements that only tuned has stay tuned.
 #[derive(Debug)]
-pub(super) struct Mix<'a> {
-    pub(super) base: Side<'a>,
-    pub(super) tuned: Side<'a>,
-    pub(super) cast: Option<Cast>,
+pub(crate) struct Mix<'a> {
+    pub(crate) base: Side<'a>,
+    pub(crate) tuned: Side<'a>,
+    pub(crate) cast: Option<Cast>,
     /// Leading elements that both sides have.
-    pub(super) common: u64,
-    pub(super) keep: Keep,
+    pub(crate) common: u64,
+    pub(crate) keep: Keep,
 }
 
 impl Mix<'_> {
     /// Number of elements.
-    pub(super) fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         self.tuned.info.elements()
     }
 
     /// Bytes of the tensor.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.tuned.info.len()
     }
 
     /// Bytes of one element.
-    pub(super) fn width(&self) -> u64 {
+    pub(crate) fn width(&self) -> u64 {
         width(self.tuned.info)
     }
 
     /// Elements of one row: a slice along the first dimension.
-    pub(super) fn row(&self) -> u64 {
+    pub(crate) fn row(&self) -> u64 {
         // Rows of an empty tensor may claim any size.
         self.tuned.info.shape.iter().skip(1).fold(1, |n: u64, d| n.saturating_mul(*d)).max(1)
     }
@@ -66,7 +66,7 @@ impl Mix<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Io`] from reading by position.
-    pub(super) fn compute(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn compute(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
         let width = self.width() as usize;
         let common = range.start..range.end.min(self.common).max(range.start);
         scratch.mask.resize((common.end - common.start) as usize, false);
@@ -83,7 +83,7 @@ impl Mix<'_> {
     ///
     /// # Errors
     /// As [`Mix::compute`].
-    pub(super) fn task_vector(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn task_vector(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
         let n = (range.end - range.start) as usize;
         let [tau, other] = &mut scratch.values;
         tau.resize(n, 0.0);
@@ -128,7 +128,7 @@ impl Mix<'_> {
 }
 
 /// Gives every element the flag of its row; the mask begins `skip` elements into the first row.
-pub(super) fn spread(rows: &[bool], row: u64, skip: u64, mask: &mut [bool]) {
+pub(crate) fn spread(rows: &[bool], row: u64, skip: u64, mask: &mut [bool]) {
     let first = ((row - skip) as usize).min(mask.len());
     let (head, rest) = mask.split_at_mut(first);
     let mut flags = rows.iter();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{Checkpoint, Sha256Hex, header_digest};
 
 /// The name of the file.
-pub(super) const FILE_NAME: &str = "hft_surgery.json";
+pub(crate) const FILE_NAME: &str = "hft_surgery.json";
 
 /// Everything that decides the bytes of an output: no clock, no output path, no thread count.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Input {
 
 impl Provenance {
     /// The text of the file, with the plan that was carried out.
-    pub(super) fn to_json(&self, seed: u64, plan: Value) -> String {
+    pub(crate) fn to_json(&self, seed: u64, plan: Value) -> String {
         let inputs: Vec<Value> = self.inputs.iter().map(Input::to_json).collect();
         let document = json!({
             "format": "hft-surgery/provenance",

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::output::Output;
 use super::provenance::{FILE_NAME, Provenance};
-use super::reset::Output;
 use super::stream::{self, FilePlan, Segment};
 use crate::checkpoint::{Checkpoint, CommandInputs, Dtype, Sidecars, encode_f32, sidecars};
 use crate::{Error, Faults, Result};
@@ -22,22 +22,22 @@ pub struct Rewrite<'a> {
 
 /// The values of one tensor, in the type of the checkpoint.
 #[derive(Debug)]
-pub(super) struct Encode<'a> {
-    pub(super) values: &'a [f32],
+pub(crate) struct Encode<'a> {
+    pub(crate) values: &'a [f32],
     dtype: &'a Dtype,
 }
 
 impl Encode<'_> {
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.values.len() as u64 * self.width()
     }
 
-    pub(super) fn width(&self) -> u64 {
+    pub(crate) fn width(&self) -> u64 {
         self.dtype.bytes().unwrap_or(0) as u64
     }
 
     /// The elements `range`, rounded to nearest even.
-    pub(super) fn bytes<'s>(&self, range: Range<usize>, out: &'s mut Vec<u8>) -> &'s [u8] {
+    pub(crate) fn bytes<'s>(&self, range: Range<usize>, out: &'s mut Vec<u8>) -> &'s [u8] {
         let known = encode_f32(self.dtype, &self.values[range], out);
         assert!(known.is_some(), "a rewrite is built over floating-point types only");
         out

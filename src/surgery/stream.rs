@@ -17,7 +17,7 @@ const MIX_PIECE: u64 = 1 << 20;
 
 /// Bytes of the output and where they come from.
 #[derive(Debug)]
-pub(super) enum Segment<'a> {
+pub(crate) enum Segment<'a> {
     /// A range of a source file, as it is.
     Copy { shard: &'a Shard, range: Range<u64> },
     /// A tensor computed element by element.
@@ -28,19 +28,19 @@ pub(super) enum Segment<'a> {
 
 /// One file of the output: its segments cover it from the first byte to the last.
 #[derive(Debug)]
-pub(super) struct FilePlan<'a> {
-    pub(super) name: String,
-    pub(super) segments: Vec<Segment<'a>>,
+pub(crate) struct FilePlan<'a> {
+    pub(crate) name: String,
+    pub(crate) segments: Vec<Segment<'a>>,
 }
 
 impl<'a> FilePlan<'a> {
-    pub(super) fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         let segments = Vec::new();
         Self { name, segments }
     }
 
     /// Appends a range of a source file, joined to the segment before where it continues it.
-    pub(super) fn copy(&mut self, shard: &'a Shard, range: Range<u64>) {
+    pub(crate) fn copy(&mut self, shard: &'a Shard, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -55,7 +55,7 @@ impl<'a> FilePlan<'a> {
     }
 
     /// Bytes of the file.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.segments.iter().map(Segment::len).sum()
     }
 
@@ -97,13 +97,13 @@ struct Job<'a> {
 
 /// Buffers of one thread, reused from piece to piece.
 #[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) base: Vec<u8>,
-    pub(super) tuned: Vec<u8>,
-    pub(super) cast: Vec<u8>,
-    pub(super) out: Vec<u8>,
-    pub(super) mask: Vec<bool>,
-    pub(super) values: [Vec<f32>; 2],
+pub(crate) struct Scratch {
+    pub(crate) base: Vec<u8>,
+    pub(crate) tuned: Vec<u8>,
+    pub(crate) cast: Vec<u8>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) mask: Vec<bool>,
+    pub(crate) values: [Vec<f32>; 2],
 }
 
 /// Writes `files` into the staging directory. `done` is told the bytes written so far.
@@ -113,7 +113,7 @@ pub(super) struct Scratch {
 ///
 /// # Errors
 /// The first fault any thread met.
-pub(super) fn write(
+pub(crate) fn write(
     files: &[FilePlan<'_>],
     staging: &Staging,
     link: Link,

@@ -14,7 +14,7 @@ const PART: u64 = 1 << 20;
 
 /// The elements or rows that keep their tuned value.
 #[derive(Debug)]
-pub(super) struct Chosen {
+pub(crate) struct Chosen {
     complement: bool,
     what: What,
 }
@@ -32,7 +32,7 @@ impl Chosen {
     ///
     /// # Errors
     /// [`crate::Error::Io`] from reading by position.
-    pub(super) fn measure(
+    pub(crate) fn measure(
         mix: &Mix<'_>,
         granularity: Granularity,
         share: f64,
@@ -49,7 +49,7 @@ impl Chosen {
     ///
     /// # Errors
     /// As [`Chosen::measure`].
-    pub(super) fn fill(&self, mix: &Mix<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn fill(&self, mix: &Mix<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
         match &self.what {
             What::Rows(rows) => {
                 let row = mix.row();

@@ -1,7 +1,7 @@
 //! What a step costs: floating-point operations and memory, from the plan alone.
 
 use crate::backend::{Backend, head_rows};
-use crate::llama::{LlamaConfig, Model, Reach, Recompute, activation_floats};
+use crate::model::{LlamaConfig, Model, Reach, Recompute, activation_floats};
 
 /// Floating-point operations per token that a step executes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -38,7 +38,7 @@ impl Cost {
         recompute: Recompute,
     ) -> Self {
         let config = &model.config;
-        let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
+        let trained = |param: &&crate::model::Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
         let logits = head_rows(tokens, config.vocab_size) * config.vocab_size;
         let hidden = tokens * config.hidden_size;

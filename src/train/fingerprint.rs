@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::data::Row;
+use crate::data::Row;
 
 /// SHA-256 over the ids and labels of all rows, in hexadecimal.
 pub fn rows_digest(rows: &[Row]) -> String {

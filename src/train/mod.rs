@@ -4,7 +4,6 @@
 //! `state` is what `--resume` needs, `log` what people look at.
 
 mod cost;
-pub mod data;
 mod elements;
 mod fingerprint;
 mod log;

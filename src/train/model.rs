@@ -3,7 +3,7 @@
 use super::elements::element_bits;
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, encode_f32};
-use crate::llama::{LlamaConfig, Model, expected};
+use crate::model::{LlamaConfig, Model, expected};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
 use std::borrow::Cow;

@@ -10,9 +10,9 @@ use super::state::{self, Progress};
 use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
+use crate::data::{Batch, Batches, Epoch};
 use crate::error::Escaped;
-use crate::llama::{Activations, Model, Recompute};
-use crate::train::data::{Batch, Batches, Epoch};
+use crate::model::{Activations, Model, Recompute};
 use crate::{Error, Result};
 
 /// The data of a round.

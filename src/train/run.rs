@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
 
-use super::data::Batch;
 use super::log::TrainLog;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
@@ -17,11 +16,12 @@ use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
     Access, Checkpoint, Link, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
-use crate::llama::Model;
+use crate::data::Batch;
+use crate::diff::{Status, TensorDiff, diff, violations};
+use crate::model::Model;
+use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
-use crate::surgery::{
-    Creation, Input, Output, PatchOutput, Provenance, Rewrite, Status, TensorDiff, diff, violations,
-};
+use crate::surgery::{Input, Output, Provenance, Rewrite};
 use crate::{Error, Result};
 
 /// One round: what it trains and on which data.
@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A configuration outside the Llama family, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
-        let config = crate::llama::LlamaConfig::read(source)?;
+        let config = crate::model::LlamaConfig::read(source)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
@@ -349,8 +349,8 @@ fn measure<'c, B: Backend>(
     sizes: (usize, usize),
 ) -> Result<(f64, u64)> {
     let model = model::load(backend, source, None, |backend, stored, _| weight(backend, stored))?;
-    let recompute = crate::llama::Recompute::Block;
-    let mut acts = crate::llama::Activations::new(backend, &model.config, sizes, recompute, false);
+    let recompute = crate::model::Recompute::Block;
+    let mut acts = crate::model::Activations::new(backend, &model.config, sizes, recompute, false);
     let (mut sum, mut count) = (0.0, 0);
     for batch in batches {
         let losses = super::evaluate(backend, &model, &mut acts, &super::MicroBatch::of(batch));

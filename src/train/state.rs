@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::Backend;
 use crate::checkpoint::{Access, Checkpoint, Sha256Hex, Shard, decode_f32, replace_file, tensor_digests};
-use crate::llama::Model;
+use crate::model::Model;
 use crate::{Error, Result};
 
 /// Where a run stands.

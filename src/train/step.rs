@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{
     AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Part, Rehearsal, Sequences, Targets,
 };
-use crate::llama::{Activations, Batch, Model, Param, Reach, Recompute, Trained, backward, forward};
+use crate::model::{Activations, Batch, Model, Param, Reach, Recompute, Trained, backward, forward};
 
 /// Tokens that go through the model at once: sequences laid end to end, without padding.
 #[derive(Debug, Clone, Copy)]

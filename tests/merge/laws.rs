@@ -335,7 +335,8 @@ fn explain_names_every_tensor_and_writes_nothing() {
 #[test]
 fn the_size_of_a_tile_changes_no_bit() {
     use hft_surgery::checkpoint::{Access, Link};
-    use hft_surgery::surgery::{Merge, MergeOptions, Models, Output, Provenance, Recipe};
+    use hft_surgery::merge::{Merge, MergeOptions, Models, Recipe};
+    use hft_surgery::surgery::{Output, Provenance};
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     checkpoints(dir);

@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::DiffReport;
 use super::rollup::Total;
+use crate::diff::{Delta, Histogram as DiffHistogram, Status, TensorDiff};
 use crate::plan::Place;
-use crate::surgery::{Delta, DiffHistogram, Status, TensorDiff};
 
 impl DiffReport {
     /// `{"identical", "summary", "tensors"}`. Deltas are b − a; numbers that do not exist are null.

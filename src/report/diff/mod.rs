@@ -14,7 +14,7 @@ pub use table::SortBy;
 
 use rollup::Rollup;
 
-use crate::surgery::{Status, TensorDiff};
+use crate::diff::{Status, TensorDiff};
 
 /// The comparison of two checkpoints, ready to be shown.
 #[derive(Debug)]

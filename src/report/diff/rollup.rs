@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::diff::{Delta, Status, TensorDiff};
 use crate::plan::{Category, Place};
-use crate::surgery::{Delta, Status, TensorDiff};
 
 /// The sums over some tensors.
 #[derive(Debug, Clone, Default)]

@@ -3,10 +3,10 @@
 use super::DiffReport;
 use super::rollup::Total;
 use super::scale::{Scale, wants_dark_text};
+use crate::diff::{Delta, Status, TensorDiff};
 use crate::error::Escaped;
 use crate::report::table::{table, text};
 use crate::report::{grouped, percent};
-use crate::surgery::{Delta, Status, TensorDiff};
 
 /// What comes first in the list of tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checkpoint::Dtype;
-use crate::surgery::{Delta, Form};
+use crate::diff::{Delta, Form};
 
 const HOSTILE: &str =
     "model.layers.0.mlp.</script><img src=x onerror=alert(1)>\u{1b}[31m\n\"=cmd,\u{202e}.weight";

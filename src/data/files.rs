@@ -1,0 +1,107 @@
+//! Which files hold the rows.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::natural_order;
+use crate::error::Escaped;
+use crate::{Error, Result};
+
+/// How a file holds rows, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// JSON lines, or one JSON list.
+    Json,
+    /// JSON lines, compressed.
+    JsonZstd,
+    Parquet,
+}
+
+const KINDS: &str = "training data is .jsonl, .json, .jsonl.zst or .parquet";
+
+/// What Hugging Face writes beside the rows of a data set.
+const NOT_ROWS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
+
+fn kind(path: &Path) -> Option<Kind> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    if ends(&[".jsonl", ".json", ".ndjson"]) {
+        Some(Kind::Json)
+    } else if ends(&[".jsonl.zst", ".json.zst", ".ndjson.zst"]) {
+        Some(Kind::JsonZstd)
+    } else {
+        ends(&[".parquet"]).then_some(Kind::Parquet)
+    }
+}
+
+/// The files of a path: itself, or those that a directory holds directly, in natural order.
+///
+/// # Errors
+/// When the path does not exist or is no training data.
+pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
+    let refuse = |fault: &str| Error::Data {
+        path: path.to_owned(),
+        line: None,
+        fault: fault.to_owned(),
+        hint: Some(KINDS.to_owned()),
+    };
+    if !std::fs::metadata(path).map_err(Error::io("open", path))?.is_dir() {
+        let kind = kind(path).ok_or_else(|| refuse("unknown kind of file"))?;
+        if !path.is_file() {
+            return Err(not_regular(path));
+        }
+        return Ok(vec![(path.to_owned(), kind)]);
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
+        let entry = entry.map_err(Error::io("list", path))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            let fault = format!("a file name is not UTF-8: {}", Escaped(entry.path().as_path()));
+            return Err(refuse(&fault));
+        };
+        if !name.starts_with('.') && !NOT_ROWS.contains(&name.as_str()) && !entry.path().is_dir() {
+            names.push(name);
+        }
+    }
+    names.sort_by(|a, b| natural_order(a, b));
+    let all: Vec<_> =
+        names.iter().filter_map(|name| kind(Path::new(name)).map(|k| (path.join(name), k))).collect();
+    if let Some((path, _)) = all.iter().find(|(path, _)| !path.is_file()) {
+        return Err(not_regular(path));
+    }
+    if all.is_empty() { Err(refuse("the directory holds no training data")) } else { Ok(all) }
+}
+
+/// Rows are read more than once, and a pipe would wait for a writer.
+fn not_regular(path: &Path) -> Error {
+    Error::Data { path: path.to_owned(), line: None, fault: "not a regular file".to_owned(), hint: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_read_in_natural_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b-10.jsonl", "b-9.jsonl.zst", "README.md", ".x.jsonl", "a.parquet", "dataset_info.json"]
+        {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let found = files(dir.path()).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|(p, k)| (p.file_name().unwrap().to_str().unwrap(), *k)).collect();
+        assert_eq!(
+            found,
+            [("a.parquet", Kind::Parquet), ("b-9.jsonl.zst", Kind::JsonZstd), ("b-10.jsonl", Kind::Json)]
+        );
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(files(dir.path()).is_err_and(|e| e.to_string().contains("no training data")));
+        let csv = dir.path().join("x.csv");
+        std::fs::write(&csv, "").unwrap();
+        assert!(files(&csv).is_err_and(|e| e.hint().is_some_and(|h| h.contains(".parquet"))));
+    }
+}

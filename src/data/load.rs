@@ -1,0 +1,246 @@
+//! Files become tokenized rows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::data::encode::encode;
+use crate::data::fault::Fault;
+use crate::data::files::{self, Kind};
+use crate::data::json_lines::{self, Found};
+use crate::data::record::Record;
+use crate::data::row::{Row, Sequence, Source, targets};
+use crate::data::template::ChatTemplate;
+use crate::data::tokenizer::Tokenizer;
+use crate::{Error, Faults, Result};
+
+/// Rows that are tokenized at once, unless they are large.
+const CHUNK: usize = 2048;
+/// Bytes after which no further row is taken into a chunk.
+const CHUNK_BYTES: u64 = 32 << 20;
+/// Faults after which reading stops: more of them say nothing new.
+pub(crate) const MOST_FAULTS: usize = 20;
+
+/// What rows must fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens of a row at most; longer rows lose their end.
+    pub max_length: Option<usize>,
+    /// Rows of the model's embedding: every token id is below.
+    pub vocab_size: u32,
+}
+
+/// What was read, and what did not fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Files that were read.
+    pub files: usize,
+    /// Rows of the files. A row may become several [`Row`]s.
+    pub read: usize,
+    /// Tokens that were kept.
+    pub tokens: usize,
+    /// Kept tokens whose loss counts.
+    pub targets: usize,
+    /// Rows that lost their end.
+    pub truncated_rows: usize,
+    /// Tokens lost, those of dropped rows included.
+    pub lost_tokens: usize,
+    /// Rows that lost every target to truncation and were left out.
+    pub dropped_rows: usize,
+}
+
+/// Tokenized rows in the order of the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// The rows; never empty, each with a target token.
+    pub rows: Vec<Row>,
+    /// What was read.
+    pub summary: Summary,
+}
+
+/// Reads and tokenizes all rows of `path`, a file or a directory of files, for supervised fine-tuning.
+///
+/// The columns of each row decide its format; rows of `input_ids` need no tokenizer. Rows are held in memory, 8 bytes per token. A row over
+/// `max_length` tokens keeps its beginning; if that leaves no target token, the row is left out and
+/// counted. The result does not depend on the number of threads.
+///
+/// # Errors
+/// [`Error::Data`] with file and line, or [`Error::Many`]: bad JSON, unknown columns, a token id outside
+/// of the vocabulary, a row without target tokens, a missing chat template, no rows at all. Reading
+/// stops after 20 faulty rows.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> hft_surgery::Result<()> {
+/// use hft_surgery::data::{Limits, Tokenizer, load};
+///
+/// let tokenizer = Tokenizer::open("fixtures/data/chatml".as_ref())?;
+/// let limits = Limits { max_length: Some(512), vocab_size: tokenizer.vocab_size() };
+/// let dataset = load("fixtures/data/chat.jsonl".as_ref(), Some(&tokenizer), limits)?;
+/// assert_eq!(dataset.rows[0].input_ids.len(), dataset.rows[0].labels.len());
+/// # Ok(())
+/// # }
+/// ```
+pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
+    let mut loading = Loading { tokenizer, limits, dataset: empty(), faults: Faults::default() };
+    for (file, kind) in files::files(path)? {
+        loading.file(&file, kind)?;
+    }
+    loading.faults.into_result()?;
+    let Dataset { rows, summary } = loading.dataset;
+    if rows.is_empty() {
+        return Err(nothing_left(path, summary, limits.max_length));
+    }
+    Ok(Dataset { rows, summary })
+}
+
+fn empty() -> Dataset {
+    Dataset { rows: Vec::new(), summary: Summary::default() }
+}
+
+fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Error {
+    let Some(length) = max_length.filter(|_| summary.dropped_rows > 0) else { return no_rows(path) };
+    let fault = format!("no row has a target token among its first {length} tokens");
+    let hint = Some("use a larger --max-length".to_owned());
+    Error::Data { path: path.to_owned(), line: None, fault, hint }
+}
+
+pub(crate) fn no_rows(path: &Path) -> Error {
+    Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
+}
+
+struct Loading<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    limits: Limits,
+    dataset: Dataset,
+    faults: Faults,
+}
+
+impl Loading<'_> {
+    fn file(&mut self, path: &Path, kind: Kind) -> Result<()> {
+        let mut rows = open(path, kind)?;
+        let path: Arc<Path> = path.into();
+        self.dataset.summary.files += 1;
+        loop {
+            let chunk = take_chunk(&mut rows)?;
+            if chunk.is_empty() || self.faults.first().len() >= MOST_FAULTS {
+                return Ok(());
+            }
+            self.chunk(&path, chunk)?;
+        }
+    }
+
+    fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<Found>) -> Result<()> {
+        let parse = |found: Found| (found.line, found.row.and_then(Record::parse));
+        let records: Vec<_> = chunk.into_par_iter().map(parse).collect();
+        let needs_template =
+            records.iter().any(|(_, record)| record.as_ref().is_ok_and(Record::needs_template));
+        let template = match self.tokenizer.map(Tokenizer::template) {
+            Some(Err(error)) if needs_template => return Err(error),
+            template => template.and_then(Result::ok),
+        };
+        let (tokenizer, vocab_size) = (self.tokenizer, self.limits.vocab_size);
+        let tokenize = |(line, record): (u64, std::result::Result<Record, Fault>)| {
+            (line, record.and_then(|record| checked(record, tokenizer, template, vocab_size)))
+        };
+        let rows: Vec<_> = records.into_par_iter().map(tokenize).collect();
+        for (line, sequences) in rows {
+            if let (Err(fault), Some(template)) = (&sequences, template)
+                && template.is_limit(fault)
+            {
+                self.faults.push(Source { path: path.clone(), line }.error(fault.clone()));
+                return std::mem::take(&mut self.faults).into_result();
+            }
+            self.add(&Source { path: path.clone(), line }, sequences);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, source: &Source, sequences: std::result::Result<Vec<Sequence>, Fault>) {
+        self.dataset.summary.read += 1;
+        match sequences {
+            Ok(sequences) => sequences.into_iter().for_each(|s| self.fit(source, s)),
+            Err(fault) if self.faults.first().len() < MOST_FAULTS => self.faults.push(source.error(fault)),
+            Err(_) => {}
+        }
+    }
+
+    /// Adds a sequence, cut to the greatest length.
+    fn fit(&mut self, source: &Source, mut sequence: Sequence) {
+        let summary = &mut self.dataset.summary;
+        let length = sequence.input_ids.len();
+        let kept = length.min(self.limits.max_length.unwrap_or(length));
+        if targets(&sequence.labels[..kept]) == 0 {
+            summary.dropped_rows += 1;
+            summary.lost_tokens += length;
+            return;
+        }
+        summary.truncated_rows += usize::from(kept < length);
+        summary.lost_tokens += length - kept;
+        sequence.input_ids.truncate(kept);
+        sequence.labels.truncate(kept);
+        summary.tokens += kept;
+        summary.targets += targets(&sequence.labels);
+        self.dataset.rows.push(sequence.into_row(source.clone()));
+    }
+}
+
+/// The next rows, few enough that they fit into memory.
+fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<Found>> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+        let Some(found) = rows.next().transpose()? else { break };
+        bytes += found.bytes;
+        chunk.push(found);
+    }
+    Ok(chunk)
+}
+
+fn checked(
+    record: Record,
+    tokenizer: Option<&Tokenizer>,
+    template: Option<&ChatTemplate>,
+    vocab_size: u32,
+) -> std::result::Result<Vec<Sequence>, Fault> {
+    let sequences = match (record, tokenizer) {
+        (Record::Tokens { input_ids, labels }, _) => vec![Sequence { input_ids, labels }],
+        (record, Some(tokenizer)) => encode(record, tokenizer, template)?,
+        (_, None) => {
+            return Err(Fault::hinted(
+                "a row of text, but the model has no tokenizer.json",
+                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
+            ));
+        }
+    };
+    if sequences.is_empty() {
+        return Err(Fault::new("no target token: no message of the assistant answers another message"));
+    }
+    sequences.iter().try_for_each(|s| s.check(vocab_size))?;
+    Ok(sequences)
+}
+
+type Rows<'a> = Box<dyn Iterator<Item = Result<Found>> + 'a>;
+
+pub(crate) fn open(path: &Path, kind: Kind) -> Result<Rows<'_>> {
+    match kind {
+        Kind::Json | Kind::JsonZstd => json_lines::rows(path, kind),
+        Kind::Parquet => open_parquet(path),
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn open_parquet(path: &Path) -> Result<Rows<'_>> {
+    Ok(Box::new(super::parquet::rows(path)?))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn open_parquet(path: &Path) -> Result<Rows<'_>> {
+    Err(Error::Data {
+        path: path.to_owned(),
+        line: None,
+        fault: "this build reads no Parquet".to_owned(),
+        hint: Some("build with the feature `parquet`, or write the rows as JSON lines".to_owned()),
+    })
+}

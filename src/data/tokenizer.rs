@@ -1,0 +1,280 @@
+//! The tokenizer of a model, with its special tokens and chat template.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::Encoding;
+
+use crate::checkpoint::{read_config, read_small};
+use crate::data::contain::contain;
+use crate::data::engine::Source;
+use crate::data::fault::Fault;
+use crate::data::template::{self, ChatTemplate};
+use crate::data::tokenizer_file;
+use crate::error::Escaped;
+use crate::{Error, Result};
+
+/// `tokenizer.json` of a checkpoint with what `tokenizer_config.json` and `chat_template.jinja` add.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> hft_surgery::Result<()> {
+/// use hft_surgery::data::Tokenizer;
+///
+/// let tokenizer = Tokenizer::open("fixtures/data/chatml".as_ref())?;
+/// let ids = tokenizer.encode("Hello", false)?;
+/// assert_eq!(tokenizer.decode(&ids)?, "Hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    eos: Option<Eos>,
+    /// Added tokens that are looked for in the text as it stands, before it is normalized.
+    splitting: HashMap<u32, String>,
+    template: std::result::Result<ChatTemplate, NoTemplate>,
+}
+
+/// Token ids of a text and the byte range that each covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) ranges: Vec<Range<usize>>,
+}
+
+/// The token that ends a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Eos {
+    pub(crate) text: String,
+    pub(crate) id: u32,
+}
+
+/// Why there is no usable chat template.
+#[derive(Debug)]
+struct NoTemplate {
+    path: PathBuf,
+    fault: String,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in `root`, and `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja` and `config.json` where they exist. Truncation and padding that the file
+    /// asks for are not applied.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is malformed. A missing or broken chat template is an error only
+    /// where a row needs it.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("tokenizer.json");
+        if !path.exists() {
+            let hint = "copy the tokenizer files of the base model beside the weights";
+            return Err(fault(&path, "no such file", Some(hint)));
+        }
+        let bytes = read_small(&path)?;
+        let read = tokenizer_file::read(&bytes);
+        let inner = read.map_err(|e| fault(&path, &format!("not a tokenizer: {e}"), None))?;
+
+        let config = object(&root.join("tokenizer_config.json"))?;
+        let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
+        let eos = eos(&inner, special.get("eos_token"), root)?;
+        let template = chat_template(root, &config, special)?;
+        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
+        let splitting = added.map(|(id, token)| (id, token.content)).collect();
+        Ok(Self { path, inner, eos, splitting, template })
+    }
+
+    /// The token ids of a text; with `add_special_tokens`, with what the tokenizer puts around a
+    /// sequence (such as the beginning-of-sequence token).
+    ///
+    /// # Errors
+    /// When the tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let ids = self.ids(text, add_special_tokens);
+        ids.map_err(|f| Error::Usage { fault: f.fault, hint: f.hint })
+    }
+
+    /// The text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let decoded = contain(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
+        let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Escaped(&e)), None);
+        decoded.unwrap_or_else(Err).map_err(failed)
+    }
+
+    /// Number of tokens, added ones included: one more than the largest id.
+    pub fn vocab_size(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id.saturating_add(1))
+    }
+
+    /// Id of the token that ends a sequence, where the files name one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos.as_ref().map(|eos| eos.id)
+    }
+
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn ids(&self, text: &str, add_special_tokens: bool) -> std::result::Result<Vec<u32>, Fault> {
+        let ids = |encoded: Encoding| encoded.get_ids().to_vec();
+        self.encoded(|| self.inner.encode_fast(text, add_special_tokens)).map(ids)
+    }
+
+    fn encoded(
+        &self,
+        encode: impl FnOnce() -> tokenizers::Result<Encoding>,
+    ) -> std::result::Result<Encoding, Fault> {
+        let encoded = contain(|| encode().map_err(|e| e.to_string())).unwrap_or_else(Err);
+        encoded.map_err(|e| {
+            let path = Escaped(&self.path);
+            Fault::new(format!("the tokenizer cannot encode the row: {} ({path})", Escaped(&e)))
+        })
+    }
+
+    /// Tokens of a text, without special tokens around.
+    pub(crate) fn tokens(&self, text: &str) -> std::result::Result<Tokens, Fault> {
+        let encoded = self.encoded(|| self.inner.encode(text, false))?;
+        let ranges = encoded.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Tokens { ids: encoded.get_ids().to_vec(), ranges })
+    }
+
+    /// The number of tokens that the first `end` bytes of `text` have alone; `tokens` are those of the
+    /// whole text.
+    ///
+    /// Text is split at added tokens before anything else happens, so only what follows the last of them
+    /// is tokenized again.
+    pub(crate) fn count(&self, text: &str, tokens: &Tokens, end: usize) -> std::result::Result<usize, Fault> {
+        if end == text.len() {
+            return Ok(tokens.ids.len());
+        }
+        let splits = |at: &usize| {
+            let (id, range) = (tokens.ids[*at], &tokens.ranges[*at]);
+            let added = self.splitting.get(&id);
+            range.end <= end && added.is_some_and(|added| text.get(range.clone()) == Some(added))
+        };
+        let until = tokens.ranges.partition_point(|range| range.end <= end);
+        if let Some(at) = (0..until).rev().find(splits) {
+            let again = self.ids(&text[tokens.ranges[at].start..end], false)?;
+            if again.first() == Some(&tokens.ids[at]) {
+                return Ok(at + again.len());
+            }
+        }
+        Ok(self.ids(&text[..end], false)?.len())
+    }
+
+    /// The token that ends a sequence.
+    pub(crate) fn eos(&self) -> Option<&Eos> {
+        self.eos.as_ref()
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// [`Error::Data`] that names the file and what to do.
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().map_err(|none| {
+            let hint = "put the chat_template.jinja of the model's instruct version beside tokenizer.json, \
+                        or use rows with `prompt` and `completion` or `text`";
+            fault(&none.path, &none.fault, Some(hint))
+        })
+    }
+}
+
+/// An error about a file of the tokenizer.
+pub(crate) fn fault(path: &Path, fault: &str, hint: Option<&str>) -> Error {
+    let hint = hint.map(str::to_owned);
+    Error::Data { path: path.to_owned(), line: None, fault: fault.to_owned(), hint }
+}
+
+/// The JSON object in a file; null where there is no file.
+fn object(path: &Path) -> Result<Value> {
+    let bytes = match read_config(path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Value::Null);
+        }
+        other => other?,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(fault(path, "expected a JSON object", None)),
+        Err(e) => Err(fault(path, &format!("not valid JSON: {}", Escaped(&e)), None)),
+    }
+}
+
+/// The named special tokens; each is a text or an object with `content`. The first file that names one
+/// decides.
+fn special_tokens(files: &[&Value]) -> BTreeMap<String, String> {
+    const NAMES: [&str; 7] =
+        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let token = |name: &str| {
+        let text = |file: &&Value| file[name].as_str().or(file[name]["content"].as_str()).map(str::to_owned);
+        files.iter().find_map(text)
+    };
+    NAMES.iter().filter_map(|name| Some(((*name).to_owned(), token(name)?))).collect()
+}
+
+/// `eos_token`, else the first `eos_token_id` of `config.json`.
+fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Result<Option<Eos>> {
+    if let Some(text) = token {
+        let path = root.join("tokenizer_config.json");
+        let id = inner.token_to_id(text).ok_or_else(|| {
+            fault(&path, &format!("`eos_token` `{}` is not in the vocabulary", Escaped(text)), None)
+        })?;
+        return Ok(Some(Eos { text: text.clone(), id }));
+    }
+    let config = object(&root.join("config.json"))?;
+    let id = &config["eos_token_id"];
+    let id = id.as_u64().or(id[0].as_u64()).and_then(|id| u32::try_from(id).ok());
+    Ok(id.and_then(|id| Some(Eos { text: inner.id_to_token(id)?, id })))
+}
+
+fn chat_template(
+    root: &Path,
+    config: &Value,
+    special: BTreeMap<String, String>,
+) -> Result<std::result::Result<ChatTemplate, NoTemplate>> {
+    let file = |name: &str| root.join(name);
+    let Some(source) = template::find(root, config)? else {
+        let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
+        return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
+    };
+    let jinja = file("chat_template.jinja");
+    let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
+    let source = Source { template: source, special_tokens: special };
+    let compiled = ChatTemplate::compile(source, path.clone());
+    Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Counting from the last added token is counting from the start.
+        #[test]
+        fn tokens_of_a_prefix_are_counted_from_the_last_added_token(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    Just("<|im_start|>"), Just("<|im_end|>"), Just("</s>"), Just("\n"), Just("\n\n"), Just(" "),
+                    Just("the answer"), Just(" quick"), Just("is"), Just("漢"), Just("<|im"), Just("_end|>"),
+                ],
+                0..12,
+            ),
+            cut: prop::sample::Index,
+        ) {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data/chatml");
+            let tokenizer = Tokenizer::open(&root).unwrap();
+            let text = parts.concat();
+            let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+            let end = *cut.get(&ends);
+            let tokens = tokenizer.tokens(&text).unwrap();
+            let alone = tokenizer.ids(&text[..end], false).unwrap().len();
+            prop_assert_eq!(tokenizer.count(&text, &tokens, end), Ok(alone));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Whether b is a carried out as a plan says: what it freezes has not moved, what it trains has.
+
+use crate::diff::{Status, TensorDiff};
+use crate::plan::Plan;
+
+/// One way in which a comparison breaks a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The tensor.
+    pub name: String,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+/// Holds the comparison of a with b against a plan: frozen tensors must be bit-identical, trainable ones
+/// must have moved. Tensors without elements cannot move. Tensors that the plan does not know, or that one
+/// side lacks, break it. Under a row or element mask only the move itself is checked.
+pub fn violations(tensors: &[TensorDiff], plan: &Plan) -> Vec<Violation> {
+    let mut out = Vec::new();
+    for tensor in tensors {
+        let empty = tensor.a.as_ref().is_some_and(|a| a.shape.contains(&0));
+        let what = match (plan.is_trainable(&tensor.name), tensor.status) {
+            (_, Status::OnlyInA) => "only in a",
+            (_, Status::OnlyInB) => "only in b",
+            (None, _) => "not in the plan",
+            (Some(_), Status::ShapeDiffers) => "its shape differs",
+            (Some(_), Status::DtypeDiffers) => "its type differs",
+            (Some(false), Status::Changed) => "frozen, but it moved",
+            (Some(true), Status::Identical) if !empty => "trainable, but it did not move",
+            (Some(_), Status::Identical | Status::Changed) => continue,
+        };
+        out.push(Violation { name: tensor.name.clone(), what });
+    }
+    let compared: std::collections::HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let planned = plan.trainable().iter().chain(plan.frozen());
+    let absent = planned.filter(|name| !compared.contains(name.as_str()));
+    out.extend(absent.map(|name| Violation { name: name.clone(), what: "in the plan, but on neither side" }));
+    out
+}

@@ -1,0 +1,64 @@
+//! The result for one tensor.
+
+use std::fmt;
+
+use crate::checkpoint::Dtype;
+use crate::diff::Delta;
+
+/// How the two sides of a tensor stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// The same type, shape and bytes.
+    Identical,
+    /// The same type and shape, other bytes.
+    Changed,
+    /// Not in b.
+    OnlyInA,
+    /// Not in a.
+    OnlyInB,
+    /// Other shapes; rows that both have are compared where the rows have one shape.
+    ShapeDiffers,
+    /// The same shape in other types, compared by value.
+    DtypeDiffers,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Identical => "identical",
+            Self::Changed => "changed",
+            Self::OnlyInA => "only_in_a",
+            Self::OnlyInB => "only_in_b",
+            Self::ShapeDiffers => "shape_differs",
+            Self::DtypeDiffers => "dtype_differs",
+        })
+    }
+}
+
+/// Type and shape of one side, and the shard it stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<u64>,
+    /// File name of the shard.
+    pub shard: String,
+}
+
+/// What a comparison found for one tensor.
+#[derive(Debug, Clone)]
+pub struct TensorDiff {
+    /// Its name.
+    pub name: String,
+    /// How the sides stand to each other.
+    pub status: Status,
+    /// Side a, if it has the tensor.
+    pub a: Option<Form>,
+    /// Side b, if it has the tensor.
+    pub b: Option<Form>,
+    /// Sums over the compared elements; `None` where there is nothing to compare by value.
+    pub delta: Option<Delta>,
+    /// The name of the same bytes on the other side, for a tensor that only one side has under this name.
+    pub renamed: Option<String>,
+}

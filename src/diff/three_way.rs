@@ -1,0 +1,244 @@
+//! Two fine-tunes of one base: where they agree and where they collide before a merge.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::checkpoint::{Checkpoint, Shard, TensorInfo};
+use crate::diff::real::{AsF64, Decode};
+use crate::simd::{Kernel, dispatch};
+use crate::surgery::queue::deal;
+use crate::{Error, Faults, Result};
+
+/// Elements of one piece.
+const PIECE: u64 = 1 << 18;
+/// Elements of one block.
+const BLOCK: usize = 512;
+
+/// Sums over elements of τ1 = a1 − base and τ2 = a2 − base, where all three are finite.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Overlap {
+    /// Elements.
+    pub elements: u64,
+    /// τ1 ≠ 0.
+    pub changed_1: u64,
+    /// τ2 ≠ 0.
+    pub changed_2: u64,
+    /// τ1 ≠ 0 and τ2 ≠ 0.
+    pub both: u64,
+    /// Of those, elements where τ1 and τ2 have one sign.
+    pub same_sign: u64,
+    /// Σ τ1².
+    pub squares_1: f64,
+    /// Σ τ2².
+    pub squares_2: f64,
+    /// Σ τ1 τ2.
+    pub dot: f64,
+}
+
+impl Overlap {
+    /// Cosine of the task vectors; `None` where one is zero.
+    pub fn cosine(&self) -> Option<f64> {
+        let norms = self.squares_1.sqrt() * self.squares_2.sqrt();
+        (norms > 0.0).then(|| (self.dot / norms).clamp(-1.0, 1.0))
+    }
+
+    /// Share of the elements that both changed where they moved the same way.
+    pub fn sign_agreement(&self) -> Option<f64> {
+        (self.both > 0).then(|| self.same_sign as f64 / self.both as f64)
+    }
+
+    /// Jaccard index of the changed sets: changed by both, of changed by either.
+    pub fn jaccard(&self) -> Option<f64> {
+        let either = self.changed_1 + self.changed_2 - self.both;
+        (either > 0).then(|| self.both as f64 / either as f64)
+    }
+
+    /// Adds one element; a difference that is not finite counts as an element only.
+    #[inline(always)]
+    fn add(&mut self, first: f64, second: f64) {
+        if !(first.is_finite() && second.is_finite()) {
+            return;
+        }
+        let both = (first != 0.0) & (second != 0.0);
+        self.changed_1 += u64::from(first != 0.0);
+        self.changed_2 += u64::from(second != 0.0);
+        self.both += u64::from(both);
+        self.same_sign += u64::from(both & ((first > 0.0) == (second > 0.0)));
+        self.squares_1 += first * first;
+        self.squares_2 += second * second;
+        self.dot += first * second;
+    }
+
+    /// Adds the sums over further elements.
+    pub fn append(&mut self, next: &Self) {
+        self.elements += next.elements;
+        self.changed_1 += next.changed_1;
+        self.changed_2 += next.changed_2;
+        self.both += next.both;
+        self.same_sign += next.same_sign;
+        self.squares_1 += next.squares_1;
+        self.squares_2 += next.squares_2;
+        self.dot += next.dot;
+    }
+}
+
+/// The comparison of one tensor.
+#[derive(Debug, Clone)]
+pub struct TensorOverlap {
+    /// Its name.
+    pub name: String,
+    /// The sums.
+    pub overlap: Overlap,
+}
+
+/// Compares the task vectors of two fine-tunes over the tensors that `wanted` chooses.
+///
+/// # Errors
+/// [`Error::Pairing`] for every tensor that one side lacks, or has in another shape or in a type that is not
+/// a real number; [`Error::Io`]; [`Error::Checkpoint`] when a file changes meanwhile.
+pub fn three_way(
+    base: &Checkpoint,
+    tuned: [&Checkpoint; 2],
+    wanted: &dyn Fn(&str) -> bool,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<TensorOverlap>> {
+    let mut triples = Vec::new();
+    let mut faults = Faults::default();
+    for tensor in base.tensors().filter(|t| wanted(&t.info.name)) {
+        match Triple::new(&base.shards()[tensor.shard], tensor.info, tuned) {
+            Ok(triple) => triples.push(triple),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    for tensor in tuned.iter().flat_map(|side| side.tensors()).filter(|t| wanted(&t.info.name)) {
+        if base.find(&tensor.info.name).is_none() {
+            faults.push(fault(&tensor.info.name, "only in a fine-tune: got no tensor of that name in base"));
+        }
+    }
+    faults.into_result()?;
+    let jobs: Vec<(usize, usize, Range<u64>)> = triples.iter().enumerate().flat_map(pieces).collect();
+    let parts: Vec<Mutex<Vec<Overlap>>> =
+        triples.iter().map(|t| Mutex::new(vec![Overlap::default(); t.pieces()])).collect();
+    let read = AtomicU64::new(0);
+    deal(&jobs, |scratch: &mut [Vec<u8>; 3], (triple, piece, elements)| {
+        let (overlap, bytes) = triples[*triple].overlap(elements.clone(), scratch)?;
+        parts[*triple].lock().unwrap_or_else(PoisonError::into_inner)[*piece] = overlap;
+        done(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        Ok(())
+    })?;
+    [base, tuned[0], tuned[1]].iter().try_for_each(|side| side.check_unchanged())?;
+    let folded = triples.iter().zip(parts).map(|(triple, parts)| {
+        let mut overlap = Overlap::default();
+        parts
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(|part| overlap.append(part));
+        TensorOverlap { name: triple.name.to_owned(), overlap }
+    });
+    Ok(folded.collect())
+}
+
+fn fault(name: &str, what: &str) -> Error {
+    Error::Pairing { tensor: Some(name.to_owned()), fault: what.to_owned(), hint: None }
+}
+
+/// One tensor in three checkpoints, of one shape.
+struct Triple<'a> {
+    name: &'a str,
+    sides: [(&'a Shard, &'a TensorInfo, AsF64); 3],
+}
+
+impl<'a> Triple<'a> {
+    fn new(shard: &'a Shard, info: &'a TensorInfo, tuned: [&'a Checkpoint; 2]) -> Result<Self> {
+        let name = info.name.as_str();
+        let side = |checkpoint: &'a Checkpoint| {
+            let found = checkpoint
+                .find(name)
+                .ok_or_else(|| fault(name, "only in base: got no tensor of that name in a fine-tune"))?;
+            if found.info.shape != info.shape {
+                return Err(fault(
+                    name,
+                    &format!(
+                        "shapes differ: base has {:?}, a fine-tune has {:?}",
+                        info.shape, found.info.shape
+                    ),
+                ));
+            }
+            wide(&checkpoint.shards()[found.shard], found.info)
+        };
+        Ok(Self { name, sides: [wide(shard, info)?, side(tuned[0])?, side(tuned[1])?] })
+    }
+
+    fn elements(&self) -> u64 {
+        self.sides[0].1.elements()
+    }
+
+    fn pieces(&self) -> usize {
+        self.elements().div_ceil(PIECE) as usize
+    }
+
+    /// The sums over a range of elements, and the bytes read for it.
+    fn overlap(&self, elements: Range<u64>, scratch: &mut [Vec<u8>; 3]) -> Result<(Overlap, u64)> {
+        let [x, y, z] = scratch;
+        let (base, first, second) =
+            (self.read(0, &elements, x)?, self.read(1, &elements, y)?, self.read(2, &elements, z)?);
+        let bytes = (base.len() + first.len() + second.len()) as u64;
+        let decoders = [&self.sides[0].2, &self.sides[1].2, &self.sides[2].2];
+        Ok((dispatch(Compare { bytes: [base, first, second], decoders }), bytes))
+    }
+
+    fn read<'s>(&'s self, side: usize, elements: &Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
+        let (shard, info, wide) = &self.sides[side];
+        let width = wide.width() as u64;
+        shard.bytes(
+            info.bytes.start + elements.start * width..info.bytes.start + elements.end * width,
+            scratch,
+        )
+    }
+}
+
+/// One piece of three tensors.
+struct Compare<'a> {
+    bytes: [&'a [u8]; 3],
+    decoders: [&'a AsF64; 3],
+}
+
+impl Kernel for Compare<'_> {
+    type Output = Overlap;
+
+    #[inline(always)]
+    fn run(self) -> Overlap {
+        let mut sums = Overlap::default();
+        let mut values = [[0.0f64; BLOCK]; 3];
+        let width = |side: usize| self.decoders[side].width();
+        let elements = self.bytes[0].len() / width(0);
+        for start in (0..elements).step_by(BLOCK) {
+            let n = BLOCK.min(elements - start);
+            for (side, values) in values.iter_mut().enumerate() {
+                let bytes = &self.bytes[side][start * width(side)..(start + n) * width(side)];
+                self.decoders[side].decode(bytes, &mut values[..n]);
+            }
+            sums.elements += n as u64;
+            let [base, first, second] = &values;
+            for i in 0..n {
+                sums.add(first[i] - base[i], second[i] - base[i]);
+            }
+        }
+        sums
+    }
+}
+
+fn wide<'a>(shard: &'a Shard, info: &'a TensorInfo) -> Result<(&'a Shard, &'a TensorInfo, AsF64)> {
+    let wide = AsF64::of(&info.dtype);
+    let wide = wide
+        .ok_or_else(|| fault(&info.name, &format!("got {}, expected a type of real numbers", info.dtype)))?;
+    Ok((shard, info, wide))
+}
+
+fn pieces((i, triple): (usize, &Triple<'_>)) -> Vec<(usize, usize, Range<u64>)> {
+    let all = triple.elements();
+    let starts = (0..all).step_by(PIECE as usize).enumerate();
+    starts.map(|(piece, start)| (i, piece, start..all.min(start + PIECE))).collect()
+}

@@ -1,0 +1,91 @@
+//! The checkpoints that a recipe names.
+
+use crate::checkpoint::{Access, Checkpoint, Sha256Hex, compare_contents, sample_digest};
+use crate::merge::recipe::Recipe;
+use crate::{Faults, Result};
+
+/// The checkpoints that a recipe names.
+#[derive(Debug)]
+pub struct Models {
+    named: Vec<(String, Checkpoint)>,
+    identities: Vec<Identity>,
+}
+
+/// What tells a model from the others of a recipe, whatever its path and its place: models of equal contents have equal
+/// identities, all others differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Identity {
+    /// [`sample_digest`]: random draws of the model are keyed by it.
+    pub(crate) digest: Sha256Hex,
+    /// How many models of the recipe have this digest and smaller bytes: 0 but where the sample does not tell models
+    /// apart.
+    pub(crate) rank: usize,
+}
+
+impl Models {
+    /// Opens every model of a recipe, the base first; headers and a sample of each tensor are read, and models that the
+    /// sample does not tell apart are compared.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn open(recipe: &Recipe, access: Access) -> Result<Self> {
+        let mut faults = Faults::default();
+        let mut named = Vec::new();
+        for name in recipe.models() {
+            match Checkpoint::open(&recipe.path_of(name), access) {
+                Ok(checkpoint) => named.push((name.to_owned(), checkpoint)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults.into_result()?;
+        let identities = identities(&named)?;
+        Ok(Self { named, identities })
+    }
+
+    /// Name and checkpoint of each, the base first.
+    pub fn named(&self) -> &[(String, Checkpoint)] {
+        &self.named
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.named.iter().map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// The checkpoint of a name of the recipe.
+    pub(crate) fn get(&self, name: &str) -> &Checkpoint {
+        &self.named[self.place(name)].1
+    }
+
+    /// The identity of a name of the recipe.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        self.identities[self.place(name)]
+    }
+
+    pub(crate) fn place(&self, name: &str) -> usize {
+        self.named.iter().position(|(known, _)| known == name).unwrap_or(0)
+    }
+
+    /// The checkpoint that fixes shapes, types, shards and sidecars: the base, or the first model of the recipe.
+    pub(crate) fn reference(&self, recipe: &Recipe) -> &Checkpoint {
+        let first = recipe.slices.first().and_then(|slice| slice.sources.first());
+        let name = recipe.base.as_deref().or(first.map(|entry| entry.model.as_str()));
+        self.get(name.unwrap_or_default())
+    }
+}
+
+fn identities(named: &[(String, Checkpoint)]) -> Result<Vec<Identity>> {
+    let digest = |(_, checkpoint): &(String, Checkpoint)| sample_digest(checkpoint);
+    let digests = named.iter().map(digest).collect::<Result<Vec<_>>>()?;
+    let mut identities: Vec<Identity> =
+        digests.into_iter().map(|digest| Identity { digest, rank: 0 }).collect();
+    for i in 0..named.len() {
+        for j in 0..i {
+            if identities[i].digest == identities[j].digest {
+                let order = compare_contents(&named[i].1, &named[j].1)?;
+                identities[i].rank += usize::from(order.is_gt());
+                identities[j].rank += usize::from(order.is_lt());
+            }
+        }
+    }
+    Ok(identities)
+}

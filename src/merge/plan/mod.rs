@@ -1,0 +1,9 @@
+//! What happens to each tensor, decided from headers before the first byte is written.
+
+pub(crate) mod explain;
+pub(crate) mod job;
+pub(crate) mod layout;
+pub(crate) mod output;
+pub(crate) mod plans;
+
+pub use job::MergeVocab;

@@ -1,0 +1,9 @@
+//! What a recipe asks for: mergekit's YAML, its parameters and the methods it may name.
+
+pub(crate) mod method;
+pub(crate) mod nearest;
+pub(crate) mod reader;
+pub(crate) mod setting;
+pub(crate) mod token_source;
+
+pub use reader::Recipe;

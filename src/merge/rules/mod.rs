@@ -1,0 +1,12 @@
+//! The arithmetic of the methods, one file per family.
+
+pub(crate) mod combine;
+pub(crate) mod fusion;
+pub(crate) mod mask;
+pub(crate) mod ram;
+pub(crate) mod ready;
+pub(crate) mod sce;
+pub(crate) mod sparsify;
+pub(crate) mod sphere;
+pub(crate) mod task;
+pub(crate) mod trim;

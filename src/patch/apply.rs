@@ -1,0 +1,216 @@
+//! `patch apply`: the tuned checkpoint from the base and a patch, byte for byte.
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::checkpoint::{Checkpoint, CommandInputs, Sha256Hex, Shard, Staging, Target};
+use crate::error::Escaped;
+use crate::patch::beside::hash_file;
+use crate::patch::codec::{CHUNK, Unpacker};
+use crate::patch::fit::Fit;
+use crate::patch::format::damaged;
+use crate::patch::ordered_hash::OrderedHash;
+use crate::patch::reader::{Patch, Place, part};
+use crate::patch::toc::width_of;
+use crate::surgery::queue::deal;
+use crate::{Error, Result};
+
+/// A patch and a checkpoint that it fits by name, type and shape.
+#[derive(Debug)]
+pub struct Application<'a> {
+    patch: &'a Patch,
+    base: &'a Checkpoint,
+    fit: Fit<'a>,
+}
+
+/// A shard while it is written.
+struct Writing<'a> {
+    target: Target,
+    hash: OrderedHash,
+    expected: Sha256Hex,
+    name: &'a str,
+}
+
+/// What one thread writes at a time.
+struct Job<'a> {
+    file: usize,
+    piece: usize,
+    range: Range<u64>,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    /// The JSON part of the header; its length goes before it.
+    Header(&'a str),
+    /// Bytes of the base.
+    Base(&'a Shard, Range<u64>),
+    /// A chunk of the patch, over bytes of the base where it is a difference.
+    Chunk { place: Place<'a>, width: usize, base: Option<(&'a Shard, Range<u64>)> },
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    unpacker: Unpacker,
+    stored: Vec<u8>,
+    base: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl<'a> Application<'a> {
+    /// Checks by headers that `base` can be the base of `patch`.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] naming the first tensor that is missing or has another type or shape.
+    pub fn new(patch: &'a Patch, base: &'a Checkpoint) -> Result<Self> {
+        Ok(Self { patch, base, fit: Fit::new(patch, base)? })
+    }
+
+    /// Writes the tuned checkpoint to the directory `out`; `force` replaces an existing checkpoint, `sync`
+    /// makes the result durable before it appears. `done` is told the bytes of the patch checked
+    /// and those written so far.
+    ///
+    /// Every byte of the patch and all of the base that it refers to is checked before anything is
+    /// written, and every file written against its SHA-256 before the result appears, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Output`], [`Error::Pairing`] for another base, [`Error::Checkpoint`] for a damaged patch
+    /// or an input that changed meanwhile, [`Error::Io`].
+    pub fn write(&self, out: &Path, force: bool, sync: bool, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        let inputs = CommandInputs::of([self.base]).with([self.patch.path()]);
+        Staging::check(out, &inputs, force)?;
+        self.patch.check_chunks(done)?;
+        self.fit.check_contents(self.patch)?;
+        let staging = Staging::create(out, &inputs, force, sync)?;
+        staging.check_space(self.patch.output_bytes())?;
+        let chunks = self.patch.chunks();
+        let (files, jobs, rest) = self.plan(&staging, &chunks)?;
+        let written = AtomicU64::new(self.patch.bytes());
+        deal(&jobs, |scratch: &mut Scratch, job| {
+            let n = job.range.end - job.range.start;
+            self.run(job, &files[job.file], staging.sync(), scratch)?;
+            done(written.fetch_add(n, Ordering::Relaxed) + n);
+            Ok(())
+        })?;
+        self.write_sidecars(&staging, rest)?;
+        self.base.check_unchanged()?;
+        staging.commit()
+    }
+
+    /// The shards, preallocated, and the jobs that fill them; the chunks that are left are the sidecars'.
+    fn plan<'b>(
+        &'b self,
+        staging: &Staging,
+        mut chunks: &'b [Place<'b>],
+    ) -> Result<(Vec<Writing<'b>>, Vec<Job<'b>>, &'b [Place<'b>])> {
+        let (mut files, mut jobs) = (Vec::new(), Vec::new());
+        let shards = self.patch.toc().files.iter().zip(self.patch.headers()).zip(&self.fit.tensors);
+        for (file, ((entry, header), sources)) in shards.enumerate() {
+            let first = jobs.len();
+            let range = 0..header.data_start();
+            jobs.push(Job { file, piece: 0, range, source: Source::Header(&entry.header) });
+            for ((tensor, action), base) in header.tensors().iter().zip(&entry.tensors).zip(sources) {
+                let base = base.map(|(found, _)| (&self.base.shards()[found.shard], found.info));
+                let (own, rest) = chunks.split_at(action.chunks().len());
+                chunks = rest;
+                for i in 0..tensor.len().div_ceil(CHUNK) as usize {
+                    let base = base.map(|(shard, info)| (shard, part(&info.bytes, i)));
+                    let source = match (own.get(i), base) {
+                        (None, Some((shard, range))) => Source::Base(shard, range),
+                        (Some(place), base) => Source::Chunk { place: *place, width: width_of(tensor), base },
+                        (None, None) => unreachable!("a tensor without chunks comes from the base"),
+                    };
+                    jobs.push(Job { file, piece: jobs.len() - first, range: part(&tensor.bytes, i), source });
+                }
+            }
+            let target = Target::create(staging, &entry.name, entry.bytes)?;
+            let hash = OrderedHash::new(jobs[first..].iter().map(|job| job.range.end).collect());
+            files.push(Writing { target, hash, expected: entry.sha256, name: &entry.name });
+        }
+        Ok((files, jobs, chunks))
+    }
+
+    fn run(&self, job: &Job<'_>, file: &Writing<'_>, sync: bool, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { unpacker, stored, base: buffer, out } = scratch;
+        match &job.source {
+            Source::Header(json) => {
+                file.target.write_at(&(json.len() as u64).to_le_bytes(), 0)?;
+                file.target.write_at(json.as_bytes(), 8)?;
+            }
+            Source::Base(shard, range) => {
+                file.target.write_at(shard.bytes(range.clone(), buffer)?, job.range.start)?;
+            }
+            Source::Chunk { place, width, base } => {
+                let stored = self.patch.read(place, stored)?;
+                let base =
+                    base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), buffer)).transpose()?;
+                out.resize((job.range.end - job.range.start) as usize, 0);
+                unpacker.unpack(*width, base, stored, out).map_err(|e| self.cannot_unpack(place, &e))?;
+                file.target.write_at(out, job.range.start)?;
+            }
+        }
+        let Some(got) = file.hash.written(&file.target, job.piece, out)? else {
+            return Ok(());
+        };
+        self.check_result(file.name, got, file.expected)?;
+        if sync { file.target.sync() } else { Ok(()) }
+    }
+
+    fn write_sidecars(&self, staging: &Staging, mut chunks: &[Place<'_>]) -> Result<()> {
+        let mut scratch = Scratch::default();
+        for (entry, base) in self.patch.toc().sidecars.iter().zip(&self.fit.sidecars) {
+            let path = staging.path().join(&entry.path);
+            if let Some(base) = base {
+                staging.copy_file(base, Path::new(&entry.path))?;
+            } else {
+                let count = entry.chunks.as_ref().map_or(0, Vec::len);
+                let (own, rest) = chunks.split_at(count);
+                chunks = rest;
+                self.write_sidecar(&path, entry.bytes, own, staging.sync(), &mut scratch)?;
+            }
+            self.check_result(&entry.path, hash_file(&path)?.1, entry.sha256)?;
+        }
+        Ok(())
+    }
+
+    fn write_sidecar(
+        &self,
+        path: &Path,
+        bytes: u64,
+        chunks: &[Place<'_>],
+        sync: bool,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        }
+        let mut file = std::fs::File::create_new(path).map_err(Error::io("create", path))?;
+        for (i, place) in chunks.iter().enumerate() {
+            let range = part(&(0..bytes), i);
+            scratch.out.resize((range.end - range.start) as usize, 0);
+            let stored = self.patch.read(place, &mut scratch.stored)?;
+            let unpacked = scratch.unpacker.unpack(1, None, stored, &mut scratch.out);
+            unpacked.map_err(|e| self.cannot_unpack(place, &e))?;
+            file.write_all(&scratch.out).map_err(Error::io("write", path))?;
+        }
+        if sync { file.sync_all().map_err(Error::io("sync", path)) } else { Ok(()) }
+    }
+
+    fn check_result(&self, name: &str, got: Sha256Hex, expected: Sha256Hex) -> Result<()> {
+        if got == expected {
+            return Ok(());
+        }
+        let name = Escaped(name);
+        Err(damaged(self.patch.path(), format!("`{name}` came out with SHA-256 {got}, expected {expected}")))
+    }
+
+    fn cannot_unpack(&self, place: &Place<'_>, error: &std::io::Error) -> Error {
+        let name = Escaped(place.name);
+        damaged(
+            self.patch.path(),
+            format!("bytes at {} of `{name}` cannot be decompressed: {error}", place.at),
+        )
+    }
+}
