@@ -1,4 +1,4 @@
-//! Compiles every kernel for three generations of cards and prints registers and spills. Needs NVRTC, no card.
+//! Compiles every kernel for three generations of GPUs and prints registers and spills. Needs NVRTC, no GPU.
 //!
 //! Fails when a kernel spills, apart from the attention of heads over 128 elements, which is there for
 //! completeness and not for speed.
@@ -6,14 +6,14 @@
 
 use std::process::ExitCode;
 
-use hft_surgery::backend::cuda::{Usage, Working, compile, signatures};
+use hft_surgery::backend::cuda::{ComputeDtype, Usage, compile, signatures};
 
 const CARDS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
 fn main() -> ExitCode {
     let mut columns = Vec::new();
     for arch in CARDS {
-        for (working, name) in [(Working::F32, "f32"), (Working::Bf16, "bf16")] {
+        for (working, name) in [(ComputeDtype::F32, "f32"), (ComputeDtype::Bf16, "bf16")] {
             match compile(arch, working) {
                 Ok(compiled) => {
                     columns.push((format!("{arch} {name}"), compiled.cubin.len(), compiled.usage()))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a card: each operation against the CPU, compute-sanitizer where it is installed, training in
+# Everything that needs a GPU: each operation against the CPU, compute-sanitizer where it is installed, training in
 # f32 and bf16 against the CPU, throughput and memory full and half beside PyTorch, half against full at several
-# sizes, and the bandwidth of AdamW. Fails when there is no card.
+# sizes, and the bandwidth of AdamW. Fails when there is no GPU.
 #
 # usage: benches/gpu.sh [--model CKPT] [--results DIR] [options of benches/gpu.py]
 #
@@ -19,8 +19,8 @@ tests=${HFT_TESTS:-$(find target/release/deps -maxdepth 1 -name 'cuda-*' -execut
 [ -n "$tests" ] || { echo "error: no tests; build them with cargo test --release --no-run --test cuda" >&2; exit 1; }
 part() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
-part card
-"$binary" doctor || { echo "error: no card to measure" >&2; exit 1; }
+part GPU
+"$binary" doctor || { echo "error: no GPU to measure" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 operations=(operations_agree masks_have a_masked_merge a_head a_graph)

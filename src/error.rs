@@ -115,7 +115,7 @@ pub enum Error {
         /// What helps.
         hint: Option<String>,
     },
-    /// A card, its driver or its libraries cannot be used.
+    /// A GPU, its driver or its libraries cannot be used.
     #[error("{fault}")]
     Device {
         /// What happened.

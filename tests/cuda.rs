@@ -1,7 +1,7 @@
-//! Every operation on a card against the CPU, on odd shapes.
+//! Every operation on a GPU against the CPU, on odd shapes.
 //!
-//! The card is the stand-in of `tests/mock_cuda`, which runs each kernel under three orders of threads and
-//! compares them bit by bit. With `HFT_TEST_GPU=1` it is the card of this machine; then no card is a failure.
+//! The GPU is the stand-in of `tests/mock_cuda`, which runs each kernel under three orders of threads and
+//! compares them bit by bit. With `HFT_TEST_GPU=1` it is the GPU of this machine; then no GPU is a failure.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
@@ -15,12 +15,12 @@ use std::process::Command;
 
 use cases::{CASES, Case};
 use hft_surgery::backend::cuda::{Asked, Coins, Cuda, ask};
-use hft_surgery::backend::{Backend, Cpu, Stored, Working};
+use hft_surgery::backend::{Backend, ComputeDtype, Cpu, Stored};
 use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::plan::{Domain, Key, bernoulli};
 
-/// A card.
-fn card(working: Working) -> Cuda {
+/// A GPU.
+fn gpu(working: ComputeDtype) -> Cuda {
     if std::env::var_os("HFT_TEST_GPU").is_none() {
         let libraries = mock_cuda::libraries().to_owned();
         ask(Asked { cache: libraries.join("cache"), libraries });
@@ -45,9 +45,9 @@ fn error(case: &Case, cpu: &[Vec<f32>], cuda: &[Vec<f32>]) -> f64 {
     worst
 }
 
-fn agree(working: Working, bound: impl Fn(&Case) -> f64) {
+fn agree(working: ComputeDtype, bound: impl Fn(&Case) -> f64) {
     for case in CASES {
-        let (mut cpu, mut cuda) = (Cpu::default(), card(working));
+        let (mut cpu, mut cuda) = (Cpu::default(), gpu(working));
         let (expected, got) = ((case.cpu)(&mut cpu), (case.cuda)(&mut cuda));
         cuda.check().unwrap_or_else(|fault| panic!("{}: {fault}", case.name));
         let (e, bound) = (error(case, &expected, &got), bound(case));
@@ -58,17 +58,17 @@ fn agree(working: Working, bound: impl Fn(&Case) -> f64) {
 
 #[test]
 fn operations_agree_in_f32() {
-    agree(Working::F32, |_| 1e-5);
+    agree(ComputeDtype::F32, |_| 1e-5);
 }
 
 #[test]
 fn operations_agree_in_bf16() {
-    agree(Working::Bf16, |case| case.bf16);
+    agree(ComputeDtype::Bf16, |case| case.bf16);
 }
 
 #[test]
 fn masks_have_the_bits_of_the_cpu() {
-    let cuda = card(Working::F32);
+    let cuda = gpu(ComputeDtype::F32);
     for (len, each, ratio, complement) in
         [(1000, 1, 0.5, false), (77, 7, 0.3, true), (64, 64, 1.0, false), (65, 1, 0.0, true)]
     {
@@ -92,8 +92,8 @@ fn masks_have_the_bits_of_the_cpu() {
 
 #[test]
 fn a_masked_merge_rounds_once() {
-    for working in [Working::F32, Working::Bf16] {
-        let cuda = card(working);
+    for working in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let cuda = gpu(working);
         let n = 131;
         let (base, tuned) = (cases::numbers(n, 1), cases::numbers(n, 2));
         let bits: Vec<u64> = (0..n.div_ceil(64) as u64).map(|i| 0xa5a5_0ff0_1234_5678 ^ i).collect();
@@ -110,7 +110,7 @@ fn a_masked_merge_rounds_once() {
                 let merged = if scale == 1.0 { tuned[i] } else { base[i] + scale * (tuned[i] - base[i]) };
                 let exact = if bits[i / 64] >> (i % 64) & 1 == 1 { merged } else { base[i] };
                 let rounded =
-                    if working == Working::F32 { exact } else { half::bf16::from_f32(exact).to_f32() };
+                    if working == ComputeDtype::F32 { exact } else { half::bf16::from_f32(exact).to_f32() };
                 assert_eq!(got.to_bits(), rounded.to_bits(), "{working:?} element {i}");
             }
         }
@@ -119,7 +119,7 @@ fn a_masked_merge_rounds_once() {
 
 #[test]
 fn a_head_that_is_too_wide_is_an_error_that_stays() {
-    let mut cuda = card(Working::F32);
+    let mut cuda = gpu(ComputeDtype::F32);
     cases::attention_of_width(&mut cuda, 257);
     let fault = cuda.check().unwrap_err().to_string();
     assert!(fault.contains("head_dim 257"), "{fault}");
@@ -129,7 +129,7 @@ fn a_head_that_is_too_wide_is_an_error_that_stays() {
 /// More than both halves of the pinned memory hold, up and down, turned into another type on the way.
 #[test]
 fn large_copies_keep_their_order() {
-    let cuda = card(Working::F32);
+    let cuda = gpu(ComputeDtype::F32);
     let n = 8_400_003;
     let (first, second) = (cases::numbers(n, 1), cases::numbers(n, 2));
     let (mut a, mut b) = (cuda.zeros(n), cuda.zeros(n));
@@ -144,12 +144,12 @@ fn large_copies_keep_their_order() {
     assert!(*cuda.weight_to_host(&weight).unwrap() == first);
 }
 
-/// Bytes per second of a copy and of masked AdamW; on a card, of as much memory as a large tensor has.
+/// Bytes per second of a copy and of masked AdamW; on a GPU, of as much memory as a large tensor has.
 #[test]
 fn bandwidth_of_a_copy_and_of_adamw() {
     let (rows, cols, times) =
         if std::env::var_os("HFT_TEST_GPU").is_some() { (1 << 14, 1 << 14, 20) } else { (16, 40, 1) };
-    let mut cuda = card(Working::Bf16);
+    let mut cuda = gpu(ComputeDtype::Bf16);
     let seconds = cases::adamw_seconds(&mut cuda, (rows, cols), times);
     cuda.check().unwrap();
     let elements = (rows * cols) as f64;
@@ -163,8 +163,8 @@ fn bandwidth_of_a_copy_and_of_adamw() {
 /// What is recorded gives the bits of what is not, on other tokens and after other shapes.
 #[test]
 fn a_graph_gives_the_bits_of_its_operations() {
-    for working in [Working::F32, Working::Bf16] {
-        let (mut alone, mut recorded) = (card(working), card(working));
+    for working in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let (mut alone, mut recorded) = (gpu(working), gpu(working));
         let (expected, got) = (cases::parts(&mut alone, false), cases::parts(&mut recorded, true));
         alone.check().unwrap();
         recorded.check().unwrap();

@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::fixture;
-use hft_surgery::plan::{Category, Inventory, Place, module_of};
+use hft_surgery::plan::{Category, Inventory, TensorName, module_of};
 
 /// (family, name, layer, category, projection) of every golden line.
 fn goldens() -> Vec<[String; 5]> {
@@ -32,7 +32,7 @@ fn every_family_reads_as_its_module_tree() {
     let goldens = goldens();
     assert!(goldens.len() > 1000);
     let read = |name: &str| {
-        let place = Place::of(name);
+        let place = TensorName::of(name);
         let layer = place.layer.map_or("-".to_owned(), |layer| layer.to_string());
         [layer, place.category.to_string(), place.projection]
     };
@@ -58,7 +58,7 @@ fn is_end_of(path: &str, end: &str) -> bool {
 fn labels_tell_modules_apart() {
     let mut modules: BTreeMap<(String, Place2), BTreeSet<String>> = BTreeMap::new();
     for [family, name, ..] in goldens() {
-        let place = Place::of(&name);
+        let place = TensorName::of(&name);
         if let Some(layer) = place.layer {
             let key = (place.stack, layer, place.group, place.projection);
             // Mixtral's experts have a second name in memory.
@@ -135,7 +135,7 @@ fn stored_forms_are_known_too() {
         (".weight", None, Category::Other, "weight"),
     ];
     for (name, layer, category, projection) in cases {
-        let place = Place::of(name);
+        let place = TensorName::of(name);
         assert_eq!(
             (place.layer, place.category, place.projection.as_str()),
             (layer, category, projection),

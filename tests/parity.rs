@@ -10,7 +10,7 @@ use hft_surgery::model::{Activations, Batch, LlamaConfig, Model, Recompute, back
 use hft_surgery::train::{AdamW, MicroBatch, step};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
-const MODES: [Recompute; 3] = [Recompute::None, Recompute::Light, Recompute::Block];
+const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
 fn family(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama").join(name)

@@ -6,17 +6,17 @@ use crate::{Error, Result};
 /// What a user may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A card where one can be used, the CPU otherwise.
+    /// A GPU where one can be used, the CPU otherwise.
     Auto,
     /// The CPU.
     Cpu,
-    /// A card, or an error.
+    /// A GPU, or an error.
     Cuda,
 }
 
-/// The type of weights and activations on a card. The CPU computes in `f32`.
+/// The type of weights and activations on a GPU. The CPU computes in `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Working {
+pub enum ComputeDtype {
     /// `float`: to compare with the CPU.
     F32,
     /// bfloat16, with master weights, moments, gradients of weights and all sums in `float`.
@@ -28,26 +28,26 @@ pub enum Working {
 pub enum Device {
     /// The CPU.
     Cpu,
-    /// A card.
+    /// A GPU.
     #[cfg(feature = "cuda")]
     Cuda(Box<super::cuda::Cuda>),
 }
 
 impl Device {
-    /// Starts the device; on a card, `working` is bf16 unless something else is asked for.
+    /// Starts the device; on a GPU, `working` is bf16 unless something else is asked for.
     ///
     /// # Errors
     /// [`Error::Device`] that says what is missing; [`Error::Usage`] for bf16 on the CPU.
-    pub fn open(choice: DeviceChoice, working: Option<Working>) -> Result<Self> {
-        let card = match choice {
+    pub fn open(choice: DeviceChoice, working: Option<ComputeDtype>) -> Result<Self> {
+        let gpu = match choice {
             DeviceChoice::Cpu => false,
             DeviceChoice::Cuda => true,
             DeviceChoice::Auto => super::diagnose().usable(),
         };
-        if card {
-            return Self::open_card(working.unwrap_or(Working::Bf16));
+        if gpu {
+            return Self::open_gpu(working.unwrap_or(ComputeDtype::Bf16));
         }
-        if working == Some(Working::Bf16) {
+        if working == Some(ComputeDtype::Bf16) {
             return Err(Error::usage(
                 "the CPU computes in float32",
                 "leave out --compute-dtype, or use --device cuda",
@@ -57,17 +57,17 @@ impl Device {
     }
 
     #[cfg(feature = "cuda")]
-    fn open_card(working: Working) -> Result<Self> {
+    fn open_gpu(working: ComputeDtype) -> Result<Self> {
         Ok(Self::Cuda(Box::new(super::cuda::Cuda::open(working)?)))
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn open_card(_: Working) -> Result<Self> {
+    fn open_gpu(_: ComputeDtype) -> Result<Self> {
         let hint = Some("use --device cpu, or build with --features cuda".to_owned());
         Err(Error::Device { fault: "this build has no CUDA backend".to_owned(), hint })
     }
 
-    /// "cpu", or what the card is called and how much of its memory is free, in bytes.
+    /// "cpu", or what the GPU is called and how much of its memory is free, in bytes.
     pub fn name(&self) -> (String, Option<u64>) {
         match self {
             Self::Cpu => ("cpu".to_owned(), None),
@@ -76,7 +76,7 @@ impl Device {
         }
     }
 
-    /// The most bytes of a card's memory that training held at once; `None` for the CPU.
+    /// The most bytes of a GPU's memory that training held at once; `None` for the CPU.
     pub fn most_memory(&self) -> Option<u64> {
         match self {
             Self::Cpu => None,

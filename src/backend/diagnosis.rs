@@ -15,9 +15,9 @@ pub struct LibraryReport {
     pub searched: Vec<String>,
 }
 
-/// A card.
+/// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub struct Gpu {
     /// Its name.
     pub name: String,
     /// Compute capability: major and minor.
@@ -40,14 +40,14 @@ pub struct Missing {
 pub struct Diagnosis {
     /// The libraries.
     pub libraries: Vec<LibraryReport>,
-    /// The cards that the driver lists.
-    pub cards: Vec<Card>,
+    /// The GPUs that the driver lists.
+    pub gpus: Vec<Gpu>,
     /// Empty when CUDA can be used.
     pub missing: Vec<Missing>,
 }
 
 impl Diagnosis {
-    /// Whether training can run on a card.
+    /// Whether training can run on a GPU.
     pub fn usable(&self) -> bool {
         self.missing.is_empty()
     }

@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use crate::Result;
 
-pub use choice::{Device, DeviceChoice, Working};
+pub use choice::{ComputeDtype, Device, DeviceChoice};
 pub use cpu::{Cpu, gemm_gflops};
-pub use diagnosis::{Card, Diagnosis, LibraryReport, Missing, diagnose};
+pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing, diagnose};
 
 /// The values of a parameter as a checkpoint stores them.
 #[derive(Debug, Clone, Copy)]

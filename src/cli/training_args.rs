@@ -173,8 +173,8 @@ impl OptimizerArgs {
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens),
                 RecomputeArg::None => Recompute::None,
-                RecomputeArg::Light => Recompute::Light,
-                RecomputeArg::Block => Recompute::Block,
+                RecomputeArg::Light => Recompute::Selective,
+                RecomputeArg::Block => Recompute::Full,
             },
             save_steps: saving.save_steps,
             save_total_limit: saving.save_total_limit,

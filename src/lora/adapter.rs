@@ -14,7 +14,7 @@ use crate::checkpoint::{Access, Checkpoint, read_config};
 use crate::error::Escaped;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::merge::tiles::values::{Scratch, Values};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 use crate::simd::{Kernel, dispatch};
 use crate::{Error, Faults, Result};
 
@@ -123,9 +123,10 @@ impl Adapter {
         fn inner(name: &str) -> &str {
             name.strip_prefix("base_model.model.").unwrap_or(name)
         }
-        let head = Place::of(inner(name)).category == Category::LmHead && base.find(inner(name)).is_none();
+        let head =
+            TensorName::of(inner(name)).category == Category::LmHead && base.find(inner(name)).is_none();
         let mut tensors = self.checkpoint.tensors();
-        let embedding = tensors.find(|t| Place::of(inner(&t.info.name)).is_token_embedding());
+        let embedding = tensors.find(|t| TensorName::of(inner(&t.info.name)).is_token_embedding());
         let embedding = embedding.and_then(|t| self.source(&t.info.name));
         match (self.source(name), embedding) {
             (Some(a), Some(b)) if head && base.tied() && a.info.shape == b.info.shape => {

@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, CommandInputs, Staging, natural_order};
 use crate::lora::svd::{Factors, factors};
 use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
-use crate::plan::{Category, Key, Place, module_of};
+use crate::plan::{Category, Key, TensorName, module_of};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Pairing, Provenance};
 
@@ -61,7 +61,7 @@ pub fn extract_lora(
         if old.same_bytes(&new, new.info.elements())? {
             continue;
         }
-        let place = Place::of(&new.info.name);
+        let place = TensorName::of(&new.info.name);
         let linear = matches!(place.category, Category::Attention | Category::Mlp)
             && new.info.shape.len() == 2
             && new.info.name.ends_with(".weight")
@@ -121,7 +121,7 @@ fn named<'a>(tuned: &Checkpoint, saved: Vec<Source<'a>>) -> Vec<(String, Source<
     const HEAD: &str = "lm_head.weight";
     let mut named: Vec<(String, Source<'a>)> = saved.into_iter().map(|s| (s.info.name.clone(), s)).collect();
     let embedding =
-        named.iter().find(|(name, _)| Place::of(name).is_token_embedding()).map(|(_, s)| s.clone());
+        named.iter().find(|(name, _)| TensorName::of(name).is_token_embedding()).map(|(_, s)| s.clone());
     if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
         named.push((HEAD.to_owned(), embedding));
     }

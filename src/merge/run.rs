@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, Staging, Target};
 use crate::merge::plan::job::{Job, MergeVocab};
-use crate::merge::plan::layout::{Layout, Policy, layout};
 use crate::merge::plan::output::{ConfigChange, OutFile, bytes_of, files, index};
 use crate::merge::plan::plans::Plans;
+use crate::merge::plan::tensor_plan::{Layout, Policy, layout};
 use crate::merge::rules::ready::{Ready, Setup};
 use crate::merge::rules::trim::global_cuts;
 use crate::merge::tiles::finite::{self, NonFinite};
@@ -19,7 +19,7 @@ use crate::merge::tiles::values::{TILE, Values, over};
 use crate::merge::tokenizer::align::Alignment;
 use crate::merge::tokenizer::donors::Donors;
 use crate::merge::{Models, Recipe};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 use crate::surgery::provenance::FILE_NAME;
 use crate::surgery::{Output, Provenance};
 use crate::{Faults, Result};
@@ -180,12 +180,12 @@ fn change(
     aligned: Option<&Alignment<'_>>,
 ) -> ConfigChange {
     let reference = models.reference(recipe);
-    let embedding = jobs.iter().find(|job| Place::of(&job.name).is_token_embedding());
+    let embedding = jobs.iter().find(|job| TensorName::of(&job.name).is_token_embedding());
     let rows = embedding.and_then(|job| {
         let before = reference.find(&job.name)?.info.shape.first()?;
         job.shape.first().filter(|rows| aligned.is_some() || *rows != before).copied()
     });
-    let head = jobs.iter().any(|job| Place::of(&job.name).category == Category::LmHead);
+    let head = jobs.iter().any(|job| TensorName::of(&job.name).category == Category::LmHead);
     let untie = head && reference.tied() && models.all().any(|model| !model.tied());
     let renumbered = aligned.map(|aligned| aligned.renumbered(models, reference)).unwrap_or_default();
     ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie, renumbered }

@@ -10,9 +10,9 @@ pub enum Recompute {
     None,
     /// Norm outputs, attention and the MLP's product are computed again: no matrix of the model is used twice.
     #[default]
-    Light,
+    Selective,
     /// Only the input of each block is kept; each block runs forward twice.
-    Block,
+    Full,
 }
 
 impl Recompute {
@@ -22,7 +22,7 @@ impl Recompute {
         let parameters: usize =
             expected(config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let kept = tokens * activation_floats(config, Self::None);
-        if kept <= 4 * parameters / 6 { Self::None } else { Self::Light }
+        if kept <= 4 * parameters / 6 { Self::None } else { Self::Selective }
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct BlockActs<B: Backend> {
 /// Buffers that are filled from a [`BlockActs`] without a matrix of the model. The backward pass, where it has
 /// read one, writes the gradient of the same thing over it.
 #[derive(Debug)]
-pub(crate) struct LightActs<B: Backend> {
+pub(crate) struct SelectiveActs<B: Backend> {
     /// Normed input of the block, `[T, D]`.
     pub(crate) norm1: B::Buffer,
     /// Output of attention, `[T, H · E]`.
@@ -81,7 +81,7 @@ pub struct Activations<B: Backend> {
     /// Input of each block, and of the last norm.
     pub(crate) x: Vec<B::Buffer>,
     blocks: Vec<BlockActs<B>>,
-    lights: Vec<LightActs<B>>,
+    lights: Vec<SelectiveActs<B>>,
     /// Output of the last norm, `[T, D]`, and its 1/rms.
     pub(crate) last: B::Buffer,
     pub(crate) last_rstd: B::Buffer,
@@ -102,18 +102,18 @@ impl<B: Backend> Activations<B> {
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
         let of = |cols: usize| backend.activations(tokens * cols);
-        let recompute = if training { recompute } else { Recompute::Block };
+        let recompute = if training { recompute } else { Recompute::Full };
         let (blocks, lights) = match recompute {
             Recompute::None => (layers, layers),
-            Recompute::Light => (layers, 1),
-            Recompute::Block => (1, 1),
+            Recompute::Selective => (layers, 1),
+            Recompute::Full => (1, 1),
         };
         Self {
             recompute,
             x: (0..if training { layers + 1 } else { 2 }).map(|_| of(d)).collect(),
             blocks: (0..blocks).map(|_| BlockActs::new(backend, config, tokens)).collect(),
             lights: (0..lights)
-                .map(|_| LightActs { norm1: of(d), att: of(q), norm2: of(d), act: of(f) })
+                .map(|_| SelectiveActs { norm1: of(d), att: of(q), norm2: of(d), act: of(f) })
                 .collect(),
             last: of(d),
             last_rstd: backend.zeros(tokens),
@@ -126,7 +126,7 @@ impl<B: Backend> Activations<B> {
     pub(crate) fn of_block(
         &mut self,
         layer: usize,
-    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut LightActs<B>, &RopeTable) {
+    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut SelectiveActs<B>, &RopeTable) {
         let (block, light) = (layer.min(self.blocks.len() - 1), layer.min(self.lights.len() - 1));
         (&mut self.x, &mut self.blocks[block], &mut self.lights[light], &self.rope)
     }
@@ -163,8 +163,8 @@ pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
     let layers = config.num_hidden_layers;
     let (blocks, lights) = match recompute {
         Recompute::None => (layers, layers),
-        Recompute::Light => (layers, 1),
-        Recompute::Block => (1, 1),
+        Recompute::Selective => (layers, 1),
+        Recompute::Full => (1, 1),
     };
     (layers + 1) * d + blocks * block + lights * light + (d + 1) + (d + q)
 }
@@ -185,6 +185,6 @@ mod tests {
         let most = state / 6 / activation_floats(&config, Recompute::None);
         assert!(most > 0);
         assert_eq!(Recompute::fitting(&config, most), Recompute::None);
-        assert_eq!(Recompute::fitting(&config, most + 1), Recompute::Light);
+        assert_eq!(Recompute::fitting(&config, most + 1), Recompute::Selective);
     }
 }

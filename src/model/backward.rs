@@ -1,7 +1,7 @@
 //! The backward pass: gradients of trainable tensors only, down to the lowest of them.
 
 use crate::backend::{Backend, Rotation};
-use crate::model::activations::{BlockActs, GradActs, LightActs};
+use crate::model::activations::{BlockActs, GradActs, SelectiveActs};
 use crate::model::forward::{Place, block_forward};
 use crate::model::{Activations, Batch, Layer, Linear, Model, Norm, Param, Recompute};
 
@@ -62,11 +62,11 @@ pub fn backward<B: Backend>(
         let (x, block, light, rope) = acts.of_block(l);
         let place = Place { config: &model.config, index: l, batch, rope };
         let below = reach.embedding || reach.lowest.is_some_and(|lowest| lowest < l);
-        if recompute == Recompute::Block {
+        if recompute == Recompute::Full {
             block_forward(backend, layer, place, &x[l], block, light, None);
         }
         let mut pass = Pass { backend, place, block, light, grads: &mut grads, accumulate, below };
-        if recompute == Recompute::Light {
+        if recompute == Recompute::Selective {
             pass.refill(layer, &x[l]);
         }
         pass.mlp(layer);
@@ -86,7 +86,7 @@ struct Pass<'a, B: Backend> {
     backend: &'a mut B,
     place: Place<'a>,
     block: &'a mut BlockActs<B>,
-    light: &'a mut LightActs<B>,
+    light: &'a mut SelectiveActs<B>,
     grads: &'a mut GradActs<B>,
     accumulate: bool,
     /// Something below the block is trainable.
@@ -150,7 +150,7 @@ impl<B: Backend> Pass<'_, B> {
         }
         let dx = &mut self.grads.dx;
         let BlockActs { gate, up, mid, rstd2, .. } = &mut *self.block;
-        let LightActs { norm2, act: dact, .. } = &mut *self.light;
+        let SelectiveActs { norm2, act: dact, .. } = &mut *self.light;
         self.backend.linear_backward_input(dx, &layer.down_proj.weight.weight, rows, dact, false);
         self.backend.swiglu_backward(dact, rows * self.place.config.intermediate_size, gate, up);
         weight_gradient(self.backend, &mut layer.gate_proj, gate, norm2, rows, self.accumulate);

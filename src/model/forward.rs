@@ -1,7 +1,7 @@
 //! The forward pass.
 
 use crate::backend::{Backend, RopeTable, Rotation, Sequences};
-use crate::model::activations::{BlockActs, LightActs};
+use crate::model::activations::{BlockActs, SelectiveActs};
 use crate::model::{Activations, Layer, Linear, LlamaConfig, Model};
 
 /// The tokens of a micro-batch.
@@ -58,7 +58,7 @@ pub(crate) fn block_forward<B: Backend>(
     place: Place<'_>,
     x: &B::Buffer,
     block: &mut BlockActs<B>,
-    light: &mut LightActs<B>,
+    light: &mut SelectiveActs<B>,
     out: Option<&mut B::Buffer>,
 ) {
     let Place { config, batch, rope, .. } = place;

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::checkpoint::{Checkpoint, CommandInputs, Sha256Hex, Shard, Staging, Target};
 use crate::error::Escaped;
-use crate::patch::beside::hash_file;
 use crate::patch::codec::{CHUNK, Unpacker};
 use crate::patch::fit::Fit;
 use crate::patch::format::damaged;
 use crate::patch::ordered_hash::OrderedHash;
 use crate::patch::reader::{Patch, Place, part};
+use crate::patch::sidecar_files::hash_file;
 use crate::patch::toc::width_of;
 use crate::surgery::queue::deal;
 use crate::{Error, Result};

@@ -8,11 +8,11 @@ use crate::checkpoint::{
     tensor_contents, unsafe_shard_name,
 };
 use crate::error::Escaped;
-use crate::patch::beside::{Beside, hash_file};
 use crate::patch::codec::CHUNK;
 use crate::patch::format::{HEAD_BYTES, Head, MAGIC, MOST_TOC_BYTES};
 use crate::patch::pack::{Job, Source, pack};
 use crate::patch::reader::part;
+use crate::patch::sidecar_files::{SidecarFiles, hash_file};
 use crate::patch::toc::{Action, Chunk, FileEntry, MOST_FILES, SidecarEntry, Toc, too_large, width_of};
 use crate::{Error, Result};
 
@@ -21,8 +21,8 @@ use crate::{Error, Result};
 pub struct Creation<'a> {
     base: &'a Checkpoint,
     tuned: &'a Checkpoint,
-    beside_base: Beside,
-    beside_tuned: Beside,
+    beside_base: SidecarFiles,
+    beside_tuned: SidecarFiles,
 }
 
 /// Where the patch goes and how hard it is compressed.
@@ -62,7 +62,7 @@ impl<'a> Creation<'a> {
                 return Err(Error::Checkpoint { path: shard.path().to_owned(), fault, hint });
             }
         }
-        Ok(Self { base, tuned, beside_base: Beside::of(base)?, beside_tuned: Beside::of(tuned)? })
+        Ok(Self { base, tuned, beside_base: SidecarFiles::of(base)?, beside_tuned: SidecarFiles::of(tuned)? })
     }
 
     /// Files of the tuned side that the patch leaves out, with the reason.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::checkpoint::{Checkpoint, Sha256Hex, Tensor, TensorInfo, tensor_digests};
 use crate::error::Escaped;
-use crate::patch::beside::{Beside, hash_file};
 use crate::patch::reader::Patch;
+use crate::patch::sidecar_files::{SidecarFiles, hash_file};
 use crate::patch::toc::Action;
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ impl<'a> Fit<'a> {
             });
             tensors.push(found.collect());
         }
-        let beside = Beside::of(base)?;
+        let beside = SidecarFiles::of(base)?;
         let mut sidecars = Vec::with_capacity(patch.toc().sidecars.len());
         for entry in &patch.toc().sidecars {
             let found = beside.carried.get(&entry.path).filter(|_| entry.chunks.is_none());

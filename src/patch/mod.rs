@@ -4,7 +4,6 @@
 //! byte for byte. Only tensors that differ take space. The file is described in `format.rs`.
 
 mod apply;
-mod beside;
 mod codec;
 mod create;
 mod fit;
@@ -13,6 +12,7 @@ mod ordered_hash;
 mod pack;
 mod planes;
 mod reader;
+mod sidecar_files;
 mod toc;
 
 pub use apply::Application;

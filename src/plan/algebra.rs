@@ -2,7 +2,7 @@
 
 use super::Plan;
 use super::mask::Mask;
-use super::plan_type::Origin;
+use super::partition::Origin;
 use crate::{Error, Faults, Result};
 
 impl Plan {

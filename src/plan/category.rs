@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::place::Category;
 use super::select::{Balance, Draw, choose};
+use super::tensor_name::Category;
 use super::{Unit, quota};
 
 /// Draws from every category of `pool` on its own.

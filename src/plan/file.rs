@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Plan;
 use super::mask::Mask;
-use super::plan_type::{Model, Origin, Shares};
+use super::partition::{Model, Origin, Shares};
 use crate::checkpoint::{MOST_TENSORS, at_most, read_json, read_named, replace_bytes};
 use crate::error::Escaped;
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::place::{Category, Place};
+use super::tensor_name::{Category, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ impl Filter {
     /// Whether the tensor of this name passes.
     pub fn passes(&self, name: &str) -> bool {
         let by_name = self.globs.as_ref().is_none_or(|globs| globs.is_match(name));
-        by_name && (self.categories.is_empty() || self.categories.contains(&Place::of(name).category))
+        by_name && (self.categories.is_empty() || self.categories.contains(&TensorName::of(name).category))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::Glob;
 
-use super::{Category, Inventory, Place, Selection};
+use super::{Category, Inventory, Selection, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -61,7 +61,7 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
 
 /// The tensor and, where it is half of a tied pair, the other half.
 fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
-    let place = Place::of(name);
+    let place = TensorName::of(name);
     let pairs = place.category == Category::LmHead || place.is_token_embedding();
     match inventory.unit_of(name) {
         Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::place::{Category, Place, module_of};
+use super::tensor_name::{Category, TensorName, module_of};
 use crate::checkpoint::{Checkpoint, Config, natural_order};
 
 /// A module: its matrix with bias and scales, or a tied pair of embedding and head.
@@ -11,7 +11,7 @@ pub struct Unit {
     /// The module's name.
     pub name: String,
     /// Where it stands.
-    pub place: Place,
+    pub place: TensorName,
     /// Its tensors, in natural order; never empty.
     pub tensors: Vec<String>,
     /// Elements of its tensors; a tied head counts once.
@@ -106,11 +106,11 @@ type Shaped = (String, Vec<u64>);
 
 /// The tensors of each module, in the order in which the modules come first.
 fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
-    let embeddings = tensors.iter().filter(|(name, _)| tied && Place::of(name).is_token_embedding());
+    let embeddings = tensors.iter().filter(|(name, _)| tied && TensorName::of(name).is_token_embedding());
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
     let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
     let joins = |name: &str| {
-        let place = Place::of(name);
+        let place = TensorName::of(name);
         place.category == Category::LmHead || place.is_token_embedding()
     };
     let weighted: HashSet<&str> =
@@ -147,7 +147,8 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
     // One tensor is no alias of another.
     let many = tensors.len() > 1;
-    let embedding = tensors.iter().find(|(name, _)| many && Place::of(name).is_token_embedding()).cloned();
+    let embedding =
+        tensors.iter().find(|(name, _)| many && TensorName::of(name).is_token_embedding()).cloned();
     let aliases = |(name, shape): &&(String, Vec<u64>)| {
         embedding.as_ref().is_some_and(|(first, its)| first != name && its == shape)
     };
@@ -158,7 +159,7 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
     Unit {
-        place: Place::of(&first.0),
+        place: TensorName::of(&first.0),
         name,
         parameters,
         tensors: tensors.into_iter().map(|(name, _)| name).collect(),

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::forced::{Forced, forced};
 use super::mask::{Granularity, Mask, Selector};
+use super::partition::Shares;
 use super::philox::Key;
-use super::place::Category;
-use super::plan_type::Shares;
+use super::tensor_name::Category;
 use super::{Inventory, Plan, Unit, balance, category, quota};
 use crate::{Error, Result};
 

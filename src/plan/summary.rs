@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::place::Category;
+use super::tensor_name::Category;
 use super::{Inventory, Plan};
 
 /// Counts of one category, or of all.

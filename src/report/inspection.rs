@@ -9,7 +9,7 @@ use super::selection::MOST_PROJECTIONS;
 use super::table::{table, text};
 use crate::checkpoint::{Checkpoint, header_digest};
 use crate::error::Escaped;
-use crate::plan::{Category, Inventory, Place};
+use crate::plan::{Category, Inventory, TensorName};
 
 /// The content of a checkpoint.
 #[derive(Debug, Serialize)]
@@ -82,7 +82,7 @@ impl Inspection {
         for tensor in checkpoint.tensors() {
             let info = tensor.info;
             dtypes.entry(info.dtype.to_string()).or_default().add(info.elements(), info.len());
-            let place = Place::of(&info.name);
+            let place = TensorName::of(&info.name);
             categories.entry(place.category).or_default().add(info.elements(), info.len());
             let kind = (place.category, place.projection.clone(), info.shape.clone(), info.dtype.to_string());
             *projections.entry(kind).or_default() += 1;
@@ -207,7 +207,7 @@ impl Count {
 fn tensor_rows(checkpoint: &Checkpoint) -> Vec<TensorRow> {
     let row = |tensor: crate::checkpoint::Tensor<'_>| {
         let info = tensor.info;
-        let place = Place::of(&info.name);
+        let place = TensorName::of(&info.name);
         TensorRow {
             name: info.name.clone(),
             dtype: info.dtype.to_string(),

@@ -8,14 +8,14 @@ use super::grouped;
 use super::table::{table, text};
 use crate::diff::{Overlap, TensorOverlap};
 use crate::error::Escaped;
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 
 /// The sums of all tensors of a category, and of everything.
 fn totals(tensors: &[TensorOverlap]) -> (BTreeMap<Category, Overlap>, Overlap) {
     let mut categories: BTreeMap<Category, Overlap> = BTreeMap::new();
     let mut all = Overlap::default();
     for tensor in tensors {
-        categories.entry(Place::of(&tensor.name).category).or_default().append(&tensor.overlap);
+        categories.entry(TensorName::of(&tensor.name).category).or_default().append(&tensor.overlap);
         all.append(&tensor.overlap);
     }
     (categories, all)

@@ -9,7 +9,7 @@ use super::table::{table, text};
 use crate::checkpoint::Sha256Hex;
 use crate::error::Escaped;
 use crate::patch::{Change, Patch};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 
 /// The content of a patch, from its table of contents alone.
 #[derive(Debug, Serialize)]
@@ -84,7 +84,7 @@ impl PatchInspection {
         for tensor in patch.tensors() {
             let info = tensor.info;
             counts[tensor.change as usize].add(info.len(), tensor.stored);
-            let category = categories.entry(Place::of(&info.name).category).or_default();
+            let category = categories.entry(TensorName::of(&info.name).category).or_default();
             match tensor.change {
                 Change::Identical => category.identical += 1,
                 _ => category.in_patch.add(info.len(), tensor.stored),

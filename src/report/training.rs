@@ -26,7 +26,7 @@ pub struct TrainingResult {
     pub peak_gflops: f64,
     /// The most memory that the process held.
     pub peak_memory: Option<u64>,
-    /// The most memory of a card that the run held.
+    /// The most memory of a GPU that the run held.
     pub device_memory: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ pub fn training_table(result: &TrainingResult) -> String {
         out += &format!("peak memory {}\n", bytes(memory));
     }
     if let Some(memory) = result.device_memory {
-        out += &format!("of the card {}\n", bytes(memory));
+        out += &format!("of the GPU {}\n", bytes(memory));
     }
     out
 }

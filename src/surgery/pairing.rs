@@ -1,7 +1,7 @@
 //! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
 
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
 /// What to do with a tensor that only one side has.
@@ -116,7 +116,7 @@ fn base_value<'a>(
     policies: Policies,
 ) -> Result<Option<BaseValue<'a>>> {
     let name = &tuned.info.name;
-    let category = Place::of(name).category;
+    let category = TensorName::of(name).category;
     let found = base.find(name).or_else(|| {
         let is_head = category == Category::LmHead;
         if is_head && base.tied() { tied_embedding(base) } else { None }
@@ -139,7 +139,7 @@ fn base_value<'a>(
 /// The token embedding of a tied checkpoint.
 fn tied_embedding(base: &Checkpoint) -> Option<Tensor<'_>> {
     let mut tensors = base.tensors();
-    tensors.find(|t| Place::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight"))
+    tensors.find(|t| TensorName::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight"))
 }
 
 fn missing(name: &str, has: &str, lacks: &str) -> Error {
@@ -194,7 +194,7 @@ fn check_tied_head(tuned: &Checkpoint) -> Result<()> {
     if !tuned.tied() {
         return Ok(());
     }
-    let is_head = |name: &str| Place::of(name).category == Category::LmHead;
+    let is_head = |name: &str| TensorName::of(name).category == Category::LmHead;
     let head = tuned.tensors().find(|t| is_head(&t.info.name) && t.info.shape.len() == 2);
     let Some((head, embedding)) = head.zip(tied_embedding(tuned)) else {
         return Ok(());

@@ -76,7 +76,7 @@ fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> F
         }
         let trained = matrices().filter(|p| p.train.is_some()).map(|p| p.elements() as f64).sum::<f64>();
         flops.backward += forward + 2.0 * trained + 2.5 * attention;
-        if recompute == Recompute::Block {
+        if recompute == Recompute::Full {
             flops.backward += forward + attention;
         }
     }

@@ -349,7 +349,7 @@ fn measure<'c, B: Backend>(
     sizes: (usize, usize),
 ) -> Result<(f64, u64)> {
     let model = model::load(backend, source, None, |backend, stored, _| weight(backend, stored))?;
-    let recompute = crate::model::Recompute::Block;
+    let recompute = crate::model::Recompute::Full;
     let mut acts = crate::model::Activations::new(backend, &model.config, sizes, recompute, false);
     let (mut sum, mut count) = (0.0, 0);
     for batch in batches {

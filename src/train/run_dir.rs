@@ -40,7 +40,7 @@ pub struct RunDir {
 
 /// Where a resumed run stands.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct ResumePoint {
     /// Rounds that are done.
     pub rounds: u32,
     /// The newest state of the round after them.
@@ -151,7 +151,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`], or a state that cannot be read.
-    pub fn standing(&self) -> Result<Standing> {
+    pub fn standing(&self) -> Result<ResumePoint> {
         let rounds = (0..).take_while(|round| self.rounds_done(*round)).count() as u32;
         let mut newest = None;
         for path in state::all(&self.states())? {
@@ -160,7 +160,7 @@ impl RunDir {
                 newest = Some((path, progress));
             }
         }
-        Ok(Standing { rounds, state: newest })
+        Ok(ResumePoint { rounds, state: newest })
     }
 
     /// A round is done when its metrics, which are written last, are there.

@@ -9,7 +9,7 @@
 // too early shows as a wrong result. While the stream is captured they go into a graph instead.
 //
 // MOCK_DRIVER_LOG: a file that gets a line for every allocation, launch and graph.
-// MOCK_NO_DEVICE: no card. MOCK_COMPUTE_CAPABILITY: 75 is a Turing card. MOCK_MEMORY: bytes of the card.
+// MOCK_NO_DEVICE: no GPU. MOCK_COMPUTE_CAPABILITY: 75 is a Turing GPU. MOCK_MEMORY: bytes of the GPU.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -126,7 +126,7 @@ API cuInit(unsigned) { return getenv("MOCK_NO_DEVICE") ? NO_DEVICE : 0; }
 API cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 API cuDeviceGetCount(int* n) { *n = 1; return 0; }
 API cuDeviceGet(int* d, int i) { *d = i; return i ? INVALID_DEVICE : 0; }
-API cuDeviceGetName(char* s, int n, int) { snprintf(s, n, "mock card"); return 0; }
+API cuDeviceGetName(char* s, int n, int) { snprintf(s, n, "mock GPU"); return 0; }
 API cuDeviceTotalMem_v2(size_t* b, int) { *b = memory(); return 0; }
 API cuDeviceGetAttribute(int* v, int attribute, int) {
     int cc = (int)number("MOCK_COMPUTE_CAPABILITY", 90);

@@ -1,7 +1,7 @@
 //! AdamW over all trainable tensors in one launch: `kernels/adamw.cu`.
 
+use super::ComputeDtype;
 use super::Cuda;
-use super::Working;
 use super::buffer::Buffer;
 use super::device::{Arg, Device, Memory};
 use super::staged::Staged;
@@ -10,7 +10,7 @@ use crate::backend::{AdamStep, AdamTensor, MaskedGrad};
 /// Elements of one block, as in the kernels.
 const PIECE: usize = 16_384;
 
-/// Element bits on the card.
+/// Element bits on the GPU.
 #[derive(Debug)]
 pub struct Mask {
     memory: Memory,
@@ -53,7 +53,7 @@ pub(super) struct AdamW {
 /// Address of a whole buffer of `f32`.
 fn whole(device: &Device, buffer: &Buffer, len: usize) -> u64 {
     assert!(
-        buffer.of == Working::F32 && buffer.len == len,
+        buffer.of == ComputeDtype::F32 && buffer.len == len,
         "gradients and moments are as long as their tensor"
     );
     device.pointer(&buffer.memory, 4 * len).unwrap_or(0)

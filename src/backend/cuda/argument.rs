@@ -39,7 +39,7 @@ impl Arg {
     }
 }
 
-/// Numbers that are copied to a card as they are in memory.
+/// Numbers that are copied to a GPU as they are in memory.
 pub(super) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for u16 {}

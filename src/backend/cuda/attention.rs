@@ -1,9 +1,9 @@
 //! Attention: `kernels/attention_mma.cu` for heads of 64 and 128 in bf16, `kernels/attention.cu` for all others.
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::Buffer;
 use super::device::{Arg, Device, Memory};
-use super::sequences::OnCard;
+use super::sequences::OnGpu;
 use crate::backend::{AttentionShape, Sequences};
 
 /// Rows of a block of `attention_delta`.
@@ -27,10 +27,10 @@ struct Kernels {
 
 impl Kernels {
     /// `None` for a head that is too wide.
-    fn of(head_dim: usize, working: Working) -> Option<Self> {
+    fn of(head_dim: usize, working: ComputeDtype) -> Option<Self> {
         match (working, head_dim) {
-            (Working::Bf16, 64) => Some(Self::tensor_cores(64, 64)),
-            (Working::Bf16, 128) => Some(Self::tensor_cores(128, 32)),
+            (ComputeDtype::Bf16, 64) => Some(Self::tensor_cores(64, 64)),
+            (ComputeDtype::Bf16, 128) => Some(Self::tensor_cores(128, 32)),
             (_, ..=64) => Some(Self::general(64, head_dim)),
             (_, 65..=128) => Some(Self::general(128, head_dim)),
             (_, 129..=256) => Some(Self::general(256, head_dim)),
@@ -81,7 +81,7 @@ fn numbers(shape: AttentionShape) -> [Arg; 5] {
 impl Attention {
     /// See [`crate::backend::Backend::attention_forward`].
     pub(super) fn forward(
-        (device, of, on_card): (&Device, Working, &mut OnCard),
+        (device, of, on_gpu): (&Device, ComputeDtype, &mut OnGpu),
         [q, k, v]: [&Buffer; 3],
         shape: AttentionShape,
         sequences: Sequences<'_>,
@@ -92,11 +92,11 @@ impl Attention {
         let Some(kernels) = Kernels::of(head_dim, of) else { return too_wide(device, head_dim) };
         let tokens = sequences.tokens();
         let (wide, narrow) = (tokens * heads * head_dim, tokens * kv_heads * head_dim);
-        let (tiles, count) = on_card.tiles(device, sequences, kernels.rows);
+        let (tiles, count) = on_gpu.tiles(device, sequences, kernels.rows);
         let mut args =
             vec![q.arg(device, wide, of), k.arg(device, narrow, of), v.arg(device, narrow, of), tiles];
         args.extend(numbers(shape));
-        args.extend([out.arg(device, wide, of), lse.arg(device, tokens * heads, Working::F32)]);
+        args.extend([out.arg(device, wide, of), lse.arg(device, tokens * heads, ComputeDtype::F32)]);
         let (name, shared) = kernels.forward;
         device.launch(&name, (count, heads), shared, &args);
     }
@@ -104,7 +104,7 @@ impl Attention {
     /// See [`crate::backend::Backend::attention_backward`].
     pub(super) fn backward(
         &mut self,
-        (device, of, on_card): (&Device, Working, &mut OnCard),
+        (device, of, on_gpu): (&Device, ComputeDtype, &mut OnGpu),
         [dout, out, lse]: [&Buffer; 3],
         shape: AttentionShape,
         sequences: Sequences<'_>,
@@ -119,9 +119,9 @@ impl Attention {
         device.reserve(&mut self.dq, wide * of.bytes());
         let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
         let (delta, dq) = (pointer(&self.delta, 4 * rows), pointer(&self.dq, wide * of.bytes()));
-        let (tiles, count) = on_card.tiles(device, sequences, kernels.rows);
+        let (tiles, count) = on_gpu.tiles(device, sequences, kernels.rows);
         let [dout, out] = [dout, out].map(|x| x.arg(device, wide, of));
-        let lse = lse.arg(device, rows, Working::F32);
+        let lse = lse.arg(device, rows, ComputeDtype::F32);
         let (q_arg, k_arg, v_arg) =
             (q.arg(device, wide, of), k.arg(device, narrow, of), v.arg(device, narrow, of));
 
@@ -144,6 +144,5 @@ impl Attention {
 }
 
 fn too_wide(device: &Device, head_dim: usize) {
-    device
-        .fail(format!("head_dim {head_dim} is not supported on the card, at most 256 is; use --device cpu"));
+    device.fail(format!("head_dim {head_dim} is not supported on the GPU, at most 256 is; use --device cpu"));
 }

@@ -1,22 +1,22 @@
-//! Activations, gradients, moments and weights on the card.
+//! Activations, gradients, moments and weights on the GPU.
 
 use half::bf16;
 
 use super::device::{Arg, Device, Memory};
-use super::{Cuda, Working};
+use super::{ComputeDtype, Cuda};
 use crate::backend::Stored;
 use crate::checkpoint::{Dtype, Known, decode_f32};
 use crate::simd::bf16::widen_bits;
 
-/// Elements on the card.
+/// Elements on the GPU.
 #[derive(Debug)]
 pub struct Buffer {
     pub(super) memory: Memory,
     pub(super) len: usize,
-    pub(super) of: Working,
+    pub(super) of: ComputeDtype,
 }
 
-impl Working {
+impl ComputeDtype {
     /// Bytes of an element.
     pub(super) fn bytes(self) -> usize {
         match self {
@@ -27,7 +27,7 @@ impl Working {
 }
 
 impl Buffer {
-    pub(super) fn zeros(device: &Device, len: usize, of: Working) -> Self {
+    pub(super) fn zeros(device: &Device, len: usize, of: ComputeDtype) -> Self {
         Self { memory: device.zeros(len * of.bytes()), len, of }
     }
 
@@ -35,15 +35,15 @@ impl Buffer {
     ///
     /// # Panics
     /// When it is shorter or of another type.
-    pub(super) fn arg(&self, device: &Device, len: usize, of: Working) -> Arg {
+    pub(super) fn arg(&self, device: &Device, len: usize, of: ComputeDtype) -> Arg {
         assert!(self.of == of, "a kernel gets elements of {of:?}, not of {:?}", self.of);
         Arg::Pointer(device.pointer(&self.memory, len * of.bytes()).unwrap_or(0))
     }
 
     pub(super) fn download(&self, device: &Device) -> Vec<f32> {
         match self.of {
-            Working::F32 => device.download(&self.memory, self.len),
-            Working::Bf16 => {
+            ComputeDtype::F32 => device.download(&self.memory, self.len),
+            ComputeDtype::Bf16 => {
                 device.download::<u16>(&self.memory, self.len).into_iter().map(widen_bits).collect()
             }
         }
@@ -52,8 +52,8 @@ impl Buffer {
     pub(super) fn upload(&mut self, device: &Device, values: &[f32]) {
         assert!(values.len() == self.len, "a buffer is set as a whole");
         match self.of {
-            Working::F32 => device.upload(values, &self.memory),
-            Working::Bf16 => device.upload(&rounded(values), &self.memory),
+            ComputeDtype::F32 => device.upload(values, &self.memory),
+            ComputeDtype::Bf16 => device.upload(&rounded(values), &self.memory),
         }
     }
 }
@@ -62,7 +62,7 @@ fn rounded(values: &[f32]) -> Vec<u16> {
     values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect()
 }
 
-/// A parameter on the card.
+/// A parameter on the GPU.
 #[derive(Debug)]
 pub struct Weight {
     /// Output features; 1 for a vector.
@@ -77,7 +77,7 @@ pub struct Weight {
 
 impl Weight {
     /// Its address as the model computes with it.
-    pub(super) fn arg(&self, device: &Device, of: Working) -> Arg {
+    pub(super) fn arg(&self, device: &Device, of: ComputeDtype) -> Arg {
         let memory = self.copy.as_ref().or(self.master.as_ref());
         let Some(memory) = memory else { unreachable!("a weight has values") };
         Arg::Pointer(device.pointer(memory, self.rows * self.cols * of.bytes()).unwrap_or(0))
@@ -100,7 +100,7 @@ impl Cuda {
     pub fn frozen(&self, stored: Stored<'_>) -> Option<Weight> {
         let Stored { rows, cols, .. } = stored;
         let copy = match self.working {
-            Working::Bf16 if *stored.dtype == Dtype::Known(Known::BF16) => {
+            ComputeDtype::Bf16 if *stored.dtype == Dtype::Known(Known::BF16) => {
                 fits(stored)?;
                 let memory = self.device.alloc(stored.bytes.len());
                 self.device.upload(stored.bytes, &memory);
@@ -116,16 +116,16 @@ impl Cuda {
     /// `None` as for [`Cuda::frozen`].
     pub fn trainable(&self, stored: Stored<'_>) -> Option<Weight> {
         let Stored { rows, cols, .. } = stored;
-        let master = Some(self.place(stored, Working::F32)?);
+        let master = Some(self.place(stored, ComputeDtype::F32)?);
         let copy = match self.working {
-            Working::Bf16 => Some(self.place(stored, Working::Bf16)?),
-            Working::F32 => None,
+            ComputeDtype::Bf16 => Some(self.place(stored, ComputeDtype::Bf16)?),
+            ComputeDtype::F32 => None,
         };
         Some(Weight { rows, cols, master, copy })
     }
 
-    /// Values of any type, turned into another on their way to the card.
-    fn place(&self, stored: Stored<'_>, of: Working) -> Option<Memory> {
+    /// Values of any type, turned into another on their way to the GPU.
+    fn place(&self, stored: Stored<'_>, of: ComputeDtype) -> Option<Memory> {
         /// Elements that are turned at once.
         const PIECE: usize = 1 << 14;
         let (elements, each) = (fits(stored)?, stored.dtype.bytes()?);
@@ -166,12 +166,12 @@ fn fits(stored: Stored<'_>) -> Option<usize> {
 }
 
 /// The bytes of values in the working type.
-fn write(values: &[f32], of: Working, out: &mut [u8]) {
+fn write(values: &[f32], of: ComputeDtype, out: &mut [u8]) {
     match of {
-        Working::F32 => {
+        ComputeDtype::F32 => {
             out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_ne_bytes());
         }
-        Working::Bf16 => {
+        ComputeDtype::Bf16 => {
             let rounded = values.iter().map(|x| bf16::from_f32(*x).to_ne_bytes());
             out.as_chunks_mut().0.iter_mut().zip(rounded).for_each(|(out, x)| *out = x);
         }

@@ -1,4 +1,4 @@
-//! Kernels to machine code for the card that was found, by NVRTC, kept on disk for the next run.
+//! Kernels to machine code for the GPU that was found, by NVRTC, kept on disk for the next run.
 //!
 //! Code, never PTX: drivers refuse PTX of a newer toolkit, but run code of any of their generation.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
-use super::Working;
+use super::ComputeDtype;
 use super::source::program;
 use crate::checkpoint::replace_bytes;
 use crate::{Error, Result};
@@ -70,18 +70,18 @@ fn fault(what: impl std::fmt::Display) -> Error {
     Error::Device { fault: format!("the kernels do not compile: {what}"), hint: None }
 }
 
-/// Compiles all kernels for a card such as `sm_90`.
+/// Compiles all kernels for a GPU such as `sm_90`.
 ///
 /// # Errors
 /// [`Error::Device`] with the compiler's words, or when there is no NVRTC.
-pub fn compile(arch: &str, working: Working) -> Result<Compiled> {
+pub fn compile(arch: &str, working: ComputeDtype) -> Result<Compiled> {
     super::libraries::require(&[super::libraries::Needed::Nvrtc])?;
     let source = std::ffi::CString::new(program()).map_err(fault)?;
     let program =
         result::create_program(&source, Some(c"kernels.cu")).map_err(|e| fault(format!("{e:?}")))?;
     let mut options =
         vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned(), "--ptxas-options=-v".to_owned()];
-    options.extend((working == Working::Bf16).then(|| "--define-macro=WORKING_BF16".to_owned()));
+    options.extend((working == ComputeDtype::Bf16).then(|| "--define-macro=WORKING_BF16".to_owned()));
     // SAFETY: the program was just created and lives until the end of this function.
     let done = unsafe { result::compile_program(program, &options) };
     // SAFETY: as above.
@@ -105,11 +105,11 @@ fn cubin_of(program: sys::nvrtcProgram) -> std::result::Result<Vec<u8>, result::
     Ok(cubin)
 }
 
-/// The code for a card: from the cache, or compiled and put there.
+/// The code for a GPU: from the cache, or compiled and put there.
 ///
 /// # Errors
 /// As [`compile`]. A cache that cannot be read or written is no error: it only saves seconds.
-pub(super) fn cubin(arch: &str, working: Working) -> Result<Vec<u8>> {
+pub(super) fn cubin(arch: &str, working: ComputeDtype) -> Result<Vec<u8>> {
     super::libraries::require(&[super::libraries::Needed::Nvrtc])?;
     let mut hasher = Sha256::new();
     hasher.update(program());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::{Buffer, Weight};
 use super::device::{Arg, Device, Memory};
 use super::matmul::{Matmul, Shape};
@@ -32,7 +32,7 @@ impl CrossEntropy {
     /// See [`crate::backend::Backend::cross_entropy`].
     pub(super) fn run(
         &mut self,
-        (device, of, matmul): (&Device, Working, &mut Matmul),
+        (device, of, matmul): (&Device, ComputeDtype, &mut Matmul),
         hidden: &Buffer,
         weight: &Weight,
         targets: Targets<'_>,
@@ -56,20 +56,20 @@ impl CrossEntropy {
         device.reserve(&mut self.dhidden, step * cols * of.bytes());
         device.reserve(&mut self.logits, step * vocab * 4);
         device.reserve(&mut self.losses, targets.rows.len() * 4);
-        if of == Working::Bf16 {
+        if of == ComputeDtype::Bf16 {
             device.reserve(&mut self.dlogits, step * vocab * of.bytes());
         }
         let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
         let places = self.place(device, targets);
         for first in (0..targets.rows.len()).step_by(step) {
             let rows = first..targets.rows.len().min(first + step);
-            let card = (device, of, &mut *matmul);
-            self.chunk(card, hidden, weight, (places, rows), gradients.as_mut(), accumulate);
+            let gpu = (device, of, &mut *matmul);
+            self.chunk(gpu, hidden, weight, (places, rows), gradients.as_mut(), accumulate);
             accumulate = true;
         }
     }
 
-    /// Brings the targets to the card: their rows and ids.
+    /// Brings the targets to the GPU: their rows and ids.
     pub(super) fn place(&self, device: &Device, targets: Targets<'_>) -> [Arg; 2] {
         [self.rows.put_batch(device, targets.rows), self.ids.put_batch(device, targets.ids)]
     }
@@ -82,7 +82,7 @@ impl CrossEntropy {
     /// Losses and gradients of as many rows as there is room for logits.
     fn chunk(
         &self,
-        (device, of, matmul): (&Device, Working, &mut Matmul),
+        (device, of, matmul): (&Device, ComputeDtype, &mut Matmul),
         hidden: &Buffer,
         weight: &Weight,
         (places, range): ([Arg; 2], Range<usize>),
@@ -94,8 +94,8 @@ impl CrossEntropy {
         let gathered = pointer(&self.hidden, n * cols * of.bytes());
         let logits = pointer(&self.logits, n * vocab * 4);
         let dlogits = match of {
-            Working::F32 => logits,
-            Working::Bf16 => pointer(&self.dlogits, n * vocab * of.bytes()),
+            ComputeDtype::F32 => logits,
+            ComputeDtype::Bf16 => pointer(&self.dlogits, n * vocab * of.bytes()),
         };
         let drows = pointer(&self.dhidden, n * cols * of.bytes());
         let [rows, ids] = places.map(|place| place.skip(4 * range.start));
@@ -107,7 +107,7 @@ impl CrossEntropy {
             0,
             &[hidden.arg(device, hidden.len, of), rows, columns, gathered],
         );
-        let shape = Shape::forward(n, vocab, cols, [of, Working::F32]);
+        let shape = Shape::forward(n, vocab, cols, [of, ComputeDtype::F32]);
         matmul.product(device, shape, [table, gathered, logits], false);
         let args = [
             logits,
@@ -127,8 +127,8 @@ impl CrossEntropy {
             device.launch("scatter_rows", (n, 1), 0, &[drows, rows, columns, all]);
         }
         if let Some(dweight) = dweight {
-            let out = dweight.arg(device, vocab * cols, Working::F32);
-            let shape = Shape::backward_weight(n, vocab, cols, [of, Working::F32]);
+            let out = dweight.arg(device, vocab * cols, ComputeDtype::F32);
+            let shape = Shape::backward_weight(n, vocab, cols, [of, ComputeDtype::F32]);
             matmul.product(device, shape, [gathered, dlogits, out], accumulate);
         }
     }

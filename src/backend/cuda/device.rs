@@ -1,6 +1,6 @@
-//! A card: its memory, its one stream, and checked launches.
+//! A GPU: its memory, its one stream, and checked launches.
 //!
-//! The operations of a backend cannot fail, but a card can. Its first fault stays: nothing is computed after it,
+//! The operations of a backend cannot fail, but a GPU can. Its first fault stays: nothing is computed after it,
 //! and [`Device::check`] tells.
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +19,7 @@ use super::source::{Kind, signatures};
 pub(super) use super::staged::Staged;
 use super::staged::{Bytes, Constants};
 use super::staging::{Pinned, Staging, bytes_of, bytes_of_mut};
-use super::{Working, compile, doctor, libraries};
+use super::{ComputeDtype, compile, doctor, libraries};
 use crate::{Error, Result};
 
 /// Dynamic shared memory that a kernel may use without being asked.
@@ -48,7 +48,7 @@ pub(super) enum Mode {
     Record,
 }
 
-/// The card.
+/// The GPU.
 #[derive(Debug)]
 pub(super) struct Device {
     context: Arc<CudaContext>,
@@ -68,29 +68,29 @@ fn driver_fault(doing: &str, e: result::DriverError) -> Error {
 }
 
 impl Device {
-    /// Starts the first card and loads the kernels.
+    /// Starts the first GPU and loads the kernels.
     ///
     /// # Errors
     /// [`Error::Device`]: what `doctor` finds missing, or what the driver says.
-    pub(super) fn open(working: Working) -> Result<Self> {
+    pub(super) fn open(working: ComputeDtype) -> Result<Self> {
         libraries::require(&libraries::Needed::ALL)?;
         let found = doctor::diagnose();
         if let Some(missing) = found.missing.first() {
             let (fault, hint) = (missing.fault.clone(), Some(missing.hint.clone()));
             return Err(Error::Device { fault, hint });
         }
-        let context = CudaContext::new(0).map_err(|e| driver_fault("cannot start the card", e))?;
+        let context = CudaContext::new(0).map_err(|e| driver_fault("cannot start the GPU", e))?;
         // SAFETY: all work goes to one stream, so its order is the order of the calls; no event is needed.
         unsafe { context.disable_event_tracking() };
         // Not the default stream, on which nothing can be recorded.
         let stream = context.new_stream().map_err(|e| driver_fault("cannot make a stream", e))?;
-        let (major, minor) = found.cards.first().map_or(doctor::OLDEST, |card| card.compute_capability);
+        let (major, minor) = found.gpus.first().map_or(doctor::OLDEST, |gpu| gpu.compute_capability);
         let arch = format!("sm_{major}{minor}");
         let cubin = compile::cubin(&arch, working)?;
         let module = context.load_module(Ptx::from_binary(cubin));
         let module = module.map_err(|e| driver_fault("cannot load the kernels", e))?;
         let kernels = load(&module)?;
-        let name = found.cards.first().map(|card| card.name.clone()).unwrap_or_default();
+        let name = found.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default();
         let staging = Staging::new().map_err(|e| driver_fault("cannot pin memory", e))?.into();
         let (constants, fault) = (RefCell::default(), RefCell::default());
         let (mode, tally) = (Cell::new(Mode::Run), Rc::default());
@@ -131,7 +131,7 @@ impl Device {
         self.mode.set(mode);
     }
 
-    /// Whether work is given to the card, at once or in a graph.
+    /// Whether work is given to the GPU, at once or in a graph.
     pub(super) fn computes(&self) -> bool {
         matches!(self.mode(), Mode::Run | Mode::Record)
     }
@@ -200,7 +200,7 @@ impl Device {
         // SAFETY: `Memory` is only read by kernels and copies that come after a write of what they read.
         let slice = unsafe { self.stream.alloc::<u8>(bytes) };
         let free = self.free_memory().unwrap_or(0);
-        let doing = format!("cannot allocate {bytes} bytes on the card, {free} are free");
+        let doing = format!("cannot allocate {bytes} bytes on the GPU, {free} are free");
         let slice = self.keep(&doing, slice);
         let tally = slice.is_some().then(|| Rc::clone(&self.tally));
         if let Some(tally) = &tally {
@@ -241,11 +241,11 @@ impl Device {
 
     /// Copies to the first bytes of `to`; `fill` gives those from an offset on, a multiple of 16.
     pub(super) fn upload_with(&self, to: &Memory, bytes: usize, fill: impl FnMut(usize, &mut [u8])) {
-        assert!(self.mode() != Mode::Record, "a graph finds what it reads on the card");
+        assert!(self.mode() != Mode::Record, "a graph finds what it reads on the GPU");
         let Some(to) = self.pointer(to, bytes).filter(|_| self.mode() != Mode::Count) else { return };
         // SAFETY: `pointer` has checked the room; the stream lives as long as `self`.
         let done = unsafe { self.staging.borrow_mut().upload((self.stream.cu_stream(), to), bytes, fill) };
-        self.keep("cannot copy to the card", done);
+        self.keep("cannot copy to the GPU", done);
     }
 
     /// Copies the first elements of `from`, after all work before it. Zeros after a fault.
@@ -255,11 +255,11 @@ impl Device {
         let Some(from) = self.pointer(from, bytes.len()).filter(|_| self.computes()) else { return to };
         // SAFETY: `pointer` has checked that the bytes lie in the memory; the stream lives as long as `self`.
         let done = unsafe { self.staging.borrow_mut().download((self.stream.cu_stream(), from), bytes) };
-        self.keep("cannot copy from the card", done);
+        self.keep("cannot copy from the GPU", done);
         to
     }
 
-    /// Memory of the host that the card writes to by itself.
+    /// Memory of the host that the GPU writes to by itself.
     ///
     /// # Errors
     /// [`Error::Device`].
@@ -276,13 +276,13 @@ impl Device {
         let to = to.slice(at, bytes);
         // SAFETY: `pointer` and `slice` have checked both ends; the caller reads after `wait`.
         let done = unsafe { result::memcpy_dtoh_async(to, from + skip as u64, self.stream.cu_stream()) };
-        self.keep("cannot copy from the card", done);
+        self.keep("cannot copy from the GPU", done);
     }
 
     /// Waits for all work.
     pub(super) fn wait(&self) {
         if self.computes() && !self.failed() {
-            self.keep("the card stopped", self.stream.synchronize());
+            self.keep("the GPU stopped", self.stream.synchronize());
         }
     }
 
@@ -292,7 +292,7 @@ impl Device {
         if bytes > 0 && self.computes() {
             // SAFETY: `pointer` has checked both ends, and two memories never overlap.
             let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
-            self.keep("cannot copy on the card", done);
+            self.keep("cannot copy on the GPU", done);
         }
     }
 

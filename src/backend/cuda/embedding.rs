@@ -1,6 +1,6 @@
 //! Token embedding: `kernels/embedding.cu`.
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::{Buffer, Weight};
 use super::device::{Arg, Device};
 use super::staged::Staged;
@@ -18,7 +18,14 @@ pub(super) struct Embedding {
 
 impl Embedding {
     /// See [`crate::backend::Backend::embedding_forward`].
-    pub(super) fn forward(&self, device: &Device, of: Working, table: &Weight, ids: &[u32], out: &Buffer) {
+    pub(super) fn forward(
+        &self,
+        device: &Device,
+        of: ComputeDtype,
+        table: &Weight,
+        ids: &[u32],
+        out: &Buffer,
+    ) {
         assert!(ids.iter().all(|id| (*id as usize) < table.rows), "token ids are below the vocabulary size");
         let out = out.arg(device, ids.len() * table.cols, of);
         let args = [table.arg(device, of), self.place(device, ids), Arg::U32(table.cols as u32), out];
@@ -29,7 +36,7 @@ impl Embedding {
     pub(super) fn backward(
         &mut self,
         device: &Device,
-        dout: (&Buffer, Working),
+        dout: (&Buffer, ComputeDtype),
         ids: &[u32],
         grad: &Buffer,
         cols: usize,
@@ -43,7 +50,7 @@ impl Embedding {
             starts,
             distinct,
             Arg::U32(cols as u32),
-            grad.arg(device, grad.len, Working::F32),
+            grad.arg(device, grad.len, ComputeDtype::F32),
         ];
         device.launch("embedding_backward", (ids.len(), cols.div_ceil(256)), 0, &args);
     }
@@ -53,12 +60,12 @@ impl Embedding {
         self.sorted
     }
 
-    /// Brings the ids to the card.
+    /// Brings the ids to the GPU.
     pub(super) fn place(&self, device: &Device, ids: &[u32]) -> Arg {
         self.ids.put_batch(device, ids)
     }
 
-    /// Brings to the card: the tokens in the order of their ids, where each id begins, and the ids. There are as
+    /// Brings to the GPU: the tokens in the order of their ids, where each id begins, and the ids. There are as
     /// many as tokens, empty ones last, so that the work does not depend on the ids.
     pub(super) fn place_sorted(&self, device: &Device, ids: &[u32]) -> [Arg; 3] {
         let mut tokens: Vec<u32> = (0..ids.len() as u32).collect();

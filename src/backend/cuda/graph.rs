@@ -99,7 +99,7 @@ impl Cuda {
 
     /// Makes a graph of `work`, which does not run.
     fn record(&mut self, shape: Shape, mut work: impl FnMut(&mut Self)) {
-        // What it reads from the host is on the card before.
+        // What it reads from the host is on the GPU before.
         self.device.set_mode(Mode::Reserve);
         work(self);
         self.device.set_mode(Mode::Record);

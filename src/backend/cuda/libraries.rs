@@ -173,7 +173,7 @@ pub struct Asked {
 
 static ASKED: OnceLock<Asked> = OnceLock::new();
 
-/// Asks for these directories. Has an effect before the first use of a card, once.
+/// Asks for these directories. Has an effect before the first use of a GPU, once.
 pub fn ask(asked: Asked) {
     // The first to ask decides.
     let _ = ASKED.set(asked);

@@ -1,6 +1,6 @@
 //! Linear layers: products by cuBLASLt, biases by `kernels/linear.cu`.
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::{Buffer, Weight};
 use super::device::{Arg, Device, Memory};
 use super::matmul::{Matmul, Shape};
@@ -11,7 +11,7 @@ const PIECES: usize = 256;
 
 /// See [`crate::backend::Backend::linear_forward`].
 pub(super) fn forward(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    (device, of, matmul): (&Device, ComputeDtype, &mut Matmul),
     x: &Buffer,
     weight: &Weight,
     rows: usize,
@@ -26,7 +26,7 @@ pub(super) fn forward(
 
 /// See [`crate::backend::Backend::linear_backward_input`].
 pub(super) fn backward_input(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    (device, of, matmul): (&Device, ComputeDtype, &mut Matmul),
     dout: &Buffer,
     weight: &Weight,
     rows: usize,
@@ -41,7 +41,7 @@ pub(super) fn backward_input(
 
 /// See [`crate::backend::Backend::linear_backward_weight`].
 pub(super) fn backward_weight(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    (device, of, matmul): (&Device, ComputeDtype, &mut Matmul),
     dout: &Buffer,
     x: &Buffer,
     rows: usize,
@@ -60,7 +60,7 @@ pub(super) fn backward_weight(
 }
 
 /// See [`crate::backend::Backend::bias_forward`].
-pub(super) fn bias_forward((device, of): (&Device, Working), bias: &Weight, rows: usize, out: &Buffer) {
+pub(super) fn bias_forward((device, of): (&Device, ComputeDtype), bias: &Weight, rows: usize, out: &Buffer) {
     let cols = bias.cols;
     let args = [bias.arg(device, of), Arg::U32(cols as u32), out.arg(device, rows * cols, of)];
     device.launch("bias_forward", (rows, cols.div_ceil(256)), 0, &args);
@@ -68,7 +68,7 @@ pub(super) fn bias_forward((device, of): (&Device, Working), bias: &Weight, rows
 
 /// See [`crate::backend::Backend::bias_backward`].
 pub(super) fn bias_backward(
-    (device, of): (&Device, Working),
+    (device, of): (&Device, ComputeDtype),
     dout: &Buffer,
     rows: usize,
     dbias: &Buffer,
@@ -105,7 +105,7 @@ impl Partials {
         let number = |n: usize| Arg::U32(n as u32);
         let args = args([number(rows), number(cols), number(each), partials]);
         device.launch(kernel, (cols.div_ceil(256), pieces), 0, &args);
-        let args = [partials, number(pieces), number(cols), out.arg(device, cols, Working::F32)];
+        let args = [partials, number(pieces), number(cols), out.arg(device, cols, ComputeDtype::F32)];
         device.launch("sum_partials", (cols.div_ceil(256), 1), 0, &args);
     }
 }

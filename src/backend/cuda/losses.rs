@@ -6,11 +6,11 @@ use super::staging::Pinned;
 /// Losses that the pinned memory holds.
 const ROOM: usize = 1 << 18;
 
-/// Losses of parts that were given to the card.
+/// Losses of parts that were given to the GPU.
 #[derive(Debug)]
 pub(super) struct Losses {
     pinned: Pinned,
-    /// How many are there, or will be when the card is done.
+    /// How many are there, or will be when the GPU is done.
     waiting: usize,
     /// Those before.
     read: Vec<f32>,

@@ -1,4 +1,4 @@
-//! Element masks made on the card, and the merge by one: `kernels/mask.cu`.
+//! Element masks made on the GPU, and the merge by one: `kernels/mask.cu`.
 
 use super::Cuda;
 use super::adamw::Mask;

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use cudarc::cublaslt::{result, sys};
 
-use super::Working;
+use super::ComputeDtype;
 use super::device::{Arg, Device, Memory, Mode};
 use crate::{Error, Result};
 
@@ -185,20 +185,30 @@ impl Drop for Matmul {
 
 impl Shape {
     /// `out [rows, outer] = x [rows, inner] · w [outer, inner]ᵀ`, row-major.
-    pub(super) fn forward(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+    pub(super) fn forward(rows: usize, outer: usize, inner: usize, [of, out]: [ComputeDtype; 2]) -> Self {
+        let (bf16, bf16_out) = (of == ComputeDtype::Bf16, out == ComputeDtype::Bf16);
         Self { m: outer, n: rows, k: inner, transpose_a: true, transpose_b: false, bf16, bf16_out }
     }
 
     /// `dx [rows, inner] = dout [rows, outer] · w [outer, inner]`, row-major.
-    pub(super) fn backward_input(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+    pub(super) fn backward_input(
+        rows: usize,
+        outer: usize,
+        inner: usize,
+        [of, out]: [ComputeDtype; 2],
+    ) -> Self {
+        let (bf16, bf16_out) = (of == ComputeDtype::Bf16, out == ComputeDtype::Bf16);
         Self { m: inner, n: rows, k: outer, transpose_a: false, transpose_b: false, bf16, bf16_out }
     }
 
     /// `dw [outer, inner] = dout [rows, outer]ᵀ · x [rows, inner]`, row-major.
-    pub(super) fn backward_weight(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
+    pub(super) fn backward_weight(
+        rows: usize,
+        outer: usize,
+        inner: usize,
+        [of, out]: [ComputeDtype; 2],
+    ) -> Self {
+        let (bf16, bf16_out) = (of == ComputeDtype::Bf16, out == ComputeDtype::Bf16);
         Self { m: inner, n: outer, k: rows, transpose_a: false, transpose_b: true, bf16, bf16_out }
     }
 }

@@ -1,4 +1,4 @@
-//! Memory of a card, and how much of it is in use.
+//! Memory of a GPU, and how much of it is in use.
 
 use std::cell::Cell;
 use std::rc::Rc;

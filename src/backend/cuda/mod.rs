@@ -1,7 +1,7 @@
-//! NVIDIA cards, from Ampere on. All libraries are looked for when the program runs.
+//! NVIDIA GPUs, from Ampere on. All libraries are looked for when the program runs.
 //!
 //! `libraries` finds them, `doctor` says what is missing, `source` and `compile` make the kernels, `device` holds
-//! the card; one file for each operation, named as its kernel and as its twin in `cpu`.
+//! the GPU; one file for each operation, named as its kernel and as its twin in `cpu`.
 
 mod adamw;
 mod argument;
@@ -29,7 +29,7 @@ mod staging;
 mod swiglu;
 
 use super::Backend;
-pub use super::Working;
+pub use super::ComputeDtype;
 use crate::Result;
 pub use adamw::Mask;
 pub use buffer::{Buffer, Weight};
@@ -40,7 +40,7 @@ pub use libraries::{Asked, ask};
 pub use mask::Coins;
 pub use source::{Kind, SOURCES, Signature, signatures};
 
-/// A card.
+/// A GPU.
 ///
 /// Its first fault stays: nothing is computed after it, and [`Backend::check`] tells.
 #[derive(Debug)]
@@ -55,19 +55,19 @@ pub struct Cuda {
     /// A part of a step is going on, after which its losses are fetched.
     in_part: bool,
     matmul: matmul::Matmul,
-    on_card: sequences::OnCard,
+    on_gpu: sequences::OnGpu,
     partials: linear::Partials,
     rope: rope::Rope,
-    working: Working,
+    working: ComputeDtype,
     device: Device,
 }
 
 impl Cuda {
-    /// Starts the first card.
+    /// Starts the first GPU.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] that says what is missing: driver, libraries, a card, or a newer one.
-    pub fn open(working: Working) -> Result<Self> {
+    /// [`crate::Error::Device`] that says what is missing: driver, libraries, a GPU, or a newer one.
+    pub fn open(working: ComputeDtype) -> Result<Self> {
         let device = Device::open(working)?;
         let matmul = matmul::Matmul::open(&device)?;
         device.check()?;
@@ -81,7 +81,7 @@ impl Cuda {
             embedding: embedding::Embedding::default(),
             in_part: false,
             matmul,
-            on_card: sequences::OnCard::default(),
+            on_gpu: sequences::OnGpu::default(),
             partials: linear::Partials::default(),
             rope: rope::Rope::default(),
             working,
@@ -99,7 +99,7 @@ impl Cuda {
         self.device.free_memory()
     }
 
-    /// The most bytes of the card's memory that were allocated at once since the last
+    /// The most bytes of the GPU's memory that were allocated at once since the last
     /// [`Backend::rehearse`]; what the driver and cuBLASLt take for themselves does not count.
     pub fn most_memory(&self) -> u64 {
         self.device.most_memory()
@@ -112,7 +112,7 @@ impl Cuda {
         self.attention = attention::Attention::default();
         self.cross_entropy = cross_entropy::CrossEntropy::default();
         self.embedding = embedding::Embedding::default();
-        self.on_card = sequences::OnCard::default();
+        self.on_gpu = sequences::OnGpu::default();
         self.partials = linear::Partials::default();
         self.rope = rope::Rope::default();
     }
@@ -135,7 +135,7 @@ impl Cuda {
         asked
     }
 
-    fn card(&self) -> (&Device, Working) {
+    fn gpu(&self) -> (&Device, ComputeDtype) {
         (&self.device, self.working)
     }
 

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use super::buffer::{Buffer, Weight};
-use super::{Cuda, Mask, Working, attention, linear, rmsnorm, swiglu};
+use super::{ComputeDtype, Cuda, Mask, attention, linear, rmsnorm, swiglu};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionShape, Backend, ElementBytes, HeadGradients, MaskedGrad, Part, Rehearsal,
     RopeTable, Rotation, Sequences, Targets,
 };
 
-/// Tokens that go through the model at once: enough to keep a card busy.
+/// Tokens that go through the model at once: enough to keep a GPU busy.
 const TOKENS_AT_ONCE: usize = 16_384;
 
 impl Backend for Cuda {
@@ -24,8 +24,8 @@ impl Backend for Cuda {
 
     fn element_bytes(&self) -> ElementBytes {
         match self.working {
-            Working::F32 => ElementBytes { activation: 4, trainable: 16, frozen: 4 },
-            Working::Bf16 => ElementBytes { activation: 2, trainable: 18, frozen: 2 },
+            ComputeDtype::F32 => ElementBytes { activation: 4, trainable: 16, frozen: 4 },
+            ComputeDtype::Bf16 => ElementBytes { activation: 2, trainable: 18, frozen: 2 },
         }
     }
 
@@ -44,7 +44,7 @@ impl Backend for Cuda {
     }
 
     fn zeros(&self, len: usize) -> Buffer {
-        Buffer::zeros(&self.device, len, Working::F32)
+        Buffer::zeros(&self.device, len, ComputeDtype::F32)
     }
 
     fn activations(&self, len: usize) -> Buffer {
@@ -102,7 +102,7 @@ impl Backend for Cuda {
         out: &mut Buffer,
         rstd: &mut Buffer,
     ) {
-        rmsnorm::forward(self.card(), x, weight, (rows, eps), out, rstd);
+        rmsnorm::forward(self.gpu(), x, weight, (rows, eps), out, rstd);
     }
 
     fn rmsnorm_backward(
@@ -116,12 +116,12 @@ impl Backend for Cuda {
         dweight: Option<&mut Buffer>,
     ) {
         let given = rmsnorm::Given { dout, x, weight, rstd, rows };
-        let card = (&self.device, self.working);
+        let gpu = (&self.device, self.working);
         if let Some(dx) = dx {
-            rmsnorm::backward_input(card, &given, dx);
+            rmsnorm::backward_input(gpu, &given, dx);
         }
         if let Some(dweight) = dweight {
-            rmsnorm::backward_weight(card, &given, dweight, &mut self.partials);
+            rmsnorm::backward_weight(gpu, &given, dweight, &mut self.partials);
         }
     }
 
@@ -144,8 +144,8 @@ impl Backend for Cuda {
         dx: &mut Buffer,
         accumulate: bool,
     ) {
-        let card = (&self.device, self.working, &mut self.matmul);
-        linear::backward_input(card, dout, weight, rows, dx, accumulate);
+        let gpu = (&self.device, self.working, &mut self.matmul);
+        linear::backward_input(gpu, dout, weight, rows, dx, accumulate);
     }
 
     fn linear_backward_weight(
@@ -157,12 +157,12 @@ impl Backend for Cuda {
         dweight: &mut Buffer,
         accumulate: bool,
     ) {
-        let card = (&self.device, self.working, &mut self.matmul);
-        linear::backward_weight(card, dout, x, rows, shape, dweight, accumulate);
+        let gpu = (&self.device, self.working, &mut self.matmul);
+        linear::backward_weight(gpu, dout, x, rows, shape, dweight, accumulate);
     }
 
     fn bias_forward(&mut self, bias: &Weight, rows: usize, out: &mut Buffer) {
-        linear::bias_forward(self.card(), bias, rows, out);
+        linear::bias_forward(self.gpu(), bias, rows, out);
     }
 
     fn bias_backward(&mut self, dout: &Buffer, rows: usize, dbias: &mut Buffer) {
@@ -177,8 +177,8 @@ impl Backend for Cuda {
         table: &RopeTable,
         rotation: Rotation,
     ) {
-        let card = (&self.device, self.working, &mut self.on_card);
-        self.rope.rotate(card, x, heads, sequences, table, rotation);
+        let gpu = (&self.device, self.working, &mut self.on_gpu);
+        self.rope.rotate(gpu, x, heads, sequences, table, rotation);
     }
 
     fn attention_forward(
@@ -191,8 +191,8 @@ impl Backend for Cuda {
         out: &mut Buffer,
         lse: &mut Buffer,
     ) {
-        let card = (&self.device, self.working, &mut self.on_card);
-        attention::Attention::forward(card, [q, k, v], shape, sequences, out, lse);
+        let gpu = (&self.device, self.working, &mut self.on_gpu);
+        attention::Attention::forward(gpu, [q, k, v], shape, sequences, out, lse);
     }
 
     fn attention_backward(
@@ -206,16 +206,16 @@ impl Backend for Cuda {
         k: &mut Buffer,
         v: &mut Buffer,
     ) {
-        let card = (&self.device, self.working, &mut self.on_card);
-        self.attention.backward(card, [dout, out, lse], shape, sequences, [q, k, v]);
+        let gpu = (&self.device, self.working, &mut self.on_gpu);
+        self.attention.backward(gpu, [dout, out, lse], shape, sequences, [q, k, v]);
     }
 
     fn swiglu_forward(&mut self, gate: &Buffer, up: &Buffer, len: usize, out: &mut Buffer) {
-        swiglu::forward(self.card(), gate, up, len, out);
+        swiglu::forward(self.gpu(), gate, up, len, out);
     }
 
     fn swiglu_backward(&mut self, dout: &Buffer, len: usize, gate: &mut Buffer, up: &mut Buffer) {
-        swiglu::backward(self.card(), dout, len, gate, up);
+        swiglu::backward(self.gpu(), dout, len, gate, up);
     }
 
     fn cross_entropy(
@@ -225,8 +225,8 @@ impl Backend for Cuda {
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Buffer>>,
     ) {
-        let card = (&self.device, self.working, &mut self.matmul);
-        self.cross_entropy.run(card, hidden, weight, targets, gradients);
+        let gpu = (&self.device, self.working, &mut self.matmul);
+        self.cross_entropy.run(gpu, hidden, weight, targets, gradients);
         if !self.in_part {
             self.losses.fetch(&self.device, self.cross_entropy.losses(), targets.ids.len());
         }

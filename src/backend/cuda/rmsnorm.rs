@@ -1,13 +1,13 @@
 //! RMSNorm: `kernels/rmsnorm.cu`.
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::{Buffer, Weight};
 use super::device::{Arg, Device};
 use super::linear::Partials;
 
 /// See [`crate::backend::Backend::rmsnorm_forward`].
 pub(super) fn forward(
-    (device, of): (&Device, Working),
+    (device, of): (&Device, ComputeDtype),
     x: &Buffer,
     weight: &Weight,
     (rows, eps): (usize, f32),
@@ -21,7 +21,7 @@ pub(super) fn forward(
         Arg::U32(cols as u32),
         Arg::F32(eps),
         out.arg(device, n, of),
-        rstd.arg(device, rows, Working::F32),
+        rstd.arg(device, rows, ComputeDtype::F32),
     ];
     device.launch("rmsnorm_forward", (rows, 1), 0, &args);
 }
@@ -36,13 +36,13 @@ pub(super) struct Given<'a> {
 }
 
 /// Adds to `dx`.
-pub(super) fn backward_input((device, of): (&Device, Working), given: &Given<'_>, dx: &Buffer) {
+pub(super) fn backward_input((device, of): (&Device, ComputeDtype), given: &Given<'_>, dx: &Buffer) {
     let (cols, n) = (given.weight.cols, given.rows * given.weight.cols);
     let args = [
         given.dout.arg(device, n, of),
         given.x.arg(device, n, of),
         given.weight.arg(device, of),
-        given.rstd.arg(device, given.rows, Working::F32),
+        given.rstd.arg(device, given.rows, ComputeDtype::F32),
         Arg::U32(cols as u32),
         dx.arg(device, n, of),
     ];
@@ -51,7 +51,7 @@ pub(super) fn backward_input((device, of): (&Device, Working), given: &Given<'_>
 
 /// Adds to `dweight`.
 pub(super) fn backward_weight(
-    (device, of): (&Device, Working),
+    (device, of): (&Device, ComputeDtype),
     given: &Given<'_>,
     dweight: &Buffer,
     partials: &mut Partials,
@@ -61,7 +61,7 @@ pub(super) fn backward_weight(
         let given = [
             given.dout.arg(device, n, of),
             given.x.arg(device, n, of),
-            given.rstd.arg(device, given.rows, Working::F32),
+            given.rstd.arg(device, given.rows, ComputeDtype::F32),
         ];
         given.into_iter().chain(pieces).collect()
     });

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::Buffer;
 use super::device::{Arg, Device, Memory};
-use super::sequences::OnCard;
+use super::sequences::OnGpu;
 use crate::backend::{RopeTable, Rotation, Sequences};
 
-/// The table that was used last, on the card.
+/// The table that was used last, on the GPU.
 #[derive(Debug, Default)]
 pub(super) struct Rope {
     table: Option<(RopeTable, Memory, Memory)>,
@@ -21,7 +21,7 @@ impl Rope {
     /// When a sequence is longer than the table.
     pub(super) fn rotate(
         &mut self,
-        (device, of, on_card): (&Device, Working, &mut OnCard),
+        (device, of, on_gpu): (&Device, ComputeDtype, &mut OnGpu),
         x: &Buffer,
         heads: usize,
         sequences: Sequences<'_>,
@@ -46,7 +46,7 @@ impl Rope {
             x.arg(device, tokens * heads * 2 * half, of),
             angles(cos),
             angles(sin),
-            on_card.positions(device, sequences),
+            on_gpu.positions(device, sequences),
             Arg::U32(heads as u32),
             Arg::U32(half as u32),
             Arg::F32(if rotation == Rotation::Forward { 1.0 } else { -1.0 }),

@@ -1,4 +1,4 @@
-//! Where the sequences of a micro-batch lie, on the card: uploaded once for each micro-batch.
+//! Where the sequences of a micro-batch lie, on the GPU: uploaded once for each micro-batch.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use crate::backend::Sequences;
 
 /// Positions of tokens, and tiles of rows.
 #[derive(Debug, Default)]
-pub(super) struct OnCard {
+pub(super) struct OnGpu {
     positions: Staged<u32>,
     /// By the rows of a tile: the kernels of attention have one size or another.
     tiles: BTreeMap<usize, Staged<u32>>,
 }
 
-impl OnCard {
+impl OnGpu {
     /// The position of every token in its sequence.
     pub(super) fn positions(&mut self, device: &Device, sequences: Sequences<'_>) -> Arg {
         let positions: Vec<u32> = sequences.ranges().flat_map(|range| 0..range.len() as u32).collect();
@@ -21,7 +21,7 @@ impl OnCard {
     }
 
     /// (first token, begin of the sequence, end of it) of every tile of `rows` rows, and their number. Those that
-    /// see most keys first: the card takes them up in order.
+    /// see most keys first: the GPU takes them up in order.
     pub(super) fn tiles(&mut self, device: &Device, sequences: Sequences<'_>, rows: usize) -> (Arg, usize) {
         let of_range = |range: std::ops::Range<usize>| {
             range.clone().step_by(rows).rev().map(move |first| [first, range.start, range.end])

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::device::{Arg, Device, Memory, Mode, Plain};
 use super::staging::bytes_of;
 
-/// Numbers on the card.
+/// Numbers on the GPU.
 #[derive(Debug)]
 pub(super) struct Staged<T> {
     bytes: Rc<Bytes>,
@@ -28,7 +28,7 @@ pub(super) struct Bytes {
 }
 
 impl Bytes {
-    /// The address of `values` on the card.
+    /// The address of `values` on the GPU.
     pub(super) fn put(&self, device: &Device, values: &[u8]) -> Arg {
         let mut host = self.host.borrow_mut();
         let mut memory = self.memory.borrow_mut();
@@ -46,7 +46,7 @@ impl Bytes {
 pub(super) type Constants = Vec<(Rc<Bytes>, Vec<u8>)>;
 
 impl<T: Plain> Staged<T> {
-    /// The address of `values` on the card. A graph restores them wherever it runs.
+    /// The address of `values` on the GPU. A graph restores them wherever it runs.
     pub(super) fn put(&self, device: &Device, values: &[T]) -> Arg {
         let values = bytes_of(values);
         let address = self.bytes.put(device, values);

@@ -1,4 +1,4 @@
-//! Pinned memory of the host, through which everything passes between host and card.
+//! Pinned memory of the host, through which everything passes between host and GPU.
 
 use cudarc::driver::{result, sys};
 
@@ -9,7 +9,7 @@ const HALF: usize = 8 << 20;
 /// Pieces begin at multiples of this, so that no element is cut.
 const ALIGN: usize = 16;
 
-/// Memory that the card reads and writes by itself.
+/// Memory that the GPU reads and writes by itself.
 #[derive(Debug)]
 pub(super) struct Pinned {
     at: *mut u8,
@@ -25,10 +25,10 @@ impl Pinned {
         Ok(Self { at: at.cast(), bytes })
     }
 
-    /// The card must not use these bytes now.
+    /// The GPU must not use these bytes now.
     pub(super) fn slice(&mut self, from: usize, len: usize) -> &mut [u8] {
         assert!(from + len <= self.bytes, "a piece lies in its pinned memory");
-        // SAFETY: just checked; the bytes were initialized, and callers wait for the card first.
+        // SAFETY: just checked; the bytes were initialized, and callers wait for the GPU first.
         unsafe { std::slice::from_raw_parts_mut(self.at.add(from), len) }
     }
 }
@@ -41,7 +41,7 @@ impl Drop for Pinned {
     }
 }
 
-/// Two halves: the host fills one while the card reads the other.
+/// Two halves: the host fills one while the GPU reads the other.
 #[derive(Debug)]
 pub(super) struct Staging {
     pinned: Pinned,
@@ -65,7 +65,7 @@ impl Staging {
     /// Copies `bytes` bytes to the address `to`; `fill` gives those that begin at an offset.
     ///
     /// # Safety
-    /// `to` is an address on the card with as much room, and `stream` is alive.
+    /// `to` is an address on the GPU with as much room, and `stream` is alive.
     pub(super) unsafe fn upload(
         &mut self,
         (stream, to): (sys::CUstream, u64),
@@ -88,7 +88,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Goes on in the other half, when the card has read it.
+    /// Goes on in the other half, when the GPU has read it.
     fn turn(&mut self, stream: sys::CUstream) -> Done {
         // SAFETY: the events live as long as `self`, and the caller's stream is alive.
         unsafe { result::event::record(self.events[self.half], stream)? };
@@ -109,7 +109,7 @@ impl Staging {
     /// Copies from the address `from` into `to`, after all work before it.
     ///
     /// # Safety
-    /// `from` is an address on the card with as many bytes, and `stream` is alive.
+    /// `from` is an address on the GPU with as many bytes, and `stream` is alive.
     pub(super) unsafe fn download(&mut self, (stream, from): (sys::CUstream, u64), to: &mut [u8]) -> Done {
         let mut last: Option<(usize, &mut [u8])> = None;
         for (i, piece) in to.chunks_mut(HALF).enumerate() {

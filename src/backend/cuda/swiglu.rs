@@ -1,17 +1,17 @@
 //! SwiGLU: `kernels/swiglu.cu`.
 
-use super::Working;
+use super::ComputeDtype;
 use super::buffer::Buffer;
 use super::device::{Arg, Device};
 
 /// Blocks of 256 threads, 16 bytes each.
-fn blocks(len: usize, of: Working) -> (usize, usize) {
+fn blocks(len: usize, of: ComputeDtype) -> (usize, usize) {
     ((len * of.bytes()).div_ceil(16 * 256), 1)
 }
 
 /// See [`crate::backend::Backend::swiglu_forward`].
 pub(super) fn forward(
-    (device, of): (&Device, Working),
+    (device, of): (&Device, ComputeDtype),
     gate: &Buffer,
     up: &Buffer,
     len: usize,
@@ -28,7 +28,7 @@ pub(super) fn forward(
 
 /// See [`crate::backend::Backend::swiglu_backward`].
 pub(super) fn backward(
-    (device, of): (&Device, Working),
+    (device, of): (&Device, ComputeDtype),
     dout: &Buffer,
     len: usize,
     gate: &Buffer,

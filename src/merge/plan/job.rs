@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::merge::recipe::method::Rule;
 use crate::merge::tiles::source::Source;
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 
 /// What to do with embeddings and heads of different numbers of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,9 +99,10 @@ pub(crate) fn cancelling(rule: Rule, shared: &Params, models: &[Input<'_>]) -> O
 /// A tensor by name; the head of a tied checkpoint that has none is its embedding.
 pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
     let tied = || {
-        let is_head = Place::of(name).category == Category::LmHead && checkpoint.tied();
-        let embedding =
-            |t: &Tensor<'_>| Place::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight");
+        let is_head = TensorName::of(name).category == Category::LmHead && checkpoint.tied();
+        let embedding = |t: &Tensor<'_>| {
+            TensorName::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight")
+        };
         is_head.then(|| checkpoint.tensors().find(embedding)).flatten()
     };
     let tensor = checkpoint.find(name).or_else(tied)?;
@@ -112,7 +113,7 @@ pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<
 pub(crate) fn main_stack(checkpoint: &Checkpoint) -> String {
     let mut layers: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for tensor in checkpoint.tensors() {
-        let place = Place::of(&tensor.info.name);
+        let place = TensorName::of(&tensor.info.name);
         if let Some(layer) = place.layer {
             layers.entry(place.stack).or_default().insert(layer);
         }

@@ -2,8 +2,8 @@
 
 pub(crate) mod explain;
 pub(crate) mod job;
-pub(crate) mod layout;
 pub(crate) mod output;
 pub(crate) mod plans;
+pub(crate) mod tensor_plan;
 
 pub use job::MergeVocab;

@@ -17,7 +17,7 @@ use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tokenizer::filler::{Filler, Given, NONE, Numbered, Row, filler};
 use crate::merge::tokenizer::vocabulary::Vocabulary;
 use crate::merge::{Models, Recipe};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
 /// One vocabulary for all models.
@@ -342,14 +342,14 @@ fn unknown_model(name: &str, key: &str, known: &[(&str, Option<Vocabulary>)]) ->
 
 /// Rows of the embedding of tokens.
 fn embedding_rows(checkpoint: &Checkpoint) -> Option<u64> {
-    let embedding = |name: &str| Place::of(name).is_token_embedding() && name.ends_with(".weight");
+    let embedding = |name: &str| TensorName::of(name).is_token_embedding() && name.ends_with(".weight");
     let found = checkpoint.tensors().find(|tensor| embedding(&tensor.info.name))?;
     found.info.shape.first().copied()
 }
 
 /// Whether rows of a tensor are tokens: embeddings of tokens, and what else outside of layers has as many rows.
 fn is_vocabulary(name: &str, source: &Source<'_>, embedding: Option<u64>) -> bool {
-    let place = Place::of(name);
+    let place = TensorName::of(name);
     let kind = matches!(place.category, Category::Embedding | Category::LmHead | Category::Other);
     let rows = source.info.shape.first().copied();
     let outside = place.layer.is_none() || place.category == Category::LmHead;

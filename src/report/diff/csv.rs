@@ -2,7 +2,7 @@
 
 use super::DiffReport;
 use crate::error::is_hidden;
-use crate::plan::Place;
+use crate::plan::TensorName;
 
 const COLUMNS: [&str; 20] = [
     "name",
@@ -32,7 +32,7 @@ impl DiffReport {
     pub fn csv(&self) -> String {
         let mut out = COLUMNS.join(",") + "\n";
         for tensor in &self.tensors {
-            let place = Place::of(&tensor.name);
+            let place = TensorName::of(&tensor.name);
             let form = tensor.a.as_ref().or(tensor.b.as_ref());
             let dtype = form.map(|form| form.dtype.to_string()).unwrap_or_default();
             let shape: Vec<String> = form.iter().flat_map(|form| &form.shape).map(u64::to_string).collect();

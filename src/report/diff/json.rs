@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::DiffReport;
 use super::rollup::Total;
 use crate::diff::{Delta, Histogram as DiffHistogram, Status, TensorDiff};
-use crate::plan::Place;
+use crate::plan::TensorName;
 
 impl DiffReport {
     /// `{"identical", "summary", "tensors"}`. Deltas are b − a; numbers that do not exist are null.
@@ -102,7 +102,7 @@ fn tensor(tensor: &TensorDiff) -> Value {
     if let Some(renamed) = &tensor.renamed {
         out.insert("renamed".to_owned(), json!(renamed));
     }
-    let place = Place::of(&tensor.name);
+    let place = TensorName::of(&tensor.name);
     out.insert("category".to_owned(), json!(place.category.to_string()));
     out.insert("stack".to_owned(), json!(place.stack));
     out.insert("layer".to_owned(), json!(place.layer));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::diff::{Delta, Status, TensorDiff};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 
 /// The sums over some tensors.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +57,7 @@ impl Rollup {
         let mut rollup = Self::default();
         let mut columns: BTreeMap<(bool, Category, String), ()> = BTreeMap::new();
         for tensor in tensors {
-            let place = Place::of(&tensor.name);
+            let place = TensorName::of(&tensor.name);
             rollup.all.add(tensor);
             *rollup.statuses.entry(tensor.status).or_default() += 1;
             rollup.categories.entry(place.category).or_default().add(tensor);

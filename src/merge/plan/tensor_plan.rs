@@ -10,7 +10,7 @@ use crate::merge::recipe::reader::{Entry, Recipe, Slice};
 use crate::merge::recipe::setting::Settings;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::merge::tokenizer::align::{Alignment, Parts};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
 /// The jobs of a recipe, in natural order of names, and the number of layers where that changes.
@@ -120,14 +120,14 @@ impl<'a> Builder<'_, 'a> {
         names.dedup();
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for name in &names {
-            let place = Place::of(name);
+            let place = TensorName::of(name);
             if let Some(layer) = place.layer {
                 let count = counts.entry(place.stack).or_default();
                 *count = (*count).max(layer + 1);
             }
         }
         let t = |name: &str| {
-            let place = Place::of(name);
+            let place = TensorName::of(name);
             let Some(layer) = place.layer else { return 0.0 };
             match counts.get(&place.stack) {
                 Some(count) if *count > 1 => f64::from(layer) / f64::from(count - 1),
@@ -178,7 +178,7 @@ impl<'a> Builder<'_, 'a> {
         }
         for tensor in self.reference.tensors() {
             let name = &tensor.info.name;
-            let place = Place::of(name);
+            let place = TensorName::of(name);
             if place.stack == stack && place.layer.is_some() {
                 continue;
             }
@@ -344,7 +344,7 @@ impl<'a> Builder<'_, 'a> {
     /// Only the number of rows of a vocabulary may differ, and only where a policy says what then.
     fn check_shapes(&mut self, name: &str, all: &[Source<'a>]) -> Option<()> {
         let shapes: Vec<Vec<u64>> = all.iter().map(Source::shape).collect();
-        let vocabulary = matches!(Place::of(name).category, Category::Embedding | Category::LmHead);
+        let vocabulary = matches!(TensorName::of(name).category, Category::Embedding | Category::LmHead);
         let tails = shapes.iter().all(|s| !s.is_empty() && s.get(1..) == shapes[0].get(1..));
         if vocabulary && tails && self.policy.vocab != MergeVocab::Error {
             return Some(());

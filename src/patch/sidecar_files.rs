@@ -13,14 +13,14 @@ use crate::{Error, Result};
 
 /// What stands beside the weights of a checkpoint.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct SidecarFiles {
     /// Path in the checkpoint, parts joined by `/` → file.
     pub(crate) carried: BTreeMap<String, PathBuf>,
     /// Files left behind, with the reason.
     pub(crate) left: Vec<(PathBuf, &'static str)>,
 }
 
-impl Beside {
+impl SidecarFiles {
     /// The sidecars of `checkpoint` and its provenance: a patch makes the same checkpoint, not a new one.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let found = sidecars(checkpoint)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mask::Mask;
 use super::select::{Balance, Selection, Strategy};
-use super::{Category, Inventory, Place, Unit};
+use super::{Category, Inventory, TensorName, Unit};
 use crate::{Error, Faults, Result};
 
 /// Shares of what was drawn that are trainable.
@@ -202,7 +202,7 @@ impl Plan {
         faults.extend(extra.map(|name| fault(None, name, "in the plan, but not in the checkpoint", hint())));
         if inventory.tied() {
             let has_head =
-                |unit: &&Unit| unit.tensors.iter().any(|t| Place::of(t).category == Category::LmHead);
+                |unit: &&Unit| unit.tensors.iter().any(|t| TensorName::of(t).category == Category::LmHead);
             for unit in inventory.units().iter().filter(has_head) {
                 let mut sides = unit
                     .tensors

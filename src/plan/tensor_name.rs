@@ -40,7 +40,7 @@ impl fmt::Display for Category {
 
 /// Where a tensor stands in its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct TensorName {
     /// The list of blocks it belongs to, such as `model.layers`; empty outside of blocks.
     pub stack: String,
     /// The number of its block.
@@ -172,7 +172,7 @@ fn is_number(part: &str) -> bool {
     number(part).is_some()
 }
 
-impl Place {
+impl TensorName {
     /// Reads the place from a tensor's name.
     pub fn of(name: &str) -> Self {
         let module = module_of(name);
