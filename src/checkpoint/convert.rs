@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use safetensors::Dtype as Known;
 
-use super::Dtype;
+use super::dtype::Dtype;
 
 /// Decodes little-endian elements to `f32`, rounding to nearest; `None` for a type that is not a
 /// whole-byte real number. `bytes` must hold `out.len()` elements.
