@@ -40,8 +40,8 @@ pub use digest::{
 };
 pub use dtype::{Dtype, Known};
 pub use header::{Header, TensorInfo};
-pub use index::{Index, unsafe_shard_name};
 pub(crate) use header_writer::HeaderWriter;
+pub use index::{Index, unsafe_shard_name};
 pub(crate) use json_bounds::tree_bytes;
 pub use locate::Kind;
 pub use natural_order::natural_order;

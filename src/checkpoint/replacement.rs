@@ -7,8 +7,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::output_guard::{CommandInputs, Guarded};
-use super::staging::{OPTION, exchange, guard, sync_directory};
 use super::private_dir::PrivateDir;
+use super::staging::{OPTION, exchange, guard, sync_directory};
 use crate::{Error, Result};
 
 /// What the endings of the private directories begin with, before 16 hexadecimal digits.

@@ -18,8 +18,8 @@ use crate::lora::svd::{Factors, factors};
 use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
 use crate::plan::{Category, Key, TensorName, module_of};
-use crate::surgery::provenance::FILE_NAME;
-use crate::surgery::{Output, Pairing, Provenance};
+use crate::surgery::output::finish;
+use crate::surgery::{Output, Pairing, Provenance, Record};
 
 /// What an extraction found.
 #[derive(Debug)]
@@ -111,10 +111,7 @@ pub fn extract_lora(
     let whole: BTreeSet<String> = saved.iter().map(|(name, _)| module_of(name).to_owned()).collect();
     let config = config(base.path(), rank, &targets, &whole, &ranks);
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
-    let text = provenance.to_json(seed, json!({"rank": rank}));
-    staging.write_small(FILE_NAME, text.as_bytes())?;
-    [base, tuned].into_iter().try_for_each(Checkpoint::check_unchanged)?;
-    staging.commit()?;
+    finish(staging, &[base, tuned], Record { provenance, seed, plan: json!({"rank": rank}) })?;
     Ok(Extraction { energy, saved: saved.into_iter().map(|(name, _)| name).collect() })
 }
 

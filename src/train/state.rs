@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::Backend;
 use crate::checkpoint::{
-    Access, Checkpoint, Dtype, HeaderWriter, Known, Sha256Hex, Shard, decode_f32, replace_file, tensor_digests,
+    Access, Checkpoint, Dtype, HeaderWriter, Known, Sha256Hex, Shard, decode_f32, replace_file,
+    tensor_digests,
 };
 use crate::model::Model;
 use crate::{Error, Result};
