@@ -1,8 +1,7 @@
 //! Plans as sets of trainable tensors.
 
-use super::Plan;
 use super::mask::Mask;
-use super::partition::Origin;
+use super::partition::{Origin, Plan};
 use crate::{Error, Faults, Result};
 
 impl Plan {

@@ -10,8 +10,8 @@ use crate::checkpoint::{Checkpoint, Config, natural_order};
 pub struct Unit {
     /// The module's name.
     pub name: String,
-    /// Where it stands.
-    pub place: TensorName,
+    /// The name of its matrix, parsed.
+    pub tensor_name: TensorName,
     /// Its tensors, in natural order; never empty.
     pub tensors: Vec<String>,
     /// Elements of its tensors; a tied head counts once.
@@ -92,7 +92,7 @@ impl Inventory {
 
     /// Tensors whose names do not tell their category.
     pub fn other_names(&self) -> Vec<&str> {
-        let other = self.units.iter().filter(|unit| unit.place.category == Category::Other);
+        let other = self.units.iter().filter(|unit| unit.tensor_name.category == Category::Other);
         other.flat_map(|unit| unit.tensors.iter().map(String::as_str)).collect()
     }
 }
@@ -110,8 +110,8 @@ fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
     let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
     let joins = |name: &str| {
-        let place = TensorName::of(name);
-        place.category == Category::LmHead || place.is_token_embedding()
+        let parsed = TensorName::of(name);
+        parsed.category == Category::LmHead || parsed.is_token_embedding()
     };
     let weighted: HashSet<&str> =
         tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight")).collect();
@@ -159,7 +159,7 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
     Unit {
-        place: TensorName::of(&first.0),
+        tensor_name: TensorName::of(&first.0),
         name,
         parameters,
         tensors: tensors.into_iter().map(|(name, _)| name).collect(),
@@ -219,6 +219,6 @@ mod tests {
         assert_eq!(inventory.units().len(), 2);
         let unit = inventory.unit_of("lm_head.weight").unwrap();
         assert_eq!(unit.tensors, ["lm_head.weight", "model.embed_tokens.weight"]);
-        assert_eq!((unit.place.category, unit.parameters), (Category::Embedding, 32));
+        assert_eq!((unit.tensor_name.category, unit.parameters), (Category::Embedding, 32));
     }
 }

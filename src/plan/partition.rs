@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::inventory::{Inventory, Unit};
 use super::mask::Mask;
-use super::select::{Balance, Selection, Strategy};
-use super::{Category, Inventory, TensorName, Unit};
+use super::tensor_name::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
 /// Shares of what was drawn that are trainable.
@@ -33,7 +33,7 @@ impl Shares {
     }
 }
 
-/// What a plan says of its model, for people and for a first check.
+/// The model of a plan, for a person who reads the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Model {
@@ -42,7 +42,7 @@ pub(super) struct Model {
     pub(super) parameters: u64,
 }
 
-/// How a plan came about.
+/// The options and the model that a plan was drawn from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Origin {
     pub(super) strategy: Option<String>,
@@ -102,39 +102,6 @@ impl Plan {
         faults.into_result()?;
         let masked = mask.iter().flat_map(|mask| mask.tensors.iter().cloned()).collect();
         Ok(Self { origin, trainable, frozen, mask, by_name, masked })
-    }
-
-    /// The plan of a draw.
-    pub(super) fn drawn(
-        inventory: &Inventory,
-        selection: &Selection,
-        trainable: Vec<String>,
-        frozen: Vec<String>,
-        shares: Option<Shares>,
-        mask: Option<Mask>,
-    ) -> Result<Self> {
-        let strategy = match selection.strategy {
-            Strategy::Category => "category",
-            Strategy::Layer => "layer",
-            Strategy::Model => "model",
-            Strategy::RandomTensor => "random-tensor",
-            Strategy::Explicit => "explicit",
-        };
-        let explicit = selection.strategy == Strategy::Explicit;
-        let origin = Origin {
-            strategy: Some(strategy.to_owned()),
-            ratio: (!explicit).then_some(selection.ratio),
-            balance: (selection.balance == Balance::Params).then(|| "params".to_owned()),
-            seed: selection.seed,
-            round: selection.round,
-            model: Some(Model {
-                architecture: inventory.architecture().map(str::to_owned),
-                tensors: inventory.tensors() as u64,
-                parameters: inventory.parameters(),
-            }),
-            shares: shares.filter(|_| !explicit),
-        };
-        Self::build(origin, trainable, frozen, mask, None)
     }
 
     /// The trainable tensors.

@@ -1,21 +1,17 @@
 //! Whole numbers of units for a share of them.
 
-use super::philox::Key;
-use super::select::Draw;
+use super::draw::Draw;
 
 /// Closer to a whole number than this counts as whole: shares come from decimal fractions.
 const NEAR: f64 = 1e-9;
 
-/// The nearest whole number to ratio × `units`; a seeded coin settles an exact half.
+/// The nearest whole number to ratio × `units`; a Bernoulli draw settles an exact half.
 pub(super) fn total(draw: &Draw, label: &str, units: u64) -> u64 {
     let exact = draw.ratio * units as f64;
     let below = (exact + NEAR).floor();
     let rest = exact - below;
-    let up = if (rest - 0.5).abs() < NEAR {
-        Key::new(draw.seed, draw.round, &format!("half of {label}")).uniform() < 0.5
-    } else {
-        rest > 0.5
-    };
+    let up =
+        if (rest - 0.5).abs() < NEAR { draw.settles_tie(&format!("half of {label}")) } else { rest > 0.5 };
     below as u64 + u64::from(up)
 }
 

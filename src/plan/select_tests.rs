@@ -1,8 +1,9 @@
 //! Counts by closed forms, over every depth and many ratios.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::plan::{Category, Granularity, Selector};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 fn llama(layers: u32, tied: bool) -> Inventory {
@@ -31,8 +32,8 @@ fn llama(layers: u32, tied: bool) -> Inventory {
 /// Trainable units of a category in each block.
 fn per_block(inventory: &Inventory, plan: &Plan, category: Category) -> Vec<u64> {
     let mut blocks: BTreeMap<u32, u64> = BTreeMap::new();
-    for unit in inventory.units().iter().filter(|u| u.place.category == category) {
-        if let Some(layer) = unit.place.layer {
+    for unit in inventory.units().iter().filter(|u| u.tensor_name.category == category) {
+        if let Some(layer) = unit.tensor_name.layer {
             *blocks.entry(layer).or_default() += u64::from(plan.is_trainable(&unit.tensors[0]) == Some(true));
         }
     }
@@ -76,8 +77,8 @@ fn experts_are_drawn_one_by_one() {
     let inventory = Inventory::new(None, false, tensors);
     let plan = select(&inventory, &Selection::default()).unwrap();
     let mut experts: BTreeMap<(Option<u32>, String), u64> = BTreeMap::new();
-    for unit in inventory.units().iter().filter(|u| u.place.group.starts_with("experts.")) {
-        let key = (unit.place.layer, unit.place.group.clone());
+    for unit in inventory.units().iter().filter(|u| u.tensor_name.group.starts_with("experts.")) {
+        let key = (unit.tensor_name.layer, unit.tensor_name.group.clone());
         *experts.entry(key).or_default() += u64::from(plan.is_trainable(&unit.tensors[0]) == Some(true));
     }
     assert_eq!(experts.len(), 12);
@@ -118,7 +119,7 @@ fn balance_by_parameters_beats_the_count_under_gqa() {
     for strategy in [Strategy::Category, Strategy::Layer, Strategy::Model] {
         let selection = Selection { strategy, balance: Balance::Params, ..Selection::default() };
         let plan = select(&inventory, &selection).unwrap();
-        let attention = inventory.units().iter().filter(|u| u.place.category == Category::Attention);
+        let attention = inventory.units().iter().filter(|u| u.tensor_name.category == Category::Attention);
         if strategy == Strategy::Category {
             let on = attention.clone().filter(|u| plan.is_trainable(&u.tensors[0]) == Some(true));
             assert_eq!(
