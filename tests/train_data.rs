@@ -78,7 +78,7 @@ fn other_formats_follow_trl() {
     }
     let all = load_rows(&rows, &tokenizer, limits(None)).unwrap();
     assert_eq!((all.rows.len(), all.summary.read), (rows.len(), rows.len()));
-    assert!(all.rows.iter().enumerate().all(|(i, row)| row.source.line == i as u64 + 1));
+    assert!(all.rows.iter().enumerate().all(|(i, row)| row.location.line == i as u64 + 1));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn preview_shows_what_is_learnt() {
     ];
     assert_eq!(text, expected);
     assert_eq!(samples[2].spans[1].text, "🦊 jumps 漢<|im_end|>\n");
-    assert_eq!((samples.len(), samples[1].source.line), (3, 2));
+    assert_eq!((samples.len(), samples[1].location.line), (3, 2));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_directory_of_every_kind_gives_the_rows_of_its_files() {
         .rows
         .iter()
         .step_by(one.rows.len())
-        .map(|row| PathBuf::from(row.source.path.file_name().unwrap()))
+        .map(|row| PathBuf::from(row.location.path.file_name().unwrap()))
         .collect();
     assert_eq!(&names[..3], ["part-1.json", "part-9.jsonl.zst", "part-10.jsonl"].map(PathBuf::from));
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::data::columns::mismatch;
 use crate::data::fault::Fault;
-use crate::data::record::mismatch;
 use crate::error::Escaped;
 
 /// A chat and what else its template is given.

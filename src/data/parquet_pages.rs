@@ -18,7 +18,7 @@ use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
-use crate::data::json_lines::MOST_ROW_TREE_BYTES;
+use crate::data::raw_row::MOST_ROW_TREE_BYTES;
 use crate::error::Escaped;
 
 /// Bytes of the pages that are decoded at the same time, one of each column and its dictionary.

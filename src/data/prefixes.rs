@@ -105,7 +105,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::data::engine::Source;
+    use crate::data::engine::TemplateSource;
 
     /// Loops over messages, with the whitespace control that templates use.
     const SEEN: [&str; 8] = [
@@ -141,7 +141,7 @@ mod tests {
         let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
         let special_tokens: BTreeMap<_, _> =
             special.iter().map(|(name, token)| ((*name).to_owned(), (*token).to_owned())).collect();
-        Engine::compile(Source { template: template.to_owned(), special_tokens }).unwrap()
+        Engine::compile(TemplateSource { template: template.to_owned(), special_tokens }).unwrap()
     }
 
     fn chat() -> Chat {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::data::contain::contain;
+use crate::data::catch_panic::catch_panic;
 use crate::error::Escaped;
 
 /// Bytes of a piece of a Unigram vocabulary at most: its trie is as deep, and is freed recursively.
@@ -30,7 +30,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
         tokenizer.with_padding(None).with_truncation(None).map_err(|e| e.to_string())?;
         Ok(tokenizer)
     };
-    let contained = || contain(checked).unwrap_or_else(|panic| Err(format!("its reader fails: {panic}")));
+    let contained = || catch_panic(checked).unwrap_or_else(|panic| Err(format!("its reader fails: {panic}")));
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, contained);
         let thread = thread.map_err(|e| format!("cannot start a thread: {e}"))?;

@@ -7,7 +7,7 @@ use crate::error::Escaped;
 pub fn samples_text(samples: &[Sample], color: bool) -> String {
     let mut out = String::new();
     for sample in samples {
-        let (path, line) = (Escaped(&*sample.source.path), sample.source.line);
+        let (path, line) = (Escaped(&*sample.location.path), sample.location.line);
         let (tokens, targets) = (sample.tokens, sample.targets);
         out += &format!("{path}:{line}: {tokens} tokens, {targets} targets\n");
         for span in &sample.spans {

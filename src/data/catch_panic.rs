@@ -17,7 +17,7 @@ thread_local! {
 ///
 /// # Errors
 /// The message of the panic, which may hold untrusted text.
-pub(crate) fn contain<T>(step: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch_panic<T>(step: impl FnOnce() -> T) -> Result<T, String> {
     silence_contained();
     let outer = CONTAINED.replace(true);
     let done = std::panic::catch_unwind(AssertUnwindSafe(step));
@@ -49,14 +49,14 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_its_message() {
-        assert_eq!(contain(|| 7), Ok(7));
-        assert_eq!(contain(|| panic!("no {}", 1)), Err::<(), _>("no 1".to_owned()));
-        assert_eq!(contain(|| std::panic::panic_any(1u8)), Err::<(), _>("panicked".to_owned()));
+        assert_eq!(catch_panic(|| 7), Ok(7));
+        assert_eq!(catch_panic(|| panic!("no {}", 1)), Err::<(), _>("no 1".to_owned()));
+        assert_eq!(catch_panic(|| std::panic::panic_any(1u8)), Err::<(), _>("panicked".to_owned()));
     }
 
     #[test]
     fn containment_ends_with_the_outermost_step() {
-        let inner = contain(|| (contain(|| panic!("inner")), CONTAINED.get()));
+        let inner = catch_panic(|| (catch_panic(|| panic!("inner")), CONTAINED.get()));
         assert_eq!(inner, Ok((Err::<(), _>("inner".to_owned()), true)));
         assert!(!CONTAINED.get());
     }
