@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread will be caught here, so that nobody need read of it.
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic of this thread will be caught here, so that the hook prints nothing.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `step`; gives the message of its panic instead of unwinding further, and prints none.
@@ -18,20 +18,20 @@ thread_local! {
 /// # Errors
 /// The message of the panic, which may hold untrusted text.
 pub(crate) fn catch_panic<T>(step: impl FnOnce() -> T) -> Result<T, String> {
-    silence_contained();
-    let outer = CONTAINED.replace(true);
+    silence_caught_panics();
+    let outer = CAUGHT.replace(true);
     let done = std::panic::catch_unwind(AssertUnwindSafe(step));
-    CONTAINED.set(outer);
+    CAUGHT.set(outer);
     done.map_err(|panic| message(&*panic))
 }
 
-/// Installs, once, a panic hook that says nothing of contained panics and leaves others to the hook before.
-fn silence_contained() {
+/// Installs, once, a panic hook that says nothing of caught panics and leaves others to the hook before.
+fn silence_caught_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !CONTAINED.get() {
+            if !CAUGHT.get() {
                 before(info);
             }
         }));
@@ -55,9 +55,9 @@ mod tests {
     }
 
     #[test]
-    fn containment_ends_with_the_outermost_step() {
-        let inner = catch_panic(|| (catch_panic(|| panic!("inner")), CONTAINED.get()));
+    fn catching_ends_with_the_outermost_step() {
+        let inner = catch_panic(|| (catch_panic(|| panic!("inner")), CAUGHT.get()));
         assert_eq!(inner, Ok((Err::<(), _>("inner".to_owned()), true)));
-        assert!(!CONTAINED.get());
+        assert!(!CAUGHT.get());
     }
 }

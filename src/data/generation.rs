@@ -53,6 +53,10 @@ mod tests {
     fn marks_become_byte_ranges() {
         let marked = format!("é{}x{}", mark("ab"), mark(""));
         assert_eq!(take_marks(&marked), Ok(("éabx".to_owned(), vec![2..4, 5..5])));
-        assert!(take_marks(&mark(&mark("a"))).is_err() && take_marks("\u{FDD0}").is_err());
+        let fault = |marked: &str| take_marks(marked).map_err(|fault| fault.fault);
+        let overlap = "the generation blocks of the chat template overlap";
+        assert_eq!(fault(&mark(&mark("a"))), Err(overlap.to_owned()));
+        let open = "a generation block of the chat template does not end";
+        assert_eq!(fault("\u{FDD0}"), Err(open.to_owned()));
     }
 }

@@ -43,7 +43,7 @@ struct Document {
 }
 
 impl Plan {
-    /// What the text of every plan that this program writes begins with.
+    /// The beginning of every plan that this program writes.
     pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
 
     /// Reads the plan at `path`.

@@ -9,7 +9,7 @@ use crate::simd::{Kernel, dispatch};
 /// Blocks of words that are generated at once.
 const LANES: usize = 128;
 
-/// What a mask decides on.
+/// The unit of a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
@@ -33,11 +33,11 @@ pub enum Selector {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mask {
-    /// What it decides on.
+    /// The unit of the mask.
     pub granularity: Granularity,
     /// The rule by which it chooses.
     pub selector: Selector,
-    /// The share that is chosen, 0 to 1.
+    /// The share of each tensor that is chosen, 0 to 1.
     pub ratio: f64,
     /// Whether the chosen ones are frozen instead of trainable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -29,6 +29,11 @@ fn llama(layers: u32, tied: bool) -> Inventory {
     Inventory::new(Some("LlamaForCausalLM"), tied, tensors)
 }
 
+/// The message with which a selection is refused.
+fn refusal(inventory: &Inventory, selection: &Selection) -> String {
+    select(inventory, selection).unwrap_err().to_string()
+}
+
 /// Trainable units of a category in each block.
 fn per_block(inventory: &Inventory, plan: &Plan, category: Category) -> Vec<u64> {
     let mut blocks: BTreeMap<u32, u64> = BTreeMap::new();
@@ -110,7 +115,8 @@ fn globs_force_and_contradictions_are_named() {
     assert_eq!(select(&inventory, &explicit).unwrap().trainable().len(), 16);
     let explicit = Selection { strategy: Strategy::Explicit, ..globs(&[], &["model.layers.*.self_attn.*"]) };
     assert_eq!(select(&inventory, &explicit).unwrap().frozen().len(), 16);
-    assert!(select(&inventory, &Selection { strategy: Strategy::Explicit, ..Selection::default() }).is_err());
+    let nothing = Selection { strategy: Strategy::Explicit, ..Selection::default() };
+    assert_eq!(refusal(&inventory, &nothing), "the explicit strategy needs globs");
 }
 
 #[test]
@@ -161,13 +167,13 @@ fn plan_algebra_is_set_algebra() {
 fn impossible_options_are_refused() {
     let inventory = llama(2, false);
     for ratio in [-0.1, 1.1, f64::NAN] {
-        assert!(select(&inventory, &Selection { ratio, ..Selection::default() }).is_err());
+        let fault = refusal(&inventory, &Selection { ratio, ..Selection::default() });
+        assert_eq!(fault, format!("ratio out of range: got {ratio}, expected 0 to 1"));
     }
     for strategy in [Strategy::RandomTensor, Strategy::Explicit] {
-        assert!(
-            select(&inventory, &Selection { strategy, balance: Balance::Params, ..Selection::default() })
-                .is_err()
-        );
+        let selection = Selection { strategy, balance: Balance::Params, ..Selection::default() };
+        let fault = refusal(&inventory, &selection);
+        assert_eq!(fault, "a balance by parameters needs a quota; this strategy has none");
     }
 }
 
@@ -201,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn blocks_units_and_coins_keep_their_quota(layers in 1u32..81, percent in 0u32..101, seed in 0u64..1000) {
+    fn blocks_and_units_keep_their_quota_and_bernoulli_draws_their_limits(layers in 1u32..81, percent in 0u32..101, seed in 0u64..1000) {
         let inventory = llama(layers, false);
         let ratio = f64::from(percent) / 100.0;
         let at = |strategy| select(&inventory, &Selection { strategy, ratio, seed, ..Selection::default() }).unwrap();
@@ -210,9 +216,9 @@ proptest! {
         prop_assert!((layer.iter().sum::<u64>() * 25).abs_diff(u64::from(percent * layers)) <= 50);
         let model = at(Strategy::Model).trainable().len() as u64 - 2;
         prop_assert!((model * 100).abs_diff(u64::from(percent * (layers * 9 + 1))) <= 50);
-        let coins = at(Strategy::RandomTensor).trainable().len() - 2;
-        prop_assert!(percent > 0 || coins == 0);
-        prop_assert!(percent < 100 || coins == (layers * 9 + 1) as usize);
+        let drawn = at(Strategy::RandomTensor).trainable().len() - 2;
+        prop_assert!(percent > 0 || drawn == 0);
+        prop_assert!(percent < 100 || drawn == (layers * 9 + 1) as usize);
     }
 
     /// A tied pair is never split, whatever is drawn.

@@ -1,4 +1,4 @@
-//! What decides a plan, besides the inventory.
+//! The options that decide a plan.
 //!
 //! Source of the defaults: HFT, Hui et al. 2024, arXiv:2404.18466, section 3.
 
@@ -6,7 +6,7 @@ use super::mask::{Granularity, Selector};
 use super::tensor_name::Category;
 use crate::{Error, Result};
 
-/// How units are drawn.
+/// The rule by which units are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strategy {
     /// The share of each category within every block: the paper's.
@@ -22,7 +22,7 @@ pub enum Strategy {
     Explicit,
 }
 
-/// What a share counts.
+/// The unit in which a share is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
     /// Matrices, as in the paper.
@@ -32,7 +32,7 @@ pub enum Balance {
     Params,
 }
 
-/// What happens to a category that need not be drawn.
+/// How a category is treated that need not be drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// Always trainable.
@@ -46,11 +46,11 @@ pub enum Policy {
 /// Everything that decides a plan, besides the inventory.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// How units are drawn.
+    /// The rule by which units are drawn.
     pub strategy: Strategy,
     /// The share that is trainable, 0 to 1.
     pub ratio: f64,
-    /// What the share counts.
+    /// The unit in which the share is counted.
     pub balance: Balance,
     /// Token and position embeddings; with a tied head, the pair.
     pub embeddings: Policy,

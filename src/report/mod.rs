@@ -1,4 +1,7 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
+//!
+//! Parts, lowest first: `number`, `table`, `json`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! `patch`, `samples`, `loss_curve`, `training`.
 
 mod diff;
 mod doctor;

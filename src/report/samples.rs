@@ -1,9 +1,9 @@
-//! Training rows as a person reads them: what is learnt is marked.
+//! Training rows as text, with the targets marked.
 
 use crate::data::Sample;
 use crate::error::Escaped;
 
-/// Every sample with its place; targets stand in ⟦…⟧, and in green where colour is on.
+/// Every sample with its file and line; targets stand in ⟦…⟧, and in green where colour is on.
 pub fn samples_text(samples: &[Sample], color: bool) -> String {
     let mut out = String::new();
     for sample in samples {

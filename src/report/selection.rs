@@ -1,4 +1,4 @@
-//! What a plan chose, as a table and as JSON.
+//! The half of a plan that is trained, or returned to base, as a table and as JSON.
 
 use serde_json::{Value, json};
 

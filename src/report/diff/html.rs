@@ -1,6 +1,6 @@
 //! One self-contained page: no network, no library.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::scale::STOPS;
 
 const PAGE: &str = include_str!("page/page.html");

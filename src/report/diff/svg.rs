@@ -1,6 +1,6 @@
 //! The heat map of blocks and projections, for papers and READMEs.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::rollup::Row;
 use super::scale::{Scale, color_at};
 
