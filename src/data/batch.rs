@@ -13,7 +13,7 @@ pub struct Batch {
     pub input_ids: Vec<u32>,
     /// Labels of all sequences, not shifted.
     pub labels: Vec<i32>,
-    /// Where sequences begin, and the end of the last: starts with 0, one more than there are sequences.
+    /// The start of every sequence and the end of the last, as in FlashAttention: 0 first, one entry more than sequences.
     pub cu_seqlens: Vec<u32>,
 }
 

@@ -30,7 +30,7 @@ pub struct BatchOptions {
     pub batch_size: usize,
     /// The rows that come into one micro-batch.
     pub arrangement: Arrangement,
-    /// Whether each epoch has an order of its own; otherwise all have the order of the files.
+    /// Whether rows are shuffled in each epoch; otherwise they keep the order of the files.
     pub shuffle: bool,
     /// Key of the order, together with the epoch.
     pub seed: u64,

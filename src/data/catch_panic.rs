@@ -12,7 +12,7 @@ thread_local! {
 
 /// Runs `step`; gives the message of its panic instead of unwinding further, and prints none.
 ///
-/// What the step had borrowed may be left half changed: the caller drops it. A panic on another thread
+/// Values that `step` borrowed may be left half changed: the caller drops them. A panic on another thread
 /// that `step` started is caught as well where that thread passes it on, but it is printed.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use crate::data::columns::mismatch;
 use crate::data::fault::Fault;
 use crate::error::Escaped;
 
-/// A chat and what else its template is given.
+/// A chat, with the other variables of its row that a template reads.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Chat {
     /// Objects with a text `role`, without null fields.

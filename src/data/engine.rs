@@ -53,7 +53,7 @@ impl Engine {
         catch_panic(compile).map_err(|e| not(&e))?.map_err(|e: minijinja::Error| not(&e))
     }
 
-    /// Whether the template itself says what the assistant writes.
+    /// Whether the template marks the assistant's text by generation blocks.
     pub(crate) fn has_generation(&self) -> bool {
         self.has_generation
     }

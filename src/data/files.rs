@@ -18,7 +18,7 @@ pub(crate) enum Format {
 
 const FORMATS: &str = "training data is .jsonl, .json, .jsonl.zst or .parquet";
 
-/// What Hugging Face writes beside the rows of a data set.
+/// Files that Hugging Face writes beside the rows of a data set.
 const NOT_ROWS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
 
 fn format_of(path: &Path) -> Option<Format> {

@@ -1,4 +1,4 @@
-//! `{% generation %}` blocks: the parts of a chat template that the assistant writes.
+//! `{% generation %}` blocks: the parts of a chat template that render the assistant's text.
 //!
 //! Such a block is rewritten into a filter block, and the filter puts a noncharacter of Unicode before and
 //! after what the block renders.
@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use crate::data::fault::Fault;
 
-/// The filter that marks what a generation block rendered.
+/// The filter that marks the text of a generation block.
 pub(crate) const FILTER: &str = "generation_block";
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
-/// What the filter gives for the text of a block.
+/// The output of the filter for the text of a block.
 pub(crate) fn mark(text: &str) -> String {
     format!("{OPEN}{text}{CLOSE}")
 }

@@ -112,7 +112,7 @@ struct List<'a> {
     ended: bool,
 }
 
-/// Where the reader of an element stands.
+/// The state of the reader of an element.
 #[derive(Default)]
 struct Inside {
     depth: u32,

@@ -22,7 +22,7 @@ const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
 const MOST_FAULTS: usize = 20;
 
-/// What rows must fit.
+/// Limits on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Tokens of a row at most; longer rows lose their end.
@@ -31,7 +31,7 @@ pub struct Limits {
     pub vocab_size: u32,
 }
 
-/// What was read, and what did not fit.
+/// Counts of rows and tokens that were read, cut and left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Files that were read.
@@ -44,7 +44,7 @@ pub struct Summary {
     pub targets: usize,
     /// Rows that lost their end.
     pub truncated_rows: usize,
-    /// Tokens lost, those of dropped rows included.
+    /// Tokens cut off, those of dropped rows included.
     pub lost_tokens: usize,
     /// Rows that lost every target to truncation and were left out.
     pub dropped_rows: usize,
@@ -55,7 +55,7 @@ pub struct Summary {
 pub struct Dataset {
     /// The rows; never empty, each with a target token.
     pub rows: Vec<Row>,
-    /// What was read.
+    /// Counts of what was read.
     pub summary: Summary,
 }
 

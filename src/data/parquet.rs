@@ -24,7 +24,7 @@ const MOST_DIGITS: i32 = 1000;
 
 /// The rows of a file, one after the other.
 ///
-/// What a row and the pages around it may take is bounded before it is decoded.
+/// The memory of a row and of the pages around it is bounded before it is decoded.
 ///
 /// # Errors
 /// When the file is no Parquet file; each item, when a row cannot be decoded or is too large.
@@ -148,7 +148,7 @@ fn size_of(value: &Value) -> (u64, u64) {
 
 /// Runs a step of the decoder, which panics on some damaged files instead of returning an error.
 ///
-/// What the step had in hand is not used after a panic: the error ends the reading of the file.
+/// Values that the step borrowed are not used after a panic: the error ends the reading of the file.
 fn contained<T>(step: impl FnOnce() -> Parsed<T>) -> Parsed<T> {
     catch_panic(step).unwrap_or_else(|_| Err(ParquetError::General("damaged".to_owned())))
 }

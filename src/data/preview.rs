@@ -7,7 +7,7 @@ use crate::data::tokenizer::Tokenizer;
 /// A decoded row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Where the row came from.
+    /// The file and line of the row.
     pub location: Location,
     /// Number of tokens.
     pub tokens: usize,

@@ -1,4 +1,4 @@
-//! What chat templates expect of Python: how values print, `json.dumps`, `strftime`.
+//! The parts of Python that chat templates expect: the text of values, `json.dumps`, `strftime`.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};

@@ -38,9 +38,9 @@ impl Location {
 pub struct Row {
     /// Token ids.
     pub input_ids: Vec<u32>,
-    /// What is to be predicted at each position, not shifted.
+    /// The label of each position, not shifted.
     pub labels: Vec<i32>,
-    /// Where the row came from.
+    /// The file and line of the row.
     pub location: Location,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct ChatTemplate {
     has_generation: bool,
 }
 
-/// Where a template is rendered.
+/// The process in which a template is rendered.
 #[derive(Debug)]
 enum Renderer {
     InProcess(Box<Engine>),
@@ -47,7 +47,7 @@ impl ChatTemplate {
         Ok(Self { path, renderer, has_generation })
     }
 
-    /// Whether the template itself says what the assistant writes.
+    /// Whether the template marks the assistant's text by generation blocks.
     pub(crate) fn has_generation(&self) -> bool {
         self.has_generation
     }

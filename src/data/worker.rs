@@ -1,7 +1,7 @@
 //! The process in which chat templates are rendered: a template can nest values until the stack
 //! overflows, or make more text than there is memory, and neither can be caught inside a process.
 //!
-//! A line of JSON on stdin asks, a line of JSON on stdout answers. The first line is the [`TemplateSource`].
+//! Each line of JSON on stdin is a question, each line on stdout its answer. The first question is the [`TemplateSource`].
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -17,16 +17,16 @@ use crate::data::chat::Chat;
 use crate::data::engine::{Engine, TemplateSource};
 use crate::data::fault::Fault;
 
-/// Memory of a worker at most, beside [`MEMORY_PER_BYTE`] of what it is asked.
+/// Memory of a worker at most, beside [`MEMORY_PER_BYTE`] of a question.
 pub(crate) const MEMORY: u64 = 192 << 20;
 const MEMORY_PER_BYTE: u64 = 16;
-/// Processor time for one answer, beside [`TIME_PER_BYTE`] of what is asked and [`TIME_PER_TURN`].
+/// Processor time for one answer, beside [`TIME_PER_BYTE`] of the question and [`TIME_PER_TURN`].
 pub(crate) const TIME: Duration = Duration::from_millis(700);
 const TIME_PER_BYTE: Duration = Duration::from_micros(4);
 /// A template is rendered up to three times per message.
 const TIME_PER_TURN: Duration = Duration::from_millis(15);
 
-/// What a worker is asked.
+/// A chat to render.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Question {
     pub(crate) chat: Chat,
@@ -36,7 +36,7 @@ pub(crate) struct Question {
 /// The answer to a [`TemplateSource`]: whether the template has generation blocks.
 pub(crate) type Compiled = Result<bool, Fault>;
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// The answer to a [`TemplateSource`].
@@ -47,7 +47,7 @@ pub(crate) enum Answer {
     OutOfTime,
 }
 
-/// Answers what stdin asks until it ends.
+/// Answers the questions on stdin until it ends.
 pub(crate) fn serve() -> ExitCode {
     match answer_all() {
         Ok(()) => ExitCode::SUCCESS,

@@ -68,7 +68,7 @@ impl Plan {
         Self::build(self.derived(name), trainable, frozen, None, None)
     }
 
-    /// What stays true of a plan computed from this one.
+    /// The origin of a plan that is computed from this one.
     fn derived(&self, strategy: &str) -> Origin {
         Origin { strategy: Some(strategy.to_owned()), ratio: None, shares: None, ..self.origin.clone() }
     }

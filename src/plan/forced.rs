@@ -13,7 +13,7 @@ use crate::{Error, Faults, Result};
 /// Tensor → trainable.
 pub(super) type Forced = BTreeMap<String, bool>;
 
-/// Matches the globs of `selection`. A tied pair is one tensor: what is said of one holds for both.
+/// Matches the globs of `selection`. A glob that matches one tensor of a tied pair holds for both.
 ///
 /// # Errors
 /// All faults at once: a glob that is malformed or matches nothing, a tensor that is both trained and frozen.

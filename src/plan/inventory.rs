@@ -40,8 +40,9 @@ impl Inventory {
         let mut units: Vec<Unit> =
             modules(tensors, tied).into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
-        let places = |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
-        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(places).collect();
+        let positions =
+            |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
+        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(positions).collect();
         by_name.sort_by(|a, b| natural_order(named(&units, *a), named(&units, *b)));
         Self { architecture: architecture.map(str::to_owned), tied, by_name, units }
     }
@@ -60,14 +61,14 @@ impl Inventory {
 
     /// The unit that holds a tensor.
     pub fn unit_of(&self, tensor: &str) -> Option<&Unit> {
-        let order = |place: &(u32, u32)| natural_order(named(&self.units, *place), tensor);
+        let order = |at: &(u32, u32)| natural_order(named(&self.units, *at), tensor);
         let found = self.by_name.binary_search_by(order).ok()?;
         Some(&self.units[self.by_name[found].0 as usize])
     }
 
     /// All tensor names, in natural order.
     pub fn tensor_names(&self) -> Vec<&str> {
-        self.by_name.iter().map(|place| named(&self.units, *place)).collect()
+        self.by_name.iter().map(|at| named(&self.units, *at)).collect()
     }
 
     /// Number of tensors.
@@ -85,7 +86,7 @@ impl Inventory {
         self.architecture.as_deref()
     }
 
-    /// Whether token embedding and output head are one.
+    /// Whether token embedding and output head share their weights.
     pub fn tied(&self) -> bool {
         self.tied
     }
@@ -104,7 +105,7 @@ fn named(units: &[Unit], (unit, tensor): (u32, u32)) -> &str {
 /// A tensor's name and shape.
 type Shaped = (String, Vec<u64>);
 
-/// The tensors of each module, in the order in which the modules come first.
+/// The tensors of each module; modules in the order of their first tensors.
 fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
     let embeddings = tensors.iter().filter(|(name, _)| tied && TensorName::of(name).is_token_embedding());
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
@@ -145,7 +146,7 @@ fn module_beside<'a>(name: &'a str, weighted: &HashSet<&str>) -> &'a str {
 
 fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
-    // One tensor is no alias of another.
+    // A tied unit has two tensors or more.
     let many = tensors.len() > 1;
     let embedding =
         tensors.iter().find(|(name, _)| many && TensorName::of(name).is_token_embedding()).cloned();

@@ -18,7 +18,7 @@ const BINS: usize = 1 << 16;
 /// Counts of magnitudes, for one of the two passes. Histograms of parts add up.
 #[derive(Debug, Clone)]
 pub struct Histogram {
-    /// The bin of the first pass that this second pass looks into.
+    /// In the second pass: the bin of the first pass whose values are counted.
     within: Option<u32>,
     counts: Vec<u64>,
 }

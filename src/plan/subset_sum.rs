@@ -46,7 +46,7 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// How many of each (size, how many there are) to take.
+/// The number of units to take of each class of (size, number of units).
 fn counts(draw: &Draw, label: &str, classes: &[(u64, u64)]) -> Vec<u64> {
     let total: u64 = classes.iter().map(|(size, n)| size * n).sum();
     let mut reach = vec![Bits::only_zero(total)];

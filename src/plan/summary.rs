@@ -26,7 +26,7 @@ pub struct Summary {
     pub categories: BTreeMap<Category, Counts>,
     /// Per category and projection.
     pub projections: BTreeMap<(Category, String), Counts>,
-    /// Over everything.
+    /// Over all units.
     pub total: Counts,
 }
 

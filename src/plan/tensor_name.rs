@@ -343,7 +343,7 @@ fn label(tail: &[&str], category: Category) -> String {
     attention.or(feed_forward).unwrap_or(path).join(".")
 }
 
-/// What follows one of `names`, if anything does.
+/// The rest of `path` after one of `names`, if there is a rest.
 fn below<'a, 'b>(path: &'a [&'b str], names: &[&'static [&'static str]]) -> Option<&'a [&'b str]> {
     names.iter().find_map(|name| path.strip_prefix(*name)).filter(|rest| !rest.is_empty())
 }

@@ -12,9 +12,9 @@ pub(super) const MOST_PROJECTIONS: usize = 1000;
 /// The half of a plan that a report counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
-    /// What is trainable: for `plan`.
+    /// The trainable half: for `plan`.
     Trainable,
-    /// What is frozen: for `reset`, where it returns to base.
+    /// The frozen half: for `reset`, where it returns to base.
     Frozen,
 }
 

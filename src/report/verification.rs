@@ -34,14 +34,14 @@ pub struct Mismatch {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// What differs.
+    /// The difference.
     pub what: &'static str,
 }
 
 const FORMAT: &str = "hft-surgery/manifest";
 
 impl Manifest {
-    /// What the text of every manifest begins with.
+    /// The beginning of every manifest.
     pub const MARKER: &str = "\"format\": \"hft-surgery/manifest\"";
 
     /// The manifest of these contents.
