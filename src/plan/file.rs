@@ -43,7 +43,7 @@ struct Document {
 }
 
 impl Plan {
-    /// The beginning of every plan that this program writes.
+    /// A part of every plan, by which this program knows a file as a plan.
     pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
 
     /// Reads the plan at `path`.

@@ -41,7 +41,7 @@ pub struct Mismatch {
 const FORMAT: &str = "hft-surgery/manifest";
 
 impl Manifest {
-    /// The beginning of every manifest.
+    /// A part of every manifest, by which this program knows a file as one.
     pub const MARKER: &str = "\"format\": \"hft-surgery/manifest\"";
 
     /// The manifest of these contents.
