@@ -5,14 +5,14 @@ use crate::eval::ForwardBatch;
 use crate::model::{Model, Param};
 
 /// The factor of each target token's loss: `1 / N` for the `N` target tokens of all `pieces` of a step.
-pub(in crate::train) fn mean_scale(pieces: &[ForwardBatch<'_>]) -> f32 {
+pub(crate) fn mean_scale(pieces: &[ForwardBatch<'_>]) -> f32 {
     let targets: usize = pieces.iter().map(|piece| piece.target_ids.len()).sum();
     1.0 / targets.max(1) as f32
 }
 
 /// Records the loss of each target token of `part` and, scaled by `part.scale`, the gradient of the head and, in
 /// `dhidden`, of `hidden` `[T, D]`.
-pub(in crate::train) fn cross_entropy<B: Backend>(
+pub(crate) fn cross_entropy<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
     hidden: &B::Buffer,
