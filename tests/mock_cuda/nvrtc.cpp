@@ -17,7 +17,7 @@ API nvrtcCompileProgram(void* p, int n, const char* const* options) {
     std::string mode = "f32", arch;
     for (int i = 0; i < n; i++) {
         std::string option = options[i];
-        if (option == "--define-macro=WORKING_BF16") mode = "bf16";
+        if (option == "--define-macro=COMPUTE_BF16") mode = "bf16";
         if (option.rfind("--gpu-architecture=", 0) == 0) arch = option.substr(19);
     }
     if (arch.rfind("sm_", 0) != 0) return 5;  // never PTX
