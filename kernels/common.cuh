@@ -1,4 +1,4 @@
-// What every kernel uses. The source compiles with NVRTC, which has no headers, and with g++ through
+// Types and reductions of all kernels. The source compiles with NVRTC, which has no headers, and with g++ through
 // tests/mock_cuda/shim.h, which defines HOST_SHIM.
 //
 // `work` is the type of weights and activations: float, or bfloat16 with COMPUTE_BF16. Sums, statistics,
