@@ -7,7 +7,7 @@
 //! and the loads and stores of that file.
 //!
 //! Parts, lowest first: `prefetch`, `level`, `avx512`, `bf16`, `pair_sums`, `collect_range`, `masked_l1`,
-//! `rank_bernoulli`, `compensated_sum_avx512`, `compensated_sum`, `bf16_pairs`, `bf16_fixed_point`.
+//! `rank_bernoulli`, `compensated_sum`, `compensated_sum_avx512`, `bf16_pairs`, `bf16_fixed_point`.
 #![expect(
     unsafe_code,
     reason = "code compiled for an instruction set may only run where the processor has it"
