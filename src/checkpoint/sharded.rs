@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::locate::{Located, locate};
+use super::process::check_open_files;
 use super::{Access, Config, MOST_TENSORS, Shard, TensorInfo, natural_order};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
@@ -57,6 +58,7 @@ impl Checkpoint {
     /// Every fault of every shard and of the index, in both directions, at once.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let Located { kind, root, shards: paths, index, unindexed } = locate(path)?;
+        check_open_files(Escaped(path), paths.len())?;
         let mut shards = Vec::with_capacity(paths.len());
         let mut faults = Faults::default();
         for path in &paths {
@@ -80,6 +82,16 @@ impl Checkpoint {
             unindexed,
             order,
         })
+    }
+
+    /// Checks that this process may have the shards of all checkpoints `paths` open at once. A path that is no
+    /// checkpoint counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the number of files and the limit.
+    pub fn check_open_files(paths: &[PathBuf]) -> Result<()> {
+        let files = paths.iter().filter_map(|path| Some(locate(path).ok()?.shards.len())).sum();
+        check_open_files(format_args!("{} checkpoints", paths.len()), files)
     }
 
     /// The path as given.
