@@ -77,7 +77,7 @@ mod tests {
         let name = command.get_bin_name().unwrap_or_default();
         let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| line.strip_prefix("  hft-surgery ")).map(|line| {
-            let line = line.split(" | ").next().unwrap_or(line);
+            let line = line.split(" | ").next().and_then(|line| line.split(" > ").next()).unwrap_or(line);
             (name.to_owned(), line.to_owned())
         }));
         command.get_subcommands().for_each(|command| examples(command, found));

@@ -367,13 +367,19 @@ mod tests {
         let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
         assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));
         assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
-        assert!(model("a:weight=1,x").is_err());
+        let message = model("a:weight=1,x").unwrap_err().to_string();
+        assert_eq!(message, "got `x`, expected KEY=VALUE");
     }
 
     #[test]
     fn sizes_have_units() {
         assert_eq!(size("5GB"), Ok(5_000_000_000));
         assert_eq!(size("64KiB"), Ok(65_536));
-        assert!(size("5 parsecs").is_err() && size("0").is_err() && size("99999999999GB").is_err());
+        let unit = "expected bytes with a unit, such as 500MB or 5GB";
+        assert_eq!(size("5 parsecs"), Err(unit.to_owned()));
+        let number = "expected a whole number of bytes, such as 500MB or 5GB";
+        for text in ["0", "99999999999GB", "GB"] {
+            assert_eq!(size(text), Err(number.to_owned()), "{text}");
+        }
     }
 }
