@@ -1,5 +1,5 @@
 //! SIGINT and SIGTERM end every command, with its unfinished output removed.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The output appears whole or not at all, and never over an input.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -28,13 +28,18 @@ fn copy_of(fixture_name: &str, to: &Path) -> PathBuf {
 /// Work for each element, so that a run writes for long enough to be killed meanwhile.
 const SLOW: [&str; 4] = ["--granularity", "element", "--threads", "1"];
 
-/// A pair of some 48 MB a side, so that a run takes long enough to be killed.
+/// A pair of some 48 MB a side.
 fn large_pair(dir: &Path) -> (PathBuf, PathBuf) {
+    pair(dir, 1000)
+}
+
+/// A pair of 24 matrices of `rows` times 1000 elements a side.
+fn pair(dir: &Path, rows: u64) -> (PathBuf, PathBuf) {
     for (side, first) in [("base", 1u16), ("tuned", 2)] {
         let name = |i: u32, p: &str| format!("model.layers.{i}.mlp.{p}.weight");
         let tensors = (0..8).flat_map(|i| {
             ["gate_proj", "up_proj", "down_proj"]
-                .map(|p| counted(&name(i, p), &[1000, 1000], first + 10 * i as u16))
+                .map(|p| counted(&name(i, p), &[rows, 1000], first + 10 * i as u16))
         });
         write_checkpoint(&dir.join(side), &tensors.collect::<Vec<_>>(), 4, "{}");
     }
@@ -135,7 +140,7 @@ fn kill_while_writing(command: &[&str], staging: &Path, after: Duration) -> bool
 fn a_kill_leaves_all_or_nothing() {
     const KILLS: u32 = 30;
     let dir = tempfile::tempdir().unwrap();
-    let (base, tuned) = large_pair(dir.path());
+    let (base, tuned) = pair(dir.path(), 100);
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
     let staging = dir.path().join(".out.hft-surgery");
     let start = Instant::now();
@@ -167,7 +172,7 @@ fn a_kill_leaves_all_or_nothing() {
 fn a_kill_during_a_replacement_leaves_the_old_or_the_new() {
     const KILLS: u64 = 15;
     let dir = tempfile::tempdir().unwrap();
-    let (base, tuned) = large_pair(dir.path());
+    let (base, tuned) = pair(dir.path(), 100);
     let out = dir.path().join("out");
     let result = |seed: &str| -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
         let target = dir.path().join(format!("seed{seed}"));
