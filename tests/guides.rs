@@ -14,8 +14,18 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-const GUIDES: [&str; 10] =
-    ["reset", "plans", "diff", "patch", "merge", "coming-from-mergekit", "lora", "train", "evaluate", "formats"];
+const GUIDES: [&str; 10] = [
+    "reset",
+    "plans",
+    "diff",
+    "patch",
+    "merge",
+    "coming-from-mergekit",
+    "lora",
+    "train",
+    "evaluate",
+    "formats",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -264,12 +274,20 @@ fn paths(text: &str) -> Vec<&str> {
     let spans = text.split('`').flat_map(str::split_whitespace);
     let path = |word: &&str| TREES.iter().any(|tree| word.starts_with(tree));
     let template = |word: &&str| word.contains("NAME") || word.contains(['*', '<', '{', '…', '|', ']']);
-    spans.filter(path).filter(|word| !template(word)).map(|word| word.trim_end_matches([',', ';', ':'])).collect()
+    spans
+        .filter(path)
+        .filter(|word| !template(word))
+        .filter_map(|word| word.split([',', ';', ':']).next())
+        .collect()
 }
 
 /// The targets of links in `text` that lead to files.
 fn links(text: &str) -> Vec<&str> {
-    text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()).filter(|to| !to.contains(':')).collect()
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next())
+        .filter(|to| !to.contains(':'))
+        .collect()
 }
 
 #[test]
@@ -299,7 +317,9 @@ fn patterns_match_lines_and_blocks() {
     assert!(line_matches("ab", "ab") && !line_matches("ab", "abc") && !line_matches("ab…", "ba"));
     assert!(!line_matches("a…aa", "aa"));
     assert!(matches(&["a", "...", "c"], &["a", "b", "b", "c"]) && matches(&["...", "a"], &["a"]));
-    assert!(!matches(&["a", "..."], &["b"]) && !matches(&["a"], &["a", "b"]) && !matches(&["a", "b"], &["a"]));
+    assert!(
+        !matches(&["a", "..."], &["b"]) && !matches(&["a"], &["a", "b"]) && !matches(&["a", "b"], &["a"])
+    );
 }
 
 #[test]
@@ -309,6 +329,12 @@ fn blocks_are_read_and_updated() {
     assert_eq!(blocks, 1);
     let f = Step { line: 4, command: "f".into(), shown: 5..8 };
     assert_eq!(steps, [Step { line: 1, command: "cat >x <<E\n1\nE".into(), shown: 4..4 }, f]);
-    assert_eq!(updated(&["old …", "...", "end"], &["old 1", "a", "b", "new 2 s"]), ["old …", "...", "new … s"]);
-    assert_eq!(without_measurements("in 0.02 s: 3 tokens/s at 5.1 MB, 4 kB"), "in … s: … tokens/s at 5.1 MB, 4 kB");
+    assert_eq!(
+        updated(&["old …", "...", "end"], &["old 1", "a", "b", "new 2 s"]),
+        ["old …", "...", "new … s"]
+    );
+    assert_eq!(
+        without_measurements("in 0.02 s: 3 tokens/s at 5.1 MB, 4 kB"),
+        "in … s: … tokens/s at 5.1 MB, 4 kB"
+    );
 }
