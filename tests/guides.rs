@@ -5,7 +5,7 @@
 //! stands for any text within a line, a line `...` for any number of lines. The commands of one file run in order in
 //! one directory that holds a copy of `fixtures`. A command that fails is followed by `$ echo $?`, which shows its
 //! exit code. With `UPDATE_GUIDES=1` the outputs are written into the files instead of compared.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::fmt::Write as _;
 use std::fs;
