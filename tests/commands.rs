@@ -44,7 +44,10 @@ fn a_repository_name_is_looked_up_in_the_local_cache() {
     for name in ["acme/tiny", "acme/tiny@main", "acme/tiny@0123abc"] {
         assert_eq!(base(name, &["--out", path(&out), "--force"]).status.code(), Some(0), "{name}");
     }
-    assert_eq!(base("acme/tiny@other", &["--dry-run"]).status.code(), Some(2));
+    let other = base("acme/tiny@other", &["--dry-run"]);
+    let stderr = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("acme/tiny@other: no such file"), "{stderr}");
     // Sidecars that are links into the cache's own blobs are carried over.
     let args =
         ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];

@@ -1,4 +1,4 @@
-//! `inspect`: what is inside a checkpoint, from headers alone.
+//! `inspect`: the content of a checkpoint, read from headers alone.
 
 use std::path::PathBuf;
 

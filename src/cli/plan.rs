@@ -10,7 +10,7 @@ use super::terminal::{Terminal, list};
 use super::{Outcome, Reading};
 use crate::checkpoint::{Access, Checkpoint, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
-use crate::report::{Side, json_text, selection_json, selection_table};
+use crate::report::{Half, json_text, selection_json, selection_table};
 use crate::{Error, Result};
 
 /// Choose which tensors are trainable and which frozen
@@ -183,8 +183,8 @@ fn show(plan: &plan::Plan, inventory: Option<&Inventory>, json: bool, terminal: 
     };
     let summary = Summary::new(inventory, plan);
     if json {
-        let value = selection_json(&summary, plan, Side::Trainable);
+        let value = selection_json(&summary, plan, Half::Trainable);
         return terminal.print(&json_text(&value));
     }
-    terminal.print(&selection_table(&summary, plan, Side::Trainable, sizes_known))
+    terminal.print(&selection_table(&summary, plan, Half::Trainable, sizes_known))
 }

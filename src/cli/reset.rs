@@ -12,7 +12,7 @@ use super::{LinkArg, Outcome, Reading};
 use crate::checkpoint::{Checkpoint, contents_digest};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
-use crate::report::{Side, bytes, json_text, selection_json, selection_table};
+use crate::report::{Half, bytes, json_text, selection_json, selection_table};
 use crate::surgery::{Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
 use crate::{Error, Result};
 
@@ -97,10 +97,10 @@ impl Reset {
             self.write(&reset, terminal)?;
         }
         let result = if self.json {
-            let json = selection_json(&summary, &plan, Side::Frozen);
+            let json = selection_json(&summary, &plan, Half::Frozen);
             json_text(&json)
         } else {
-            selection_table(&summary, &plan, Side::Frozen, true)
+            selection_table(&summary, &plan, Half::Frozen, true)
         };
         terminal.print(&result)?;
         if self.dry_run {

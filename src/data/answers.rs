@@ -1,4 +1,4 @@
-//! What of a rendered chat its assistant says.
+//! The text of a chat, and where in it the assistant's answers are.
 
 use std::ops::Range;
 
@@ -9,46 +9,50 @@ use crate::data::engine::Engine;
 use crate::data::fault::Fault;
 use crate::data::prefixes::{Prefix, Prefixes};
 
-/// Which messages of a chat are learnt.
+/// The messages of a chat whose tokens are targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Learnt {
+pub(crate) enum TargetMessages {
     /// Those of the assistant.
     Assistant,
     /// All from this position on.
     From(usize),
 }
 
-/// A rendered chat and the byte ranges of what is learnt of it.
+/// A rendered chat and the byte ranges of its targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Answered {
+pub(crate) struct RenderedChat {
     pub(crate) text: String,
     pub(crate) answers: Vec<Range<usize>>,
 }
 
 /// Renders a chat: one text, except where the template rewrites earlier messages: then one text per
 /// message of the assistant.
-pub(crate) fn answers(chat: &Chat, learnt: Learnt, engine: &Engine) -> Result<Vec<Answered>, Fault> {
-    match learnt {
-        Learnt::Assistant if engine.has_generation() => {
+pub(crate) fn answers(
+    chat: &Chat,
+    targets: TargetMessages,
+    engine: &Engine,
+) -> Result<Vec<RenderedChat>, Fault> {
+    match targets {
+        TargetMessages::Assistant if engine.has_generation() => {
             let (text, answers) = engine.render_blocks(&engine.prepare(chat)?)?;
-            Ok(vec![Answered { text, answers }])
+            Ok(vec![RenderedChat { text, answers }])
         }
-        Learnt::Assistant => prefix_difference(chat, Prefixes::new(engine, chat)?),
-        Learnt::From(prompt) => {
+        TargetMessages::Assistant => prefix_difference(chat, Prefixes::new(engine, chat)?),
+        TargetMessages::From(prompt) => {
             let prefixes = Prefixes::new(engine, chat)?;
             let whole = prefixes.render(chat.messages.len(), false)?;
             let start = answer_start(prompt, &whole, &prefixes)?;
             drop(whole);
             let text = prefixes.into_whole();
             let answers = std::iter::once(start..text.len()).collect();
-            Ok(vec![Answered { text, answers }])
+            Ok(vec![RenderedChat { text, answers }])
         }
     }
 }
 
 /// The answer of each assistant message: from the chat before it with the generation prompt, to the
 /// chat up to and with it.
-fn prefix_difference(chat: &Chat, prefixes: Prefixes<'_>) -> Result<Vec<Answered>, Fault> {
+fn prefix_difference(chat: &Chat, prefixes: Prefixes<'_>) -> Result<Vec<RenderedChat>, Fault> {
     let whole = prefixes.whole();
     let (mut answers, mut rewritten) = (Vec::new(), Vec::new());
     for turn in chat.turns() {
@@ -58,16 +62,16 @@ fn prefix_difference(chat: &Chat, prefixes: Prefixes<'_>) -> Result<Vec<Answered
             answers.push(answer);
             continue;
         }
-        // The template rewrites earlier messages (it drops their reasoning, say). Each answer is learnt
-        // behind the text that it will follow in use.
+        // The template rewrites earlier messages (it drops their reasoning, say). Each answer is
+        // trained behind the text that it will follow in use.
         let before = answers.drain(..).map(|answer: Range<usize>| (whole[..answer.end].to_owned(), answer));
         rewritten.extend(before);
         rewritten.push((format!("{}{}", &whole[..until.shared], until.rest), answer));
     }
     if rewritten.is_empty() {
-        return Ok(vec![Answered { text: prefixes.into_whole(), answers }]);
+        return Ok(vec![RenderedChat { text: prefixes.into_whole(), answers }]);
     }
-    Ok(rewritten.into_iter().map(|(text, answer)| Answered { text, answers: vec![answer] }).collect())
+    Ok(rewritten.into_iter().map(|(text, answer)| RenderedChat { text, answers: vec![answer] }).collect())
 }
 
 /// The byte at which the answer that message `turn` is begins in `text`, a rendering that goes on with

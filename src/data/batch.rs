@@ -1,6 +1,6 @@
 //! A micro-batch: sequences one after the other, without padding.
 
-use crate::data::row::{IGNORED, Row, targets};
+use crate::data::row::{IGNORED, Row};
 
 /// Sequences concatenated without padding, as variable-length attention takes them.
 ///
@@ -13,7 +13,7 @@ pub struct Batch {
     pub input_ids: Vec<u32>,
     /// Labels of all sequences, not shifted.
     pub labels: Vec<i32>,
-    /// Where sequences begin, and the end of the last: starts with 0, one more than there are sequences.
+    /// The start of every sequence and the end of the last, as in FlashAttention: 0 first, one entry more than sequences.
     pub cu_seqlens: Vec<u32>,
 }
 
@@ -33,23 +33,8 @@ impl Batch {
         batch
     }
 
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.cu_seqlens.len().saturating_sub(1)
-    }
-
-    /// Number of tokens whose loss counts.
-    pub fn targets(&self) -> usize {
-        targets(&self.labels)
-    }
-
     /// Length of the longest sequence.
     pub fn max_seqlen(&self) -> usize {
         self.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
-    }
-
-    /// The position of every token in its sequence.
-    pub fn position_ids(&self) -> Vec<u32> {
-        self.cu_seqlens.windows(2).flat_map(|w| 0..w[1] - w[0]).collect()
     }
 }

@@ -1,8 +1,4 @@
-//! Rows become micro-batches, epoch after epoch, from any point on.
-
-use std::ops::Range;
-
-use serde::{Deserialize, Serialize};
+//! Rows become the micro-batches of each epoch.
 
 use crate::data::batch::Batch;
 use crate::data::packing::best_fit_decreasing;
@@ -13,7 +9,7 @@ use crate::{Error, Result};
 /// Micro-batches that are drawn together before they are sorted by length, as in transformers.
 const LENGTH_GROUP: usize = 50;
 
-/// How rows come together.
+/// The rows that come into one micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrangement {
     /// In the order of the epoch.
@@ -27,33 +23,23 @@ pub enum Arrangement {
     },
 }
 
-/// How batches are made.
+/// How rows become micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
     /// Rows, or packed rows, per micro-batch; the last one of an epoch may hold fewer.
     pub batch_size: usize,
-    /// How rows come together.
+    /// The rows that come into one micro-batch.
     pub arrangement: Arrangement,
-    /// Whether each epoch has an order of its own; otherwise all have the order of the files.
+    /// Whether rows are shuffled in each epoch; otherwise they keep the order of the files.
     pub shuffle: bool,
     /// Key of the order, together with the epoch.
     pub seed: u64,
 }
 
-/// A place between two micro-batches: before batch `batch` of `epoch`, both from 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cursor {
-    /// The epoch.
-    pub epoch: u32,
-    /// The micro-batch that comes next.
-    pub batch: usize,
-}
-
 /// All micro-batches of a training run.
 ///
-/// The batch at a [`Cursor`] is a function of rows, options and cursor: a run that goes on from a cursor
-/// sees the batches that it would have seen.
+/// Each is a function of rows, options, epoch and its number in the epoch: a run that is resumed sees the batches that
+/// it would have seen.
 #[derive(Debug, Clone)]
 pub struct Batches {
     rows: Vec<Row>,
@@ -93,11 +79,6 @@ impl Batches {
         &self.rows
     }
 
-    /// Rows, or packed rows, of an epoch.
-    pub fn packed_rows(&self) -> usize {
-        self.packed.len()
-    }
-
     /// Micro-batches of an epoch, the same number in each.
     pub fn per_epoch(&self) -> usize {
         self.packed.len().div_ceil(self.options.batch_size)
@@ -122,18 +103,6 @@ impl Batches {
         }
         Epoch { batches: self, order }
     }
-
-    /// The batches from a cursor on, epoch after epoch without end; each with the cursor behind it.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when an epoch has fewer batches than the cursor says.
-    pub fn resume(&self, cursor: Cursor) -> Result<Feed<'_>> {
-        if cursor.batch > self.per_epoch() {
-            let fault = format!("batch {} of an epoch of {} batches", cursor.batch, self.per_epoch());
-            return Err(Error::usage(fault, "resume with the data and options that the run began with"));
-        }
-        Ok(Feed { epoch: self.epoch(cursor.epoch), cursor })
-    }
 }
 
 /// One pass over all rows.
@@ -143,60 +112,14 @@ pub struct Epoch<'a> {
     order: Vec<u32>,
 }
 
-impl<'a> Epoch<'a> {
+impl Epoch<'_> {
     /// Micro-batch `batch`, counted from 0; `None` from [`Batches::per_epoch`] on.
     pub fn batch(&self, batch: usize) -> Option<Batch> {
-        self.range(batch).map(|range| Batch::from_rows(self.rows_of(range)))
-    }
-
-    /// The rows of micro-batch `batch`, as [`Epoch::batch`] joins them.
-    pub fn rows(&self, batch: usize) -> Option<Vec<&'a Row>> {
-        self.range(batch).map(|range| self.rows_of(range).collect())
-    }
-
-    fn range(&self, batch: usize) -> Option<Range<usize>> {
-        let size = self.batches.options.batch_size;
-        let start = batch.checked_mul(size).filter(|start| *start < self.order.len())?;
-        Some(start..start.saturating_add(size).min(self.order.len()))
-    }
-
-    fn rows_of(&self, range: Range<usize>) -> impl Iterator<Item = &'a Row> + '_ {
-        let batches = self.batches;
-        self.order[range].iter().flat_map(move |i| {
-            batches.packed[*i as usize].iter().map(move |row| &batches.rows[*row as usize])
-        })
-    }
-}
-
-/// Batches without end, from a cursor on.
-#[derive(Debug, Clone)]
-pub struct Feed<'a> {
-    epoch: Epoch<'a>,
-    cursor: Cursor,
-}
-
-impl Feed<'_> {
-    /// Before the batch that comes next.
-    pub fn cursor(&self) -> Cursor {
-        self.cursor
-    }
-}
-
-impl Iterator for Feed<'_> {
-    /// A batch, and the cursor to go on from behind it.
-    type Item = (Batch, Cursor);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch = match self.epoch.batch(self.cursor.batch) {
-            Some(batch) => batch,
-            None => {
-                self.cursor = Cursor { epoch: self.cursor.epoch.checked_add(1)?, batch: 0 };
-                self.epoch = self.epoch.batches.epoch(self.cursor.epoch);
-                self.epoch.batch(0)?
-            }
-        };
-        self.cursor.batch += 1;
-        Some((batch, self.cursor))
+        let Batches { rows, packed, options } = self.batches;
+        let start = batch.checked_mul(options.batch_size).filter(|start| *start < self.order.len())?;
+        let end = start.saturating_add(options.batch_size).min(self.order.len());
+        let packed = self.order[start..end].iter().flat_map(|i| &packed[*i as usize]);
+        Some(Batch::from_rows(packed.map(|row| &rows[*row as usize])))
     }
 }
 

@@ -3,15 +3,15 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::data::{IGNORED, Source};
+use crate::data::{IGNORED, Location};
 
 /// Rows whose tokens tell where they came from: row · 1000 + position.
 fn rows(lengths: &[usize]) -> Vec<Row> {
     let row = |(i, length): (usize, &usize)| {
         let input_ids: Vec<u32> = (0..*length).map(|at| (i * 1000 + at) as u32).collect();
         let labels = input_ids.iter().map(|id| *id as i32).collect();
-        let source = Source { path: std::path::Path::new("rows").into(), line: i as u64 + 1 };
-        Row { input_ids, labels, source }
+        let location = Location { path: std::path::Path::new("rows").into(), line: i as u64 + 1 };
+        Row { input_ids, labels, location }
     };
     lengths.iter().enumerate().map(row).collect()
 }
@@ -58,35 +58,13 @@ proptest! {
                 let batch = epoch.batch(at).unwrap();
                 prop_assert!(batch.input_ids.len() <= batch_size * 64);
                 if arrangement == Arrangement::Plain {
-                    prop_assert!(batch.sequences() == batch_size || at + 1 == batches.per_epoch());
+                    prop_assert!(batch.cu_seqlens.len() - 1 == batch_size || at + 1 == batches.per_epoch());
                 }
                 seen.extend(sequences(&batch, &lengths));
             }
             prop_assert!(epoch.batch(batches.per_epoch()).is_none());
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn resuming_anywhere_gives_the_same_batches(
-        lengths in prop::collection::vec(2usize..50, 1..40),
-        batch_size in 1usize..5,
-        skip in 0usize..60,
-    ) {
-        for arrangement in arrangements(50) {
-            let batches = Batches::new(rows(&lengths), options(arrangement, batch_size, true)).unwrap();
-            let mut whole = batches.resume(Cursor::default()).unwrap();
-            let mut cursor = whole.cursor();
-            for _ in 0..skip {
-                cursor = whole.next().unwrap().1;
-            }
-            // The cursor survives being written down.
-            let json = serde_json::to_string(&cursor).unwrap();
-            let resumed = batches.resume(serde_json::from_str(&json).unwrap()).unwrap();
-            prop_assert_eq!(cursor, whole.cursor());
-            let left: Vec<_> = whole.take(30).collect();
-            prop_assert_eq!(left, resumed.take(30).collect::<Vec<_>>());
         }
     }
 }
@@ -126,20 +104,19 @@ fn length_groups_hold_rows_of_about_one_length() {
     let batches = Batches::new(rows(&lengths), options(Arrangement::GroupByLength, 4, true)).unwrap();
     let epoch = batches.epoch(0);
     let spread = |at: usize| {
-        let rows = epoch.rows(at).unwrap();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
-        lengths.iter().max().unwrap() - lengths.iter().min().unwrap()
+        let batch = epoch.batch(at).unwrap();
+        let lengths = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]);
+        lengths.clone().max().unwrap() - lengths.min().unwrap()
     };
     assert!((0..batches.per_epoch()).all(|at| spread(at) <= 12));
 }
 
 #[test]
-fn a_batch_tells_positions_and_targets() {
+fn a_batch_joins_rows_and_ignores_the_first_label_of_each() {
     let batch = Batch::from_rows(&rows(&[3, 2]));
     assert_eq!(batch.cu_seqlens, [0, 3, 5]);
-    assert_eq!(batch.position_ids(), [0, 1, 2, 0, 1]);
     assert_eq!(batch.labels, [IGNORED, 1, 2, IGNORED, 1001]);
-    assert_eq!((batch.sequences(), batch.targets(), batch.max_seqlen()), (2, 3, 3));
+    assert_eq!(batch.max_seqlen(), 3);
 }
 
 #[test]
@@ -149,7 +126,4 @@ fn wrong_options_are_refused() {
     assert_eq!(refused(Vec::new(), options(Arrangement::Plain, 1, true)), "0 training rows");
     let packed = options(Arrangement::Packed { max_length: 4 }, 1, true);
     assert_eq!(refused(rows(&[2, 5]), packed), "a row of 5 tokens in packed rows of 4");
-    let batches = Batches::new(rows(&[2, 2]), options(Arrangement::Plain, 1, true)).unwrap();
-    let beyond = batches.resume(Cursor { epoch: 0, batch: 3 }).unwrap_err();
-    assert_eq!(beyond.to_string(), "batch 3 of an epoch of 2 batches");
 }

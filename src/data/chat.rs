@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::data::columns::mismatch;
 use crate::data::fault::Fault;
-use crate::data::record::mismatch;
 use crate::error::Escaped;
 
-/// A chat and what else its template is given.
+/// A chat, with the other variables of its row that a template reads.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Chat {
     /// Objects with a text `role`, without null fields.

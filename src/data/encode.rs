@@ -2,48 +2,120 @@
 
 use std::ops::Range;
 
-use crate::data::answers::{Answered, Learnt};
+use crate::data::answers::{RenderedChat, TargetMessages};
 use crate::data::chat::Chat;
 use crate::data::fault::Fault;
 use crate::data::record::Record;
-use crate::data::row::Sequence;
+use crate::data::row::{Location, Row};
 use crate::data::template::ChatTemplate;
 use crate::data::tokenizer::Tokenizer;
 
-type Sequences = Result<Vec<Sequence>, Fault>;
+/// Tokenizes the row at one location of a file.
+pub(crate) struct Encoder<'a> {
+    /// Absent where the model has none; rows of `input_ids` need none.
+    pub(crate) tokenizer: Option<&'a Tokenizer>,
+    /// Absent where the model has none.
+    pub(crate) template: Option<&'a ChatTemplate>,
+    pub(crate) location: Location,
+}
 
-/// Tokenizes a row. One row gives one sequence, except a chat of several assistant messages under a
-/// template that rewrites earlier messages: that gives one sequence per assistant message.
-///
-/// `template` is there for every record that needs one.
-pub(crate) fn encode(record: Record, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Sequences {
-    match (record, template) {
-        (Record::Chat(chat), Some(template)) => encode_chat(chat, Learnt::Assistant, tokenizer, template),
-        (Record::ChatCompletion { chat, prompt }, Some(template)) => {
-            encode_chat(chat, Learnt::From(prompt), tokenizer, template)
+impl Encoder<'_> {
+    /// Tokenizes a row of a file. It gives one training row, except a chat of several assistant messages under a
+    /// template that rewrites earlier messages: that gives one per assistant message.
+    pub(crate) fn encode(&self, record: Record) -> Result<Vec<Row>, Fault> {
+        match record {
+            Record::Chat(chat) => self.chat(chat, TargetMessages::Assistant),
+            Record::ChatCompletion { chat, prompt } => self.chat(chat, TargetMessages::From(prompt)),
+            Record::PromptCompletion { prompt, completion } => self.prompt_completion(&prompt, &completion),
+            Record::Text(text) => {
+                let ids = whole(&text, self.tokenizer()?)?;
+                let all = 0..ids.len();
+                Ok(vec![self.row(ids, Some(all))])
+            }
+            Record::Instruction { instruction, input, output, system } if self.template.is_some() => {
+                let user = if input.is_empty() { instruction } else { format!("{instruction}\n{input}") };
+                let system = system.map(|text| ("system", text));
+                let messages = system.into_iter().chain([("user", user), ("assistant", output)]);
+                self.chat(Chat::of(messages), TargetMessages::Assistant)
+            }
+            Record::Instruction { instruction, input, output, system } => {
+                self.prompt_completion(&alpaca_prompt(&instruction, &input, system.as_deref()), &output)
+            }
+            Record::Tokens { input_ids, labels } => {
+                Ok(vec![Row { input_ids, labels, location: self.location.clone() }])
+            }
         }
-        (Record::Chat(_) | Record::ChatCompletion { .. }, None) => Err(Fault::new("no chat template")),
-        (Record::PromptCompletion { prompt, completion }, _) => {
-            prompt_completion(&prompt, &completion, tokenizer)
-        }
-        (Record::Text(text), _) => whole(&text, tokenizer).map(|ids| {
-            let all = 0..ids.len();
-            vec![Sequence::with_targets(ids, Some(all))]
-        }),
-        (Record::Instruction { instruction, input, output, system }, Some(template)) => {
-            let user = if input.is_empty() { instruction } else { format!("{instruction}\n{input}") };
-            let system = system.map(|text| ("system", text));
-            let messages = system.into_iter().chain([("user", user), ("assistant", output)]);
-            encode_chat(Chat::of(messages), Learnt::Assistant, tokenizer, template)
-        }
-        (Record::Instruction { instruction, input, output, system }, None) => {
-            prompt_completion(&alpaca_prompt(&instruction, &input, system.as_deref()), &output, tokenizer)
-        }
-        (Record::Tokens { input_ids, labels }, _) => Ok(vec![Sequence { input_ids, labels }]),
-        (Record::Preference(_), _) => Err(Fault::hinted(
-            "a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning",
-            "rename `chosen` to `completion` and drop `rejected` to learn the chosen answers",
-        )),
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, Fault> {
+        self.tokenizer.ok_or_else(|| {
+            Fault::hinted(
+                "a row of text, but the model has no tokenizer.json",
+                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
+            )
+        })
+    }
+
+    fn row(&self, input_ids: Vec<u32>, targets: impl IntoIterator<Item = Range<usize>>) -> Row {
+        Row::with_targets(input_ids, targets, self.location.clone())
+    }
+
+    /// Everything after as many tokens as the prompt has alone is a target, as in TRL.
+    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Vec<Row>, Fault> {
+        let tokenizer = self.tokenizer()?;
+        let ids = whole(&format!("{prompt}{completion}"), tokenizer)?;
+        let before = tokenizer.ids(prompt, true)?;
+        // A tokenizer that ends every sequence itself ends the prompt too.
+        let ended =
+            tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text));
+        let start = before.len() - usize::from(ended);
+        let end = ids.len();
+        Ok(vec![self.row(ids, Some(start..end))])
+    }
+
+    /// Targets of a rendered chat: the tokens that touch what a generation block rendered, else those
+    /// between the ends of the answers.
+    fn chat(&self, chat: Chat, targets: TargetMessages) -> Result<Vec<Row>, Fault> {
+        let tokenizer = self.tokenizer()?;
+        let template = self.template.ok_or_else(|| Fault::new("no chat template"))?;
+        let blocks = template.has_generation() && targets == TargetMessages::Assistant;
+        let row = |RenderedChat { text, answers }| {
+            if blocks {
+                self.with_blocks(&text, &answers, tokenizer)
+            } else {
+                self.with_answers(&text, answers, tokenizer)
+            }
+        };
+        template.answers(chat, targets)?.into_iter().map(row).collect()
+    }
+
+    /// A text whose targets are the tokens that touch one of `blocks`.
+    fn with_blocks(&self, text: &str, blocks: &[Range<usize>], tokenizer: &Tokenizer) -> Result<Row, Fault> {
+        let tokens = tokenizer.tokens(text)?;
+        let touches = |block: &Range<usize>| {
+            let inside = |token: &Range<usize>| token.end > block.start && token.start < block.end;
+            let first = tokens.ranges.iter().position(inside)?;
+            let last = tokens.ranges.iter().rposition(inside)?;
+            Some(first..last + 1)
+        };
+        let targets: Vec<_> = blocks.iter().filter_map(touches).collect();
+        Ok(self.row(tokens.ids, targets))
+    }
+
+    /// A text whose targets are answers, given in bytes: from the number of tokens that the text before an
+    /// answer has alone, to the number that the text up to its end has alone.
+    fn with_answers(
+        &self,
+        text: &str,
+        answers: impl IntoIterator<Item = Range<usize>>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Row, Fault> {
+        let tokens = tokenizer.tokens(text)?;
+        let target = |answer: Range<usize>| {
+            Ok(tokenizer.count(text, &tokens, answer.start)?..tokenizer.count(text, &tokens, answer.end)?)
+        };
+        let targets: Vec<_> = answers.into_iter().map(target).collect::<Result<_, Fault>>()?;
+        Ok(self.row(tokens.ids, targets))
     }
 }
 
@@ -79,54 +151,4 @@ fn whole(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Fault> {
         ids.push(eos.id);
     }
     Ok(ids)
-}
-
-/// Everything after as many tokens as the prompt has alone is a target, as in TRL.
-fn prompt_completion(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> Sequences {
-    let ids = whole(&format!("{prompt}{completion}"), tokenizer)?;
-    let before = tokenizer.ids(prompt, true)?;
-    // A tokenizer that ends every sequence itself ends the prompt too.
-    let ended =
-        tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text));
-    let start = before.len() - usize::from(ended);
-    let end = ids.len();
-    Ok(vec![Sequence::with_targets(ids, Some(start..end))])
-}
-
-/// Targets of a rendered chat: the tokens that touch what a generation block rendered, else those
-/// between the ends of the answers.
-fn encode_chat(chat: Chat, learnt: Learnt, tokenizer: &Tokenizer, template: &ChatTemplate) -> Sequences {
-    let blocks = template.has_generation() && learnt == Learnt::Assistant;
-    let sequence = |Answered { text, answers }| {
-        if blocks { with_blocks(&text, &answers, tokenizer) } else { with_answers(&text, answers, tokenizer) }
-    };
-    template.answers(chat, learnt)?.into_iter().map(sequence).collect()
-}
-
-/// A text whose targets are the tokens that touch one of `blocks`.
-fn with_blocks(text: &str, blocks: &[Range<usize>], tokenizer: &Tokenizer) -> Result<Sequence, Fault> {
-    let tokens = tokenizer.tokens(text)?;
-    let touches = |block: &Range<usize>| {
-        let inside = |token: &Range<usize>| token.end > block.start && token.start < block.end;
-        let first = tokens.ranges.iter().position(inside)?;
-        let last = tokens.ranges.iter().rposition(inside)?;
-        Some(first..last + 1)
-    };
-    let targets: Vec<_> = blocks.iter().filter_map(touches).collect();
-    Ok(Sequence::with_targets(tokens.ids, targets))
-}
-
-/// A text whose targets are answers, given in bytes: from the number of tokens that the text before an
-/// answer has alone, to the number that the text up to its end has alone.
-fn with_answers(
-    text: &str,
-    answers: impl IntoIterator<Item = Range<usize>>,
-    tokenizer: &Tokenizer,
-) -> Result<Sequence, Fault> {
-    let tokens = tokenizer.tokens(text)?;
-    let target = |answer: Range<usize>| {
-        Ok(tokenizer.count(text, &tokens, answer.start)?..tokenizer.count(text, &tokens, answer.end)?)
-    };
-    let targets: Vec<_> = answers.into_iter().map(target).collect::<Result<_, Fault>>()?;
-    Ok(Sequence::with_targets(tokens.ids, targets))
 }

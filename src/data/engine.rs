@@ -6,8 +6,8 @@ use std::ops::Range;
 use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::data::catch_panic::catch_panic;
 use crate::data::chat::Chat;
-use crate::data::contain::contain;
 use crate::data::fault::Fault;
 use crate::data::jinja::{self, Rewritten};
 use crate::data::{generation, once, python};
@@ -20,7 +20,7 @@ const ONCE: &str = "chat_template_once";
 
 /// The text of a chat template and the variables that the tokenizer adds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Source {
+pub(crate) struct TemplateSource {
     pub(crate) template: String,
     /// `bos_token`, `eos_token`, …
     pub(crate) special_tokens: BTreeMap<String, String>,
@@ -36,7 +36,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Compiles a template.
-    pub(crate) fn compile(source: Source) -> Result<Self, Fault> {
+    pub(crate) fn compile(source: TemplateSource) -> Result<Self, Fault> {
         let compile = || {
             let Rewritten { template, has_generation } = jinja::rewrite(&source.template);
             let mut environment = environment();
@@ -50,10 +50,10 @@ impl Engine {
         let not = |e: &dyn std::fmt::Display| {
             Fault::new(format!("the chat template does not compile: {}", Escaped(&e.to_string())))
         };
-        contain(compile).map_err(|e| not(&e))?.map_err(|e: minijinja::Error| not(&e))
+        catch_panic(compile).map_err(|e| not(&e))?.map_err(|e: minijinja::Error| not(&e))
     }
 
-    /// Whether the template itself says what the assistant writes.
+    /// Whether the template marks the assistant's text by generation blocks.
     pub(crate) fn has_generation(&self) -> bool {
         self.has_generation
     }
@@ -114,7 +114,7 @@ impl Engine {
         };
         let failed =
             |e: &dyn std::fmt::Display| Fault::new(format!("the chat template: {}", Escaped(&e.to_string())));
-        contain(render).map_err(|e| failed(&e))?.map_err(|e: minijinja::Error| failed(&e))
+        catch_panic(render).map_err(|e| failed(&e))?.map_err(|e: minijinja::Error| failed(&e))
     }
 }
 

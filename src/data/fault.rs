@@ -1,6 +1,6 @@
-//! What is wrong with a row, before its place is added.
+//! A fault of a row, before file and line are added.
 
-/// A fault and what helps.
+/// A fault and advice.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Fault {
     pub(crate) fault: String,

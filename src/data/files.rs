@@ -1,4 +1,4 @@
-//! Which files hold the rows.
+//! The files that hold the rows.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +6,9 @@ use crate::checkpoint::natural_order;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
-/// How a file holds rows, by its name.
+/// The format of a file, told by the ending of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Format {
     /// JSON lines, or one JSON list.
     Json,
     /// JSON lines, compressed.
@@ -16,20 +16,20 @@ pub(crate) enum Kind {
     Parquet,
 }
 
-const KINDS: &str = "training data is .jsonl, .json, .jsonl.zst or .parquet";
+const FORMATS: &str = "training data is .jsonl, .json, .jsonl.zst or .parquet";
 
-/// What Hugging Face writes beside the rows of a data set.
+/// Files that Hugging Face writes beside the rows of a data set.
 const NOT_ROWS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
 
-fn kind(path: &Path) -> Option<Kind> {
+fn format_of(path: &Path) -> Option<Format> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends(&[".jsonl", ".json", ".ndjson"]) {
-        Some(Kind::Json)
+        Some(Format::Json)
     } else if ends(&[".jsonl.zst", ".json.zst", ".ndjson.zst"]) {
-        Some(Kind::JsonZstd)
+        Some(Format::JsonZstd)
     } else {
-        ends(&[".parquet"]).then_some(Kind::Parquet)
+        ends(&[".parquet"]).then_some(Format::Parquet)
     }
 }
 
@@ -37,19 +37,19 @@ fn kind(path: &Path) -> Option<Kind> {
 ///
 /// # Errors
 /// When the path does not exist or is no training data.
-pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
+pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
     let refuse = |fault: &str| Error::Data {
         path: path.to_owned(),
         line: None,
         fault: fault.to_owned(),
-        hint: Some(KINDS.to_owned()),
+        hint: Some(FORMATS.to_owned()),
     };
     if !std::fs::metadata(path).map_err(Error::io("open", path))?.is_dir() {
-        let kind = kind(path).ok_or_else(|| refuse("unknown kind of file"))?;
+        let format = format_of(path).ok_or_else(|| refuse("unknown kind of file"))?;
         if !path.is_file() {
             return Err(not_regular(path));
         }
-        return Ok(vec![(path.to_owned(), kind)]);
+        return Ok(vec![(path.to_owned(), format)]);
     }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -63,8 +63,10 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Kind)>> {
         }
     }
     names.sort_by(|a, b| natural_order(a, b));
-    let all: Vec<_> =
-        names.iter().filter_map(|name| kind(Path::new(name)).map(|k| (path.join(name), k))).collect();
+    let all: Vec<_> = names
+        .iter()
+        .filter_map(|name| format_of(Path::new(name)).map(|format| (path.join(name), format)))
+        .collect();
     if let Some((path, _)) = all.iter().find(|(path, _)| !path.is_file()) {
         return Err(not_regular(path));
     }
@@ -92,7 +94,11 @@ mod tests {
             found.iter().map(|(p, k)| (p.file_name().unwrap().to_str().unwrap(), *k)).collect();
         assert_eq!(
             found,
-            [("a.parquet", Kind::Parquet), ("b-9.jsonl.zst", Kind::JsonZstd), ("b-10.jsonl", Kind::Json)]
+            [
+                ("a.parquet", Format::Parquet),
+                ("b-9.jsonl.zst", Format::JsonZstd),
+                ("b-10.jsonl", Format::Json)
+            ]
         );
     }
 

@@ -1,4 +1,4 @@
-//! `{% generation %}` blocks: the parts of a chat template that the assistant writes.
+//! `{% generation %}` blocks: the parts of a chat template that render the assistant's text.
 //!
 //! Such a block is rewritten into a filter block, and the filter puts a noncharacter of Unicode before and
 //! after what the block renders.
@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use crate::data::fault::Fault;
 
-/// The filter that marks what a generation block rendered.
+/// The filter that marks the text of a generation block.
 pub(crate) const FILTER: &str = "generation_block";
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
-/// What the filter gives for the text of a block.
+/// The output of the filter for the text of a block.
 pub(crate) fn mark(text: &str) -> String {
     format!("{OPEN}{text}{CLOSE}")
 }
@@ -53,6 +53,10 @@ mod tests {
     fn marks_become_byte_ranges() {
         let marked = format!("é{}x{}", mark("ab"), mark(""));
         assert_eq!(take_marks(&marked), Ok(("éabx".to_owned(), vec![2..4, 5..5])));
-        assert!(take_marks(&mark(&mark("a"))).is_err() && take_marks("\u{FDD0}").is_err());
+        let fault = |marked: &str| take_marks(marked).map_err(|fault| fault.fault);
+        let overlap = "the generation blocks of the chat template overlap";
+        assert_eq!(fault(&mark(&mark("a"))), Err(overlap.to_owned()));
+        let open = "a generation block of the chat template does not end";
+        assert_eq!(fault("\u{FDD0}"), Err(open.to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! What templates of Jinja on Python hold and minijinja does not know.
+//! Templates of Jinja on Python, rewritten for minijinja, which lacks two things.
 //!
 //! `{% generation %}` blocks become filter blocks, whose tags obey the same whitespace rules. A backslash
 //! at the end of a line joins it with the next one in a text literal, as in Python.
@@ -9,7 +9,7 @@ use crate::data::generation::FILTER;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rewritten {
     pub(crate) template: String,
-    /// Whether it has generation blocks.
+    /// Whether the template has generation blocks.
     pub(crate) has_generation: bool,
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn rewrite(template: &str) -> Rewritten {
     out
 }
 
-/// Where the first tag of `text` begins.
+/// The byte at which the first tag of `text` begins.
 pub(crate) fn tag_start(text: &str) -> Option<usize> {
     text.as_bytes().windows(2).position(|pair| matches!(pair, b"{%" | b"{{" | b"{#"))
 }

@@ -8,32 +8,18 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::tree_bytes;
 use crate::data::fault::Fault;
-use crate::data::files::Kind;
+use crate::data::files::Format;
+use crate::data::raw_row::{MOST_ROW_BYTES, MOST_ROW_TREE_BYTES, RawRow, too_large, too_many_values};
 use crate::error::Escaped;
 use crate::{Error, Result};
-
-/// Bytes of the text of a row at most: a context of a million tokens takes about 5 MB.
-pub(crate) const MOST_ROW_BYTES: u64 = 16 << 20;
-/// Bytes of memory that the values of a row may take beside their texts: four million token ids.
-pub(crate) const MOST_ROW_TREE_BYTES: u64 = 128 << 20;
-
-/// A row as it was found.
-pub(crate) struct Found {
-    /// Line or row number, from 1.
-    pub(crate) line: u64,
-    /// About how much memory it takes.
-    pub(crate) bytes: u64,
-    /// Its columns.
-    pub(crate) row: std::result::Result<Map<String, Value>, Fault>,
-}
 
 /// The rows of a file, one after the other; a blank line is none.
 ///
 /// # Errors
 /// When the file cannot be opened or its beginning read; each item, when reading fails.
-pub(crate) fn rows(path: &Path, kind: Kind) -> Result<Box<dyn Iterator<Item = Result<Found>> + '_>> {
+pub(crate) fn rows(path: &Path, format: Format) -> Result<Box<dyn Iterator<Item = Result<RawRow>> + '_>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut reader: Box<dyn BufRead> = if kind == Kind::JsonZstd {
+    let mut reader: Box<dyn BufRead> = if format == Format::JsonZstd {
         let decoder = zstd::stream::read::Decoder::new(file).map_err(Error::io("decompress", path))?;
         Box::new(BufReader::with_capacity(1 << 20, decoder))
     } else {
@@ -60,7 +46,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn read(&mut self) -> Result<Option<Found>> {
+    fn read(&mut self) -> Result<Option<RawRow>> {
         let mut blank = 0;
         loop {
             self.bytes.clear();
@@ -85,7 +71,7 @@ impl Lines<'_> {
 }
 
 impl Iterator for Lines<'_> {
-    type Item = Result<Found>;
+    type Item = Result<RawRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
@@ -96,12 +82,12 @@ impl Iterator for Lines<'_> {
 ///
 /// # Errors
 /// Where its values would take too much memory: the reading of the file ends there.
-fn parse(path: &Path, line: u64, what: &str, json: &[u8]) -> Result<Found> {
+fn parse(path: &Path, line: u64, what: &str, json: &[u8]) -> Result<RawRow> {
     let tree = tree_bytes(json);
     if tree > MOST_ROW_TREE_BYTES {
         return Err(too_many_values(path, line));
     }
-    Ok(Found { line, bytes: json.len() as u64 + tree, row: object(json.trim_ascii_end(), what) })
+    Ok(RawRow { line, bytes: json.len() as u64 + tree, columns: object(json.trim_ascii_end(), what) })
 }
 
 fn object(json: &[u8], what: &str) -> std::result::Result<Map<String, Value>, Fault> {
@@ -126,7 +112,7 @@ struct List<'a> {
     ended: bool,
 }
 
-/// Where the reader of an element stands.
+/// The state of the reader of an element.
 #[derive(Default)]
 struct Inside {
     depth: u32,
@@ -152,7 +138,7 @@ impl Inside {
 }
 
 impl List<'_> {
-    fn read(&mut self) -> Result<Option<Found>> {
+    fn read(&mut self) -> Result<Option<RawRow>> {
         let mut json = Vec::new();
         let end = self.element(&mut json)?;
         self.row += 1;
@@ -211,7 +197,7 @@ impl List<'_> {
 }
 
 impl Iterator for List<'_> {
-    type Item = Result<Found>;
+    type Item = Result<RawRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
@@ -223,24 +209,6 @@ impl Iterator for List<'_> {
     }
 }
 
-/// A row whose text is over the limit; `bytes` of it were read.
-pub(crate) fn too_large(path: &Path, line: u64, what: &str, bytes: u64) -> Error {
-    let fault =
-        format!("the {what} is too long: got {bytes} bytes or more, expected at most {MOST_ROW_BYTES}");
-    refuse(path, line, fault)
-}
-
-/// A row with too many values.
-pub(crate) fn too_many_values(path: &Path, line: u64) -> Error {
-    let most = MOST_ROW_TREE_BYTES / 32;
-    refuse(path, line, format!("the row has too many values: expected at most about {most}"))
-}
-
-fn refuse(path: &Path, line: u64, fault: String) -> Error {
-    let hint = Some("split it into several rows, one JSON object per line".to_owned());
-    Error::Data { path: path.to_owned(), line: Some(line), fault, hint }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,13 +217,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let kind = if name.ends_with(".zst") { Kind::JsonZstd } else { Kind::Json };
-        let shown = |found: Result<Found>| match found {
-            Ok(Found { line, row: Ok(row), .. }) => format!("{line} {}", Value::Object(row)),
-            Ok(Found { line, row: Err(fault), .. }) => format!("{line} {}", fault.fault),
+        let format = if name.ends_with(".zst") { Format::JsonZstd } else { Format::Json };
+        let shown = |found: Result<RawRow>| match found {
+            Ok(RawRow { line, columns: Ok(columns), .. }) => format!("{line} {}", Value::Object(columns)),
+            Ok(RawRow { line, columns: Err(fault), .. }) => format!("{line} {}", fault.fault),
             Err(error) => error.to_string().rsplit('/').next().unwrap_or_default().to_owned(),
         };
-        rows(&path, kind).unwrap().map(shown).collect()
+        rows(&path, format).unwrap().map(shown).collect()
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::data::encode::encode;
+use crate::data::encode::Encoder;
 use crate::data::fault::Fault;
-use crate::data::files::{self, Kind};
-use crate::data::json_lines::{self, Found};
+use crate::data::files::{self, Format};
+use crate::data::json_lines;
+use crate::data::raw_row::RawRow;
 use crate::data::record::Record;
-use crate::data::row::{Row, Sequence, Source, targets};
-use crate::data::template::ChatTemplate;
+use crate::data::row::{Location, Row, targets};
 use crate::data::tokenizer::Tokenizer;
 use crate::{Error, Faults, Result};
 
@@ -20,9 +20,9 @@ const CHUNK: usize = 2048;
 /// Bytes after which no further row is taken into a chunk.
 const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
-pub(crate) const MOST_FAULTS: usize = 20;
+const MOST_FAULTS: usize = 20;
 
-/// What rows must fit.
+/// Limits on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Tokens of a row at most; longer rows lose their end.
@@ -31,7 +31,7 @@ pub struct Limits {
     pub vocab_size: u32,
 }
 
-/// What was read, and what did not fit.
+/// Counts of rows and tokens that were read, cut and left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Files that were read.
@@ -44,7 +44,7 @@ pub struct Summary {
     pub targets: usize,
     /// Rows that lost their end.
     pub truncated_rows: usize,
-    /// Tokens lost, those of dropped rows included.
+    /// Tokens cut off, those of dropped rows included.
     pub lost_tokens: usize,
     /// Rows that lost every target to truncation and were left out.
     pub dropped_rows: usize,
@@ -55,7 +55,7 @@ pub struct Summary {
 pub struct Dataset {
     /// The rows; never empty, each with a target token.
     pub rows: Vec<Row>,
-    /// What was read.
+    /// Counts of what was read.
     pub summary: Summary,
 }
 
@@ -85,8 +85,8 @@ pub struct Dataset {
 /// ```
 pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
     let mut loading = Loading { tokenizer, limits, dataset: empty(), faults: Faults::default() };
-    for (file, kind) in files::files(path)? {
-        loading.file(&file, kind)?;
+    for (file, format) in files::files(path)? {
+        loading.file(&file, format)?;
     }
     loading.faults.into_result()?;
     let Dataset { rows, summary } = loading.dataset;
@@ -107,7 +107,7 @@ fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Err
     Error::Data { path: path.to_owned(), line: None, fault, hint }
 }
 
-pub(crate) fn no_rows(path: &Path) -> Error {
+fn no_rows(path: &Path) -> Error {
     Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
 }
 
@@ -119,8 +119,8 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn file(&mut self, path: &Path, kind: Kind) -> Result<()> {
-        let mut rows = open(path, kind)?;
+    fn file(&mut self, path: &Path, format: Format) -> Result<()> {
+        let mut rows = open(path, format)?;
         let path: Arc<Path> = path.into();
         self.dataset.summary.files += 1;
         loop {
@@ -132,8 +132,11 @@ impl Loading<'_> {
         }
     }
 
-    fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<Found>) -> Result<()> {
-        let parse = |found: Found| (found.line, found.row.and_then(Record::parse));
+    fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<RawRow>) -> Result<()> {
+        let parse = |raw: RawRow| {
+            let location = Location { path: path.clone(), line: raw.line };
+            (location, raw.columns.and_then(Record::parse))
+        };
         let records: Vec<_> = chunk.into_par_iter().map(parse).collect();
         let needs_template =
             records.iter().any(|(_, record)| record.as_ref().is_ok_and(Record::needs_template));
@@ -142,53 +145,52 @@ impl Loading<'_> {
             template => template.and_then(Result::ok),
         };
         let (tokenizer, vocab_size) = (self.tokenizer, self.limits.vocab_size);
-        let tokenize = |(line, record): (u64, std::result::Result<Record, Fault>)| {
-            (line, record.and_then(|record| checked(record, tokenizer, template, vocab_size)))
+        let tokenize = |(location, record): (Location, std::result::Result<Record, Fault>)| {
+            let encoder = Encoder { tokenizer, template, location };
+            let rows =
+                record.and_then(|record| encoder.encode(record)).and_then(|rows| checked(rows, vocab_size));
+            (encoder.location, rows)
         };
-        let rows: Vec<_> = records.into_par_iter().map(tokenize).collect();
-        for (line, sequences) in rows {
-            if let (Err(fault), Some(template)) = (&sequences, template)
-                && template.is_limit(fault)
-            {
-                self.faults.push(Source { path: path.clone(), line }.error(fault.clone()));
-                return std::mem::take(&mut self.faults).into_result();
+        let tokenized: Vec<_> = records.into_par_iter().map(tokenize).collect();
+        for (location, rows) in tokenized {
+            self.dataset.summary.read += 1;
+            match rows {
+                Ok(rows) => rows.into_iter().for_each(|row| self.fit(row)),
+                Err(fault) if template.is_some_and(|template| template.is_limit(&fault)) => {
+                    self.faults.push(location.error(fault));
+                    return std::mem::take(&mut self.faults).into_result();
+                }
+                Err(fault) if self.faults.first().len() < MOST_FAULTS => {
+                    self.faults.push(location.error(fault));
+                }
+                Err(_) => {}
             }
-            self.add(&Source { path: path.clone(), line }, sequences);
         }
         Ok(())
     }
 
-    fn add(&mut self, source: &Source, sequences: std::result::Result<Vec<Sequence>, Fault>) {
-        self.dataset.summary.read += 1;
-        match sequences {
-            Ok(sequences) => sequences.into_iter().for_each(|s| self.fit(source, s)),
-            Err(fault) if self.faults.first().len() < MOST_FAULTS => self.faults.push(source.error(fault)),
-            Err(_) => {}
-        }
-    }
-
-    /// Adds a sequence, cut to the greatest length.
-    fn fit(&mut self, source: &Source, mut sequence: Sequence) {
+    /// Adds a row, cut to the greatest length.
+    fn fit(&mut self, mut row: Row) {
         let summary = &mut self.dataset.summary;
-        let length = sequence.input_ids.len();
+        let length = row.input_ids.len();
         let kept = length.min(self.limits.max_length.unwrap_or(length));
-        if targets(&sequence.labels[..kept]) == 0 {
+        if targets(&row.labels[..kept]) == 0 {
             summary.dropped_rows += 1;
             summary.lost_tokens += length;
             return;
         }
         summary.truncated_rows += usize::from(kept < length);
         summary.lost_tokens += length - kept;
-        sequence.input_ids.truncate(kept);
-        sequence.labels.truncate(kept);
+        row.input_ids.truncate(kept);
+        row.labels.truncate(kept);
         summary.tokens += kept;
-        summary.targets += targets(&sequence.labels);
-        self.dataset.rows.push(sequence.into_row(source.clone()));
+        summary.targets += row.targets();
+        self.dataset.rows.push(row);
     }
 }
 
 /// The next rows, few enough that they fit into memory.
-fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<Found>> {
+fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
         let Some(found) = rows.next().transpose()? else { break };
@@ -198,35 +200,21 @@ fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<Found>> {
     Ok(chunk)
 }
 
-fn checked(
-    record: Record,
-    tokenizer: Option<&Tokenizer>,
-    template: Option<&ChatTemplate>,
-    vocab_size: u32,
-) -> std::result::Result<Vec<Sequence>, Fault> {
-    let sequences = match (record, tokenizer) {
-        (Record::Tokens { input_ids, labels }, _) => vec![Sequence { input_ids, labels }],
-        (record, Some(tokenizer)) => encode(record, tokenizer, template)?,
-        (_, None) => {
-            return Err(Fault::hinted(
-                "a row of text, but the model has no tokenizer.json",
-                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
-            ));
-        }
-    };
-    if sequences.is_empty() {
+/// Refuses rows that cannot be trained on.
+fn checked(rows: Vec<Row>, vocab_size: u32) -> std::result::Result<Vec<Row>, Fault> {
+    if rows.is_empty() {
         return Err(Fault::new("no target token: no message of the assistant answers another message"));
     }
-    sequences.iter().try_for_each(|s| s.check(vocab_size))?;
-    Ok(sequences)
+    rows.iter().try_for_each(|row| row.check(vocab_size))?;
+    Ok(rows)
 }
 
-type Rows<'a> = Box<dyn Iterator<Item = Result<Found>> + 'a>;
+type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
 
-pub(crate) fn open(path: &Path, kind: Kind) -> Result<Rows<'_>> {
-    match kind {
-        Kind::Json | Kind::JsonZstd => json_lines::rows(path, kind),
-        Kind::Parquet => open_parquet(path),
+fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
+    match format {
+        Format::Json | Format::JsonZstd => json_lines::rows(path, format),
+        Format::Parquet => open_parquet(path),
     }
 }
 

@@ -2,12 +2,17 @@
 //!
 //! The columns of a row decide its format: `messages`, `conversations`, `prompt` + `completion`,
 //! `instruction` + `output`, `text`, or `input_ids` (+ `labels`). Labels are not shifted here.
+//!
+//! Parts, lowest first: `fault`, `catch_panic`, `columns`, `files`, `raw_row`, `json_lines`, `parquet_pages`, `parquet`,
+//! `chat`, `record`, `row`, `generation`, `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`,
+//! `template`, `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `batch`, `batches`.
 
 mod answers;
 mod batch;
 mod batches;
+mod catch_panic;
 mod chat;
-mod contain;
+mod columns;
 mod encode;
 mod engine;
 mod fault;
@@ -22,10 +27,10 @@ mod packing;
 mod parquet;
 #[cfg(feature = "parquet")]
 mod parquet_pages;
-mod preference;
 mod prefixes;
 mod preview;
 mod python;
+mod raw_row;
 mod record;
 mod row;
 mod template;
@@ -35,10 +40,9 @@ mod worker;
 mod workers;
 
 pub use batch::Batch;
-pub use batches::{Arrangement, BatchOptions, Batches, Cursor, Epoch, Feed};
+pub use batches::{Arrangement, BatchOptions, Batches, Epoch};
 pub use load::{Dataset, Limits, Summary, load};
-pub use preference::{Preference, Side, load_preferences};
 pub use preview::{Sample, Span, preview};
-pub use row::{IGNORED, Row, Source};
+pub use row::{IGNORED, Location, Row};
 pub use tokenizer::Tokenizer;
 pub use workers::render_apart;

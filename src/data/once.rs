@@ -1,4 +1,4 @@
-//! All prefixes of a chat from one rendering, for templates that are seen to allow it.
+//! All prefixes of a chat from one rendering, for templates of a form that allows it.
 //!
 //! Such a template is `head {% for message in messages %} body {% endfor %} tail`, where nothing depends
 //! on how many messages follow. What it renders for the first messages is then what its loop has rendered
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// After the rendering of a message, between the tail without and with the generation prompt, and after.
 pub(crate) const MARK: char = '\u{FDD2}';
 
-/// Words that tell how many messages follow, or that leave the plain order of a template.
+/// Words that depend on the number of messages that follow, or that change the order of rendering.
 const REFUSED: [&str; 27] = [
     "last",
     "length",
@@ -40,7 +40,7 @@ const REFUSED: [&str; 27] = [
     "do",
 ];
 
-/// The template that renders its tail after each message, if `template` is of the form.
+/// The template that renders its tail after each message; `None` where `template` is not of that form.
 pub(crate) fn rewrite(template: &str) -> Option<String> {
     let tags = tags(template)?;
     if template.contains("{#") || tags.iter().flat_map(Tag::words).any(|word| REFUSED.contains(&word)) {
@@ -148,8 +148,8 @@ fn message_loop(tags: &[Tag<'_>]) -> Option<(usize, usize)> {
     Some((found?, end?))
 }
 
-/// Whether a tag reads of all messages only the first, of the loop only the position, and nothing of the
-/// generation prompt.
+/// Whether a tag reads no message but its own and the first, no property of the loop but the position, and not
+/// `add_generation_prompt`.
 fn observes_its_own(tag: &str) -> bool {
     let followed = |word: &str, allowed: &[&str]| {
         tag.match_indices(word).all(|(at, _)| {

@@ -10,10 +10,10 @@ use parquet::record::Row;
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use serde_json::{Map, Value};
 
-use crate::data::contain::contain;
+use crate::data::catch_panic::catch_panic;
 use crate::data::fault::Fault;
-use crate::data::json_lines::{Found, MOST_ROW_BYTES, too_large};
 use crate::data::parquet_pages::{BoundedGroup, Budget, Input};
+use crate::data::raw_row::{MOST_ROW_BYTES, RawRow, too_large};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -24,11 +24,11 @@ const MOST_DIGITS: i32 = 1000;
 
 /// The rows of a file, one after the other.
 ///
-/// What a row and the pages around it may take is bounded before it is decoded.
+/// The memory of a row and of the pages around it is bounded before it is decoded.
 ///
 /// # Errors
 /// When the file is no Parquet file; each item, when a row cannot be decoded or is too large.
-pub(crate) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Found>> + '_> {
+pub(crate) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<RawRow>> + '_> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut rows = contained(|| Rows::open(file)).map_err(|e| broken(path, None, &e))?;
     let mut ended = false;
@@ -111,22 +111,22 @@ impl Rows {
     }
 }
 
-fn found(path: &Path, line: u64, row: &Row) -> Result<Found> {
+fn found(path: &Path, line: u64, row: &Row) -> Result<RawRow> {
     // Dates, times and decimals that the calendar or their own type does not have.
-    let value = contain(|| row.to_json_value());
+    let value = catch_panic(|| row.to_json_value());
     let row = match value {
         Ok(Value::Object(row)) => row,
-        Ok(_) => return Ok(Found { line, bytes: 0, row: Err(Fault::new("expected a row of columns")) }),
+        Ok(_) => return Ok(RawRow { line, bytes: 0, columns: Err(Fault::new("expected a row of columns")) }),
         Err(_) => {
             let row = Err(Fault::new("a date, time or decimal is out of its range"));
-            return Ok(Found { line, bytes: 0, row });
+            return Ok(RawRow { line, bytes: 0, columns: row });
         }
     };
     let (text, values) = size(&row);
     if text > MOST_ROW_BYTES {
         return Err(too_large(path, line, "row", text));
     }
-    Ok(Found { line, bytes: text + 32 * values, row: Ok(row) })
+    Ok(RawRow { line, bytes: text + 32 * values, columns: Ok(row) })
 }
 
 /// Bytes of the texts in a row, and its values.
@@ -148,7 +148,7 @@ fn size_of(value: &Value) -> (u64, u64) {
 
 /// Runs a step of the decoder, which panics on some damaged files instead of returning an error.
 ///
-/// What the step had in hand is not used after a panic: the error ends the reading of the file.
+/// Values that the step borrowed are not used after a panic: the error ends the reading of the file.
 fn contained<T>(step: impl FnOnce() -> Parsed<T>) -> Parsed<T> {
-    contain(step).unwrap_or_else(|_| Err(ParquetError::General("damaged".to_owned())))
+    catch_panic(step).unwrap_or_else(|_| Err(ParquetError::General("damaged".to_owned())))
 }

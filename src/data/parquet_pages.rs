@@ -18,7 +18,7 @@ use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
-use crate::data::json_lines::MOST_ROW_TREE_BYTES;
+use crate::data::raw_row::MOST_ROW_TREE_BYTES;
 use crate::error::Escaped;
 
 /// Bytes of the pages that are decoded at the same time, one of each column and its dictionary.
@@ -76,7 +76,7 @@ impl ChunkReader for Input {
     }
 }
 
-/// What is in memory, shared by the columns, and why more was refused.
+/// The bytes in memory, shared by the columns, and the reason why more were refused.
 #[derive(Default)]
 pub(crate) struct Budget(Mutex<Spent>);
 
@@ -203,7 +203,7 @@ impl RowGroupReader for BoundedGroup<'_> {
     }
 }
 
-/// What is known of a column so far.
+/// The state of a column.
 struct Column {
     index: usize,
     name: String,

@@ -5,7 +5,7 @@ use crate::data::engine::{Engine, Prepared};
 use crate::data::fault::Fault;
 use crate::data::once;
 
-/// Assistant messages from which on one rendering is tried for all.
+/// The number of assistant messages from which on one rendering is tried for all prefixes.
 const MANY: usize = 8;
 
 /// Renders the first messages of a chat.
@@ -21,15 +21,15 @@ pub(crate) struct Prefixes<'a> {
 pub(crate) struct Prefix<'a> {
     /// Bytes of the whole chat.
     pub(crate) shared: usize,
-    /// What follows them.
+    /// The text after them.
     pub(crate) rest: std::borrow::Cow<'a, str>,
 }
 
-/// What one rendering of the whole chat says of all prefixes.
+/// All prefixes of a chat, from one rendering of the whole.
 struct Once {
-    /// Where in the whole chat each message ends.
+    /// The byte of the whole chat at which each message ends.
     ends: Vec<usize>,
-    /// What follows each message where it is the last, without and with the generation prompt.
+    /// The text after each message where it is the last, without and with the generation prompt.
     tails: Vec<[String; 2]>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Prefixes<'a> {
         (ended && same).then_some(once)
     }
 
-    /// Whether `once` says of the prefixes at message `turn` what their own renderings are.
+    /// Whether the prefixes of `once` at message `turn` equal their own renderings.
     fn holds(&self, once: &Once, turn: usize) -> bool {
         [(turn, false), (turn, true), (turn + 1, false)].into_iter().all(|(count, prompt)| {
             let prefix = once.prefix(count, prompt);
@@ -105,7 +105,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::data::engine::Source;
+    use crate::data::engine::TemplateSource;
 
     /// Loops over messages, with the whitespace control that templates use.
     const SEEN: [&str; 8] = [
@@ -141,7 +141,7 @@ mod tests {
         let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
         let special_tokens: BTreeMap<_, _> =
             special.iter().map(|(name, token)| ((*name).to_owned(), (*token).to_owned())).collect();
-        Engine::compile(Source { template: template.to_owned(), special_tokens }).unwrap()
+        Engine::compile(TemplateSource { template: template.to_owned(), special_tokens }).unwrap()
     }
 
     fn chat() -> Chat {

@@ -1,14 +1,14 @@
-//! What is learnt, for a person to read.
+//! Rows as text, with the tokens that are targets.
 
 use crate::Result;
-use crate::data::row::{IGNORED, Row, Source};
+use crate::data::row::{IGNORED, Location, Row};
 use crate::data::tokenizer::Tokenizer;
 
 /// A decoded row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Where the row came from.
-    pub source: Source,
+    /// The file and line of the row.
+    pub location: Location,
     /// Number of tokens.
     pub tokens: usize,
     /// Number of tokens whose loss counts.
@@ -17,7 +17,7 @@ pub struct Sample {
     pub spans: Vec<Span>,
 }
 
-/// A piece of text that is learnt, or is not.
+/// A piece of text whose tokens are all targets, or all not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// The text, special tokens included.
@@ -51,5 +51,5 @@ fn sample(row: &Row, tokenizer: &Tokenizer) -> Result<Sample> {
         spans.push(Span { text, is_target: is_target(start) });
         (before, start) = (until, end);
     }
-    Ok(Sample { source: row.source.clone(), tokens: row.input_ids.len(), targets: row.targets(), spans })
+    Ok(Sample { location: row.location.clone(), tokens: row.input_ids.len(), targets: row.targets(), spans })
 }

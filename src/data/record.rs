@@ -1,14 +1,14 @@
-//! What a row says, by its columns.
+//! The format of a row, told by its columns.
 
 use serde_json::{Map, Value};
 
 use crate::data::chat::{Chat, messages, share_gpt};
+use crate::data::columns::{integers, string};
 use crate::data::fault::Fault;
-use crate::data::preference::{Preference, Side};
 use crate::error::Escaped;
 
 const FORMATS: &str = "a row has `messages`, `prompt` and `completion`, `text`, `conversations`, `instruction` \
-                       and `output`, `input_ids`, or `prompt`, `chosen` and `rejected`";
+                       and `output`, or `input_ids`";
 
 /// A row of training data, not yet tokenized.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +25,6 @@ pub(crate) enum Record {
     Instruction { instruction: String, input: String, output: String, system: Option<String> },
     /// `input_ids` and `labels`.
     Tokens { input_ids: Vec<u32>, labels: Vec<i32> },
-    /// `prompt`, `chosen` and `rejected`.
-    Preference(Preference),
 }
 
 impl Record {
@@ -36,7 +34,10 @@ impl Record {
         row.retain(|_, value| !value.is_null());
         let has = |name: &str| row.contains_key(name);
         if has("chosen") || has("rejected") || has("chosen_input_ids") {
-            preference(&row).map(Self::Preference)
+            Err(Fault::hinted(
+                "a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning",
+                "rename `chosen` to `completion` and drop `rejected` to learn the chosen answers",
+            ))
         } else if has("input_ids") {
             tokens(&row)
         } else if has("messages") {
@@ -128,52 +129,4 @@ fn tokens(row: &Map<String, Value>) -> Result<Record, Fault> {
         return Err(Fault::hinted(fault, "give one label per token, not shifted; -100 is ignored"));
     }
     Ok(Record::Tokens { input_ids, labels })
-}
-
-fn preference(row: &Map<String, Value>) -> Result<Preference, Fault> {
-    if row.contains_key("chosen_input_ids") {
-        return Ok(Preference {
-            prompt: Side::Tokens(integers(row, "prompt_input_ids")?),
-            chosen: Side::Tokens(integers(row, "chosen_input_ids")?),
-            rejected: Side::Tokens(integers(row, "rejected_input_ids")?),
-        });
-    }
-    if row.get("prompt").is_some_and(Value::is_array) {
-        let side = |name| answer(row, name).map(Side::Messages);
-        let prompt = Side::Messages(messages(row, "prompt")?);
-        return Ok(Preference { prompt, chosen: side("chosen")?, rejected: side("rejected")? });
-    }
-    let side = |name| string(row, name).map(Side::Text);
-    Ok(Preference { prompt: side("prompt")?, chosen: side("chosen")?, rejected: side("rejected")? })
-}
-
-/// The text in a column.
-pub(crate) fn string(row: &Map<String, Value>, name: &str) -> Result<String, Fault> {
-    match row.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => Err(mismatch(name, "a text", other)),
-    }
-}
-
-fn integers<T: TryFrom<i64>>(row: &Map<String, Value>, name: &str) -> Result<Vec<T>, Fault> {
-    let list = row.get(name).and_then(Value::as_array);
-    let list = list.ok_or_else(|| mismatch(name, "a list of integers", row.get(name)))?;
-    let integer = |value: &Value| {
-        let number = value.as_i64().and_then(|n| T::try_from(n).ok());
-        number.ok_or_else(|| mismatch(name, "a list of token ids", Some(value)))
-    };
-    list.iter().map(integer).collect()
-}
-
-/// A column that holds something else.
-pub(crate) fn mismatch(name: &str, expected: &str, got: Option<&Value>) -> Fault {
-    let got = match got {
-        None | Some(Value::Null) => "nothing".to_owned(),
-        Some(Value::Bool(value)) => value.to_string(),
-        Some(Value::Number(number)) => number.to_string(),
-        Some(Value::String(text)) => format!("the text `{}`", Escaped(text)),
-        Some(Value::Array(list)) => format!("a list of {}", list.len()),
-        Some(Value::Object(_)) => "an object".to_owned(),
-    };
-    Fault::new(format!("`{}`: expected {expected}, got {got}", Escaped(name)))
 }

@@ -9,17 +9,17 @@ use crate::data::fault::Fault;
 /// The label of a token that the loss ignores.
 pub const IGNORED: i32 = -100;
 
-/// Where a row came from.
+/// The file and line that a row came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct Location {
     /// The file.
     pub path: Arc<Path>,
     /// Line of a JSON lines file, or row of a Parquet file or JSON list, from 1.
     pub line: u64,
 }
 
-impl Source {
-    /// The error that names this place.
+impl Location {
+    /// The error that names this location.
     pub(crate) fn error(&self, fault: Fault) -> Error {
         Error::Data {
             path: PathBuf::from(&*self.path),
@@ -30,19 +30,27 @@ impl Source {
     }
 }
 
-/// Token ids and labels of one sequence, before where they came from is known.
+/// One tokenized training sequence.
+///
+/// `labels` has the length of `input_ids` and is not shifted: a target's label is its token id, every
+/// other label is [`IGNORED`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sequence {
-    pub(crate) input_ids: Vec<u32>,
-    pub(crate) labels: Vec<i32>,
+pub struct Row {
+    /// Token ids.
+    pub input_ids: Vec<u32>,
+    /// The label of each position, not shifted.
+    pub labels: Vec<i32>,
+    /// The file and line of the row.
+    pub location: Location,
 }
 
-impl Sequence {
-    /// A sequence whose targets are the positions in `targets`: by position, never by id, so an
+impl Row {
+    /// A row whose targets are the positions in `targets`: by position, never by id, so an
     /// end-of-sequence token stays a target where it is also the padding token.
     pub(crate) fn with_targets(
         input_ids: Vec<u32>,
         targets: impl IntoIterator<Item = std::ops::Range<usize>>,
+        location: Location,
     ) -> Self {
         let mut labels = vec![IGNORED; input_ids.len()];
         for range in targets {
@@ -51,10 +59,10 @@ impl Sequence {
                 labels[at] = input_ids[at] as i32;
             }
         }
-        Self { input_ids, labels }
+        Self { input_ids, labels, location }
     }
 
-    /// Refuses token ids outside `vocab_size`, and a sequence in which nothing is to be learnt.
+    /// Refuses token ids outside `vocab_size`, and a row without a target.
     pub(crate) fn check(&self, vocab_size: u32) -> Result<(), Fault> {
         let outside = |id: i64| {
             let fault = format!("token id {id} is outside of the vocabulary of {vocab_size} tokens");
@@ -69,7 +77,7 @@ impl Sequence {
             fault.fault = format!("label: {} (only {IGNORED} is ignored)", fault.fault);
             return Err(fault);
         }
-        if targets(&self.labels) == 0 {
+        if self.targets() == 0 {
             return Err(Fault::new(format!(
                 "no target token: none of {} tokens after the first is to be learnt",
                 self.input_ids.len()
@@ -78,26 +86,6 @@ impl Sequence {
         Ok(())
     }
 
-    pub(crate) fn into_row(self, source: Source) -> Row {
-        Row { input_ids: self.input_ids, labels: self.labels, source }
-    }
-}
-
-/// One tokenized training sequence.
-///
-/// `labels` has the length of `input_ids` and is not shifted: a target's label is its token id, every
-/// other label is [`IGNORED`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Token ids.
-    pub input_ids: Vec<u32>,
-    /// What is to be predicted at each position, not shifted.
-    pub labels: Vec<i32>,
-    /// Where the row came from.
-    pub source: Source,
-}
-
-impl Row {
     /// Tokens whose loss counts: targets after the first position, which nothing predicts.
     pub fn targets(&self) -> usize {
         targets(&self.labels)
@@ -113,16 +101,21 @@ pub(crate) fn targets(labels: &[i32]) -> usize {
 mod tests {
     use super::*;
 
+    fn location() -> Location {
+        Location { path: Path::new("rows").into(), line: 1 }
+    }
+
     #[test]
     fn targets_are_positions_and_never_ids() {
-        let row = Sequence::with_targets(vec![7, 2, 7, 2], Some(2..9));
+        let row = Row::with_targets(vec![7, 2, 7, 2], Some(2..9), location());
         assert_eq!(row.labels, [IGNORED, IGNORED, 7, 2]);
     }
 
     #[test]
     fn ids_and_labels_are_checked() {
-        let row = |labels: &[i32]| Sequence { input_ids: vec![0, 1, 2], labels: labels.to_vec() };
-        let fault = |row: Sequence| row.check(3).map_err(|f| f.fault);
+        let row =
+            |labels: &[i32]| Row { input_ids: vec![0, 1, 2], labels: labels.to_vec(), location: location() };
+        let fault = |row: Row| row.check(3).map_err(|f| f.fault);
         assert_eq!(fault(row(&[0, 1, IGNORED])), Ok(()));
         assert!(fault(row(&[0, IGNORED, IGNORED])).is_err_and(|f| f.starts_with("no target token")));
         assert!(fault(row(&[0, 3, 2])).is_err_and(|f| f.contains("label: token id 3 is outside")));

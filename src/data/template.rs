@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::answers::{Answered, Learnt, answers};
+use crate::data::answers::{RenderedChat, TargetMessages, answers};
 use crate::data::chat::Chat;
-use crate::data::engine::{Engine, Source};
+use crate::data::engine::{Engine, TemplateSource};
 use crate::data::fault::Fault;
 use crate::data::worker::Question;
 use crate::data::workers::Workers;
@@ -17,52 +17,52 @@ const MOST_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct ChatTemplate {
     path: PathBuf,
-    place: Place,
+    renderer: Renderer,
     has_generation: bool,
 }
 
-/// Where a template is rendered.
+/// The process in which a template is rendered.
 #[derive(Debug)]
-enum Place {
-    Here(Box<Engine>),
-    Apart(Workers),
+enum Renderer {
+    InProcess(Box<Engine>),
+    Workers(Workers),
 }
 
 impl ChatTemplate {
     /// Compiles what the file `path` holds.
-    pub(crate) fn compile(source: Source, path: PathBuf) -> Result<Self, Fault> {
+    pub(crate) fn compile(source: TemplateSource, path: PathBuf) -> Result<Self, Fault> {
         let length = source.template.len();
         if length > MOST_BYTES {
             let fault = format!("the chat template has {length} bytes, expected at most {MOST_BYTES}");
             return Err(Fault::new(fault));
         }
-        let (place, has_generation) = match Workers::start(&source) {
-            Some(started) => started.map(|(workers, has)| (Place::Apart(workers), has))?,
+        let (renderer, has_generation) = match Workers::start(&source) {
+            Some(started) => started.map(|(workers, has)| (Renderer::Workers(workers), has))?,
             None => {
                 let engine = Engine::compile(source)?;
                 let has_generation = engine.has_generation();
-                (Place::Here(Box::new(engine)), has_generation)
+                (Renderer::InProcess(Box::new(engine)), has_generation)
             }
         };
-        Ok(Self { path, place, has_generation })
+        Ok(Self { path, renderer, has_generation })
     }
 
-    /// Whether the template itself says what the assistant writes.
+    /// Whether the template marks the assistant's text by generation blocks.
     pub(crate) fn has_generation(&self) -> bool {
         self.has_generation
     }
 
     /// Whether `fault` is that a limit was exceeded, so that no other row can be rendered either.
     pub(crate) fn is_limit(&self, fault: &Fault) -> bool {
-        let Place::Apart(workers) = &self.place else { return false };
+        let Renderer::Workers(workers) = &self.renderer else { return false };
         workers.exceeded().is_some_and(|limit| fault.fault.starts_with(limit))
     }
 
     /// Renders a chat, as [`answers`]. A fault names the file of the template.
-    pub(crate) fn answers(&self, chat: Chat, learnt: Learnt) -> Result<Vec<Answered>, Fault> {
-        let answered = match &self.place {
-            Place::Here(engine) => answers(&chat, learnt, engine),
-            Place::Apart(workers) => workers.ask(&Question { chat, learnt }),
+    pub(crate) fn answers(&self, chat: Chat, targets: TargetMessages) -> Result<Vec<RenderedChat>, Fault> {
+        let answered = match &self.renderer {
+            Renderer::InProcess(engine) => answers(&chat, targets, engine),
+            Renderer::Workers(workers) => workers.ask(&Question { chat, targets }),
         };
         answered
             .map_err(|fault| Fault { fault: format!("{} ({})", fault.fault, Escaped(&self.path)), ..fault })
@@ -77,7 +77,8 @@ pub(crate) fn find(root: &Path, config: &serde_json::Value) -> crate::Result<Opt
         Err(crate::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
         Ok(bytes) => {
-            let not_text = |_| crate::data::tokenizer::fault(&path, "not UTF-8 text", None);
+            let fault = "not UTF-8 text".to_owned();
+            let not_text = |_| crate::Error::Data { path, line: None, fault, hint: None };
             return String::from_utf8(bytes).map(Some).map_err(not_text);
         }
     }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokenizers::Encoding;
 
 use crate::checkpoint::{read_config, read_small};
-use crate::data::contain::contain;
-use crate::data::engine::Source;
+use crate::data::catch_panic::catch_panic;
+use crate::data::engine::TemplateSource;
 use crate::data::fault::Fault;
 use crate::data::template::{self, ChatTemplate};
 use crate::data::tokenizer_file;
@@ -103,7 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let decoded = contain(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
+        let decoded = catch_panic(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
         let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Escaped(&e)), None);
         decoded.unwrap_or_else(Err).map_err(failed)
     }
@@ -128,7 +128,7 @@ impl Tokenizer {
         &self,
         encode: impl FnOnce() -> tokenizers::Result<Encoding>,
     ) -> std::result::Result<Encoding, Fault> {
-        let encoded = contain(|| encode().map_err(|e| e.to_string())).unwrap_or_else(Err);
+        let encoded = catch_panic(|| encode().map_err(|e| e.to_string())).unwrap_or_else(Err);
         encoded.map_err(|e| {
             let path = Escaped(&self.path);
             Fault::new(format!("the tokenizer cannot encode the row: {} ({path})", Escaped(&e)))
@@ -244,7 +244,7 @@ fn chat_template(
     };
     let jinja = file("chat_template.jinja");
     let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
-    let source = Source { template: source, special_tokens: special };
+    let source = TemplateSource { template: source, special_tokens: special };
     let compiled = ChatTemplate::compile(source, path.clone());
     Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
 }

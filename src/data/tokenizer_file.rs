@@ -1,5 +1,5 @@
-//! `tokenizer.json`: what the tokenizers crate must not be given, since it would take memory or stack
-//! without bound, which nothing can catch. What it panics on is caught instead.
+//! `tokenizer.json`, checked before the tokenizers crate reads it: some files make that crate take memory or stack
+//! without bound, which nothing can catch. Its panics are caught.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::data::contain::contain;
+use crate::data::catch_panic::catch_panic;
 use crate::error::Escaped;
 
 /// Bytes of a piece of a Unigram vocabulary at most: its trie is as deep, and is freed recursively.
 const MOST_PIECE_BYTES: usize = 1024;
 /// Bytes of all pieces at most: each may take a node of the trie.
 const MOST_VOCABULARY_BYTES: usize = 16 << 20;
-/// How much longer the replacements of a file may make a text, all together.
+/// The factor by which all replacements of a file together may lengthen a text.
 const MOST_GROWTH: usize = 4096;
 /// For recursion over the nesting of the file, which its reader bounds by 128 levels.
 const STACK: usize = 64 << 20;
@@ -22,7 +22,7 @@ const STACK: usize = 64 << 20;
 /// Reads a tokenizer; padding and truncation that the file asks for are not applied.
 ///
 /// # Errors
-/// What is wrong with the file, safe to show.
+/// The fault of the file, safe to show.
 pub(crate) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let checked = || {
         check(bytes)?;
@@ -30,9 +30,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
         tokenizer.with_padding(None).with_truncation(None).map_err(|e| e.to_string())?;
         Ok(tokenizer)
     };
-    let contained = || contain(checked).unwrap_or_else(|panic| Err(format!("its reader fails: {panic}")));
+    let read = || catch_panic(checked).unwrap_or_else(|panic| Err(format!("its reader fails: {panic}")));
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, contained);
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, read);
         let thread = thread.map_err(|e| format!("cannot start a thread: {e}"))?;
         thread.join().unwrap_or_else(|_| Err("its reader fails".to_owned()))
     })
@@ -114,7 +114,7 @@ fn check(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// How many times longer the replacements in a part make a text at most, one after the other.
+/// The factor by which the replacements in a part, one after the other, lengthen a text at most.
 fn growth(part: &Value) -> Result<usize, String> {
     let inner = match part {
         Value::Array(list) => product(list.iter())?,
@@ -179,7 +179,8 @@ mod tests {
         assert_eq!(check_charsmap("BAAAAEFCQ0Q="), Ok(()));
         let fault = check_charsmap("////f0FCQ0Q=").unwrap_err();
         assert_eq!(fault, "precompiled_charsmap: a trie of 2147483647 bytes in a map of 9 bytes");
-        assert!(check_charsmap("").is_err());
+        let empty = check_charsmap("").unwrap_err();
+        assert_eq!(empty, "precompiled_charsmap: a trie of 0 bytes in a map of 0 bytes");
     }
 
     #[test]

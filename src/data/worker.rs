@@ -1,7 +1,7 @@
 //! The process in which chat templates are rendered: a template can nest values until the stack
 //! overflows, or make more text than there is memory, and neither can be caught inside a process.
 //!
-//! A line of JSON on stdin asks, a line of JSON on stdout answers. The first line is the [`Source`].
+//! Each line of JSON on stdin is a question, each line on stdout its answer. The first question is the [`TemplateSource`].
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -12,42 +12,42 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{limit_memory, processor_time};
-use crate::data::answers::{Answered, Learnt, answers};
+use crate::data::answers::{RenderedChat, TargetMessages, answers};
 use crate::data::chat::Chat;
-use crate::data::engine::{Engine, Source};
+use crate::data::engine::{Engine, TemplateSource};
 use crate::data::fault::Fault;
 
-/// Memory of a worker at most, beside [`MEMORY_PER_BYTE`] of what it is asked.
+/// Memory of a worker at most, beside [`MEMORY_PER_BYTE`] of a question.
 pub(crate) const MEMORY: u64 = 192 << 20;
 const MEMORY_PER_BYTE: u64 = 16;
-/// Processor time for one answer, beside [`TIME_PER_BYTE`] of what is asked and [`TIME_PER_TURN`].
+/// Processor time for one answer, beside [`TIME_PER_BYTE`] of the question and [`TIME_PER_TURN`].
 pub(crate) const TIME: Duration = Duration::from_millis(700);
 const TIME_PER_BYTE: Duration = Duration::from_micros(4);
 /// A template is rendered up to three times per message.
 const TIME_PER_TURN: Duration = Duration::from_millis(15);
 
-/// What a worker is asked.
+/// A chat to render.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Question {
     pub(crate) chat: Chat,
-    pub(crate) learnt: Learnt,
+    pub(crate) targets: TargetMessages,
 }
 
-/// The answer to a [`Source`]: whether the template has generation blocks.
+/// The answer to a [`TemplateSource`]: whether the template has generation blocks.
 pub(crate) type Compiled = Result<bool, Fault>;
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The answer to a [`Source`].
+    /// The answer to a [`TemplateSource`].
     Compiled(Compiled),
     /// The answer to a [`Question`].
-    Rendered(Result<Vec<Answered>, Fault>),
+    Rendered(Result<Vec<RenderedChat>, Fault>),
     /// The worker ends: the processor time for an answer is over.
     OutOfTime,
 }
 
-/// Answers what stdin asks until it ends.
+/// Answers the questions on stdin until it ends.
 pub(crate) fn serve() -> ExitCode {
     match answer_all() {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +61,7 @@ fn answer_all() -> std::io::Result<()> {
     let Some(first) = lines.next().transpose()? else { return Ok(()) };
     limit_memory(memory(first.len()));
     watch.allow(first.len(), 0);
-    let source: Source = serde_json::from_str(&first)?;
+    let source: TemplateSource = serde_json::from_str(&first)?;
     let engine = Engine::compile(source);
     let compiled = engine.as_ref().map(Engine::has_generation).map_err(Clone::clone);
     watch.answer(&Answer::Compiled(compiled))?;
@@ -70,9 +70,9 @@ fn answer_all() -> std::io::Result<()> {
         let line = line?;
         limit_memory(memory(line.len()));
         watch.allow(line.len(), 0);
-        let Question { chat, learnt } = serde_json::from_str(&line)?;
+        let Question { chat, targets } = serde_json::from_str(&line)?;
         watch.allow(line.len(), chat.messages.len());
-        let rendered = answers(&chat, learnt, &engine);
+        let rendered = answers(&chat, targets, &engine);
         watch.answer(&Answer::Rendered(rendered))?;
     }
     Ok(())

@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::data::answers::Answered;
-use crate::data::engine::Source;
+use crate::data::answers::RenderedChat;
+use crate::data::engine::TemplateSource;
 use crate::data::fault::Fault;
 use crate::data::worker::{self, Answer, Question};
 use crate::error::Escaped;
@@ -39,7 +39,7 @@ pub fn render_apart() -> Option<ExitCode> {
 #[derive(Debug)]
 pub(crate) struct Workers {
     program: &'static PathBuf,
-    source: Source,
+    source: TemplateSource,
     idle: Mutex<Vec<Worker>>,
     /// Held while nothing was rendered yet: a hostile template takes its memory once, not once per thread.
     first: Mutex<()>,
@@ -51,7 +51,7 @@ pub(crate) struct Workers {
 impl Workers {
     /// The first worker, and whether the template has generation blocks; `None` where this program
     /// renders in its own process.
-    pub(crate) fn start(source: &Source) -> Option<Result<(Self, bool), Fault>> {
+    pub(crate) fn start(source: &TemplateSource) -> Option<Result<(Self, bool), Fault>> {
         let program = PROGRAM.get()?;
         let first = Worker::start(program, source);
         Some(first.map(|(worker, has_generation)| {
@@ -73,7 +73,7 @@ impl Workers {
     }
 
     /// Asks a worker.
-    pub(crate) fn ask(&self, question: &Question) -> Result<Vec<Answered>, Fault> {
+    pub(crate) fn ask(&self, question: &Question) -> Result<Vec<RenderedChat>, Fault> {
         let rendered = || self.rendered.load(Ordering::Acquire);
         let alone = (!rendered()).then(|| self.first.lock().unwrap_or_else(PoisonError::into_inner));
         let alone = alone.filter(|_| !rendered());
@@ -107,7 +107,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(program: &PathBuf, source: &Source) -> Result<(Self, bool), Fault> {
+    fn start(program: &PathBuf, source: &TemplateSource) -> Result<(Self, bool), Fault> {
         let mut command = Command::new(program);
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = |e: &dyn std::fmt::Display| {

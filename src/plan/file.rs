@@ -5,9 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Plan;
 use super::mask::Mask;
-use super::partition::{Model, Origin, Shares};
+use super::partition::{Model, Origin, Plan, Shares};
 use crate::checkpoint::{MOST_TENSORS, at_most, read_json, read_named, replace_bytes};
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -44,7 +43,7 @@ struct Document {
 }
 
 impl Plan {
-    /// What the text of every plan that this program writes begins with.
+    /// A part of every plan, by which this program knows a file as a plan.
     pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
 
     /// Reads the plan at `path`.

@@ -1,4 +1,4 @@
-//! A choice of tensors by name and category.
+//! A filter of tensors by name and category.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -15,7 +15,7 @@ pub struct Filter {
 
 impl Filter {
     /// # Errors
-    /// [`Error::Usage`] for a glob that cannot be read; `option` is the name of where it was given.
+    /// [`Error::Usage`] for a glob that cannot be read; `option` is the option that gave it.
     pub fn new(option: &str, globs: &[String], categories: Vec<Category>) -> Result<Self> {
         let fault = |glob: &str, e: &globset::Error| {
             Error::usage(format!("{option} `{}`: {}", Escaped(glob), e.kind()), "")

@@ -1,32 +1,34 @@
-//! Tensors that globs put on one side whatever is drawn.
+//! Tensors that globs make trainable or frozen, whatever is drawn.
 
 use std::collections::BTreeMap;
 
 use globset::Glob;
 
-use super::{Category, Inventory, Selection, TensorName};
+use super::inventory::Inventory;
+use super::selection::Selection;
+use super::tensor_name::{Category, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
 pub(super) type Forced = BTreeMap<String, bool>;
 
-/// Matches the globs of `selection`. A tied pair is one tensor: what is said of one holds for both.
+/// Matches the globs of `selection`. A glob that matches one tensor of a tied pair holds for both.
 ///
 /// # Errors
-/// All faults at once: a glob that is malformed or matches nothing, a tensor on both sides.
+/// All faults at once: a glob that is malformed or matches nothing, a tensor that is both trained and frozen.
 pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<Forced> {
     let names = inventory.tensor_names();
     let mut forced = Forced::new();
     let mut faults = Faults::default();
     let globs = selection.train.iter().map(|glob| (glob, true, "--train"));
     let globs = globs.chain(selection.freeze.iter().map(|glob| (glob, false, "--freeze")));
-    for (glob, side, option) in globs {
+    for (glob, trainable, option) in globs {
         match matches(glob, option, &names) {
             Ok(found) => {
                 for name in found.iter().flat_map(|name| with_twin(inventory, name)) {
-                    if forced.insert(name.to_owned(), side) == Some(!side) {
-                        faults.push(both_sides(name));
+                    if forced.insert(name.to_owned(), trainable) == Some(!trainable) {
+                        faults.push(contradiction(name));
                     }
                 }
             }
@@ -37,7 +39,7 @@ pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<For
     Ok(forced)
 }
 
-fn both_sides(name: &str) -> Error {
+fn contradiction(name: &str) -> Error {
     Error::Plan {
         path: None,
         tensor: Some(name.to_owned()),
@@ -61,8 +63,8 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
 
 /// The tensor and, where it is half of a tied pair, the other half.
 fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
-    let place = TensorName::of(name);
-    let pairs = place.category == Category::LmHead || place.is_token_embedding();
+    let parsed = TensorName::of(name);
+    let pairs = parsed.category == Category::LmHead || parsed.is_token_embedding();
     match inventory.unit_of(name) {
         Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),
         _ => vec![name],

@@ -10,8 +10,8 @@ use crate::checkpoint::{Checkpoint, Config, natural_order};
 pub struct Unit {
     /// The module's name.
     pub name: String,
-    /// Where it stands.
-    pub place: TensorName,
+    /// The name of its matrix, parsed.
+    pub tensor_name: TensorName,
     /// Its tensors, in natural order; never empty.
     pub tensors: Vec<String>,
     /// Elements of its tensors; a tied head counts once.
@@ -40,8 +40,9 @@ impl Inventory {
         let mut units: Vec<Unit> =
             modules(tensors, tied).into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
-        let places = |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
-        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(places).collect();
+        let positions =
+            |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
+        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(positions).collect();
         by_name.sort_by(|a, b| natural_order(named(&units, *a), named(&units, *b)));
         Self { architecture: architecture.map(str::to_owned), tied, by_name, units }
     }
@@ -60,14 +61,14 @@ impl Inventory {
 
     /// The unit that holds a tensor.
     pub fn unit_of(&self, tensor: &str) -> Option<&Unit> {
-        let order = |place: &(u32, u32)| natural_order(named(&self.units, *place), tensor);
+        let order = |at: &(u32, u32)| natural_order(named(&self.units, *at), tensor);
         let found = self.by_name.binary_search_by(order).ok()?;
         Some(&self.units[self.by_name[found].0 as usize])
     }
 
     /// All tensor names, in natural order.
     pub fn tensor_names(&self) -> Vec<&str> {
-        self.by_name.iter().map(|place| named(&self.units, *place)).collect()
+        self.by_name.iter().map(|at| named(&self.units, *at)).collect()
     }
 
     /// Number of tensors.
@@ -85,14 +86,14 @@ impl Inventory {
         self.architecture.as_deref()
     }
 
-    /// Whether token embedding and output head are one.
+    /// Whether token embedding and output head share their weights.
     pub fn tied(&self) -> bool {
         self.tied
     }
 
     /// Tensors whose names do not tell their category.
     pub fn other_names(&self) -> Vec<&str> {
-        let other = self.units.iter().filter(|unit| unit.place.category == Category::Other);
+        let other = self.units.iter().filter(|unit| unit.tensor_name.category == Category::Other);
         other.flat_map(|unit| unit.tensors.iter().map(String::as_str)).collect()
     }
 }
@@ -104,14 +105,14 @@ fn named(units: &[Unit], (unit, tensor): (u32, u32)) -> &str {
 /// A tensor's name and shape.
 type Shaped = (String, Vec<u64>);
 
-/// The tensors of each module, in the order in which the modules come first.
+/// The tensors of each module; modules in the order of their first tensors.
 fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
     let embeddings = tensors.iter().filter(|(name, _)| tied && TensorName::of(name).is_token_embedding());
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
     let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
     let joins = |name: &str| {
-        let place = TensorName::of(name);
-        place.category == Category::LmHead || place.is_token_embedding()
+        let parsed = TensorName::of(name);
+        parsed.category == Category::LmHead || parsed.is_token_embedding()
     };
     let weighted: HashSet<&str> =
         tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight")).collect();
@@ -145,7 +146,7 @@ fn module_beside<'a>(name: &'a str, weighted: &HashSet<&str>) -> &'a str {
 
 fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
-    // One tensor is no alias of another.
+    // A tied unit has two tensors or more.
     let many = tensors.len() > 1;
     let embedding =
         tensors.iter().find(|(name, _)| many && TensorName::of(name).is_token_embedding()).cloned();
@@ -159,7 +160,7 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
     Unit {
-        place: TensorName::of(&first.0),
+        tensor_name: TensorName::of(&first.0),
         name,
         parameters,
         tensors: tensors.into_iter().map(|(name, _)| name).collect(),
@@ -219,6 +220,6 @@ mod tests {
         assert_eq!(inventory.units().len(), 2);
         let unit = inventory.unit_of("lm_head.weight").unwrap();
         assert_eq!(unit.tensors, ["lm_head.weight", "model.embed_tokens.weight"]);
-        assert_eq!((unit.place.category, unit.parameters), (Category::Embedding, 32));
+        assert_eq!((unit.tensor_name.category, unit.parameters), (Category::Embedding, 32));
     }
 }

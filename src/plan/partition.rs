@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::inventory::{Inventory, Unit};
 use super::mask::Mask;
-use super::select::{Balance, Selection, Strategy};
-use super::{Category, Inventory, TensorName, Unit};
+use super::tensor_name::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
-/// Shares of what was drawn that are trainable.
+/// The trainable shares of the drawn units.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shares {
@@ -33,7 +33,7 @@ impl Shares {
     }
 }
 
-/// What a plan says of its model, for people and for a first check.
+/// The model of a plan, for a person who reads the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Model {
@@ -42,7 +42,7 @@ pub(super) struct Model {
     pub(super) parameters: u64,
 }
 
-/// How a plan came about.
+/// The options and the model that a plan was drawn from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Origin {
     pub(super) strategy: Option<String>,
@@ -80,9 +80,9 @@ impl Plan {
         let names = [trainable.as_slice(), frozen.as_slice()];
         let mut by_name: Vec<u32> = (0..(trainable.len() + frozen.len()) as u32).collect();
         by_name.sort_by(|a, b| name_at(names, *a).cmp(name_at(names, *b)));
-        let side = |at: u32| (at as usize) < trainable.len();
+        let trains = |at: u32| (at as usize) < trainable.len();
         for pair in by_name.windows(2).filter(|pair| name_at(names, pair[0]) == name_at(names, pair[1])) {
-            let same = side(pair[0]) == side(pair[1]);
+            let same = trains(pair[0]) == trains(pair[1]);
             let what = if same { "listed twice" } else { "in `trainable` and in `frozen`" };
             faults.push(fault(path, name_at(names, pair[1]), what, None));
         }
@@ -95,46 +95,13 @@ impl Plan {
                     hint: None,
                 });
             }
-            let trains = |tensor: &str| find(names, &by_name, tensor).is_some_and(side);
-            let outside = mask.tensors.iter().filter(|tensor| !trains(tensor));
+            let trainable = |tensor: &str| find(names, &by_name, tensor).is_some_and(trains);
+            let outside = mask.tensors.iter().filter(|tensor| !trainable(tensor));
             faults.extend(outside.map(|t| fault(path, t, "under the mask, but not in `trainable`", None)));
         }
         faults.into_result()?;
         let masked = mask.iter().flat_map(|mask| mask.tensors.iter().cloned()).collect();
         Ok(Self { origin, trainable, frozen, mask, by_name, masked })
-    }
-
-    /// The plan of a draw.
-    pub(super) fn drawn(
-        inventory: &Inventory,
-        selection: &Selection,
-        trainable: Vec<String>,
-        frozen: Vec<String>,
-        shares: Option<Shares>,
-        mask: Option<Mask>,
-    ) -> Result<Self> {
-        let strategy = match selection.strategy {
-            Strategy::Category => "category",
-            Strategy::Layer => "layer",
-            Strategy::Model => "model",
-            Strategy::RandomTensor => "random-tensor",
-            Strategy::Explicit => "explicit",
-        };
-        let explicit = selection.strategy == Strategy::Explicit;
-        let origin = Origin {
-            strategy: Some(strategy.to_owned()),
-            ratio: (!explicit).then_some(selection.ratio),
-            balance: (selection.balance == Balance::Params).then(|| "params".to_owned()),
-            seed: selection.seed,
-            round: selection.round,
-            model: Some(Model {
-                architecture: inventory.architecture().map(str::to_owned),
-                tensors: inventory.tensors() as u64,
-                parameters: inventory.parameters(),
-            }),
-            shares: shares.filter(|_| !explicit),
-        };
-        Self::build(origin, trainable, frozen, mask, None)
     }
 
     /// The trainable tensors.
@@ -173,7 +140,7 @@ impl Plan {
         self.origin.round
     }
 
-    /// Shares of what was drawn, where the plan says them.
+    /// The trainable shares of the drawn units, where the plan holds them.
     pub fn shares(&self) -> Option<Shares> {
         self.origin.shares
     }
@@ -204,12 +171,12 @@ impl Plan {
             let has_head =
                 |unit: &&Unit| unit.tensors.iter().any(|t| TensorName::of(t).category == Category::LmHead);
             for unit in inventory.units().iter().filter(has_head) {
-                let mut sides = unit
+                let mut states = unit
                     .tensors
                     .iter()
                     .map(|tensor| (self.is_trainable(tensor), self.masked.contains(tensor)));
-                let first = sides.next();
-                if sides.any(|side| Some(side) != first) {
+                let first = states.next();
+                if states.any(|state| Some(state) != first) {
                     let what = "tied with the embedding, but the two are in different lists";
                     faults.push(fault(None, &unit.tensors[0], what, None));
                 }
@@ -224,7 +191,7 @@ fn name_at([trainable, frozen]: [&[String]; 2], at: u32) -> &str {
     trainable.get(at).unwrap_or_else(|| &frozen[at - trainable.len()])
 }
 
-/// Where `tensor` stands in the two lists, of which `by_name` is the order.
+/// The position of `tensor` in the two lists; `by_name` holds their positions sorted by name.
 fn find(names: [&[String]; 2], by_name: &[u32], tensor: &str) -> Option<u32> {
     let found = by_name.binary_search_by(|at| name_at(names, *at).cmp(tensor)).ok()?;
     Some(by_name[found])

@@ -1,13 +1,14 @@
-//! How much of what a plan trains.
+//! How many units and parameters a plan trains.
 
 use std::collections::BTreeMap;
 
+use super::inventory::Inventory;
+use super::partition::Plan;
 use super::tensor_name::Category;
-use super::{Inventory, Plan};
 
 /// Counts of one category, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Row {
+pub struct Counts {
     /// Units trainable, whole or under a mask.
     pub trainable: u64,
     /// All units.
@@ -18,44 +19,48 @@ pub struct Row {
     pub parameters: u64,
 }
 
-/// A plan in numbers.
+/// The counts of a plan.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Per category.
-    pub categories: BTreeMap<Category, Row>,
+    pub categories: BTreeMap<Category, Counts>,
     /// Per category and projection.
-    pub projections: BTreeMap<(Category, String), Row>,
-    /// Over everything.
-    pub total: Row,
+    pub projections: BTreeMap<(Category, String), Counts>,
+    /// Over all units.
+    pub total: Counts,
 }
 
 impl Summary {
     /// Counts `plan` over `inventory`, which it covers.
     pub fn new(inventory: &Inventory, plan: &Plan) -> Self {
         let mut summary =
-            Self { categories: BTreeMap::new(), projections: BTreeMap::new(), total: Row::default() };
+            Self { categories: BTreeMap::new(), projections: BTreeMap::new(), total: Counts::default() };
         for unit in inventory.units() {
             let on = unit.tensors.iter().filter(|tensor| plan.is_trainable(tensor) == Some(true)).count();
             let share = on as f64 / unit.tensors.len() as f64;
             let mask = unit.tensors.iter().find_map(|tensor| plan.mask_of(tensor));
             let kept = mask.map_or(1.0, |mask| if mask.complement { 1.0 - mask.ratio } else { mask.ratio });
-            let row = Row {
+            let counts = Counts {
                 trainable: u64::from(on > 0),
                 units: 1,
                 trainable_parameters: (unit.parameters as f64 * share * kept).round() as u64,
                 parameters: unit.parameters,
             };
-            let category = unit.place.category;
-            summary.categories.entry(category).or_default().add(row);
-            summary.projections.entry((category, unit.place.projection.clone())).or_default().add(row);
-            summary.total.add(row);
+            let category = unit.tensor_name.category;
+            summary.categories.entry(category).or_default().add(counts);
+            summary
+                .projections
+                .entry((category, unit.tensor_name.projection.clone()))
+                .or_default()
+                .add(counts);
+            summary.total.add(counts);
         }
         summary
     }
 }
 
-impl Row {
-    /// Adds the counts of another row.
+impl Counts {
+    /// Adds the other counts.
     pub fn add(&mut self, other: Self) {
         self.trainable += other.trainable;
         self.units += other.units;

@@ -1,7 +1,7 @@
-//! What a tensor's name says: its block, its category and its projection.
+//! A tensor's name, parsed: its block, its category and its projection.
 //!
 //! Rules over the components of a name, not a table per architecture, so that new families mostly work.
-//! A name that says nothing is category [`Category::Other`], never dropped.
+//! A name without a known word is of category [`Category::Other`], never dropped.
 
 use std::fmt;
 
@@ -38,7 +38,7 @@ impl fmt::Display for Category {
     }
 }
 
-/// Where a tensor stands in its model.
+/// The position of a tensor in its model, as its name tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorName {
     /// The list of blocks it belongs to, such as `model.layers`; empty outside of blocks.
@@ -55,7 +55,7 @@ pub struct TensorName {
     pub group: String,
 }
 
-/// Last components that name a part of a module, not a module.
+/// Last components that name a parameter of a module, not a module.
 const PARTS: [&str; 27] = [
     "weight",
     "bias",
@@ -85,7 +85,7 @@ const PARTS: [&str; 27] = [
     "quant_map",
     "e_score_correction_bias",
 ];
-/// Endings of fused parameters that name a part.
+/// Endings of fused names that name a parameter of a module.
 const PART_ENDINGS: [&str; 4] = ["_weight", "_bias", "_blocks", "_scales"];
 /// Components below a module that hold its parts: split or quantised weights, quantisers, adapters. What
 /// follows them is still that module.
@@ -126,7 +126,7 @@ pub fn module_of(name: &str) -> &str {
         Some((module, part)) if is_part(part) && !module.is_empty() => module,
         _ => fused_module(name),
     };
-    // What an adapter wraps keeps the name of what it was.
+    // A module that an adapter wraps keeps its own name.
     let mut module = module;
     while let Some(inner) = module.strip_suffix(".base_layer").filter(|inner| !inner.is_empty()) {
         module = inner;
@@ -173,7 +173,7 @@ fn is_number(part: &str) -> bool {
 }
 
 impl TensorName {
-    /// Reads the place from a tensor's name.
+    /// Parses a tensor's name.
     pub fn of(name: &str) -> Self {
         let module = module_of(name);
         let parts: Vec<&str> = module.split('.').collect();
@@ -227,8 +227,8 @@ fn is_norm(part: &str) -> bool {
     part.contains("norm") || words.any(|word| word == "ln")
 }
 
-/// The kind that one component speaks for.
-fn spoken(part: &str) -> Option<Category> {
+/// The category that one component of a name implies.
+fn implied_category(part: &str) -> Option<Category> {
     let part = part.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| part.contains(word));
     let first = part.split('_').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
@@ -257,7 +257,7 @@ fn inside_block(tail: &[&str], list: &str) -> Category {
         return Category::Other;
     }
     // The deepest word decides: `cross_attn_block.mlp` is feed-forward.
-    if let Some(category) = tail.iter().rev().find_map(|part| spoken(part)) {
+    if let Some(category) = tail.iter().rev().find_map(|part| implied_category(part)) {
         return category;
     }
     if ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "Wqkv", "wqkv", "wo"]
@@ -271,7 +271,7 @@ fn inside_block(tail: &[&str], list: &str) -> Category {
             .contains(&last)
         || matches!(tail, [first, .., "dense"] if dense(first))
         || matches!(tail, ["mixer", "gate" | "router"]);
-    if feed_forward { Category::Mlp } else { spoken(list).unwrap_or(Category::Other) }
+    if feed_forward { Category::Mlp } else { implied_category(list).unwrap_or(Category::Other) }
 }
 
 fn outside_blocks(parts: &[&str]) -> Category {
@@ -306,7 +306,7 @@ fn outside_blocks(parts: &[&str]) -> Category {
     if embedding { Category::Embedding } else { Category::Other }
 }
 
-/// Modules that say no more than that they are the attention of their block.
+/// Paths that mean the attention of a block, and nothing more.
 const ATTENTION: [&[&str]; 8] = [
     &["attention", "self"],
     &["attention", "attention"],
@@ -317,11 +317,11 @@ const ATTENTION: [&[&str]; 8] = [
     &["attention"],
     &["SelfAttention"],
 ];
-/// Modules that say no more than that they are the feed-forward part of their block.
+/// Paths that mean the feed-forward part of a block, and nothing more.
 const FEED_FORWARD: [&[&str]; 6] =
     [&["mlp"], &["feed_forward"], &["ffn"], &["block_sparse_moe"], &["moe"], &["DenseReluDense"]];
 
-/// The path below the block, less what the category and the group say already.
+/// The path below the block, without the components that the category and the group imply.
 ///
 /// Modules of one block have different labels: a path is either whole, or it is less its attention and
 /// begins as only attention does, or it is less its feed-forward part and does not.
@@ -339,16 +339,16 @@ fn label(tail: &[&str], category: Category) -> String {
     };
     let attention = below(path, &ATTENTION).filter(|rest| is_of_attention(rest[0]));
     let feed_forward = below(path, &FEED_FORWARD)
-        .filter(|rest| !is_of_attention(rest[0]) && !is_norm(rest[0]) && !is_shapeless(rest[0]));
+        .filter(|rest| !is_of_attention(rest[0]) && !is_norm(rest[0]) && !is_ambiguous(rest[0]));
     attention.or(feed_forward).unwrap_or(path).join(".")
 }
 
-/// What follows one of `names`, if anything does.
+/// The rest of `path` after one of `names`, if there is a rest.
 fn below<'a, 'b>(path: &'a [&'b str], names: &[&'static [&'static str]]) -> Option<&'a [&'b str]> {
     names.iter().find_map(|name| path.strip_prefix(*name)).filter(|rest| !rest.is_empty())
 }
 
-/// Names that modules of attention have. Where a feed-forward part has them too, it is that which keeps its path.
+/// Names of modules of attention. A feed-forward module with such a name keeps its whole path, so that labels differ.
 fn is_of_attention(name: &str) -> bool {
     let part = name.to_ascii_lowercase();
     let begins = ["q_", "k_", "v_", "o_", "kv_", "qkv", "wqkv", "query", "in_proj"];
@@ -359,7 +359,7 @@ fn is_of_attention(name: &str) -> bool {
 }
 
 /// Names that both attention and feed-forward parts give to their last matrix.
-fn is_shapeless(name: &str) -> bool {
+fn is_ambiguous(name: &str) -> bool {
     ["c_proj", "Wo"].contains(&name)
 }
 
@@ -375,7 +375,7 @@ fn is_shared(part: &str) -> bool {
 fn mlp_group(tail: &[&str]) -> String {
     let last = tail.last().copied().unwrap_or_default();
     let routers = ["gate", "router", "shared_expert_gate", "moe_statics", "expert"];
-    // What stands right on the experts' parent is the bias of its router.
+    // A parameter directly on the parent of the experts is the bias of their router.
     let on_parent = matches!(tail, [only] if only.contains("moe"));
     if routers.contains(&last) || on_parent || tail.contains(&"router") {
         return "router".to_owned();

@@ -1,4 +1,4 @@
-//! What `doctor` found.
+//! The findings of `doctor`, as text and as JSON.
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
     }
     for library in found.libraries.iter().filter(|library| library.path.is_none()) {
         out += &format!("\n{} was looked for in\n", library.name);
-        library.searched.iter().for_each(|place| out += &format!("  {place}\n"));
+        library.searched.iter().for_each(|path| out += &format!("  {path}\n"));
     }
     out
 }

@@ -1,4 +1,7 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
+//!
+//! Parts, lowest first: `number`, `table`, `json`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! `patch`, `samples`, `loss_curve`, `training`.
 
 mod diff;
 mod doctor;
@@ -23,6 +26,6 @@ pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_json, overlap_table};
 pub use patch::PatchInspection;
 pub use samples::samples_text;
-pub use selection::{Side, selection_json, selection_table};
+pub use selection::{Half, selection_json, selection_table};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::grouped;
+use super::number::grouped;
 use super::table::{table, text};
 use crate::diff::{Overlap, TensorOverlap};
 use crate::error::Escaped;

@@ -1,4 +1,4 @@
-//! What a training run did: where the time went, and how near to the machine's limit.
+//! The time of a training run by its parts, and its speed beside that of a large matrix product.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,9 @@ use crate::train::{Cost, LogLine, RoundSummary};
 pub struct TrainingRound {
     /// Its number, from 0.
     pub round: u32,
-    /// What a token costs.
+    /// Operations and memory per token.
     pub cost: Cost,
-    /// What was measured.
+    /// Its measurements.
     pub summary: RoundSummary,
 }
 

@@ -1,13 +1,13 @@
 //! One self-contained page: no network, no library.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::scale::STOPS;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
-/// What every page says of itself.
+/// A line of every page, by which the next run knows it as its own.
 pub const HTML_MARKER: &str = "<meta name=\"generator\" content=\"hft-surgery diff\">";
 
 impl DiffReport {

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::rollup::Total;
-use crate::diff::{Delta, Histogram as DiffHistogram, Status, TensorDiff};
+use crate::diff::{Delta, Histogram, Status, TensorDiff};
 use crate::plan::TensorName;
 
 impl DiffReport {
@@ -71,7 +71,7 @@ fn measures(delta: &Delta) -> Map<String, Value> {
 }
 
 /// `log10` is the lower edge of a bin half a decade wide.
-fn histogram(histogram: &DiffHistogram) -> Value {
+fn histogram(histogram: &Histogram) -> Value {
     histogram.bins().iter().map(|(edge, count)| json!({"log10": edge, "count": count})).collect()
 }
 
@@ -102,11 +102,11 @@ fn tensor(tensor: &TensorDiff) -> Value {
     if let Some(renamed) = &tensor.renamed {
         out.insert("renamed".to_owned(), json!(renamed));
     }
-    let place = TensorName::of(&tensor.name);
-    out.insert("category".to_owned(), json!(place.category.to_string()));
-    out.insert("stack".to_owned(), json!(place.stack));
-    out.insert("layer".to_owned(), json!(place.layer));
-    out.insert("projection".to_owned(), json!(place.projection));
+    let parsed = TensorName::of(&tensor.name);
+    out.insert("category".to_owned(), json!(parsed.category.to_string()));
+    out.insert("stack".to_owned(), json!(parsed.stack));
+    out.insert("layer".to_owned(), json!(parsed.layer));
+    out.insert("projection".to_owned(), json!(parsed.projection));
     out.insert("shard".to_owned(), json!(tensor.b.as_ref().or(tensor.a.as_ref()).map(|form| &form.shard)));
     Value::Object(out)
 }

@@ -1,11 +1,11 @@
-//! Sums over many tensors.
+//! Sums over the tensors of a category, a shard, a block or the whole checkpoint.
 
 use std::collections::BTreeMap;
 
 use crate::diff::{Delta, Status, TensorDiff};
 use crate::plan::{Category, TensorName};
 
-/// The sums over some tensors.
+/// The sums over a group of tensors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Total {
     pub(super) tensors: u64,
@@ -31,14 +31,14 @@ impl Total {
 /// A cell of the heat map.
 pub(super) type Cell = (Row, String);
 
-/// A row of the heat map: a block, or (`None`) what stands outside of blocks.
+/// A row of the heat map: a block, or (layer `None`) the tensors outside of blocks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {
     pub(super) stack: String,
     pub(super) layer: Option<u32>,
 }
 
-/// All roll-ups.
+/// The sums over every group of tensors.
 #[derive(Debug, Default)]
 pub(super) struct Rollup {
     pub(super) all: Total,
@@ -57,15 +57,15 @@ impl Rollup {
         let mut rollup = Self::default();
         let mut columns: BTreeMap<(bool, Category, String), ()> = BTreeMap::new();
         for tensor in tensors {
-            let place = TensorName::of(&tensor.name);
+            let parsed = TensorName::of(&tensor.name);
             rollup.all.add(tensor);
             *rollup.statuses.entry(tensor.status).or_default() += 1;
-            rollup.categories.entry(place.category).or_default().add(tensor);
+            rollup.categories.entry(parsed.category).or_default().add(tensor);
             let shard = tensor.b.as_ref().or(tensor.a.as_ref()).map(|form| form.shard.clone());
             rollup.shards.entry(shard.unwrap_or_default()).or_default().add(tensor);
-            let row = Row { stack: place.stack, layer: place.layer };
-            rollup.cells.entry((row, place.projection.clone())).or_default().add(tensor);
-            columns.insert((place.layer.is_none(), place.category, place.projection), ());
+            let row = Row { stack: parsed.stack, layer: parsed.layer };
+            rollup.cells.entry((row, parsed.projection.clone())).or_default().add(tensor);
+            columns.insert((parsed.layer.is_none(), parsed.category, parsed.projection), ());
         }
         for (_, _, projection) in columns.into_keys() {
             if !rollup.columns.contains(&projection) {
@@ -77,7 +77,7 @@ impl Rollup {
         rollup
     }
 
-    /// The relative L2 of a cell, where it has tensors with numbers.
+    /// The sums of a cell, where it has tensors.
     pub(super) fn cell(&self, row: &Row, column: &str) -> Option<&Total> {
         self.cells.get(&(row.clone(), column.to_owned()))
     }

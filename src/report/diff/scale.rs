@@ -25,22 +25,22 @@ impl Scale {
         [self.low, self.high].map(|log| 10f64.powf(log))
     }
 
-    /// Where a value stands, from 0 to 1.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    /// The position of a value on the scale, from 0 to 1.
+    fn position(&self, value: f64) -> f64 {
         ((value.log10() - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 
     /// The colour of a value greater than zero.
     pub(super) fn color(&self, value: f64) -> [u8; 3] {
-        color_at(self.at(value))
+        color_at(self.position(value))
     }
 }
 
-/// The colour at a place from 0 to 1, between the two nearest stops.
-pub(super) fn color_at(at: f64) -> [u8; 3] {
-    let place = at.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
-    let first = (place.floor() as usize).min(STOPS.len() - 2);
-    let share = place - first as f64;
+/// The colour at a position from 0 to 1: the linear interpolation between the two nearest stops.
+pub(super) fn color_at(position: f64) -> [u8; 3] {
+    let at = position.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
+    let first = (at.floor() as usize).min(STOPS.len() - 2);
+    let share = at - first as f64;
     std::array::from_fn(|i| {
         let (from, to) = (f64::from(STOPS[first][i]), f64::from(STOPS[first + 1][i]));
         (from + (to - from) * share).round() as u8

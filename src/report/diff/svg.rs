@@ -1,6 +1,6 @@
 //! The heat map of blocks and projections, for papers and READMEs.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::rollup::Row;
 use super::scale::{Scale, color_at};
 
@@ -12,7 +12,7 @@ const FONT: usize = 11;
 const STYLE: &str = "text{font:11px ui-sans-serif,system-ui,sans-serif;fill:#333}.t{font-size:13px;font-weight:600}\
 .n{fill:#bbb;fill-opacity:.35}@media(prefers-color-scheme:dark){text{fill:#ddd}.n{fill:#888}}";
 
-/// What every heat map says of itself.
+/// A line of every heat map, by which the next run knows it as its own.
 pub const SVG_MARKER: &str = "<!-- written by hft-surgery diff -->";
 
 impl DiffReport {

@@ -1,14 +1,14 @@
 //! The view for a terminal.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use super::rollup::Total;
 use super::scale::{Scale, wants_dark_text};
 use crate::diff::{Delta, Status, TensorDiff};
 use crate::error::Escaped;
+use crate::report::number::{grouped, percent};
 use crate::report::table::{table, text};
-use crate::report::{grouped, percent};
 
-/// What comes first in the list of tensors.
+/// The order of the list of tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortBy {
     /// ‖δ‖ / ‖a‖, largest first.
@@ -26,7 +26,7 @@ pub enum SortBy {
 }
 
 impl SortBy {
-    /// The larger, the earlier.
+    /// Tensors with a larger key come first.
     fn key(self, delta: &Delta) -> f64 {
         match self {
             Self::RelL2 => delta.rel_l2().unwrap_or(f64::INFINITY),

@@ -1,8 +1,8 @@
-//! Every view of tensors whose names mean harm.
+//! Every view, of tensors with hostile names.
 
 use super::*;
 use crate::checkpoint::Dtype;
-use crate::diff::{Delta, Form};
+use crate::diff::{Delta, Form, Status, TensorDiff};
 
 const HOSTILE: &str =
     "model.layers.0.mlp.</script><img src=x onerror=alert(1)>\u{1b}[31m\n\"=cmd,\u{202e}.weight";

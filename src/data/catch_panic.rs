@@ -6,32 +6,32 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread will be caught here, so that nobody need read of it.
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic of this thread will be caught here, so that the hook prints nothing.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `step`; gives the message of its panic instead of unwinding further, and prints none.
 ///
-/// What the step had borrowed may be left half changed: the caller drops it. A panic on another thread
+/// Values that `step` borrowed may be left half changed: the caller drops them. A panic on another thread
 /// that `step` started is caught as well where that thread passes it on, but it is printed.
 ///
 /// # Errors
 /// The message of the panic, which may hold untrusted text.
-pub(crate) fn contain<T>(step: impl FnOnce() -> T) -> Result<T, String> {
-    silence_contained();
-    let outer = CONTAINED.replace(true);
+pub(crate) fn catch_panic<T>(step: impl FnOnce() -> T) -> Result<T, String> {
+    silence_caught_panics();
+    let outer = CAUGHT.replace(true);
     let done = std::panic::catch_unwind(AssertUnwindSafe(step));
-    CONTAINED.set(outer);
+    CAUGHT.set(outer);
     done.map_err(|panic| message(&*panic))
 }
 
-/// Installs, once, a panic hook that says nothing of contained panics and leaves others to the hook before.
-fn silence_contained() {
+/// Installs, once, a panic hook that says nothing of caught panics and leaves others to the hook before.
+fn silence_caught_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !CONTAINED.get() {
+            if !CAUGHT.get() {
                 before(info);
             }
         }));
@@ -49,15 +49,15 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_its_message() {
-        assert_eq!(contain(|| 7), Ok(7));
-        assert_eq!(contain(|| panic!("no {}", 1)), Err::<(), _>("no 1".to_owned()));
-        assert_eq!(contain(|| std::panic::panic_any(1u8)), Err::<(), _>("panicked".to_owned()));
+        assert_eq!(catch_panic(|| 7), Ok(7));
+        assert_eq!(catch_panic(|| panic!("no {}", 1)), Err::<(), _>("no 1".to_owned()));
+        assert_eq!(catch_panic(|| std::panic::panic_any(1u8)), Err::<(), _>("panicked".to_owned()));
     }
 
     #[test]
-    fn containment_ends_with_the_outermost_step() {
-        let inner = contain(|| (contain(|| panic!("inner")), CONTAINED.get()));
+    fn catching_ends_with_the_outermost_step() {
+        let inner = catch_panic(|| (catch_panic(|| panic!("inner")), CAUGHT.get()));
         assert_eq!(inner, Ok((Err::<(), _>("inner".to_owned()), true)));
-        assert!(!CONTAINED.get());
+        assert!(!CAUGHT.get());
     }
 }

@@ -1,10 +1,9 @@
-//! A share of the parameters, as close as whole units allow: subset-sum over the distinct unit sizes.
+//! A share of the parameters, as close as whole units allow: the subset-sum problem over the distinct unit sizes.
 
 use std::collections::BTreeMap;
 
-use super::philox::Key;
+use super::draw::Draw;
 use super::quota;
-use super::select::Draw;
 
 /// Bits of all reachability tables together: 256 MiB.
 const MOST_BITS: u64 = 1 << 31;
@@ -47,7 +46,7 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// How many of each (size, how many there are) to take.
+/// The number of units to take of each class of (size, number of units).
 fn counts(draw: &Draw, label: &str, classes: &[(u64, u64)]) -> Vec<u64> {
     let total: u64 = classes.iter().map(|(size, n)| size * n).sum();
     let mut reach = vec![Bits::only_zero(total)];
@@ -63,8 +62,8 @@ fn counts(draw: &Draw, label: &str, classes: &[(u64, u64)]) -> Vec<u64> {
         }
         reach.push(next);
     }
-    let coin = Key::new(draw.seed, draw.round, &format!("closest of {label}")).uniform() < 0.5;
-    let mut sum = reach[classes.len()].nearest(draw.ratio * total as f64, coin);
+    let up = draw.settles_tie(&format!("closest of {label}"));
+    let mut sum = reach[classes.len()].nearest(draw.ratio * total as f64, up);
     let mut out = vec![0; classes.len()];
     for (i, (size, n)) in classes.iter().enumerate().rev() {
         let mut tries: Vec<u64> = (0..=*n).collect();
@@ -123,7 +122,6 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Balance;
     use proptest::prelude::*;
 
     proptest! {
@@ -132,7 +130,7 @@ mod tests {
         fn is_as_close_as_any_subset(sizes in prop::collection::vec(0u64..40, 1..10), ratio in 0.0f64..=1.0, seed in 0u64..9) {
             let names: Vec<String> = (0..sizes.len()).map(|i| format!("u{i}")).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let draw = Draw { seed, round: 0, ratio, balance: Balance::Params };
+            let draw = Draw { seed, round: 0, ratio };
             let chosen = closest(&draw, "x", &names, &sizes);
             let target = ratio * sizes.iter().sum::<u64>() as f64;
             let sum = |pick: &dyn Fn(usize) -> bool| (0..sizes.len()).filter(|i| pick(*i)).map(|i| sizes[i]).sum::<u64>() as f64;
