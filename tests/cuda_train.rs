@@ -1,4 +1,4 @@
-//! `train` and `eval` on the stand-in of a GPU against the CPU, and what is said when there is none.
+//! `train` and `eval` on the mock GPU against the CPU, and the messages when there is no GPU.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
@@ -40,7 +40,7 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// A command with the stand-ins, and a cache of its own.
+    /// A command that finds the mock libraries, with a cache of its own.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = hft(args);
         command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", self.path("cache"));
@@ -118,7 +118,7 @@ fn training_agrees_with_the_cpu() {
     }
 }
 
-/// A model with heads of 64, whose attention in bf16 is that of the tensor cores, and rows over several tiles.
+/// A model with heads of 64, whose attention in bf16 runs on tensor cores, and rows of several tiles.
 #[test]
 fn heads_of_64_follow_the_cpu() {
     let lab = Lab::new("llama2");
@@ -171,7 +171,7 @@ fn heads_of_64_follow_the_cpu() {
 }
 
 #[test]
-fn element_masks_and_accumulation_work_on_the_card() {
+fn element_masks_and_accumulation_agree_with_the_cpu() {
     let lab = Lab::new("llama3");
     let more = ["--granularity", "element", "--ratio", "0.5", "--gradient-accumulation-steps", "2"];
     let on = |device: &'static str| {
@@ -212,7 +212,7 @@ fn eval_agrees_with_the_cpu_and_the_kernels_are_compiled_once() {
     let cpu = eval(&["--device", "cpu"]);
     let gpu = eval(&["--device", "cuda", "--compute-dtype", "float32"]);
     assert!((cpu - gpu).abs() < 1e-5 * cpu, "{cpu} on the CPU, {gpu} on the GPU");
-    assert_eq!(gpu, eval(&["--device", "auto", "--compute-dtype", "float32"]), "a GPU that works is taken");
+    assert_eq!(gpu, eval(&["--device", "auto", "--compute-dtype", "float32"]), "auto chooses a usable GPU");
     let compiled = || std::fs::read_to_string(lab.path("nvrtc.log")).unwrap();
     assert_eq!(compiled(), "sm_90 f32\n", "once for each type, then from the cache");
     eval(&["--device", "auto"]);
@@ -234,7 +234,7 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     assert!(old.contains("mock GPU is too old: compute capability 7.5"), "{old}");
     let none = refused(&lab.train("out", &cuda).env("MOCK_NO_DEVICE", "1").output().unwrap());
     assert!(none.contains("CUDA_ERROR_NO_DEVICE"), "{none}");
-    // Room for the scratch of products, not for a model.
+    // Memory for the workspace of cuBLASLt, not for a model.
     let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "33650000").output().unwrap());
     assert!(full.contains("OUT_OF_MEMORY") && full.contains("--batch-size"), "{full}");
     let bf16 =
@@ -242,7 +242,7 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     assert!(bf16.contains("the CPU computes in float32"), "{bf16}");
 }
 
-/// Lines of the stand-in's log: what was done, and with what.
+/// Lines of the log of the mock driver: (event, its object).
 fn log_of(path: &Path) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).unwrap();
     let pair = |line: &str| line.split_once(' ').map(|(what, which)| (what.to_owned(), which.to_owned()));
@@ -277,7 +277,7 @@ fn no_step_allocates_and_the_plan_is_what_is_used() {
         let result: Value = serde_json::from_slice(&output.stdout).unwrap();
         let planned = result["rounds"][0]["planned_bytes"].as_u64().unwrap();
         assert_eq!(result["device_memory"].as_u64().unwrap(), used, "{out}");
-        // Without the scratch of cuBLASLt, beside which this model is small.
+        // Without the workspace of cuBLASLt, which is much larger than this model.
         let (used, planned) = (used - (32 << 20), planned - (32 << 20));
         assert!(
             used <= planned && planned as f64 <= 1.1 * used as f64,
@@ -286,7 +286,7 @@ fn no_step_allocates_and_the_plan_is_what_is_used() {
     }
 }
 
-/// Parts of one shape are recorded once, and learn from the tokens of each.
+/// Passes of one shape are recorded once, and each is computed on its own tokens.
 #[test]
 fn steps_of_one_shape_run_as_one_graph() {
     let lab = Lab::new("llama3");
@@ -309,9 +309,9 @@ fn steps_of_one_shape_run_as_one_graph() {
     assert_eq!((count("graph"), count("replay")), (1, 2), "seen, recorded and run, run");
 }
 
-/// The command for a machine with a GPU never passes without one.
+/// The benchmark for a machine with a GPU fails on one without.
 #[test]
-fn the_gpu_bench_fails_without_a_card() {
+fn the_gpu_bench_fails_without_a_gpu() {
     let lab = Lab::new("llama2");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh");
     let binary = hft(&[]).get_program().to_owned();
@@ -330,7 +330,7 @@ fn the_gpu_bench_fails_without_a_card() {
     assert!(!lab.path("results").exists());
 }
 
-/// The whole command on the stand-in, with a script in place of the test program, whose output it reads.
+/// The whole benchmark on the mock GPU, with a script in place of the test program, whose output it reads.
 #[test]
 fn the_gpu_bench_writes_its_report() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,6 +1,9 @@
 //! The backward pass: gradients of trainable tensors only, down to the lowest of them.
 
-use crate::backend::{Backend, Rotation};
+use crate::backend::{
+    AttentionLayout, AttentionOutput, Backend, LinearShape, QueryKeyValue, QueryKeyValueMut, RmsNormInputs,
+    Rotation,
+};
 use crate::model::activations::{BlockActs, GradActs, SelectiveActs};
 use crate::model::forward::{Place, block_forward};
 use crate::model::{Activations, Batch, Layer, Linear, Model, Norm, Param, Recompute};
@@ -47,15 +50,8 @@ pub fn backward<B: Backend>(
     let last = &acts.x[model.layers.len()];
     let below = reach.lowest.is_some() || reach.embedding;
     let dx = below.then_some(&mut grads.dx);
-    backend.rmsnorm_backward(
-        dhidden,
-        last,
-        weight,
-        &acts.last_rstd,
-        rows,
-        dx,
-        train.as_mut().map(|t| &mut t.grad),
-    );
+    let inputs = RmsNormInputs { dout: dhidden, x: last, weight, rstd: &acts.last_rstd, rows };
+    backend.rmsnorm_backward(inputs, dx, train.as_mut().map(|t| &mut t.grad));
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
@@ -121,8 +117,8 @@ impl<B: Backend> Pass<'_, B> {
         }
         if attention_wanted {
             let BlockActs { q, k, v, lse, .. } = &mut **block;
-            let shape = config.attention(index);
-            backend.attention_forward(q, k, v, shape, batch.sequences, &mut light.att, lse);
+            let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
+            backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut light.att, lse);
         }
         if trains(&[&layer.gate_proj, &layer.up_proj]) {
             let norm = &layer.post_attention_layernorm.weight;
@@ -163,7 +159,8 @@ impl<B: Backend> Pass<'_, B> {
         self.backend.linear_backward_input(up, &layer.up_proj.weight.weight, rows, dnorm, true);
         let Param { weight, train, .. } = &mut layer.post_attention_layernorm;
         let dweight = train.as_mut().map(|t| &mut t.grad);
-        self.backend.rmsnorm_backward(dnorm, mid, weight, rstd2, rows, Some(dx), dweight);
+        let inputs = RmsNormInputs { dout: dnorm, x: mid, weight, rstd: rstd2, rows };
+        self.backend.rmsnorm_backward(inputs, Some(dx), dweight);
     }
 
     /// Whether the gradient of attention's output is needed.
@@ -200,8 +197,10 @@ impl<B: Backend> Pass<'_, B> {
         let GradActs { dx, datt, .. } = &mut *self.grads;
         self.backend.linear_backward_input(dx, &layer.o_proj.weight.weight, rows, datt, false);
         let BlockActs { q, k, v, lse, .. } = &mut *self.block;
-        let shape = config.attention(self.place.index);
-        self.backend.attention_backward(datt, &self.light.att, lse, shape, sequences, q, k, v);
+        let layout = AttentionLayout { shape: config.attention(self.place.index), sequences };
+        let output = AttentionOutput { dout: datt, out: &self.light.att, lse };
+        let inputs = QueryKeyValueMut { q: &mut *q, k: &mut *k, v };
+        self.backend.attention_backward(output, layout, inputs);
         self.backend.rope(q, heads, sequences, self.place.rope, Rotation::Backward);
         self.backend.rope(k, kv_heads, sequences, self.place.rope, Rotation::Backward);
         self.head_norms(layer);
@@ -221,7 +220,8 @@ impl<B: Backend> Pass<'_, B> {
         self.backend.linear_backward_input(v, &layer.v_proj.weight.weight, rows, dnorm, true);
         let Param { weight, train, .. } = &mut layer.input_layernorm;
         let dweight = train.as_mut().map(|t| &mut t.grad);
-        self.backend.rmsnorm_backward(dnorm, x, weight, rstd1, rows, self.below.then_some(dx), dweight);
+        let inputs = RmsNormInputs { dout: dnorm, x, weight, rstd: rstd1, rows };
+        self.backend.rmsnorm_backward(inputs, self.below.then_some(dx), dweight);
     }
 
     /// Through the norms on the heads of q and k, where there are any.
@@ -237,7 +237,8 @@ impl<B: Backend> Pass<'_, B> {
             let dx = &mut self.grads.datt;
             self.backend.clear(dx);
             let dweight = train.as_mut().map(|t| &mut t.grad);
-            self.backend.rmsnorm_backward(dout, raw, weight, rstd, rows * heads, Some(&mut *dx), dweight);
+            let inputs = RmsNormInputs { dout: &*dout, x: raw, weight, rstd, rows: rows * heads };
+            self.backend.rmsnorm_backward(inputs, Some(&mut *dx), dweight);
             self.backend.copy(dx, dout, len);
         }
     }
@@ -252,9 +253,10 @@ fn weight_gradient<B: Backend>(
     rows: usize,
     accumulate: bool,
 ) {
-    let shape = linear.weight.shape;
+    let (out_features, in_features) = linear.weight.shape;
     if let Some(grad) = linear.weight.grad() {
-        backend.linear_backward_weight(dout, x, rows, shape, grad, accumulate);
+        let shape = LinearShape { rows, out_features, in_features };
+        backend.linear_backward_weight(dout, x, shape, grad, accumulate);
     }
     if let Some(grad) = linear.bias.as_mut().and_then(Param::grad) {
         backend.bias_backward(dout, rows, grad);

@@ -1,6 +1,6 @@
 //! The forward pass.
 
-use crate::backend::{Backend, RopeTable, Rotation, Sequences};
+use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotation, Sequences};
 use crate::model::activations::{BlockActs, SelectiveActs};
 use crate::model::{Activations, Layer, Linear, LlamaConfig, Model};
 
@@ -81,8 +81,8 @@ pub(crate) fn block_forward<B: Backend>(
     backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
     backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
     let BlockActs { q, k, v, lse, .. } = block;
-    let shape = config.attention(place.index);
-    backend.attention_forward(q, k, v, shape, batch.sequences, &mut light.att, lse);
+    let layout = AttentionLayout { shape: config.attention(place.index), sequences: batch.sequences };
+    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut light.att, lse);
     backend.copy(x, &mut block.mid, rows * d);
     linear(backend, &light.att, &layer.o_proj, rows, &mut block.mid, true);
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Part, Rehearsal, Sequences, Targets,
+    AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Rehearsal, Sequences, Targets, TrainingPass,
 };
 use crate::model::{Activations, Batch, Model, Param, Reach, Recompute, Trained, backward, forward};
 
@@ -130,9 +130,9 @@ pub fn step<B: Backend>(
     let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
     for (i, Pass { ids, offsets, targets: (rows, labels) }) in parts.iter().enumerate() {
         let (sequences, targets) = (Sequences { offsets }, Targets { rows, ids: labels });
-        let part = Part { ids, sequences, targets, scale, accumulate: i > 0 };
+        let part = TrainingPass { ids, sequences, targets, scale, accumulate: i > 0 };
         let begin = Instant::now();
-        backend.part(&part, |backend| learn(backend, model, acts, dhidden, &part, &mut timings));
+        backend.training_pass(&part, |backend| learn(backend, model, acts, dhidden, &part, &mut timings));
         queued += begin.elapsed();
     }
     let clock = Instant::now();
@@ -154,10 +154,10 @@ fn learn<B: Backend>(
     model: &mut Model<B>,
     acts: &mut Activations<B>,
     dhidden: &mut B::Buffer,
-    part: &Part<'_>,
+    part: &TrainingPass<'_>,
     timings: &mut Timings,
 ) {
-    let Part { ids, sequences, targets, scale, accumulate } = *part;
+    let TrainingPass { ids, sequences, targets, scale, accumulate } = *part;
     let (batch, reach) = (Batch { ids, sequences }, Reach::of(model));
     let clock = Instant::now();
     let hidden = forward(backend, model, batch, acts);
@@ -277,8 +277,8 @@ fn largest_steps<B: Backend>(
         let starts = (0..tokens).step_by(length).map(|start| start as u32);
         let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
         let (sequences, targets) = (Sequences { offsets: &offsets }, Targets { rows: &rows, ids: &ids });
-        let part = Part { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
-        backend.part(&part, |backend| {
+        let part = TrainingPass { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
+        backend.training_pass(&part, |backend| {
             learn(backend, model, acts, dhidden, &part, &mut Timings::default());
         });
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::Stored;
+use crate::backend::Stored;
 use crate::checkpoint::{Dtype, Known, decode_f32};
 use crate::simd::bf16;
 
@@ -48,7 +48,7 @@ impl<'a> Weight<'a> {
     /// The values of a trainable weight.
     ///
     /// # Panics
-    /// When it is frozen: nobody may ask for the master values of what has none.
+    /// When the weight is frozen: only a trainable weight has master values.
     pub(super) fn values(&self) -> &[f32] {
         match &self.values {
             Values::Trainable(values) => values,
@@ -92,9 +92,9 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Rows that are worth widening at once: all of a trainable matrix.
+    /// How many rows to widen at once: all of a trainable matrix.
     pub(super) fn panel_rows(&self) -> usize {
-        /// Elements of a widened panel: large enough for the matrix product, small enough to stay near.
+        /// Elements of a widened panel: large enough for the matrix product, small enough for the cache.
         const PANEL: usize = 1 << 21;
         match &self.values {
             Values::Trainable(_) => self.rows.max(1),

@@ -1,14 +1,14 @@
-//! What stands in the way of computing on a GPU.
+//! Finds out whether a GPU can be used, and if not, why.
 
 use cudarc::driver::{result, sys};
 
 use super::libraries::{Found, Needed, find};
 use crate::backend::{Diagnosis, Gpu, LibraryReport, Missing};
 
-/// The oldest GPUs that the kernels are written for: Ampere.
+/// The least compute capability that the kernels are written for: Ampere.
 pub(super) const OLDEST: (i32, i32) = (8, 0);
 
-/// Looks for the libraries and the GPUs. Starts nothing on a GPU.
+/// Looks for the libraries and the GPUs. No context is created on a GPU.
 pub fn diagnose() -> Diagnosis {
     let mut missing = Vec::new();
     let mut versions = Vec::new();
@@ -53,7 +53,7 @@ fn version(of: Needed) -> Option<(i32, i32)> {
     let (mut major, mut minor) = (0, 0);
     match of {
         Needed::Driver => {
-            // SAFETY: the library is open, and the pointer is to a number of ours.
+            // SAFETY: the library is open, and the pointer is to a local integer.
             let code = unsafe { sys::cuDriverGetVersion(&raw mut major) };
             code.result().ok().map(|()| (major / 1000, major % 1000 / 10))
         }
@@ -99,7 +99,7 @@ fn list() -> Result<Vec<Gpu>, String> {
     let count = result::device::get_count().map_err(fault)?;
     let gpu = |ordinal| {
         let device = result::device::get(ordinal)?;
-        // SAFETY: the driver has just given this device.
+        // SAFETY: the driver has just returned this device.
         let attribute = |which| unsafe { result::device::get_attribute(device, which) };
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
@@ -110,7 +110,7 @@ fn list() -> Result<Vec<Gpu>, String> {
     (0..count).map(gpu).collect::<Result<_, _>>().map_err(fault)
 }
 
-/// `CUDA_ERROR_OUT_OF_MEMORY` and its like, as the driver's header names them.
+/// The name of a result in the header of the driver, such as `CUDA_ERROR_OUT_OF_MEMORY`.
 pub(super) fn describe(code: sys::CUresult) -> String {
     format!("{code:?}")
 }

@@ -1,9 +1,11 @@
-//! The device that was asked for.
+//! The device that training and evaluation compute on.
 
-use super::gemm_gflops;
+#[cfg(feature = "cuda")]
+use super::cuda::{self, Cuda};
+use super::{Backend, ComputeDtype, Cpu, Diagnosis, gemm_gflops};
 use crate::{Error, Result};
 
-/// What a user may ask for.
+/// The values of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A GPU where one can be used, the CPU otherwise.
@@ -14,40 +16,31 @@ pub enum DeviceChoice {
     Cuda,
 }
 
-/// The type of weights and activations on a GPU. The CPU computes in `f32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ComputeDtype {
-    /// `float`: to compare with the CPU.
-    F32,
-    /// bfloat16, with master weights, moments, gradients of weights and all sums in `float`.
-    Bf16,
-}
-
-/// A device that is ready.
+/// An open device.
 #[derive(Debug)]
 pub enum Device {
     /// The CPU.
     Cpu,
     /// A GPU.
     #[cfg(feature = "cuda")]
-    Cuda(Box<super::cuda::Cuda>),
+    Cuda(Box<Cuda>),
 }
 
 impl Device {
-    /// Starts the device; on a GPU, `working` is bf16 unless something else is asked for.
+    /// Opens the device. `None` for `compute_dtype` is bf16 on a GPU.
     ///
     /// # Errors
-    /// [`Error::Device`] that says what is missing; [`Error::Usage`] for bf16 on the CPU.
-    pub fn open(choice: DeviceChoice, working: Option<ComputeDtype>) -> Result<Self> {
+    /// [`Error::Device`] that names what is missing; [`Error::Usage`] for bf16 on the CPU.
+    pub fn open(choice: DeviceChoice, compute_dtype: Option<ComputeDtype>) -> Result<Self> {
         let gpu = match choice {
             DeviceChoice::Cpu => false,
             DeviceChoice::Cuda => true,
-            DeviceChoice::Auto => super::diagnose().usable(),
+            DeviceChoice::Auto => diagnose().usable(),
         };
         if gpu {
-            return Self::open_gpu(working.unwrap_or(ComputeDtype::Bf16));
+            return Self::open_gpu(compute_dtype.unwrap_or(ComputeDtype::Bf16));
         }
-        if working == Some(ComputeDtype::Bf16) {
+        if compute_dtype == Some(ComputeDtype::Bf16) {
             return Err(Error::usage(
                 "the CPU computes in float32",
                 "leave out --compute-dtype, or use --device cuda",
@@ -57,8 +50,8 @@ impl Device {
     }
 
     #[cfg(feature = "cuda")]
-    fn open_gpu(working: ComputeDtype) -> Result<Self> {
-        Ok(Self::Cuda(Box::new(super::cuda::Cuda::open(working)?)))
+    fn open_gpu(compute_dtype: ComputeDtype) -> Result<Self> {
+        Ok(Self::Cuda(Box::new(Cuda::open(compute_dtype)?)))
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -67,7 +60,7 @@ impl Device {
         Err(Error::Device { fault: "this build has no CUDA backend".to_owned(), hint })
     }
 
-    /// "cpu", or what the GPU is called and how much of its memory is free, in bytes.
+    /// "cpu", or the name of the GPU, with the bytes of its memory that are free.
     pub fn name(&self) -> (String, Option<u64>) {
         match self {
             Self::Cpu => ("cpu".to_owned(), None),
@@ -76,7 +69,7 @@ impl Device {
         }
     }
 
-    /// The most bytes of a GPU's memory that training held at once; `None` for the CPU.
+    /// Peak bytes of a GPU's memory that training allocated; `None` for the CPU.
     pub fn most_memory(&self) -> Option<u64> {
         match self {
             Self::Cpu => None,
@@ -85,21 +78,35 @@ impl Device {
         }
     }
 
-    /// See [`super::Backend::tokens_at_once`].
+    /// See [`Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {
-            Self::Cpu => super::Backend::tokens_at_once(&super::Cpu::default()),
+            Self::Cpu => Cpu::default().tokens_at_once(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => super::Backend::tokens_at_once(&**cuda),
+            Self::Cuda(cuda) => cuda.tokens_at_once(),
         }
     }
 
-    /// Speed of a large product, in GFLOP/s: what the layers can be measured against.
+    /// Speed of a large matrix product, in GFLOP/s: the yardstick for the speed of training.
     pub fn gemm_gflops(&mut self) -> f64 {
         match self {
             Self::Cpu => gemm_gflops(),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.gemm_gflops(),
         }
+    }
+}
+
+/// Looks for everything that the CUDA backend needs.
+pub fn diagnose() -> Diagnosis {
+    #[cfg(feature = "cuda")]
+    return cuda::diagnose();
+    #[cfg(not(feature = "cuda"))]
+    Diagnosis {
+        missing: vec![super::Missing {
+            fault: "this build has no CUDA backend".to_owned(),
+            hint: "build it with --features cuda".to_owned(),
+        }],
+        ..Diagnosis::default()
     }
 }
