@@ -109,7 +109,7 @@ impl Create {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
         let creation = Creation::new(&base, &tuned)?;
-        for (file, why) in creation.left() {
+        for (file, why) in creation.excluded() {
             terminal.warn(&format!("not in the patch: {} ({why})", Escaped(file)));
         }
         let output = PatchOutput {

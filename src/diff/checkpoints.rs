@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Sha256Hex, Tensor, natural_order, tensor_digests};
 use crate::diff::compare::{PairResult, compare};
-use crate::diff::pair::Pair;
-use crate::diff::{Form, Status, TensorDiff};
+use crate::diff::pair::{Pair, PairSide};
+use crate::diff::{Status, StoredAs, TensorDiff};
 
 /// The same name on both sides, or on one.
 type Both<'a> = (Option<Tensor<'a>>, Option<Tensor<'a>>);
@@ -27,7 +27,7 @@ pub fn diff(
     let mut pair_of = Vec::with_capacity(both.len());
     for (x, y) in &both {
         let pair = match (x, y) {
-            (Some(x), Some(y)) => Pair::new((&a.shards()[x.shard], x.info), (&b.shards()[y.shard], y.info)),
+            (Some(x), Some(y)) => Pair::new(PairSide::of(a, *x), PairSide::of(b, *y)),
             _ => None,
         };
         pair_of.push(pair.is_some().then_some(pairs.len()));
@@ -42,8 +42,8 @@ pub fn diff(
         let found = pair.map(|i| &found[i]);
         TensorDiff {
             status: status(*x, *y, found),
-            a: x.map(|t| form(a, t)),
-            b: y.map(|t| form(b, t)),
+            a: x.map(|t| stored_as(a, t)),
+            b: y.map(|t| stored_as(b, t)),
             delta: found.and_then(|found| found.delta.clone()),
             renamed: renamed.get(&name).cloned(),
             name,
@@ -79,22 +79,22 @@ fn status(a: Option<Tensor<'_>>, b: Option<Tensor<'_>>, found: Option<&PairResul
     }
 }
 
-fn form(checkpoint: &Checkpoint, tensor: Tensor<'_>) -> Form {
-    Form {
+fn stored_as(checkpoint: &Checkpoint, tensor: Tensor<'_>) -> StoredAs {
+    StoredAs {
         dtype: tensor.info.dtype.clone(),
         shape: tensor.info.shape.clone(),
         shard: checkpoint.shards()[tensor.shard].file_name(),
     }
 }
 
-/// Names that only one side has, with the name of the same bytes on the other. Only tensors of one type and
-/// shape are hashed; of several alike, the first names of both sides go together.
+/// For names that only one side has, the name of a tensor of the same type, shape and bytes that only the other side has.
+/// Only tensors whose type and shape occur on both sides are hashed; among equal ones, names are paired in order.
 fn renamed(a: &Checkpoint, b: &Checkpoint, both: &[Both<'_>]) -> Result<HashMap<String, String>> {
     let alone_a: Vec<Tensor<'_>> = both.iter().filter(|(_, y)| y.is_none()).filter_map(|(x, _)| *x).collect();
     let alone_b: Vec<Tensor<'_>> = both.iter().filter(|(x, _)| x.is_none()).filter_map(|(_, y)| *y).collect();
-    let (from, to) = (like(&alone_a, &alone_b), like(&alone_b, &alone_a));
+    let (from, to) = (with_shapes_of(&alone_a, &alone_b), with_shapes_of(&alone_b, &alone_a));
     let mut by_digest: HashMap<(Sha256Hex, String), Vec<&str>> = HashMap::new();
-    // Backwards, so that the first name is taken first.
+    // In reverse, as `pop` takes the last.
     for (tensor, digest) in to.iter().zip(tensor_digests(b, &to)?).rev() {
         by_digest.entry((digest, shape_of(tensor))).or_default().push(&tensor.info.name);
     }
@@ -108,10 +108,10 @@ fn renamed(a: &Checkpoint, b: &Checkpoint, both: &[Both<'_>]) -> Result<HashMap<
     Ok(renamed)
 }
 
-/// Those that are not empty and have the type and shape of one of the others.
-fn like<'a>(those: &[Tensor<'a>], others: &[Tensor<'_>]) -> Vec<Tensor<'a>> {
+/// Those of `tensors` that are not empty and have the type and shape of one of the others.
+fn with_shapes_of<'a>(tensors: &[Tensor<'a>], others: &[Tensor<'_>]) -> Vec<Tensor<'a>> {
     let shapes: HashSet<String> = others.iter().map(shape_of).collect();
-    those.iter().filter(|t| !t.info.is_empty() && shapes.contains(&shape_of(t))).copied().collect()
+    tensors.iter().filter(|t| !t.info.is_empty() && shapes.contains(&shape_of(t))).copied().collect()
 }
 
 fn shape_of(tensor: &Tensor<'_>) -> String {

@@ -1,4 +1,4 @@
-//! The streaming pass: all tensors in pieces, which the threads take in turn.
+//! The streaming pass: all tensors in pieces, distributed over threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ const PIECE: u64 = 1 << 20;
 
 /// Buffers of one thread for shards that are read, not mapped.
 #[derive(Default)]
-struct Scratch {
+struct ReadBuffers {
     a: Vec<u8>,
     b: Vec<u8>,
 }
@@ -39,7 +39,7 @@ struct PartialResult {
 /// One piece of one pair.
 struct Piece {
     pair: usize,
-    /// Its place among the pieces of the pair.
+    /// Index among the pieces of the pair.
     index: usize,
     numbers: Range<u64>,
 }
@@ -61,15 +61,15 @@ pub(crate) fn compare(pairs: &[Pair<'_>], done: &(dyn Fn(u64) + Sync)) -> Result
     let pieces = split(pairs);
     let results = empty_results(pairs, &pieces);
     let read = AtomicU64::new(0);
-    deal(&pieces, |scratch: &mut Scratch, piece| {
+    deal(&pieces, |buffers: &mut ReadBuffers, piece| {
         let pair = &pairs[piece.pair];
-        let (delta, same_bytes, bytes) = compare_piece(pair, piece.numbers.clone(), scratch)?;
+        let (delta, same_bytes, bytes) = compare_piece(pair, piece.numbers.clone(), buffers)?;
         done(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
         let mut result = results[piece.pair].lock().unwrap_or_else(PoisonError::into_inner);
         if result.add(piece.index, delta, same_bytes) {
             // While the threads run: at the end of the program, one thread would have to unmap everything.
-            for (shard, tensor) in [pair.a, pair.b] {
-                shard.release(tensor.bytes.clone());
+            for side in [pair.a, pair.b] {
+                side.shard.release(side.info.bytes.clone());
             }
         }
         Ok(())
@@ -126,13 +126,13 @@ fn empty_results(pairs: &[Pair<'_>], pieces: &[Piece]) -> Vec<Mutex<PartialResul
 fn compare_piece(
     pair: &Pair<'_>,
     numbers: Range<u64>,
-    scratch: &mut Scratch,
+    buffers: &mut ReadBuffers,
 ) -> Result<(Option<Delta>, bool, u64)> {
     let (width_a, width_b) = pair.widths();
     let at = |start: u64, width: u64| start + numbers.start * width..start + numbers.end * width;
-    let (of_a, of_b) = (pair.a.1.bytes.start, pair.b.1.bytes.start);
-    let a = pair.a.0.bytes(at(of_a, width_a), &mut scratch.a)?;
-    let b = pair.b.0.bytes(at(of_b, width_b), &mut scratch.b)?;
+    let (of_a, of_b) = (pair.a.info.bytes.start, pair.b.info.bytes.start);
+    let a = pair.a.shard.bytes(at(of_a, width_a), &mut buffers.a)?;
+    let b = pair.b.shard.bytes(at(of_b, width_b), &mut buffers.b)?;
     fault_in(a);
     fault_in(b);
     let (delta, same_bytes) = match &pair.values {

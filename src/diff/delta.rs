@@ -1,4 +1,4 @@
-//! What is summed over the elements of two tensors, and what follows from the sums.
+//! Sums over the elements of two tensors, and the measures that follow from them.
 
 use crate::diff::histogram::Histogram;
 

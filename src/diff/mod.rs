@@ -1,8 +1,11 @@
 //! What changed between two checkpoints.
 //!
-//! [`diff`] streams both maps once and gives a [`TensorDiff`] per tensor. `pair` says how two tensors are
-//! read, `compare` deals pieces to threads, `kernel` sums over blocks what [`Delta`] holds, and
-//! `bf16` does the same for the commonest type with wider hands.
+//! [`diff`] streams both checkpoints once and gives a [`TensorDiff`] per tensor. `pair` holds how two tensors are
+//! decoded, `compare` distributes pieces over threads, `kernel` computes the sums of [`Delta`] block by block, and
+//! `bf16` computes the same sums for two `bf16` tensors with AVX-512.
+//!
+//! Parts, lowest first: `real`, `histogram`, `delta`, `tensor_diff`, `limit`, `plan_check`, `pair`, `kernel`, `bf16`,
+//! `compare`, `checkpoints`, `three_way`.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
@@ -13,7 +16,7 @@ mod histogram;
 mod kernel;
 mod limit;
 mod pair;
-mod proof;
+mod plan_check;
 mod real;
 mod tensor_diff;
 mod three_way;
@@ -22,6 +25,6 @@ pub use checkpoints::{diff, diff_bytes};
 pub use delta::Delta;
 pub use histogram::Histogram;
 pub use limit::Limit;
-pub use proof::{Violation, violations};
-pub use tensor_diff::{Form, Status, TensorDiff};
+pub use plan_check::{Violation, violations};
+pub use tensor_diff::{Status, StoredAs, TensorDiff};
 pub use three_way::{Overlap, TensorOverlap, three_way};

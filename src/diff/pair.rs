@@ -1,6 +1,6 @@
 //! Two tensors to be compared, and how their bytes are read.
 
-use crate::checkpoint::{Dtype, Known, Shard, TensorInfo};
+use crate::checkpoint::{Checkpoint, Dtype, Known, Shard, Tensor, TensorInfo};
 use crate::diff::real::{AsF32, AsF64, Decode};
 
 /// How the numbers of a pair are read.
@@ -10,18 +10,29 @@ pub(crate) enum Values {
     F32(AsF32, AsF32),
     /// Both sides are real numbers.
     F64(AsF64, AsF64),
-    /// One type whose elements are not numbers here: equal or not.
+    /// Both sides have one type that is not decoded: bytes are equal or not.
     Bytes,
 }
 
-/// One side: the shard and the tensor in it.
-pub(crate) type Side<'a> = (&'a Shard, &'a TensorInfo);
+/// One side: a tensor and its shard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PairSide<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) info: &'a TensorInfo,
+}
 
-/// Two tensors and the leading elements they are compared over.
+impl<'a> PairSide<'a> {
+    /// A tensor of `checkpoint`.
+    pub(crate) fn of(checkpoint: &'a Checkpoint, tensor: Tensor<'a>) -> Self {
+        Self { shard: &checkpoint.shards()[tensor.shard], info: tensor.info }
+    }
+}
+
+/// Two tensors, compared over the leading rows that both have.
 #[derive(Debug)]
 pub(crate) struct Pair<'a> {
-    pub(crate) a: Side<'a>,
-    pub(crate) b: Side<'a>,
+    pub(crate) a: PairSide<'a>,
+    pub(crate) b: PairSide<'a>,
     pub(crate) values: Values,
     elements: u64,
 }
@@ -29,9 +40,9 @@ pub(crate) struct Pair<'a> {
 impl<'a> Pair<'a> {
     /// Pairs two tensors over their common rows. `None` where nothing can be compared: rows of different
     /// shapes, or different types of which one is not a number.
-    pub(crate) fn new(a: Side<'a>, b: Side<'a>) -> Option<Self> {
-        let elements = common_elements(&a.1.shape, &b.1.shape)?;
-        let (of_a, of_b) = (&a.1.dtype, &b.1.dtype);
+    pub(crate) fn new(a: PairSide<'a>, b: PairSide<'a>) -> Option<Self> {
+        let elements = common_elements(&a.info.shape, &b.info.shape)?;
+        let (of_a, of_b) = (&a.info.dtype, &b.info.dtype);
         let values = if let (Some(x), Some(y)) = (AsF32::of(of_a), AsF32::of(of_b))
             && is_complex(of_a) == is_complex(of_b)
         {
@@ -41,7 +52,7 @@ impl<'a> Pair<'a> {
             && !is_complex(of_b)
         {
             Values::F64(x, y)
-        } else if of_a == of_b && elements == a.1.elements() && elements == b.1.elements() {
+        } else if of_a == of_b && elements == a.info.elements() && elements == b.info.elements() {
             Values::Bytes
         } else {
             return None;
@@ -52,8 +63,8 @@ impl<'a> Pair<'a> {
     /// Numbers on each side: elements, two for a complex one, or bytes.
     pub(crate) fn numbers(&self) -> u64 {
         match self.values {
-            Values::Bytes => self.a.1.len(),
-            Values::F32(..) if is_complex(&self.a.1.dtype) => 2 * self.elements,
+            Values::Bytes => self.a.info.len(),
+            Values::F32(..) if is_complex(&self.a.info.dtype) => 2 * self.elements,
             Values::F32(..) | Values::F64(..) => self.elements,
         }
     }
@@ -69,12 +80,12 @@ impl<'a> Pair<'a> {
 
     /// Whether both sides have one type.
     pub(crate) fn same_type(&self) -> bool {
-        self.a.1.dtype == self.b.1.dtype
+        self.a.info.dtype == self.b.info.dtype
     }
 
     /// Whether different bytes are different numbers: integers of one type.
     pub(crate) fn by_bytes(&self) -> bool {
-        let wide = matches!(self.a.1.dtype, Dtype::Known(Known::I64 | Known::U64));
+        let wide = matches!(self.a.info.dtype, Dtype::Known(Known::I64 | Known::U64));
         wide && self.same_type()
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::checkpoint::Dtype;
 use crate::diff::Delta;
 
-/// How the two sides of a tensor stand to each other.
+/// The relation of the two sides of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// The same type, shape and bytes.
@@ -35,14 +35,14 @@ impl fmt::Display for Status {
     }
 }
 
-/// Type and shape of one side, and the shard it stands in.
+/// How one side stores the tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
+pub struct StoredAs {
     /// Element type.
     pub dtype: Dtype,
     /// Row-major shape.
     pub shape: Vec<u64>,
-    /// File name of the shard.
+    /// Name of the shard's file.
     pub shard: String,
 }
 
@@ -51,12 +51,12 @@ pub struct Form {
 pub struct TensorDiff {
     /// Its name.
     pub name: String,
-    /// How the sides stand to each other.
+    /// The relation of the two sides.
     pub status: Status,
     /// Side a, if it has the tensor.
-    pub a: Option<Form>,
+    pub a: Option<StoredAs>,
     /// Side b, if it has the tensor.
-    pub b: Option<Form>,
+    pub b: Option<StoredAs>,
     /// Sums over the compared elements; `None` where there is nothing to compare by value.
     pub delta: Option<Delta>,
     /// The name of the same bytes on the other side, for a tensor that only one side has under this name.

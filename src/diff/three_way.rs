@@ -1,4 +1,4 @@
-//! Two fine-tunes of one base: where they agree and where they collide before a merge.
+//! Two fine-tunes of one base: how far their task vectors overlap and agree in sign.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,13 +117,14 @@ pub fn three_way(
         }
     }
     faults.into_result()?;
-    let jobs: Vec<(usize, usize, Range<u64>)> = triples.iter().enumerate().flat_map(pieces).collect();
+    let pieces: Vec<Piece> =
+        triples.iter().enumerate().flat_map(|(i, triple)| pieces_of(i, triple)).collect();
     let parts: Vec<Mutex<Vec<Overlap>>> =
         triples.iter().map(|t| Mutex::new(vec![Overlap::default(); t.pieces()])).collect();
     let read = AtomicU64::new(0);
-    deal(&jobs, |scratch: &mut [Vec<u8>; 3], (triple, piece, elements)| {
-        let (overlap, bytes) = triples[*triple].overlap(elements.clone(), scratch)?;
-        parts[*triple].lock().unwrap_or_else(PoisonError::into_inner)[*piece] = overlap;
+    deal(&pieces, |buffers: &mut [Vec<u8>; 3], piece| {
+        let (overlap, bytes) = triples[piece.triple].overlap(piece.elements.clone(), buffers)?;
+        parts[piece.triple].lock().unwrap_or_else(PoisonError::into_inner)[piece.index] = overlap;
         done(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
         Ok(())
     })?;
@@ -144,10 +145,27 @@ fn fault(name: &str, what: &str) -> Error {
     Error::Pairing { tensor: Some(name.to_owned()), fault: what.to_owned(), hint: None }
 }
 
+/// One piece of one tensor.
+struct Piece {
+    /// Index of the tensor.
+    triple: usize,
+    /// Index among the pieces of the tensor.
+    index: usize,
+    elements: Range<u64>,
+}
+
+/// A tensor of one checkpoint and its decoder.
+struct DecodedTensor<'a> {
+    shard: &'a Shard,
+    info: &'a TensorInfo,
+    decoder: AsF64,
+}
+
 /// One tensor in three checkpoints, of one shape.
 struct Triple<'a> {
     name: &'a str,
-    sides: [(&'a Shard, &'a TensorInfo, AsF64); 3],
+    /// Base, first and second fine-tune.
+    sides: [DecodedTensor<'a>; 3],
 }
 
 impl<'a> Triple<'a> {
@@ -166,13 +184,13 @@ impl<'a> Triple<'a> {
                     ),
                 ));
             }
-            wide(&checkpoint.shards()[found.shard], found.info)
+            DecodedTensor::new(&checkpoint.shards()[found.shard], found.info)
         };
-        Ok(Self { name, sides: [wide(shard, info)?, side(tuned[0])?, side(tuned[1])?] })
+        Ok(Self { name, sides: [DecodedTensor::new(shard, info)?, side(tuned[0])?, side(tuned[1])?] })
     }
 
     fn elements(&self) -> u64 {
-        self.sides[0].1.elements()
+        self.sides[0].info.elements()
     }
 
     fn pieces(&self) -> usize {
@@ -185,13 +203,13 @@ impl<'a> Triple<'a> {
         let (base, first, second) =
             (self.read(0, &elements, x)?, self.read(1, &elements, y)?, self.read(2, &elements, z)?);
         let bytes = (base.len() + first.len() + second.len()) as u64;
-        let decoders = [&self.sides[0].2, &self.sides[1].2, &self.sides[2].2];
+        let decoders = [&self.sides[0].decoder, &self.sides[1].decoder, &self.sides[2].decoder];
         Ok((dispatch(Compare { bytes: [base, first, second], decoders }), bytes))
     }
 
     fn read<'s>(&'s self, side: usize, elements: &Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
-        let (shard, info, wide) = &self.sides[side];
-        let width = wide.width() as u64;
+        let DecodedTensor { shard, info, decoder } = &self.sides[side];
+        let width = decoder.width() as u64;
         shard.bytes(
             info.bytes.start + elements.start * width..info.bytes.start + elements.end * width,
             scratch,
@@ -230,15 +248,17 @@ impl Kernel for Compare<'_> {
     }
 }
 
-fn wide<'a>(shard: &'a Shard, info: &'a TensorInfo) -> Result<(&'a Shard, &'a TensorInfo, AsF64)> {
-    let wide = AsF64::of(&info.dtype);
-    let wide = wide
-        .ok_or_else(|| fault(&info.name, &format!("got {}, expected a type of real numbers", info.dtype)))?;
-    Ok((shard, info, wide))
+impl<'a> DecodedTensor<'a> {
+    fn new(shard: &'a Shard, info: &'a TensorInfo) -> Result<Self> {
+        let decoder = AsF64::of(&info.dtype).ok_or_else(|| {
+            fault(&info.name, &format!("got {}, expected a type of real numbers", info.dtype))
+        })?;
+        Ok(Self { shard, info, decoder })
+    }
 }
 
-fn pieces((i, triple): (usize, &Triple<'_>)) -> Vec<(usize, usize, Range<u64>)> {
-    let all = triple.elements();
+fn pieces_of(triple: usize, tensor: &Triple<'_>) -> Vec<Piece> {
+    let all = tensor.elements();
     let starts = (0..all).step_by(PIECE as usize).enumerate();
-    starts.map(|(piece, start)| (i, piece, start..all.min(start + PIECE))).collect()
+    starts.map(|(index, start)| Piece { triple, index, elements: start..all.min(start + PIECE) }).collect()
 }

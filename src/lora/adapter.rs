@@ -1,11 +1,10 @@
-//! A PEFT adapter on disk: `adapter_config.json` and `adapter_model.safetensors`, and the update it makes.
+//! A PEFT adapter on disk: `adapter_config.json` and `adapter_model.safetensors`, checked against a base.
 //!
 //! `W' = W + s · B A`, A `[r, in]`, B `[out, r]`, s = lora_alpha / r, or lora_alpha / √r with rslora; transposed for
 //! embeddings and with fan_in_fan_out. Source: Hu et al. 2021 (LoRA), arXiv:2106.09685 §4.1; Kalajdzievski 2023
 //! (rsLoRA), arXiv:2312.03732.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
@@ -13,9 +12,7 @@ use serde_json::Value;
 use crate::checkpoint::{Access, Checkpoint, read_config};
 use crate::error::Escaped;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
-use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::{Category, TensorName};
-use crate::simd::{Kernel, dispatch};
 use crate::{Error, Faults, Result};
 
 /// An adapter that was read and checked by itself.
@@ -40,7 +37,7 @@ struct Config {
 pub(crate) enum Change<'a> {
     /// `W + s · B A`, or its transpose.
     Update { a: Source<'a>, b: Source<'a>, scale: f32, transposed: bool },
-    /// A saved module takes its place.
+    /// A tensor of `modules_to_save` takes its place.
     Replace(Source<'a>),
 }
 
@@ -94,10 +91,10 @@ impl Adapter {
         &self.checkpoint
     }
 
-    /// What becomes of each tensor of `base` that the adapter names.
+    /// The change to each tensor of `base` that the adapter names, by the name of the tensor.
     ///
     /// # Errors
-    /// Tensors of the adapter that the base has no place for, and shapes that do not fit, all at once.
+    /// Every tensor of the adapter that has no target in the base, or whose shape or type does not fit it.
     pub(crate) fn changes<'a>(&'a self, base: &Checkpoint) -> Result<BTreeMap<String, Change<'a>>> {
         let mut changes = BTreeMap::new();
         let mut faults = Faults::default();
@@ -118,7 +115,7 @@ impl Adapter {
         Ok(changes)
     }
 
-    /// Whether a tensor is the head of a tied base, the same bytes as the embedding that the adapter saves.
+    /// Whether a tensor is the head of a base with tied embeddings, and has the bytes of the embedding in the adapter.
     fn is_tied_head(&self, base: &Checkpoint, name: &str) -> Result<bool> {
         fn inner(name: &str) -> &str {
             name.strip_prefix("base_model.model.").unwrap_or(name)
@@ -204,97 +201,11 @@ impl Adapter {
     }
 }
 
-/// The value of the first key that is the module's name or its end, as PEFT matches `rank_pattern`.
+/// The value of the first key that equals the module's name or its last components, as PEFT matches `rank_pattern`.
 fn pattern(map: &BTreeMap<String, f64>, module: &str) -> Option<f64> {
     let fits = |key: &str| match key.strip_prefix('^') {
         Some(whole) => module == whole,
         None => module.strip_suffix(key).is_some_and(|front| front.is_empty() || front.ends_with('.')),
     };
     map.iter().find(|(key, _)| fits(key)).map(|(_, x)| *x)
-}
-
-/// `out = W + s · B A` over rows: the factors in memory, the product never.
-#[derive(Debug)]
-pub(crate) struct Update {
-    /// One row of r numbers for each row of W, times s.
-    left: Vec<f32>,
-    /// r rows as long as those of W.
-    right: Vec<f32>,
-    rank: usize,
-}
-
-impl Update {
-    /// Reads both factors.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Pairing`] for a factor that is not finite.
-    pub(crate) fn new(a: &Source<'_>, b: &Source<'_>, scale: f32, transposed: bool) -> Result<Self> {
-        let rank = a.info.shape.first().copied().unwrap_or(0) as usize;
-        let (mut bytes, mut left, mut right) = (Vec::new(), Vec::new(), Vec::new());
-        // W' ᵀ: rows of W are columns of A; its columns, rows of B.
-        a.decode(0..a.info.elements(), &mut bytes, if transposed { &mut left } else { &mut right })?;
-        b.decode(0..b.info.elements(), &mut bytes, if transposed { &mut right } else { &mut left })?;
-        let factors = if transposed { [(a, &left), (b, &right)] } else { [(a, &right), (b, &left)] };
-        for (source, values) in factors {
-            let bad = values.iter().filter(|x| !x.is_finite()).count();
-            if bad > 0 {
-                return Err(Error::Pairing {
-                    tensor: Some(source.info.name.clone()),
-                    fault: format!("infinite or NaN values in a factor of the adapter: {bad}"),
-                    hint: Some("the training that made it diverged".to_owned()),
-                });
-            }
-        }
-        if transposed {
-            left = transpose(&left, rank);
-            let out = right.len() / rank.max(1);
-            right = transpose(&right, out);
-        }
-        left.iter_mut().for_each(|x| *x *= scale);
-        Ok(Self { left, right, rank })
-    }
-
-    /// Computes the elements `range`, whole rows, into `scratch.out`.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
-        let Scratch { z, out, sum, .. } = scratch;
-        let row = values.row as usize;
-        out.clear();
-        out.extend_from_slice(&z[0]);
-        let first = (range.start / values.row) as usize;
-        for (i, out) in out.chunks_mut(row).enumerate() {
-            sum.clear();
-            sum.resize(row, 0.0);
-            let left = &self.left[(first + i) * self.rank..][..self.rank];
-            dispatch(RowTimes { left, right: &self.right, row: sum });
-            out.iter_mut().zip(&*sum).for_each(|(out, x)| *out = if *x == 0.0 { *out } else { *out + *x });
-        }
-        Ok(())
-    }
-}
-
-/// `row += Σ_k left[k] · right[k]`.
-struct RowTimes<'a> {
-    left: &'a [f32],
-    right: &'a [f32],
-    row: &'a mut [f32],
-}
-
-impl Kernel for RowTimes<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (c, right) in self.left.iter().zip(self.right.chunks_exact(self.row.len().max(1))) {
-            for (x, r) in self.row.iter_mut().zip(right) {
-                *x += *c * *r;
-            }
-        }
-    }
-}
-
-/// A matrix of `rows` rows, its columns as rows.
-fn transpose(x: &[f32], rows: usize) -> Vec<f32> {
-    let columns = x.len() / rows.max(1);
-    (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
 }

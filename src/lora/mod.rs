@@ -1,10 +1,12 @@
-//! Low-rank adapters: folded into a base (`merge --lora`) and extracted from a fine-tune (`lora extract`).
+//! LoRA adapters as PEFT stores them: merged into a base (`merge --lora`) and extracted from a fine-tune (`lora extract`).
+//!
+//! Parts, lowest first: `adapter`, `merge_adapter`, `svd`, `extract`.
 
-pub(crate) mod adapter;
+mod adapter;
 mod extract;
-mod fold;
+mod merge_adapter;
 mod svd;
 
 pub use adapter::Adapter;
 pub use extract::{Extraction, extract_lora};
-pub use fold::LoraMerge;
+pub use merge_adapter::LoraMerge;

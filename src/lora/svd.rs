@@ -1,22 +1,22 @@
-//! The largest singular vectors of a streamed difference of two matrices.
+//! Truncated singular value decomposition of the difference of two streamed matrices, by random projection.
 //!
 //! Source: Halko, Martinsson, Tropp 2011, "Finding structure with randomness", algorithms 4.4 and 5.1. The difference
-//! is read row by row in a few passes and never held; only factors of rank + 8 columns are.
+//! is read row by row in a few passes and never in memory as a whole; only factors of rank + 8 columns are.
 
 use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::merge::tiles::values::Values;
+use crate::merge::tiles::values::{Values, dot};
 use crate::plan::{Domain, Key};
 use crate::{Error, Result};
 
 /// Columns beyond the rank, for accuracy.
-const MORE: usize = 8;
-/// Passes that sharpen the spectrum.
-const POWERS: usize = 2;
-/// Parts that rows are summed in: fixed, so that sums do not depend on threads.
+const OVERSAMPLING: usize = 8;
+/// Power iterations, which make the singular values decay faster.
+const POWER_ITERATIONS: usize = 2;
+/// Parts of the rows that are summed apart: a fixed number, so that sums do not depend on threads.
 const PARTS: u64 = 16;
 
 /// `Δ ≈ left · right`, `left = U √Σ` `[m, r]`, `right = √Σ Vᵀ` `[r, n]`, row-major.
@@ -24,7 +24,7 @@ const PARTS: u64 = 16;
 pub(crate) struct Factors {
     pub(crate) left: Vec<f32>,
     pub(crate) right: Vec<f32>,
-    /// Share of ‖Δ‖² that the product holds.
+    /// ‖left · right‖² / ‖Δ‖², at most 1.
     pub(crate) energy: f64,
 }
 
@@ -37,9 +37,9 @@ pub(crate) fn factors(values: &mut Values<'_>, rank: usize, key: Key, name: &str
     let m = (values.elements / values.row) as usize;
     values.tile = (values.elements / PARTS).max(1);
     values.by_rows();
-    let k = (rank + MORE).min(m).min(n);
+    let k = (rank + OVERSAMPLING).min(m).min(n);
     let mut q = times(values, gaussian(key, n, k).as_ref())?.qr().compute_thin_Q();
-    for _ in 0..POWERS {
+    for _ in 0..POWER_ITERATIONS {
         let right = transposed_times(values, q.as_ref())?.qr().compute_thin_Q();
         q = times(values, right.as_ref())?.qr().compute_thin_Q();
     }
@@ -66,12 +66,12 @@ pub(crate) fn factors(values: &mut Values<'_>, rank: usize, key: Key, name: &str
     let held: f64 = (0..rank).map(|j| f64::from(sigma[j]).powi(2)).sum();
     let [all] = values.sums(
         |scratch, range| values.load(range, scratch),
-        |scratch, at| [crate::merge::tiles::values::dot(&scratch.z[0][at.clone()], &scratch.z[0][at])],
+        |scratch, at| [dot(&scratch.z[0][at.clone()], &scratch.z[0][at])],
     )?;
     Ok(Factors { left, right, energy: if all > 0.0 { (held / all).min(1.0) } else { 1.0 } })
 }
 
-/// Standard normal numbers by Box and Muller from the counter generator.
+/// Standard normal draws by the Box-Muller transform of Philox words.
 fn gaussian(key: Key, rows: usize, columns: usize) -> Mat<f32> {
     Mat::from_fn(rows, columns, |i, j| {
         let words = key.block(Domain::Element, (i * columns + j) as u64);

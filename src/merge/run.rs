@@ -14,10 +14,11 @@ use crate::merge::plan::tensor_plan::{Layout, Policy, layout};
 use crate::merge::rules::ready::{Ready, Setup};
 use crate::merge::rules::trim::global_cuts;
 use crate::merge::tiles::finite::{self, NonFinite};
-use crate::merge::tiles::source::{Source, encode};
+use crate::merge::tiles::source::Source;
+use crate::merge::tiles::stored::encode;
 use crate::merge::tiles::values::{TILE, Values, over};
 use crate::merge::tokenizer::align::Alignment;
-use crate::merge::tokenizer::donors::Donors;
+use crate::merge::tokenizer::sidecars::MergeSidecars;
 use crate::merge::{Models, Recipe};
 use crate::plan::{Category, TensorName};
 use crate::surgery::provenance::FILE_NAME;
@@ -47,7 +48,7 @@ pub struct Merge<'a> {
     pub(crate) jobs: Vec<Job<'a>>,
     options: MergeOptions,
     plans: Plans,
-    donors: Donors<'a>,
+    sidecars: MergeSidecars<'a>,
     change: ConfigChange,
     /// The vocabulary of the recipe's tokenizer, where it names one.
     pub(crate) aligned: Option<Alignment<'a>>,
@@ -66,14 +67,15 @@ impl<'a> Merge<'a> {
         let aligned = aligned.flatten();
         let policy = Policy { vocab, keep_missing: options.keep_missing, aligned: aligned.as_ref() };
         let layout = faults.keep(layout(recipe, models, policy));
-        let donors = faults.keep(Donors::new(recipe, models, aligned.as_ref()));
-        let (Some(Layout { jobs, layers }), Some(donors), true) = (layout, donors, faults.first().is_empty())
+        let sidecars = faults.keep(MergeSidecars::new(recipe, models, aligned.as_ref()));
+        let (Some(Layout { jobs, layers }), Some(sidecars), true) =
+            (layout, sidecars, faults.first().is_empty())
         else {
             return Err(faults.into_error());
         };
         let plans = Plans::read(recipe, models.reference(recipe), &jobs)?;
         let change = change(recipe, models, &jobs, layers, aligned.as_ref());
-        Ok(Self { recipe, models, jobs, options, plans, donors, change, aligned })
+        Ok(Self { recipe, models, jobs, options, plans, sidecars, change, aligned })
     }
 
     /// Models without a tokenizer: their rows are taken for tokens as the base numbers them.
@@ -88,7 +90,7 @@ impl<'a> Merge<'a> {
 
     /// Files beside the weights.
     pub fn sidecars(&self) -> &Sidecars {
-        self.donors.sidecars()
+        self.sidecars.of_reference()
     }
 
     /// Tensors that are copied from one model and not merged, with the reason.
@@ -115,7 +117,10 @@ impl<'a> Merge<'a> {
         if files.len() > 1 {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
-        self.donors.copy(&staging, &self.change)?;
+        self.sidecars.copy(&staging, &|name, value| match name {
+            "generation_config.json" => self.change.apply_to_generation(value),
+            _ => self.change.apply(value),
+        })?;
         let text = provenance.to_json(self.recipe.seed, self.recipe.value.clone());
         staging.write_small(FILE_NAME, text.as_bytes())?;
         inputs.iter().try_for_each(|input| input.check_unchanged())?;

@@ -11,7 +11,7 @@ use crate::patch::codec::{CHUNK, Unpacker};
 use crate::patch::fit::Fit;
 use crate::patch::format::damaged;
 use crate::patch::ordered_hash::OrderedHash;
-use crate::patch::reader::{Patch, Place, part};
+use crate::patch::reader::{Patch, StoredChunk, part};
 use crate::patch::sidecar_files::hash_file;
 use crate::patch::toc::width_of;
 use crate::surgery::queue::deal;
@@ -33,26 +33,27 @@ struct Writing<'a> {
     name: &'a str,
 }
 
-/// What one thread writes at a time.
-struct Job<'a> {
+/// A piece of a shard, which one thread writes at a time.
+struct Piece<'a> {
     file: usize,
-    piece: usize,
+    /// Index among the pieces of the file.
+    index: usize,
     range: Range<u64>,
-    source: Source<'a>,
+    origin: PieceOrigin<'a>,
 }
 
-enum Source<'a> {
+enum PieceOrigin<'a> {
     /// The JSON part of the header; its length goes before it.
     Header(&'a str),
     /// Bytes of the base.
     Base(&'a Shard, Range<u64>),
     /// A chunk of the patch, over bytes of the base where it is a difference.
-    Chunk { place: Place<'a>, width: usize, base: Option<(&'a Shard, Range<u64>)> },
+    Chunk { chunk: StoredChunk<'a>, width: usize, base: Option<(&'a Shard, Range<u64>)> },
 }
 
 /// Buffers of one thread.
 #[derive(Default)]
-struct Scratch {
+struct ApplyBuffers {
     unpacker: Unpacker,
     stored: Vec<u8>,
     base: Vec<u8>,
@@ -86,11 +87,11 @@ impl<'a> Application<'a> {
         let staging = Staging::create(out, &inputs, force, sync)?;
         staging.check_space(self.patch.output_bytes())?;
         let chunks = self.patch.chunks();
-        let (files, jobs, rest) = self.plan(&staging, &chunks)?;
+        let (files, pieces, rest) = self.plan(&staging, &chunks)?;
         let written = AtomicU64::new(self.patch.bytes());
-        deal(&jobs, |scratch: &mut Scratch, job| {
-            let n = job.range.end - job.range.start;
-            self.run(job, &files[job.file], staging.sync(), scratch)?;
+        deal(&pieces, |buffers: &mut ApplyBuffers, piece| {
+            let n = piece.range.end - piece.range.start;
+            self.run(piece, &files[piece.file], staging.sync(), buffers)?;
             done(written.fetch_add(n, Ordering::Relaxed) + n);
             Ok(())
         })?;
@@ -99,67 +100,80 @@ impl<'a> Application<'a> {
         staging.commit()
     }
 
-    /// The shards, preallocated, and the jobs that fill them; the chunks that are left are the sidecars'.
+    /// The shards, preallocated, and the pieces that fill them; the chunks that are left are the sidecars'.
     fn plan<'b>(
         &'b self,
         staging: &Staging,
-        mut chunks: &'b [Place<'b>],
-    ) -> Result<(Vec<Writing<'b>>, Vec<Job<'b>>, &'b [Place<'b>])> {
-        let (mut files, mut jobs) = (Vec::new(), Vec::new());
+        mut chunks: &'b [StoredChunk<'b>],
+    ) -> Result<(Vec<Writing<'b>>, Vec<Piece<'b>>, &'b [StoredChunk<'b>])> {
+        let (mut files, mut pieces) = (Vec::new(), Vec::new());
         let shards = self.patch.toc().files.iter().zip(self.patch.headers()).zip(&self.fit.tensors);
         for (file, ((entry, header), sources)) in shards.enumerate() {
-            let first = jobs.len();
+            let first = pieces.len();
             let range = 0..header.data_start();
-            jobs.push(Job { file, piece: 0, range, source: Source::Header(&entry.header) });
+            pieces.push(Piece { file, index: 0, range, origin: PieceOrigin::Header(&entry.header) });
             for ((tensor, action), base) in header.tensors().iter().zip(&entry.tensors).zip(sources) {
                 let base = base.map(|(found, _)| (&self.base.shards()[found.shard], found.info));
                 let (own, rest) = chunks.split_at(action.chunks().len());
                 chunks = rest;
                 for i in 0..tensor.len().div_ceil(CHUNK) as usize {
                     let base = base.map(|(shard, info)| (shard, part(&info.bytes, i)));
-                    let source = match (own.get(i), base) {
-                        (None, Some((shard, range))) => Source::Base(shard, range),
-                        (Some(place), base) => Source::Chunk { place: *place, width: width_of(tensor), base },
+                    let origin = match (own.get(i), base) {
+                        (None, Some((shard, range))) => PieceOrigin::Base(shard, range),
+                        (Some(chunk), base) => {
+                            PieceOrigin::Chunk { chunk: *chunk, width: width_of(tensor), base }
+                        }
                         (None, None) => unreachable!("a tensor without chunks comes from the base"),
                     };
-                    jobs.push(Job { file, piece: jobs.len() - first, range: part(&tensor.bytes, i), source });
+                    pieces.push(Piece {
+                        file,
+                        index: pieces.len() - first,
+                        range: part(&tensor.bytes, i),
+                        origin,
+                    });
                 }
             }
             let target = Target::create(staging, &entry.name, entry.bytes)?;
-            let hash = OrderedHash::new(jobs[first..].iter().map(|job| job.range.end).collect());
+            let hash = OrderedHash::new(pieces[first..].iter().map(|piece| piece.range.end).collect());
             files.push(Writing { target, hash, expected: entry.sha256, name: &entry.name });
         }
-        Ok((files, jobs, chunks))
+        Ok((files, pieces, chunks))
     }
 
-    fn run(&self, job: &Job<'_>, file: &Writing<'_>, sync: bool, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { unpacker, stored, base: buffer, out } = scratch;
-        match &job.source {
-            Source::Header(json) => {
+    fn run(
+        &self,
+        piece: &Piece<'_>,
+        file: &Writing<'_>,
+        sync: bool,
+        buffers: &mut ApplyBuffers,
+    ) -> Result<()> {
+        let ApplyBuffers { unpacker, stored, base: buffer, out } = buffers;
+        match &piece.origin {
+            PieceOrigin::Header(json) => {
                 file.target.write_at(&(json.len() as u64).to_le_bytes(), 0)?;
                 file.target.write_at(json.as_bytes(), 8)?;
             }
-            Source::Base(shard, range) => {
-                file.target.write_at(shard.bytes(range.clone(), buffer)?, job.range.start)?;
+            PieceOrigin::Base(shard, range) => {
+                file.target.write_at(shard.bytes(range.clone(), buffer)?, piece.range.start)?;
             }
-            Source::Chunk { place, width, base } => {
-                let stored = self.patch.read(place, stored)?;
+            PieceOrigin::Chunk { chunk, width, base } => {
+                let stored = self.patch.read(chunk, stored)?;
                 let base =
                     base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), buffer)).transpose()?;
-                out.resize((job.range.end - job.range.start) as usize, 0);
-                unpacker.unpack(*width, base, stored, out).map_err(|e| self.cannot_unpack(place, &e))?;
-                file.target.write_at(out, job.range.start)?;
+                out.resize((piece.range.end - piece.range.start) as usize, 0);
+                unpacker.unpack(*width, base, stored, out).map_err(|e| self.cannot_unpack(chunk, &e))?;
+                file.target.write_at(out, piece.range.start)?;
             }
         }
-        let Some(got) = file.hash.written(&file.target, job.piece, out)? else {
+        let Some(got) = file.hash.written(&file.target, piece.index, out)? else {
             return Ok(());
         };
         self.check_result(file.name, got, file.expected)?;
         if sync { file.target.sync() } else { Ok(()) }
     }
 
-    fn write_sidecars(&self, staging: &Staging, mut chunks: &[Place<'_>]) -> Result<()> {
-        let mut scratch = Scratch::default();
+    fn write_sidecars(&self, staging: &Staging, mut chunks: &[StoredChunk<'_>]) -> Result<()> {
+        let mut buffers = ApplyBuffers::default();
         for (entry, base) in self.patch.toc().sidecars.iter().zip(&self.fit.sidecars) {
             let path = staging.path().join(&entry.path);
             if let Some(base) = base {
@@ -168,7 +182,7 @@ impl<'a> Application<'a> {
                 let count = entry.chunks.as_ref().map_or(0, Vec::len);
                 let (own, rest) = chunks.split_at(count);
                 chunks = rest;
-                self.write_sidecar(&path, entry.bytes, own, staging.sync(), &mut scratch)?;
+                self.write_sidecar(&path, entry.bytes, own, staging.sync(), &mut buffers)?;
             }
             self.check_result(&entry.path, hash_file(&path)?.1, entry.sha256)?;
         }
@@ -179,21 +193,21 @@ impl<'a> Application<'a> {
         &self,
         path: &Path,
         bytes: u64,
-        chunks: &[Place<'_>],
+        chunks: &[StoredChunk<'_>],
         sync: bool,
-        scratch: &mut Scratch,
+        buffers: &mut ApplyBuffers,
     ) -> Result<()> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         }
         let mut file = std::fs::File::create_new(path).map_err(Error::io("create", path))?;
-        for (i, place) in chunks.iter().enumerate() {
+        for (i, chunk) in chunks.iter().enumerate() {
             let range = part(&(0..bytes), i);
-            scratch.out.resize((range.end - range.start) as usize, 0);
-            let stored = self.patch.read(place, &mut scratch.stored)?;
-            let unpacked = scratch.unpacker.unpack(1, None, stored, &mut scratch.out);
-            unpacked.map_err(|e| self.cannot_unpack(place, &e))?;
-            file.write_all(&scratch.out).map_err(Error::io("write", path))?;
+            buffers.out.resize((range.end - range.start) as usize, 0);
+            let stored = self.patch.read(chunk, &mut buffers.stored)?;
+            let unpacked = buffers.unpacker.unpack(1, None, stored, &mut buffers.out);
+            unpacked.map_err(|e| self.cannot_unpack(chunk, &e))?;
+            file.write_all(&buffers.out).map_err(Error::io("write", path))?;
         }
         if sync { file.sync_all().map_err(Error::io("sync", path)) } else { Ok(()) }
     }
@@ -206,11 +220,11 @@ impl<'a> Application<'a> {
         Err(damaged(self.patch.path(), format!("`{name}` came out with SHA-256 {got}, expected {expected}")))
     }
 
-    fn cannot_unpack(&self, place: &Place<'_>, error: &std::io::Error) -> Error {
-        let name = Escaped(place.name);
+    fn cannot_unpack(&self, chunk: &StoredChunk<'_>, error: &std::io::Error) -> Error {
+        let name = Escaped(chunk.name);
         damaged(
             self.patch.path(),
-            format!("bytes at {} of `{name}` cannot be decompressed: {error}", place.at),
+            format!("bytes at {} of `{name}` cannot be decompressed: {error}", chunk.at),
         )
     }
 }

@@ -1,9 +1,9 @@
-//! One chunk of a patch: planes of bytes, each compressed by itself.
+//! One chunk of a patch: byte planes, each compressed by itself.
 
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, ParamSwitch, Strategy, compress_bound};
 
-use crate::patch::planes;
+use crate::patch::byte_planes;
 
 /// Bytes of a tensor or file that one chunk holds, but for the last: a whole number of elements of every
 /// type. Small enough for the buffers of a thread to stay in its cache.
@@ -53,10 +53,10 @@ impl Packer {
         self.planes.resize(tuned.len(), 0);
         if let Some(base) = base {
             self.delta.resize(tuned.len(), 0);
-            planes::xor(base, tuned, &mut self.delta);
-            planes::split(width, &self.delta, &mut self.planes);
+            byte_planes::xor(base, tuned, &mut self.delta);
+            byte_planes::split(width, &self.delta, &mut self.planes);
         } else {
-            planes::split(width, tuned, &mut self.planes);
+            byte_planes::split(width, tuned, &mut self.planes);
         }
         let mut out = std::mem::take(&mut self.out);
         out.resize(width * compress_bound(tuned.len() / width), 0);
@@ -115,9 +115,9 @@ impl Unpacker {
             let fault = format!("got {n} bytes decompressed, expected {}", out.len());
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, fault));
         }
-        planes::join(width, &self.planes, out);
+        byte_planes::join(width, &self.planes, out);
         if let Some(base) = base {
-            planes::xor_into(base, out);
+            byte_planes::xor_into(base, out);
         }
         Ok(())
     }

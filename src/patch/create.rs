@@ -10,7 +10,7 @@ use crate::checkpoint::{
 use crate::error::Escaped;
 use crate::patch::codec::CHUNK;
 use crate::patch::format::{HEAD_BYTES, Head, MAGIC, MOST_TOC_BYTES};
-use crate::patch::pack::{Job, Source, pack};
+use crate::patch::pack::{RawBytes, RawChunk, pack};
 use crate::patch::reader::part;
 use crate::patch::sidecar_files::{SidecarFiles, hash_file};
 use crate::patch::toc::{Action, Chunk, FileEntry, MOST_FILES, SidecarEntry, Toc, too_large, width_of};
@@ -21,8 +21,8 @@ use crate::{Error, Result};
 pub struct Creation<'a> {
     base: &'a Checkpoint,
     tuned: &'a Checkpoint,
-    beside_base: SidecarFiles,
-    beside_tuned: SidecarFiles,
+    base_sidecars: SidecarFiles,
+    tuned_sidecars: SidecarFiles,
 }
 
 /// Where the patch goes and how hard it is compressed.
@@ -62,12 +62,17 @@ impl<'a> Creation<'a> {
                 return Err(Error::Checkpoint { path: shard.path().to_owned(), fault, hint });
             }
         }
-        Ok(Self { base, tuned, beside_base: SidecarFiles::of(base)?, beside_tuned: SidecarFiles::of(tuned)? })
+        Ok(Self {
+            base,
+            tuned,
+            base_sidecars: SidecarFiles::of(base)?,
+            tuned_sidecars: SidecarFiles::of(tuned)?,
+        })
     }
 
     /// Files of the tuned side that the patch leaves out, with the reason.
-    pub fn left(&self) -> &[(PathBuf, &'static str)] {
-        &self.beside_tuned.left
+    pub fn excluded(&self) -> &[(PathBuf, &'static str)] {
+        &self.tuned_sidecars.excluded
     }
 
     /// Bytes to be hashed and compressed at most: the end of the progress.
@@ -99,10 +104,10 @@ impl<'a> Creation<'a> {
             tuned,
         };
         let mut toc = self.decide(&digests)?;
-        let jobs = self.jobs(&toc);
-        let (chunks, end) = pack(&jobs, &staged, output.level, &|n| done(hashed + n))?;
-        drop(jobs);
-        hand_out(self.tuned, &mut toc, chunks);
+        let raw_chunks = self.raw_chunks(&toc);
+        let (chunks, end) = pack(&raw_chunks, &staged, output.level, &|n| done(hashed + n))?;
+        drop(raw_chunks);
+        assign_chunks(self.tuned, &mut toc, chunks);
         self.write_toc(&toc, &staged, end)?;
         self.check_unchanged(&toc)?;
         staged.commit()
@@ -122,10 +127,10 @@ impl<'a> Creation<'a> {
                 tensors: shard.header().tensors().iter().map(|t| self.action(t, digests)).collect(),
             });
         }
-        let mut sidecars = Vec::with_capacity(self.beside_tuned.carried.len());
-        for (relative, path) in &self.beside_tuned.carried {
+        let mut sidecars = Vec::with_capacity(self.tuned_sidecars.carried.len());
+        for (relative, path) in &self.tuned_sidecars.carried {
             let (bytes, sha256) = hash_file(path)?;
-            let in_base = self.beside_base.carried.get(relative);
+            let in_base = self.base_sidecars.carried.get(relative);
             let same = in_base.map(|path| hash_file(path)).transpose()? == Some((bytes, sha256));
             let chunks = (!same).then(Vec::new);
             sidecars.push(SidecarEntry { path: relative.clone(), bytes, sha256, chunks });
@@ -157,24 +162,30 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// One job for each chunk, in the order of the table of contents.
-    fn jobs<'b>(&'b self, toc: &Toc) -> Vec<Job<'b>> {
-        let mut jobs = Vec::new();
+    /// The chunks to be packed, in the order of the table of contents.
+    fn raw_chunks<'b>(&'b self, toc: &Toc) -> Vec<RawChunk<'b>> {
+        let mut raw_chunks = Vec::new();
         for (shard, file) in self.tuned.shards().iter().zip(&toc.files) {
             for (tensor, action) in shard.header().tensors().iter().zip(&file.tensors) {
-                self.add(&mut jobs, shard, tensor, action);
+                self.add(&mut raw_chunks, shard, tensor, action);
             }
         }
-        for (sidecar, path) in toc.sidecars.iter().zip(self.beside_tuned.carried.values()) {
+        for (sidecar, path) in toc.sidecars.iter().zip(self.tuned_sidecars.carried.values()) {
             let chunks = if sidecar.chunks.is_some() { sidecar.bytes.div_ceil(CHUNK) } else { 0 };
             let all = 0..sidecar.bytes;
             let parts = (0..chunks as usize).map(|i| part(&all, i));
-            jobs.extend(parts.map(|range| Job { source: Source::File(path), range }));
+            raw_chunks.extend(parts.map(|range| RawChunk { bytes: RawBytes::File(path), range }));
         }
-        jobs
+        raw_chunks
     }
 
-    fn add<'b>(&'b self, jobs: &mut Vec<Job<'b>>, shard: &'b Shard, tensor: &TensorInfo, action: &Action) {
+    fn add<'b>(
+        &'b self,
+        raw_chunks: &mut Vec<RawChunk<'b>>,
+        shard: &'b Shard,
+        tensor: &TensorInfo,
+        action: &Action,
+    ) {
         let base = match action {
             Action::Same { .. } => return,
             Action::Changed { .. } => self.base.find(&tensor.name),
@@ -182,8 +193,8 @@ impl<'a> Creation<'a> {
         };
         for i in 0..tensor.len().div_ceil(CHUNK) as usize {
             let base = base.map(|found| (&self.base.shards()[found.shard], part(&found.info.bytes, i)));
-            let source = Source::Tensor { tuned: shard, width: width_of(tensor), base };
-            jobs.push(Job { source, range: part(&tensor.bytes, i) });
+            let bytes = RawBytes::Tensor { tuned: shard, width: width_of(tensor), base };
+            raw_chunks.push(RawChunk { bytes, range: part(&tensor.bytes, i) });
         }
     }
 
@@ -219,7 +230,7 @@ impl<'a> Creation<'a> {
     fn check_unchanged(&self, toc: &Toc) -> Result<()> {
         self.base.check_unchanged()?;
         self.tuned.check_unchanged()?;
-        for (sidecar, path) in toc.sidecars.iter().zip(self.beside_tuned.carried.values()) {
+        for (sidecar, path) in toc.sidecars.iter().zip(self.tuned_sidecars.carried.values()) {
             if hash_file(path)? != (sidecar.bytes, sidecar.sha256) {
                 return Err(Error::Checkpoint {
                     path: path.clone(),
@@ -233,7 +244,7 @@ impl<'a> Creation<'a> {
 }
 
 /// Gives the chunks, which were made in the order of the table of contents, to their tensors and files.
-fn hand_out(tuned: &Checkpoint, toc: &mut Toc, chunks: Vec<Chunk>) {
+fn assign_chunks(tuned: &Checkpoint, toc: &mut Toc, chunks: Vec<Chunk>) {
     let mut chunks = chunks.into_iter();
     for (file, shard) in toc.files.iter_mut().zip(tuned.shards()) {
         for (action, tensor) in file.tensors.iter_mut().zip(shard.header().tensors()) {

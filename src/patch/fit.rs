@@ -43,10 +43,10 @@ impl<'a> Fit<'a> {
             });
             tensors.push(found.collect());
         }
-        let beside = SidecarFiles::of(base)?;
+        let files = SidecarFiles::of(base)?;
         let mut sidecars = Vec::with_capacity(patch.toc().sidecars.len());
         for entry in &patch.toc().sidecars {
-            let found = beside.carried.get(&entry.path).filter(|_| entry.chunks.is_none());
+            let found = files.carried.get(&entry.path).filter(|_| entry.chunks.is_none());
             if entry.chunks.is_none() && found.is_none() {
                 let fault = format!("`{}` is missing beside its weights", Escaped(&entry.path));
                 misfits.push(Misfit { tensor: None, fault });

@@ -11,13 +11,13 @@
 //! | 40–71 | SHA-256 of the table of contents as it stands in the file |
 //! | 72–103 | SHA-256 of bytes 0–71 |
 //! | 104– | the chunks, one after another, in the order of the table of contents |
-//! | | the table of contents: JSON, one zstd frame, see [`crate::patch::toc`] |
+//! | | the table of contents: JSON, one zstd frame, see `toc.rs` |
 //!
 //! A chunk holds 1 MiB of a tensor or a file, or what is left of it. Its bytes, XORed with those of the
 //! base tensor where there is one, are split into planes: the first bytes of all elements, then the
 //! second ones, and so on; one plane where elements are not whole bytes. Each plane is a zstd frame; the
 //! chunk is these frames one after another. The table of contents holds the SHA-256 of each chunk, so
-//! every byte of the file stands under a SHA-256.
+//! every byte of the file is covered by a SHA-256.
 
 use std::path::Path;
 

@@ -17,13 +17,13 @@ use crate::{Error, Result};
 const WINDOW: usize = 2;
 
 /// One chunk to be made.
-pub(crate) struct Job<'a> {
-    pub(crate) source: Source<'a>,
+pub(crate) struct RawChunk<'a> {
+    pub(crate) bytes: RawBytes<'a>,
     pub(crate) range: Range<u64>,
 }
 
 /// Where its bytes come from.
-pub(crate) enum Source<'a> {
+pub(crate) enum RawBytes<'a> {
     /// A tensor, with its element width and, where it is a difference, the part of the base.
     Tensor { tuned: &'a Shard, width: usize, base: Option<(&'a Shard, Range<u64>)> },
     /// A file beside the shards.
@@ -32,7 +32,7 @@ pub(crate) enum Source<'a> {
 
 /// What the threads share.
 struct Shared<'a> {
-    jobs: &'a [Job<'a>],
+    raw_chunks: &'a [RawChunk<'a>],
     staged: &'a StagedFile,
     window: usize,
     state: Mutex<State>,
@@ -44,27 +44,27 @@ struct State {
     taken: usize,
     at: u64,
     raw: u64,
-    /// Chunks whose turn to be written has not come.
+    /// Packed chunks that follow one which is not packed yet.
     waiting: BTreeMap<usize, (Vec<u8>, Chunk)>,
     chunks: Vec<Chunk>,
     failed: Option<Error>,
 }
 
-/// Writes the chunks of `jobs` from the end of the head on; gives their lengths and digests and where
+/// Writes the chunks of `raw_chunks` from the end of the head on; gives their lengths and digests and where
 /// they end. `done` is told the uncompressed bytes so far.
 ///
 /// # Errors
 /// The first fault any thread met.
 pub(crate) fn pack(
-    jobs: &[Job<'_>],
+    raw_chunks: &[RawChunk<'_>],
     staged: &StagedFile,
     level: i32,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<(Vec<Chunk>, u64)> {
-    let (waiting, chunks) = (BTreeMap::new(), Vec::with_capacity(jobs.len()));
+    let (waiting, chunks) = (BTreeMap::new(), Vec::with_capacity(raw_chunks.len()));
     let state = State { taken: 0, at: HEAD_BYTES, raw: 0, waiting, chunks, failed: None };
     let window = WINDOW * rayon::current_num_threads();
-    let shared = Shared { jobs, staged, window, state: Mutex::new(state), moved: Condvar::new(), done };
+    let shared = Shared { raw_chunks, staged, window, state: Mutex::new(state), moved: Condvar::new(), done };
     rayon::broadcast(|_| {
         if let Err(error) = shared.work(level) {
             shared.lock().failed.get_or_insert(error);
@@ -82,33 +82,33 @@ impl Shared<'_> {
 
     fn work(&self, level: i32) -> Result<()> {
         let mut packer = Packer::new(level).map_err(Error::io("compress", "a chunk"))?;
-        let mut scratch = [Vec::new(), Vec::new()];
+        let mut buffers = [Vec::new(), Vec::new()];
         while let Some(i) = self.take() {
-            let job = &self.jobs[i];
-            let stored = job.run(&mut packer, &mut scratch)?;
+            let raw_chunk = &self.raw_chunks[i];
+            let stored = raw_chunk.run(&mut packer, &mut buffers)?;
             let chunk = Chunk(stored.len() as u32, Sha256Hex::of(&stored));
-            for (at, stored) in self.hand_in(i, stored, chunk) {
+            for (at, stored) in self.push(i, stored, chunk) {
                 self.staged.write_at(&stored, at)?;
             }
         }
         Ok(())
     }
 
-    /// The next job, once it is not too far ahead of the last chunk written.
+    /// The next raw_chunk, once it is not too far ahead of the last chunk written.
     fn take(&self) -> Option<usize> {
         let mut state = self.lock();
         while state.failed.is_none() && state.taken >= state.chunks.len() + self.window {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.failed.is_some() || state.taken == self.jobs.len() {
+        if state.failed.is_some() || state.taken == self.raw_chunks.len() {
             return None;
         }
         state.taken += 1;
         Some(state.taken - 1)
     }
 
-    /// Puts a chunk in its turn; gives those whose place in the file is now known.
-    fn hand_in(&self, i: usize, stored: Vec<u8>, chunk: Chunk) -> Vec<(u64, Vec<u8>)> {
+    /// Takes a packed chunk; gives those, with their offsets, that no chunk before them is missing for.
+    fn push(&self, i: usize, stored: Vec<u8>, chunk: Chunk) -> Vec<(u64, Vec<u8>)> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.waiting.insert(i, (stored, chunk));
@@ -118,7 +118,7 @@ impl Shared<'_> {
             ready.push((state.at, stored));
             state.at += u64::from(chunk.0);
         }
-        let range = &self.jobs[i].range;
+        let range = &self.raw_chunks[i].range;
         state.raw += range.end - range.start;
         (self.done)(state.raw);
         self.moved.notify_all();
@@ -126,27 +126,27 @@ impl Shared<'_> {
     }
 }
 
-impl Job<'_> {
-    fn run(&self, packer: &mut Packer, scratch: &mut [Vec<u8>; 2]) -> Result<Vec<u8>> {
-        let [x, y] = scratch;
+impl RawChunk<'_> {
+    fn run(&self, packer: &mut Packer, buffers: &mut [Vec<u8>; 2]) -> Result<Vec<u8>> {
+        let [x, y] = buffers;
         let range = self.range.clone();
-        let packed = match &self.source {
-            Source::Tensor { tuned, width, base } => {
+        let packed = match &self.bytes {
+            RawBytes::Tensor { tuned, width, base } => {
                 let base = base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), x)).transpose()?;
                 packer.pack(*width, base, tuned.bytes(range, y)?)
             }
-            Source::File(path) => {
+            RawBytes::File(path) => {
                 x.resize((range.end - range.start) as usize, 0);
                 let file = File::open(path).map_err(Error::io("open", path))?;
                 file.read_exact_at(x, range.start).map_err(Error::io("read", path))?;
                 packer.pack(1, None, x)
             }
         };
-        packed.map_err(Error::io("compress", self.source.path()))
+        packed.map_err(Error::io("compress", self.bytes.path()))
     }
 }
 
-impl Source<'_> {
+impl RawBytes<'_> {
     fn path(&self) -> &Path {
         match self {
             Self::Tensor { tuned, .. } => tuned.path(),

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::checkpoint::{Header, Sha256Hex, TensorInfo, read_json};
 use crate::error::Escaped;
+use crate::patch::codec::CHUNK;
 use crate::patch::format::{HEAD_BYTES, Head, damaged, fault};
 use crate::patch::toc::{Action, Chunk, Toc, too_large};
 use crate::{Error, Result};
@@ -63,13 +64,13 @@ pub struct PatchFile<'a> {
     pub stored: Option<u64>,
 }
 
-/// One chunk of a patch and what it is for.
+/// A chunk in the file of a patch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    /// Tensor or file.
+pub(crate) struct StoredChunk<'a> {
+    /// The tensor or file that it holds a part of.
     pub(crate) name: &'a str,
     pub(crate) at: u64,
-    pub(crate) chunk: Chunk,
+    pub(crate) packed: Chunk,
 }
 
 impl Patch {
@@ -174,27 +175,27 @@ impl Patch {
     }
 
     /// All chunks, in their order.
-    pub(crate) fn chunks(&self) -> Vec<Place<'_>> {
+    pub(crate) fn chunks(&self) -> Vec<StoredChunk<'_>> {
         let shards = self.toc.files.iter().zip(&self.headers);
         let tensors = shards.flat_map(|(file, header)| header.tensors().iter().zip(&file.tensors));
         let tensors = tensors.map(|(info, action)| (info.name.as_str(), action.chunks()));
         let files = self.toc.sidecars.iter();
         let files = files.map(|s| (s.path.as_str(), s.chunks.as_deref().unwrap_or_default()));
         let mut at = HEAD_BYTES;
-        let mut places = Vec::new();
+        let mut stored = Vec::new();
         for (name, chunks) in tensors.chain(files) {
             for chunk in chunks {
-                places.push(Place { name, at, chunk: *chunk });
+                stored.push(StoredChunk { name, at, packed: *chunk });
                 at += u64::from(chunk.0);
             }
         }
-        places
+        stored
     }
 
     /// The bytes of one chunk, as stored.
-    pub(crate) fn read<'b>(&self, place: &Place<'_>, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
-        buffer.resize(place.chunk.0 as usize, 0);
-        self.file.read_exact_at(buffer, place.at).map_err(Error::io("read", &self.path))?;
+    pub(crate) fn read<'b>(&self, chunk: &StoredChunk<'_>, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
+        buffer.resize(chunk.packed.0 as usize, 0);
+        self.file.read_exact_at(buffer, chunk.at).map_err(Error::io("read", &self.path))?;
         Ok(buffer)
     }
 
@@ -204,19 +205,19 @@ impl Patch {
     /// [`Error::Checkpoint`] naming the tensor or file of the first damaged chunk.
     pub(crate) fn check_chunks(&self, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let hashed = AtomicU64::new(0);
-        let places = self.chunks();
-        let found = places.par_iter().map_init(Vec::new, |buffer, place| -> Result<Option<Sha256Hex>> {
-            let sha256 = Sha256Hex::of(self.read(place, buffer)?);
-            let n = u64::from(place.chunk.0);
+        let chunks = self.chunks();
+        let found = chunks.par_iter().map_init(Vec::new, |buffer, chunk| -> Result<Option<Sha256Hex>> {
+            let sha256 = Sha256Hex::of(self.read(chunk, buffer)?);
+            let n = u64::from(chunk.packed.0);
             done(hashed.fetch_add(n, Ordering::Relaxed) + n);
-            Ok((sha256 != place.chunk.1).then_some(sha256))
+            Ok((sha256 != chunk.packed.1).then_some(sha256))
         });
         let found = found.collect::<Result<Vec<_>>>()?;
-        for (place, got) in places.iter().zip(found) {
+        for (chunk, got) in chunks.iter().zip(found) {
             if let Some(got) = got {
-                let (name, expected) = (Escaped(place.name), place.chunk.1);
+                let (name, expected) = (Escaped(chunk.name), chunk.packed.1);
                 let what =
-                    format!("bytes at {} of `{name}`: got SHA-256 {got}, expected {expected}", place.at);
+                    format!("bytes at {} of `{name}`: got SHA-256 {got}, expected {expected}", chunk.at);
                 return Err(damaged(&self.path, what));
             }
         }
@@ -230,6 +231,6 @@ fn stored(chunks: &[Chunk]) -> u64 {
 
 /// The part of a tensor's file range that its chunk `i` holds.
 pub(crate) fn part(range: &Range<u64>, i: usize) -> Range<u64> {
-    let start = range.start + i as u64 * crate::patch::codec::CHUNK;
-    start..range.end.min(start + crate::patch::codec::CHUNK)
+    let start = range.start + i as u64 * CHUNK;
+    start..range.end.min(start + CHUNK)
 }

@@ -1,4 +1,4 @@
-//! The files beside the weights, as far as patches go.
+//! The sidecars of a checkpoint that a patch carries.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,34 +11,34 @@ use crate::checkpoint::{Checkpoint, Sha256Hex, sidecars, unsafe_sidecar};
 use crate::surgery::provenance;
 use crate::{Error, Result};
 
-/// What stands beside the weights of a checkpoint.
+/// The files beside the weights of a checkpoint.
 #[derive(Debug)]
 pub(crate) struct SidecarFiles {
     /// Path in the checkpoint, parts joined by `/` → file.
     pub(crate) carried: BTreeMap<String, PathBuf>,
-    /// Files left behind, with the reason.
-    pub(crate) left: Vec<(PathBuf, &'static str)>,
+    /// Files that a patch does not carry, with the reason.
+    pub(crate) excluded: Vec<(PathBuf, &'static str)>,
 }
 
 impl SidecarFiles {
     /// The sidecars of `checkpoint` and its provenance: a patch makes the same checkpoint, not a new one.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let found = sidecars(checkpoint)?;
-        let mut beside = Self { carried: BTreeMap::new(), left: Vec::new() };
+        let mut files = Self { carried: BTreeMap::new(), excluded: Vec::new() };
         for relative in found.carried {
-            beside.add(checkpoint, relative);
+            files.add(checkpoint, relative);
         }
         for (relative, why) in found.left {
             let plain = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
             if relative == Path::new(provenance::FILE_NAME) && plain(&checkpoint.root().join(&relative)) {
-                beside.add(checkpoint, relative);
+                files.add(checkpoint, relative);
             } else {
-                beside.left.push((relative, why));
+                files.excluded.push((relative, why));
             }
         }
         let weights = checkpoint.unindexed().iter();
-        beside.left.extend(weights.map(|name| (PathBuf::from(name), "not part of the checkpoint")));
-        Ok(beside)
+        files.excluded.extend(weights.map(|name| (PathBuf::from(name), "not part of the checkpoint")));
+        Ok(files)
     }
 
     fn add(&mut self, checkpoint: &Checkpoint, relative: PathBuf) {
@@ -46,8 +46,8 @@ impl SidecarFiles {
             Some((path, None)) => {
                 self.carried.insert(path.to_owned(), checkpoint.root().join(path));
             }
-            Some((_, Some(why))) => self.left.push((relative, why)),
-            None => self.left.push((relative, "name is not UTF-8")),
+            Some((_, Some(why))) => self.excluded.push((relative, why)),
+            None => self.excluded.push((relative, "name is not UTF-8")),
         }
     }
 }

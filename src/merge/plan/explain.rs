@@ -49,7 +49,7 @@ impl Merge<'_> {
             let base = job.inputs.base.as_ref().map(|source| ("base", source));
             for (i, (model, source)) in base.into_iter().chain(inputs).enumerate() {
                 if let Some(rows) = &source.through {
-                    let _ = write!(text, "; {} by token: {}", Escaped(model), tally(rows.tally(i)));
+                    let _ = write!(text, "; {} by token: {}", Escaped(model), tally(rows.count_by_origin(i)));
                 }
             }
             let all: u64 = job.shape.iter().product();

@@ -9,7 +9,7 @@ use crate::merge::recipe::method::{Base, Kind, Method, Rule, Sparsify};
 use crate::merge::recipe::reader::{Entry, Recipe, Slice};
 use crate::merge::recipe::setting::Settings;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
-use crate::merge::tokenizer::align::{Alignment, Parts};
+use crate::merge::tokenizer::align::{Alignment, ModelSource};
 use crate::plan::{Category, TensorName};
 use crate::{Error, Faults, Result};
 
@@ -242,8 +242,10 @@ impl<'a> Builder<'_, 'a> {
         }
         if let Some(aligned) = self.policy.aligned {
             let base_name = self.base_of(slice);
-            let parts = Parts { name: &name, base_name, base: &mut base, models: &mut models };
-            aligned.apply(parts, &mut self.faults);
+            let base = base_name.zip(base.as_mut());
+            let base = base.map(|(model, source)| ModelSource { model, source });
+            let models = models.iter_mut().map(|m| ModelSource { model: m.model, source: &mut m.source });
+            aligned.apply(&name, base_name, base.into_iter().chain(models).collect(), &mut self.faults);
         }
         self.shape(name, base, models, shared, &missing)
     }

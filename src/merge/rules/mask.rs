@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::Result;
 use crate::error::Escaped;
-use crate::merge::tiles::select::Top;
+use crate::merge::tiles::top::Top;
 use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::{Domain, Key, Plan, bernoulli};
 use crate::{Error, plan};

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::lora::adapter::Update;
 use crate::merge::plan::job::{Input, Inputs, Job, Params};
 use crate::merge::recipe::method::{RESCALES, Rule, Sparsify};
 use crate::merge::rules::combine::{Coefficients, Combine, VectorRule};
@@ -13,6 +12,7 @@ use crate::merge::rules::sce::Sce;
 use crate::merge::rules::sparsify::{Kept, Rescale, Thinning, between, largest};
 use crate::merge::rules::sphere::{Gram, karcher, multislerp, slerp, stock};
 use crate::merge::rules::task::{Elect, Task};
+use crate::merge::tiles::low_rank::LowRankUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::Key;
@@ -37,7 +37,7 @@ pub(crate) enum Formula {
     NearSwap(f32),
     Fusion(Fusion),
     Mask(Masked),
-    Adapter(Update),
+    Adapter(LowRankUpdate),
 }
 
 impl Formula {

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use crate::Result;
-use crate::merge::tiles::select::{Top, top};
+use crate::merge::tiles::select::top;
+use crate::merge::tiles::top::Top;
 use crate::merge::tiles::values::{BLOCK, Scratch, Values, dot};
 
 /// The rule for one tensor.

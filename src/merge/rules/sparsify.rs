@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::merge::tiles::ranked::RowDraws;
-use crate::merge::tiles::select::{Top, top};
+use crate::merge::tiles::select::top;
+use crate::merge::tiles::top::Top;
 use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::masked_l1::masked_l1;

@@ -1,32 +1,39 @@
-//! An input whose rows are those of a vocabulary: each row of the result is read where its token's row lies.
+//! A tensor whose rows are the tokens of the result's vocabulary: each row is read where a model stores that token's row.
 //!
-//! Nothing is permuted in memory. Runs of rows that follow each other in the file stay one read.
+//! Nothing is permuted in memory. Rows that follow each other in the file are one read.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::Result;
 use crate::checkpoint::Dtype;
-use crate::merge::tiles::source::{Source, encode};
+use crate::merge::tiles::stored::{StoredTensor, encode};
+
+/// A row of the tensor of one model, its donor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DonorRow {
+    /// Index of the model among the inputs.
+    pub(crate) donor: usize,
+    pub(crate) row: u64,
+}
 
 /// Where a row comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum From {
-    /// A row of a donor.
-    Stored { donor: usize, row: u64 },
+pub(crate) enum RowOrigin {
+    Donor(DonorRow),
     /// Zeros.
     Zero,
-    /// The mean of rows of donors: the number of a list of them.
+    /// The mean of rows of donors: index of a list of them.
     Mean(usize),
-    /// The mean of all rows of the vocabulary: padding.
-    Pad,
+    /// The mean of the rows of all tokens.
+    Padding,
 }
 
-/// Rows from `first` up to the next run. In a run of stored rows, one follows the other.
+/// Rows from `first` up to the next run. In a run of a donor's rows, one follows the other.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first: u64,
-    from: From,
+    origin: RowOrigin,
 }
 
 /// The rows of one input, in the order of the vocabulary of the result.
@@ -38,49 +45,49 @@ pub(crate) struct Rows<'a> {
     /// Elements of a row.
     width: u64,
     /// The tensor of every model, as stored.
-    donors: Vec<Source<'a>>,
+    donors: Vec<StoredTensor<'a>>,
     /// For each mean, the donors and their rows.
-    means: Vec<Vec<(usize, u64)>>,
-    /// Rows that padding is the mean of: those of tokens.
+    means: Vec<Vec<DonorRow>>,
+    /// Rows of tokens, which come before padding.
     tokens: u64,
-    pad: OnceLock<Vec<f32>>,
+    padding: OnceLock<Vec<f32>>,
 }
 
 impl<'a> Rows<'a> {
     /// No rows yet; `width` elements each.
-    pub(crate) fn new(donors: Vec<Source<'a>>, width: u64) -> Self {
-        let (runs, means, pad) = (Vec::new(), Vec::new(), OnceLock::new());
-        Self { runs, count: 0, width, donors, means, tokens: 0, pad }
+    pub(crate) fn new(donors: Vec<StoredTensor<'a>>, width: u64) -> Self {
+        let (runs, means, padding) = (Vec::new(), Vec::new(), OnceLock::new());
+        Self { runs, count: 0, width, donors, means, tokens: 0, padding }
     }
 
     /// Adds the row of the next token.
-    pub(crate) fn push(&mut self, from: From) {
-        let follows = match (self.runs.last(), from) {
-            (Some(Run { first, from: From::Stored { donor, row } }), From::Stored { donor: d, row: r }) => {
-                *donor == d && row + (self.count - first) == r
+    pub(crate) fn push(&mut self, origin: RowOrigin) {
+        let follows = match (self.runs.last(), origin) {
+            (Some(Run { first, origin: RowOrigin::Donor(start) }), RowOrigin::Donor(next)) => {
+                start.donor == next.donor && start.row + (self.count - first) == next.row
             }
-            (Some(run), From::Zero | From::Pad) => run.from == from,
+            (Some(run), RowOrigin::Zero | RowOrigin::Padding) => run.origin == origin,
             _ => false,
         };
         if !follows {
-            self.runs.push(Run { first: self.count, from });
+            self.runs.push(Run { first: self.count, origin });
         }
         self.count += 1;
-        if from != From::Pad {
+        if origin != RowOrigin::Padding {
             self.tokens = self.count;
         }
     }
 
     /// Adds the row of the next token, the mean of these rows of donors.
-    pub(crate) fn push_mean(&mut self, rows: Vec<(usize, u64)>) {
+    pub(crate) fn push_mean(&mut self, rows: Vec<DonorRow>) {
         self.means.push(rows);
-        self.push(From::Mean(self.means.len() - 1));
+        self.push(RowOrigin::Mean(self.means.len() - 1));
     }
 
-    /// Whether these are all rows of a donor, in its order.
+    /// Whether these are all rows of a donor, in the order of its file.
     pub(crate) fn is_plain(&self, donor: usize) -> bool {
         let whole = self.donors[donor].rows() == self.count;
-        let stored = |run: &Run| run.from == From::Stored { donor, row: 0 };
+        let stored = |run: &Run| run.origin == RowOrigin::Donor(DonorRow { donor, row: 0 });
         whole && self.runs.len() <= 1 && self.runs.first().is_none_or(stored)
     }
 
@@ -94,20 +101,20 @@ impl<'a> Rows<'a> {
         self.count * self.width
     }
 
-    /// How many rows are a donor's own, another's, means, zeros, and padding.
-    pub(crate) fn tally(&self, own: usize) -> [u64; 5] {
-        let mut tally = [0; 5];
+    /// How many rows are those of donor `own`, of other donors, means, zeros, and padding.
+    pub(crate) fn count_by_origin(&self, own: usize) -> [u64; 5] {
+        let mut counts = [0; 5];
         for (i, run) in self.runs.iter().enumerate() {
-            let kind = match run.from {
-                From::Stored { donor, .. } if donor == own => 0,
-                From::Stored { .. } => 1,
-                From::Mean(_) => 2,
-                From::Zero => 3,
-                From::Pad => 4,
+            let at = match run.origin {
+                RowOrigin::Donor(DonorRow { donor, .. }) if donor == own => 0,
+                RowOrigin::Donor(_) => 1,
+                RowOrigin::Mean(_) => 2,
+                RowOrigin::Zero => 3,
+                RowOrigin::Padding => 4,
             };
-            tally[kind] += self.runs.get(i + 1).map_or(self.count, |next| next.first) - run.first;
+            counts[at] += self.runs.get(i + 1).map_or(self.count, |next| next.first) - run.first;
         }
-        tally
+        counts
     }
 
     /// The parts of the elements `range` that lie in one run each.
@@ -138,7 +145,7 @@ impl<'a> Rows<'a> {
         let (mut bytes, mut values, mut part) = (Vec::new(), Vec::new(), Vec::new());
         out.clear();
         for (run, piece) in self.pieces(range) {
-            if let From::Stored { donor, row } = run.from
+            if let RowOrigin::Donor(DonorRow { donor, row }) = run.origin
                 && self.donors[donor].info.dtype == *dtype
             {
                 let donor = &self.donors[donor];
@@ -160,28 +167,28 @@ impl<'a> Rows<'a> {
     }
 
     fn fill(&self, run: Run, piece: Range<u64>, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        match run.from {
-            From::Stored { donor, row } => {
-                self.donors[donor].decode_into(self.stored(run.first, row, &piece), bytes, out)
+        match run.origin {
+            RowOrigin::Donor(DonorRow { donor, row }) => {
+                self.donors[donor].decode(self.stored(run.first, row, &piece), bytes, out)
             }
-            From::Zero => {
+            RowOrigin::Zero => {
                 out.fill(0.0);
                 Ok(())
             }
-            From::Mean(list) => {
+            RowOrigin::Mean(list) => {
                 let list = &self.means[list];
                 let mut one = vec![0.0; out.len()];
                 out.fill(0.0);
-                for (donor, row) in list {
+                for DonorRow { donor, row } in list {
                     let donor = &self.donors[*donor];
-                    donor.decode_into(self.stored(run.first, *row, &piece), bytes, &mut one)?;
+                    donor.decode(self.stored(run.first, *row, &piece), bytes, &mut one)?;
                     out.iter_mut().zip(&one).for_each(|(sum, x)| *sum += x);
                 }
                 out.iter_mut().for_each(|sum| *sum /= list.len() as f32);
                 Ok(())
             }
-            From::Pad => {
-                let mean = self.pad(bytes)?;
+            RowOrigin::Padding => {
+                let mean = self.padding(bytes)?;
                 let width = usize::try_from(self.width).unwrap_or(usize::MAX);
                 let start = (piece.start % self.width) as usize;
                 out.iter_mut().enumerate().for_each(|(i, x)| *x = mean[(start + i) % width]);
@@ -190,9 +197,9 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The mean of the rows of all tokens, found once.
-    fn pad(&self, bytes: &mut Vec<u8>) -> Result<&[f32]> {
-        if let Some(mean) = self.pad.get() {
+    /// The mean of the rows of all tokens, computed once.
+    fn padding(&self, bytes: &mut Vec<u8>) -> Result<&[f32]> {
+        if let Some(mean) = self.padding.get() {
             return Ok(mean);
         }
         let mut sums = vec![0.0f64; usize::try_from(self.width).unwrap_or(usize::MAX)];
@@ -202,7 +209,7 @@ impl<'a> Rows<'a> {
             sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         let mean = sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect();
-        Ok(self.pad.get_or_init(|| mean))
+        Ok(self.padding.get_or_init(|| mean))
     }
 }
 
@@ -213,6 +220,11 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Access, Checkpoint, Known};
 
+    fn embedding(checkpoint: &Checkpoint) -> StoredTensor<'_> {
+        let tensor = checkpoint.find("model.embed_tokens.weight").unwrap();
+        StoredTensor { shard: &checkpoint.shards()[tensor.shard], info: tensor.info }
+    }
+
     /// Rows of both fixtures in another order, a mean, zeros and padding: any range of elements, whole rows or not, is
     /// that part of the whole, and the whole is what the definition says.
     #[test]
@@ -222,23 +234,23 @@ mod tests {
             Checkpoint::open(&root, Access::Map).unwrap()
         };
         let (base, b) = (open("base"), open("b"));
-        let stored = |c| Source::stored(c, &Checkpoint::find(c, "model.embed_tokens.weight").unwrap());
-        let donors = vec![stored(&base), stored(&b)];
+        let donors = vec![embedding(&base), embedding(&b)];
         let mut rows = Rows::new(donors.clone(), 8);
-        let of = |donor, row| From::Stored { donor, row };
-        for from in [of(0, 3), of(0, 4), of(1, 5), From::Zero, From::Zero, of(1, 6), of(1, 7), of(0, 0)] {
-            rows.push(from);
+        let (of, zero) = (|donor, row| RowOrigin::Donor(DonorRow { donor, row }), RowOrigin::Zero);
+        for origin in [of(0, 3), of(0, 4), of(1, 5), zero, zero, of(1, 6), of(1, 7), of(0, 0)] {
+            rows.push(origin);
         }
-        rows.push_mean(vec![(0, 1), (1, 2)]);
-        rows.push(From::Pad);
-        rows.push(From::Pad);
+        rows.push_mean(vec![DonorRow { donor: 0, row: 1 }, DonorRow { donor: 1, row: 2 }]);
+        rows.push(RowOrigin::Padding);
+        rows.push(RowOrigin::Padding);
         assert_eq!((rows.count(), rows.elements()), (11, 88));
-        assert_eq!((rows.tally(0), rows.tally(1)), ([3, 3, 1, 2, 2], [3, 3, 1, 2, 2]));
+        assert_eq!(rows.count_by_origin(0), [3, 3, 1, 2, 2]);
+        assert_eq!(rows.count_by_origin(1), [3, 3, 1, 2, 2]);
 
         let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         rows.decode(0..88, &mut bytes, &mut whole).unwrap();
         let row = |donor: usize, row: u64| {
-            let mut values = Vec::new();
+            let mut values = vec![0.0; 8];
             donors[donor].decode(row * 8..row * 8 + 8, &mut Vec::new(), &mut values).unwrap();
             values
         };
@@ -266,10 +278,9 @@ mod tests {
     fn the_rows_of_a_tensor_in_its_own_order_are_plain() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/merge/union/base");
         let base = Checkpoint::open(&root, Access::Map).unwrap();
-        let donor = Source::stored(&base, &base.find("model.embed_tokens.weight").unwrap());
         for n in [8, 9] {
-            let mut rows = Rows::new(vec![donor.clone()], 8);
-            (0..n).for_each(|row| rows.push(From::Stored { donor: 0, row }));
+            let mut rows = Rows::new(vec![embedding(&base)], 8);
+            (0..n).for_each(|row| rows.push(RowOrigin::Donor(DonorRow { donor: 0, row })));
             assert_eq!(rows.is_plain(0), n == 9);
         }
     }

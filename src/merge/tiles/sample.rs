@@ -1,10 +1,10 @@
-//! The largest values of a streamed tensor by one pass: a sample tells where the threshold is about, the pass counts
-//! what lies above that window and keeps what lies in it. The counts prove the window right or wrong.
+//! Top-k selection of a streamed tensor by one pass: a sample predicts a window of magnitudes that holds the threshold,
+//! the pass counts the values above the window and collects those in it. The counts prove the prediction right or wrong.
 
 use std::ops::Range;
 
 use crate::Result;
-use crate::merge::tiles::select::{COLLECT, Score, Top, before};
+use crate::merge::tiles::top::{MOST_COLLECTED, Score, Top, sums_before};
 use crate::merge::tiles::values::{Scratch, Values, over};
 use crate::plan::Threshold;
 use crate::simd::collect_range::{SLACK, collect_range};
@@ -13,30 +13,36 @@ use crate::simd::collect_range::{SLACK, collect_range};
 const RUNS: u64 = 1024;
 /// Elements of a run: few, as rows may differ in scale.
 const RUN: u64 = 64;
-/// Ranks of the sample on both sides of the wanted one that the window takes in.
+/// Ranks of the sample that the window extends to on both sides of the expected rank of the threshold.
 const MARGIN: u64 = RUNS * RUN / 64;
 
-/// What a pass saw of a window in one tile: how many values above it, and the bits of those in it.
-type Seen = (u64, Vec<u32>);
+/// The values of one tile in relation to a window.
+struct WindowValues {
+    /// How many lie above it.
+    above: u64,
+    /// The bits of the magnitudes in it.
+    inside: Vec<u32>,
+}
 
-/// As [`crate::merge::tiles::select::top`]; `None` where a window missed its threshold or would hold too much.
+/// For each k of `keeps`, the k elements of the largest scores; `None` where a window missed its threshold or would hold
+/// too many values.
 pub(crate) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Option<Vec<Top>>> {
     let Some(windows) = windows(values, keeps, score)? else { return Ok(None) };
     let tiles = values.over(|scratch, range| {
         score(scratch, range)?;
         let Scratch { out, found, .. } = scratch;
         found.resize((out.len() + SLACK).max(found.len()), 0);
-        let seen = |window: &(u32, u32)| {
+        let collect = |window: &(u32, u32)| {
             let (n, above) = collect_range(out, *window, found);
-            (above, found[..n].to_vec())
+            WindowValues { above, inside: found[..n].to_vec() }
         };
-        Ok(windows.iter().map(seen).collect::<Vec<Seen>>())
+        Ok(windows.iter().map(collect).collect::<Vec<_>>())
     })?;
-    let found = keeps.iter().zip(&windows).enumerate().map(|(i, (keep, window))| {
-        let parts: Vec<&Seen> = tiles.iter().map(|tile| &tile[i]).collect();
+    let tops = keeps.iter().zip(&windows).enumerate().map(|(i, (keep, window))| {
+        let parts: Vec<&WindowValues> = tiles.iter().map(|tile| &tile[i]).collect();
         threshold(*keep, *window, &parts)
     });
-    Ok(found.collect())
+    Ok(tops.collect())
 }
 
 /// Windows of magnitude bits around the thresholds.
@@ -65,22 +71,23 @@ fn windows(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Opti
     let inside = |(low, high): &(u32, u32)| sample.iter().filter(|bits| (low..=high).contains(bits)).count();
     let share = windows.iter().map(inside).sum::<usize>() as f64 / sample.len() as f64;
     let bytes = share * n as f64 * size_of::<u32>() as f64;
-    Ok((bytes <= COLLECT as f64).then_some(windows))
+    Ok((bytes <= MOST_COLLECTED as f64).then_some(windows))
 }
 
 /// The threshold of the `keep` largest; `None` where it does not lie in the window.
-fn threshold(keep: u64, (low, high): (u32, u32), parts: &[&Seen]) -> Option<Top> {
+fn threshold(keep: u64, (low, high): (u32, u32), parts: &[&WindowValues]) -> Option<Top> {
     if keep == 0 {
         return Some(Top {
             threshold: Threshold { bits: i32::MAX.cast_unsigned(), ties: 0 },
             ties_before: Vec::new(),
         });
     }
-    let above: u64 = parts.iter().map(|(above, _)| above).sum();
-    let inside: u64 = parts.iter().map(|(_, found)| found.len() as u64).sum();
+    let above: u64 = parts.iter().map(|part| part.above).sum();
+    let inside: u64 = parts.iter().map(|part| part.inside.len() as u64).sum();
     let wanted = keep.checked_sub(above).filter(|wanted| *wanted <= inside && *wanted > 0)?;
-    let count = |of: &dyn Fn(&[u32]) -> usize| parts.iter().map(|(_, found)| of(found) as u64).sum::<u64>();
-    let larger = |bits: u32| count(&|found| found.iter().filter(|other| **other > bits).count());
+    let count_larger =
+        |part: &WindowValues, bits: u32| part.inside.iter().filter(|x| **x > bits).count() as u64;
+    let larger = |bits: u32| parts.iter().map(|part| count_larger(part, bits)).sum::<u64>();
     // The smallest bits that fewer than `wanted` exceed.
     let (mut least, mut most) = (low, high.min(i32::MAX.cast_unsigned()));
     while least < most {
@@ -88,6 +95,6 @@ fn threshold(keep: u64, (low, high): (u32, u32), parts: &[&Seen]) -> Option<Top>
         if larger(middle) < wanted { most = middle } else { least = middle + 1 }
     }
     let threshold = Threshold { bits: least, ties: wanted - larger(least) };
-    let ties = parts.iter().map(|(_, found)| found.iter().filter(|bits| **bits == least).count() as u64);
-    Some(Top { threshold, ties_before: before(ties) })
+    let ties = parts.iter().map(|part| part.inside.iter().filter(|bits| **bits == least).count() as u64);
+    Some(Top { threshold, ties_before: sums_before(ties) })
 }

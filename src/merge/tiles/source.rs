@@ -1,22 +1,21 @@
-//! Values of tensors, a tile at a time: decoded to `f32`, and rounded once on the way out.
+//! One input of a merged tensor, read a range of elements at a time: as it is stored, or row by row of a vocabulary.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-
 use crate::Result;
-use crate::checkpoint::{Cast, Checkpoint, Dtype, Known, Shard, Tensor, TensorInfo, decode_f32};
+use crate::checkpoint::{Cast, Checkpoint, Dtype, Known, Shard, Tensor, TensorInfo};
 use crate::merge::tiles::rows::Rows;
-use crate::simd::bf16::{self, widen};
+use crate::merge::tiles::stored::StoredTensor;
+use crate::simd::bf16::widen;
 use crate::simd::{Kernel, dispatch};
 
-/// One input of a tensor.
+/// One input of a tensor of the result.
 #[derive(Debug, Clone)]
 pub(crate) struct Source<'a> {
     pub(crate) shard: &'a Shard,
     pub(crate) info: &'a TensorInfo,
-    /// Where its rows are taken through the vocabulary of the result.
+    /// The rows by token of the result's vocabulary; `None` where they are read in the order of the file.
     pub(crate) through: Option<Arc<Rows<'a>>>,
 }
 
@@ -44,15 +43,14 @@ impl<'a> Source<'a> {
         shape
     }
 
-    fn width(&self) -> u64 {
-        // Sources of a merge are numbers of whole bytes.
-        self.info.dtype.bytes().unwrap_or(1) as u64
+    /// The tensor in the order of its file, whatever the vocabulary.
+    pub(crate) fn as_stored(&self) -> StoredTensor<'a> {
+        StoredTensor { shard: self.shard, info: self.info }
     }
 
     /// Bytes of the elements `range` in their file, as stored.
     pub(crate) fn at(&self, range: Range<u64>) -> Range<u64> {
-        let (start, width) = (self.info.bytes.start, self.width());
-        start + range.start * width..start + range.end * width
+        self.as_stored().at(range)
     }
 
     /// The bytes of the elements `range`, as stored.
@@ -66,13 +64,7 @@ impl<'a> Source<'a> {
             return rows.decode(range, bytes, out);
         }
         out.resize((range.end - range.start) as usize, 0.0);
-        self.decode_into(range, bytes, out)
-    }
-
-    /// The elements `range`, as stored, as `f32`.
-    pub(crate) fn decode_into(&self, range: Range<u64>, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        decode(&self.info.dtype, self.shard.bytes(self.at(range), bytes)?, out);
-        Ok(())
+        self.as_stored().decode(range, bytes, out)
     }
 
     /// The elements `range` minus those of `base`, into `out`, which is resized: [`delta`] of the two.
@@ -159,13 +151,6 @@ pub(crate) fn is_writable(dtype: &Dtype) -> bool {
     Cast::between(&Dtype::Known(Known::F32), dtype).is_some()
 }
 
-fn decode(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        Dtype::Known(Known::BF16) => bf16::decode(bytes, out),
-        _ => assert!(decode_f32(dtype, bytes, out).is_some(), "sources of a merge are numbers"),
-    }
-}
-
 /// `x − base`, exactly zero where the two are the same bits (infinities and NaN too).
 #[inline(always)]
 fn delta(x: f32, base: f32) -> f32 {
@@ -220,68 +205,6 @@ impl Kernel for FromBf16<'_> {
     fn run(self) {
         for ((out, x), b) in self.out.iter_mut().zip(self.bytes.as_chunks::<2>().0).zip(self.base) {
             *out = delta(widen(*x), *b);
-        }
-    }
-}
-
-/// Rounds `values` once to `dtype`, to nearest even, into `out`, which is resized.
-pub(crate) fn encode(dtype: &Dtype, values: &[f32], out: &mut Vec<u8>) {
-    let width = dtype.bytes().unwrap_or(1);
-    out.resize(values.len() * width, 0);
-    match dtype {
-        Dtype::Known(Known::BF16) => dispatch(EncodeBf16 { values, out }),
-        Dtype::Known(Known::F32) => each(values, out, f32::to_le_bytes),
-        Dtype::Known(Known::F64) => each(values, out, |x| f64::from(x).to_le_bytes()),
-        _ => each(values, out, |x| f16::from_f32(x).to_le_bytes()),
-    }
-}
-
-fn each<const W: usize>(values: &[f32], out: &mut [u8], write: impl Fn(f32) -> [u8; W]) {
-    for (o, x) in out.as_chunks_mut::<W>().0.iter_mut().zip(values) {
-        *o = write(*x);
-    }
-}
-
-struct EncodeBf16<'a> {
-    values: &'a [f32],
-    out: &'a mut [u8],
-}
-
-impl Kernel for EncodeBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (o, x) in self.out.as_chunks_mut::<2>().0.iter_mut().zip(self.values) {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-            // A NaN must not be rounded into an infinity; it is made quiet.
-            let nan = bits >> 16 | 0x40;
-            let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
-            *o = ((if is_nan { nan } else { rounded }) as u16).to_le_bytes();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use half::bf16;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Against the `half` crate.
-        #[test]
-        fn rounding_to_bf16_is_to_nearest_even(values in prop::collection::vec(any::<f32>(), 0..100)) {
-            let mut out = Vec::new();
-            encode(&Dtype::Known(Known::BF16), &values, &mut out);
-            let expected: Vec<u8> = values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
-            prop_assert_eq!(&out, &expected);
-            let mut back = vec![0.0; values.len()];
-            decode(&Dtype::Known(Known::BF16), &out, &mut back);
-            for (x, b) in back.iter().zip(out.as_chunks::<2>().0) {
-                prop_assert_eq!(x.to_bits(), bf16::from_le_bytes(*b).to_f32().to_bits());
-            }
         }
     }
 }

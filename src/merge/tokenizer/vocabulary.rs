@@ -1,7 +1,7 @@
-//! Tokenizers as `tokenizer.json` has them: the number of every token, and how tokens are added.
+//! Tokenizers as `tokenizer.json` has them: the id of every token, and how tokens are added.
 //!
-//! Numbers of added tokens follow the `tokenizers` library: an added token that the model of the tokenizer knows has
-//! its number there; any other gets the next number after the model and all added tokens.
+//! Ids of added tokens follow the `tokenizers` library: an added token that the model of the tokenizer knows has its id
+//! there; any other gets the next id after the model and all added tokens.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::checkpoint::{Checkpoint, Kind, read_config, read_small};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
-/// Numbers of tokens stay below this.
+/// Token ids are below this.
 const MOST: u64 = 4 << 20;
 /// Keys of `tokenizer_config.json` that name a token.
 const SPECIAL: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A token beside the model of the tokenizer, matched before it.
+/// An entry of `added_tokens`: a token that is matched before the model of the tokenizer sees the text.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Added {
     pub(crate) id: u64,
@@ -55,9 +55,9 @@ struct Model {
 pub(crate) struct Vocabulary {
     path: PathBuf,
     ids: HashMap<String, u64>,
-    /// By number.
+    /// By id.
     added: BTreeMap<u64, Added>,
-    /// Tokens of the model of the tokenizer.
+    /// Number of tokens of the model of the tokenizer.
     model: u64,
     /// Rows that `config.json` gives the vocabulary.
     limit: u64,
@@ -70,8 +70,8 @@ impl Vocabulary {
     /// are taken out.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`]: only other forms of a tokenizer are there, or it is of a kind, or has numbers, that
-    /// cannot be merged.
+    /// [`Error::Checkpoint`]: the tokenizer is only in another file format, or it has a model or token ids that cannot be
+    /// merged.
     pub(crate) fn read(checkpoint: &Checkpoint, strip: bool) -> Result<Option<Self>> {
         let path = checkpoint.root().join("tokenizer.json");
         if checkpoint.kind() == Kind::File || !path.is_file() {
@@ -110,7 +110,7 @@ impl Vocabulary {
             }
             if id >= MOST || !used.insert(id) || self.ids.insert(token.clone(), id).is_some() {
                 return Err(
-                    self.fault(format!("token `{}` and its number {id} stand twice", Escaped(&token)), "")
+                    self.fault(format!("token `{}` or its id {id} occurs twice", Escaped(&token)), "")
                 );
             }
         }
@@ -124,7 +124,7 @@ impl Vocabulary {
             let got = self.add(added)?;
             if got != id {
                 let fault =
-                    format!("added token `{}` has number {id}, but loaders give it {got}", Escaped(&content));
+                    format!("added token `{}` has id {id}, but loaders give it {got}", Escaped(&content));
                 return Err(self.fault(fault, "save the tokenizer with transformers"));
             }
         }
@@ -177,17 +177,20 @@ impl Vocabulary {
         }
     }
 
-    /// The number of a token.
+    /// The id of a token.
     pub(crate) fn id(&self, token: &str) -> Option<u64> {
         self.ids.get(token).copied()
     }
 
-    /// The number of a token that has a row; an error for one without.
+    /// The id of a token, which is its row of the embedding.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the embedding has no such row.
     pub(crate) fn row(&self, token: &str) -> Result<Option<u64>> {
         match self.id(token) {
             Some(id) if id >= self.limit => {
                 let fault =
-                    format!("token `{}` has number {id}, but the model {} rows", Escaped(token), self.limit);
+                    format!("token `{}` has id {id}, but the model has {} rows", Escaped(token), self.limit);
                 Err(self.fault(fault, "resize the embedding, or take the token out of the tokenizer"))
             }
             found => Ok(found),
@@ -198,7 +201,7 @@ impl Vocabulary {
         self.added.last_key_value().map_or(self.model, |(last, _)| self.model.max(last + 1))
     }
 
-    /// Adds a token, or changes its settings; gives its number.
+    /// Adds a token, or changes its settings; gives its id.
     fn add(&mut self, mut added: Added) -> Result<u64> {
         let known = self.id(&added.content);
         let id = known.unwrap_or_else(|| self.next_id());
@@ -223,7 +226,7 @@ impl Vocabulary {
         self.add(Added { id: 0, content, single_word, lstrip, rstrip, normalized: true, special }).map(drop)
     }
 
-    /// Adds all tokens of others: first those of their models, by number, then the added ones with the settings of the
+    /// Adds all tokens of others: first those of their models, by id, then the added ones with the settings of the
     /// first tokenizer that has them.
     pub(crate) fn unite(&mut self, others: &[&Self]) -> Result<()> {
         let mut added: Vec<Added> = Vec::new();
@@ -242,17 +245,17 @@ impl Vocabulary {
         added.into_iter().try_for_each(|entry| self.add(entry).map(drop))
     }
 
-    /// All tokens in the order of their numbers.
+    /// All tokens in the order of their ids.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a number is left out or given twice.
+    /// [`Error::Checkpoint`] where an id is missing or given twice.
     pub(crate) fn tokens(&self) -> Result<Vec<String>> {
         let mut tokens = vec![String::new(); self.ids.len()];
         let mut set = vec![false; tokens.len()];
         for (token, id) in &self.ids {
             let free = usize::try_from(*id).ok().filter(|id| set.get(*id) == Some(&false));
             let Some(id) = free else {
-                let fault = format!("the numbers of its {} tokens have gaps or stand twice", tokens.len());
+                let fault = format!("the ids of its {} tokens have gaps or occur twice", tokens.len());
                 return Err(self.fault(fault, "name a tokenizer without gaps as source"));
             };
             set[id] = true;
@@ -305,7 +308,7 @@ impl Vocabulary {
     }
 }
 
-/// A file of a tokenizer in another form.
+/// A file of a tokenizer in another format.
 fn other_form(checkpoint: &Checkpoint) -> Option<&'static str> {
     const FORMS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"];
     let there = |file: &&str| checkpoint.root().join(file).is_file();

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::checkpoint::Dtype;
-use crate::diff::{Delta, Form, Status, TensorDiff};
+use crate::diff::{Delta, Status, StoredAs, TensorDiff};
 
 const HOSTILE: &str =
     "model.layers.0.mlp.</script><img src=x onerror=alert(1)>\u{1b}[31m\n\"=cmd,\u{202e}.weight";
 
 fn tensor(name: &str, status: Status, delta: Option<Delta>) -> TensorDiff {
-    let form = || Form { dtype: Dtype::parse("BF16"), shape: vec![2, 3], shard: "a.safetensors".to_owned() };
+    let form =
+        || StoredAs { dtype: Dtype::parse("BF16"), shape: vec![2, 3], shard: "a.safetensors".to_owned() };
     let a = (status != Status::OnlyInB).then(form);
     let b = (status != Status::OnlyInA).then(form);
     TensorDiff { name: name.to_owned(), status, a, b, delta, renamed: None }

@@ -1,4 +1,5 @@
-//! Byte planes: the first bytes of all elements, then the second bytes, and so on.
+//! Byte planes: the first bytes of all elements, then the second bytes, and so on; the `BYTE_STREAM_SPLIT` encoding of
+//! Parquet and the shuffle filter of HDF5.
 //!
 //! The sign and exponent bytes of two close floating-point numbers are mostly equal, so their XOR is a
 //! plane of zeros, apart from the noise of the low mantissa bytes.
@@ -53,7 +54,7 @@ pub(crate) fn join(width: usize, planes: &[u8], bytes: &mut [u8]) {
     }
 }
 
-// Through integers, because compilers turn a truncation of many into wide instructions.
+// By integers, as compilers vectorise the truncation of integers.
 fn split_pairs(bytes: &[u8], planes: &mut [u8]) {
     let (low, high) = planes.split_at_mut(bytes.len() / 2);
     for ((l, h), pair) in low.iter_mut().zip(high).zip(bytes.as_chunks::<2>().0) {

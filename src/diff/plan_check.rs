@@ -1,9 +1,9 @@
-//! Whether b is a carried out as a plan says: what it freezes has not moved, what it trains has.
+//! Checks a comparison against a training plan: frozen tensors must be unchanged, trainable ones must have changed.
 
 use crate::diff::{Status, TensorDiff};
 use crate::plan::Plan;
 
-/// One way in which a comparison breaks a plan.
+/// A tensor that violates the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The tensor.
@@ -12,9 +12,9 @@ pub struct Violation {
     pub what: &'static str,
 }
 
-/// Holds the comparison of a with b against a plan: frozen tensors must be bit-identical, trainable ones
-/// must have moved. Tensors without elements cannot move. Tensors that the plan does not know, or that one
-/// side lacks, break it. Under a row or element mask only the move itself is checked.
+/// The violations of `plan` in the comparison of a, before training, with b, after it: frozen tensors must be
+/// bit-identical, trainable ones must differ, unless they have no elements. Tensors that the plan does not list, or that
+/// one side lacks, are violations. For a tensor with a row or element mask, only that it differs is checked, not where.
 pub fn violations(tensors: &[TensorDiff], plan: &Plan) -> Vec<Violation> {
     let mut out = Vec::new();
     for tensor in tensors {

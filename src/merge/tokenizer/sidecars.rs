@@ -1,5 +1,5 @@
-//! Which checkpoint gives the files beside the weights: all from the reference, those of the tokenizer from
-//! `tokenizer_source`, with the tokens that were added to them.
+//! The sidecars of a merge: all from the reference, but those of the tokenizer from `tokenizer_source`, with the tokens
+//! that the merge adds.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,11 @@ use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, read_small, sidecars};
 use crate::error::Escaped;
-use crate::merge::plan::output::ConfigChange;
 use crate::merge::tokenizer::align::Alignment;
 use crate::merge::{Models, Recipe};
 use crate::{Error, Result};
 
-/// Beginnings of files that belong to a tokenizer.
+/// Prefixes of the names of a tokenizer's files.
 const TOKENIZER: [&str; 10] = [
     "tokenizer",
     "special_tokens_map",
@@ -26,19 +25,19 @@ const TOKENIZER: [&str; 10] = [
     "additional_chat_templates",
 ];
 
-/// Where the files beside the weights come from.
+/// The files beside the weights of a merge, each with where it comes from.
 #[derive(Debug)]
-pub(crate) struct Donors<'a> {
+pub(crate) struct MergeSidecars<'a> {
     reference: &'a Checkpoint,
-    sidecars: Sidecars,
-    /// Of these, where they are not the reference's: the donor, and its files.
+    of_reference: Sidecars,
+    /// The checkpoint of `tokenizer_source` and the files of its tokenizer, where that is not the reference.
     tokenizer: Option<(&'a Checkpoint, Vec<PathBuf>)>,
-    /// Files that are written as they stand here: name and text.
+    /// Files that are not copies: name and text.
     written: Vec<(&'static str, String)>,
 }
 
-impl<'a> Donors<'a> {
-    /// The donors of a merge by this vocabulary, where the recipe names one.
+impl<'a> MergeSidecars<'a> {
+    /// Finds the files of a merge with this vocabulary, where the recipe names one.
     pub(crate) fn new(
         recipe: &Recipe,
         models: &'a Models,
@@ -64,7 +63,7 @@ impl<'a> Donors<'a> {
                 Some(String::from_utf8_lossy(&read_small(&path)?).into_owned())
             }
         };
-        // `added_tokens.json` is the old place of what the other two files say.
+        // Older versions of transformers kept in `added_tokens.json` what the other two files hold.
         let old = (!written.is_empty()).then_some("added_tokens.json");
         written.extend(template.map(|text| ("chat_template.jinja", text)));
         let stays = |path: &PathBuf| {
@@ -74,31 +73,32 @@ impl<'a> Donors<'a> {
         if let Some((_, files)) = &mut tokenizer {
             files.retain(stays);
         }
-        Ok(Self { reference, sidecars, tokenizer, written })
+        Ok(Self { reference, of_reference: sidecars, tokenizer, written })
     }
 
-    pub(crate) fn sidecars(&self) -> &Sidecars {
-        &self.sidecars
+    /// Those of the reference that are copied, and those that are not.
+    pub(crate) fn of_reference(&self) -> &Sidecars {
+        &self.of_reference
     }
 
-    /// Copies them, with `config.json` changed where it has to.
-    pub(crate) fn copy(&self, staging: &Staging, change: &ConfigChange) -> Result<()> {
-        for relative in &self.sidecars.carried {
+    /// Copies the files. `edit` gives the new value of a JSON file by its name and old value; `None` for a copy of its
+    /// bytes.
+    pub(crate) fn copy(&self, staging: &Staging, edit: &dyn Fn(&str, Value) -> Option<Value>) -> Result<()> {
+        for relative in &self.of_reference.carried {
             // The index is written for the files of the result.
             if relative.to_string_lossy().ends_with(".index.json") {
                 continue;
             }
             let from = self.reference.root().join(relative);
-            let changed = match relative.to_str() {
-                Some("config.json") => json(&from)?.and_then(|config| change.apply(config)),
-                Some("generation_config.json") => {
-                    json(&from)?.and_then(|config| change.apply_to_generation(config))
+            let edited = match relative.to_str() {
+                Some(name @ ("config.json" | "generation_config.json")) => {
+                    json(&from)?.and_then(|config| edit(name, config))
                 }
                 _ => None,
             };
-            match changed {
-                Some(changed) => {
-                    staging.write_small(&relative.to_string_lossy(), format!("{changed:#}\n").as_bytes())?;
+            match edited {
+                Some(edited) => {
+                    staging.write_small(&relative.to_string_lossy(), format!("{edited:#}\n").as_bytes())?;
                 }
                 None => staging.copy_file(&from, relative)?,
             }

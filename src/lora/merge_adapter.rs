@@ -1,4 +1,4 @@
-//! A base with a LoRA adapter folded into its weights.
+//! A base with a LoRA adapter merged into its weights, as `merge_and_unload` of PEFT does.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,13 @@ use serde_json::json;
 
 use crate::Result;
 use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, sidecars};
-use crate::lora::adapter::{Adapter, Change, Update};
+use crate::lora::adapter::{Adapter, Change};
 use crate::merge::plan::job::{Inputs, Job, Params};
 use crate::merge::plan::output::{bytes_of, files, index};
 use crate::merge::rules::ready::{Formula, Ready, row_of};
 use crate::merge::run::write_files;
 use crate::merge::tiles::finite::NonFinite;
+use crate::merge::tiles::low_rank::LowRankUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{TILE, Values};
 use crate::surgery::provenance::FILE_NAME;
@@ -30,7 +31,7 @@ impl<'a> LoraMerge<'a> {
     /// Finds what the adapter changes.
     ///
     /// # Errors
-    /// Everything of the adapter that does not fit the base, at once.
+    /// All tensors of the adapter that do not fit the base.
     pub fn new(base: &'a Checkpoint, adapter: &'a Adapter) -> Result<Self> {
         let changes = adapter.changes(base)?;
         Ok(Self { base, adapter, changes, sidecars: sidecars(base)? })
@@ -46,7 +47,7 @@ impl<'a> LoraMerge<'a> {
         self.changes.len()
     }
 
-    /// Writes the base with the adapter folded in, in the shards of the base.
+    /// Writes the merged weights, in the shards of the base.
     ///
     /// # Errors
     /// As [`crate::merge::Merge::write`].
@@ -114,7 +115,7 @@ impl<'a> LoraMerge<'a> {
             None => Ready::Copy(source),
             Some(Change::Replace(saved)) => Ready::Copy(saved.clone()),
             Some(Change::Update { a, b, scale, transposed }) => {
-                Ready::Rule(values, Formula::Adapter(Update::new(a, b, *scale, *transposed)?))
+                Ready::Rule(values, Formula::Adapter(LowRankUpdate::read(a, b, *scale, *transposed)?))
             }
         })
     }
