@@ -6,7 +6,6 @@ pub mod cli;
 pub mod data;
 pub mod diff;
 pub mod error;
-mod faults;
 pub mod lora;
 pub mod merge;
 pub mod model;
@@ -18,5 +17,4 @@ mod simd;
 pub mod surgery;
 pub mod train;
 
-pub use error::{Error, Result};
-pub use faults::Faults;
+pub use error::{Error, Faults, Result};

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use safetensors::Dtype as Known;
 
-use super::Dtype;
+use super::dtype::Dtype;
 use crate::simd;
 
 /// Decodes little-endian elements to `f32`, rounding to nearest; `None` for a type that is not a

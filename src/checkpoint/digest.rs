@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Shard, Tensor, TensorInfo};
+use super::header::TensorInfo;
+use super::shard::Shard;
+use super::sharded::{Checkpoint, Tensor};
 use crate::Result;
 
 /// Bytes hashed between two steps of the progress, and the largest read without a map.

@@ -10,7 +10,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
-use super::{Dtype, MOST_TENSORS};
+use super::bounded_list::MOST_TENSORS;
+use super::dtype::Dtype;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -92,7 +93,7 @@ impl Header {
         let data_start = 8 + json.len() as u64;
         let text = std::str::from_utf8(json)
             .map_err(|e| fault_in(path, None, format!("header is not UTF-8: {e}")))?;
-        if super::nesting::too_deep(json) {
+        if super::json_bounds::too_deep(json) {
             return Err(fault_in(path, None, "header is nested too deeply".to_owned()));
         }
         let mut at = None;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::MOST_TENSORS;
+use super::bounded_list::MOST_TENSORS;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -30,7 +30,7 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] listing every unsafe shard name.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
-        if super::nesting::too_deep(json) {
+        if super::json_bounds::too_deep(json) {
             return Err(fault_in(path, None, "index is nested too deeply".to_owned()));
         }
         let raw: RawIndex = serde_json::from_slice(json)

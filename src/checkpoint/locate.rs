@@ -4,13 +4,24 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
-use super::natural_order;
+use super::natural_order::natural_order;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
+/// What the user named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory in Hugging Face layout.
+    Directory,
+    /// A single `.safetensors` file.
+    File,
+    /// An index file and the shards beside it.
+    Index,
+}
+
 /// The files of a checkpoint, found but not opened.
 pub(super) struct Located {
-    pub(super) kind: super::Kind,
+    pub(super) kind: Kind,
     /// The directory that holds the shards.
     pub(super) root: PathBuf,
     /// Shard paths in natural order.
@@ -50,7 +61,7 @@ fn file(path: &Path) -> Result<Located> {
     let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     if name.ends_with(".safetensors") {
         return Ok(Located {
-            kind: super::Kind::File,
+            kind: Kind::File,
             root,
             shards: vec![path.to_owned()],
             index: None,
@@ -58,7 +69,7 @@ fn file(path: &Path) -> Result<Located> {
         });
     }
     if name.ends_with(".json") {
-        return indexed(super::Kind::Index, root, path.to_owned(), &[]);
+        return indexed(Kind::Index, root, path.to_owned(), &[]);
     }
     Err(fault(
         path,
@@ -82,7 +93,7 @@ fn directory(root: &Path) -> Result<Located> {
             return Err(fault(root, "more than one index", Some(hint)));
         }
     };
-    let located = indexed(super::Kind::Directory, root.to_owned(), root.join(index), &weights)?;
+    let located = indexed(Kind::Directory, root.to_owned(), root.join(index), &weights)?;
     let single = index.trim_end_matches(".index.json");
     if located.unindexed.iter().any(|name| name == single) {
         let what = format!(
@@ -119,7 +130,7 @@ fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
         }
     };
     Ok(Located {
-        kind: super::Kind::Directory,
+        kind: Kind::Directory,
         root: root.to_owned(),
         shards: chosen.iter().map(|name| root.join(name)).collect(),
         index: None,
@@ -127,7 +138,7 @@ fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
     })
 }
 
-fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
+fn indexed(kind: Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
     let index = Index::read(&path)?;
     let mut names: Vec<String> = index.shards().iter().map(|s| (*s).to_owned()).collect();
     names.sort_by(|a, b| natural_order(a, b));
@@ -221,7 +232,7 @@ fn repository(path: &Path) -> Option<(&str, &str, &str)> {
 fn in_cache(path: &Path) -> Option<PathBuf> {
     let (org, name, revision) = repository(path)?;
     let dir = cache_dir()?.join(format!("models--{org}--{name}"));
-    let commit = super::read_small(&dir.join("refs").join(revision));
+    let commit = super::small_file::read_small(&dir.join("refs").join(revision));
     let commit = commit.ok().and_then(|text| String::from_utf8(text).ok());
     let commit = commit.unwrap_or_else(|| revision.to_owned());
     let commit = commit.trim();

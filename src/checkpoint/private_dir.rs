@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::CommandInputs;
-use super::output_guard::refuse;
+use super::output_guard::{CommandInputs, refuse};
 use crate::{Error, Result};
 
 /// Name of the marker file.

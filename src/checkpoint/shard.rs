@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
 
-use super::Header;
+use super::header::Header;
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.

@@ -4,21 +4,15 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::locate::{Located, locate};
-use super::{Access, Config, MOST_TENSORS, Shard, TensorInfo, natural_order};
+use super::bounded_list::MOST_TENSORS;
+use super::config::Config;
+use super::header::TensorInfo;
+use super::index::Index;
+use super::locate::{Kind, Located, locate};
+use super::natural_order::natural_order;
+use super::shard::{Access, Shard};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
-
-/// What the user named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory in Hugging Face layout.
-    Directory,
-    /// A single `.safetensors` file.
-    File,
-    /// An index file and the shards beside it.
-    Index,
-}
 
 /// An open checkpoint whose shards and index agree: every tensor stands in exactly one shard.
 #[derive(Debug)]
@@ -188,7 +182,7 @@ fn order_tensors(root: &Path, shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
 }
 
 /// Every mapped name must be in its shard, and every tensor of a shard must be mapped to it.
-fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()> {
+fn check_index(path: &Path, index: &Index, shards: &[Shard]) -> Result<()> {
     let fault = |tensor: &str, fault: String| Error::Index {
         path: path.to_owned(),
         tensor: Some(tensor.to_owned()),

@@ -29,14 +29,14 @@ pub fn read_small(path: &Path) -> Result<Vec<u8>> {
 /// As [`read_small`], and where the tree would take over 128 MiB of memory or be over 128 levels deep.
 pub fn read_config(path: &Path) -> Result<Vec<u8>> {
     let json = read_small(path)?;
-    let bytes = super::nesting::tree_bytes(&json);
+    let bytes = super::json_bounds::tree_bytes(&json);
     if bytes > MOST_TREE_BYTES {
         let what = format!(
             "too many values: its JSON takes about {bytes} bytes of memory, expected at most {MOST_TREE_BYTES}"
         );
         return Err(fault(path, what));
     }
-    if super::nesting::too_deep(&json) {
+    if super::json_bounds::too_deep(&json) {
         return Err(fault(path, "nested too deeply".to_owned()));
     }
     Ok(json)

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::output_guard::{Guarded, another, exists, refuse};
+use super::output_guard::{CommandInputs, Guarded, another, exists, refuse};
+use super::private_dir::PrivateDir;
 use super::staging::{ENDING, sync_directory};
-use super::{CommandInputs, PrivateDir};
 use crate::{Error, Result};
 
 /// When a file that exists is replaced.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use rustix::io::Errno;
 
-use super::output_guard::{Guarded, another, exists, refuse};
-use super::{CommandInputs, PrivateDir};
+use super::output_guard::{CommandInputs, Guarded, another, exists, refuse};
+use super::private_dir::PrivateDir;
 use crate::{Error, Result};
 
 /// The option that names the directory.

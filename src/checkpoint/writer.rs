@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::{Shard, Staging};
+use super::shard::Shard;
+use super::staging::Staging;
 use crate::error::Escaped;
 use crate::{Error, Result};
 

@@ -11,13 +11,15 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::Result;
-use crate::checkpoint::{Checkpoint, CommandInputs, Staging, natural_order};
+use crate::checkpoint::{
+    Checkpoint, CommandInputs, Dtype, HeaderWriter, Known, Staging, Target, natural_order,
+};
 use crate::lora::svd::{Factors, factors};
 use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
 use crate::plan::{Category, Key, TensorName, module_of};
-use crate::surgery::provenance::FILE_NAME;
-use crate::surgery::{Output, Pairing, Provenance};
+use crate::surgery::output::finish;
+use crate::surgery::{Output, Pairing, Provenance, Record};
 
 /// What an extraction found.
 #[derive(Debug)]
@@ -109,10 +111,7 @@ pub fn extract_lora(
     let whole: BTreeSet<String> = saved.iter().map(|(name, _)| module_of(name).to_owned()).collect();
     let config = config(base.path(), rank, &targets, &whole, &ranks);
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
-    let text = provenance.to_json(seed, json!({"rank": rank}));
-    staging.write_small(FILE_NAME, text.as_bytes())?;
-    [base, tuned].into_iter().try_for_each(Checkpoint::check_unchanged)?;
-    staging.commit()?;
+    finish(staging, &[base, tuned], Record { provenance, seed, plan: json!({"rank": rank}) })?;
     Ok(Extraction { energy, saved: saved.into_iter().map(|(name, _)| name).collect() })
 }
 
@@ -168,30 +167,21 @@ fn config(
 /// `adapter_model.safetensors`: factors in f32, saved modules as bytes.
 fn write_weights(staging: &Staging, mut parts: Vec<Part>, saved: &[(String, Source<'_>)]) -> Result<()> {
     parts.sort_by(|a, b| natural_order(&a.name, &b.name));
-    let mut entries = Map::new();
-    entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
-    let mut at = 0u64;
-    let mut entry = |name: String, dtype: String, shape: &[u64], len: u64| {
-        let offsets = [at, at + len];
-        entries.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
-        at += len;
-    };
+    let mut header = HeaderWriter::new(json!({"format": "pt"}));
     for part in &parts {
-        entry(part.name.clone(), "F32".to_owned(), &part.shape, part.values.len() as u64 * 4);
+        let dtype = Dtype::Known(Known::F32);
+        header.push(part.name.clone(), &dtype, &part.shape, part.values.len() as u64 * 4);
     }
     for (name, source) in saved {
         let name = format!("base_model.model.{name}");
-        entry(name, source.info.dtype.to_string(), &source.info.shape, source.info.len());
+        header.push(name, &source.info.dtype, &source.info.shape, source.info.len());
     }
-    let mut text = Value::Object(entries).to_string();
-    while !text.len().is_multiple_of(8) {
-        text.push(' ');
-    }
-    let start = text.len() as u64 + 8;
-    staging.check_space(start + at)?;
-    let target = crate::checkpoint::Target::create(staging, "adapter_model.safetensors", start + at)?;
-    target.write_at(&(text.len() as u64).to_le_bytes(), 0)?;
-    target.write_at(text.as_bytes(), 8)?;
+    let data_len = header.data_len();
+    let header = header.finish();
+    let start = header.len() as u64;
+    staging.check_space(start + data_len)?;
+    let target = Target::create(staging, "adapter_model.safetensors", start + data_len)?;
+    target.write_at(&header, 0)?;
     let mut offset = start;
     let mut bytes = Vec::new();
     for part in &parts {

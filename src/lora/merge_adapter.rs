@@ -15,8 +15,8 @@ use crate::merge::tiles::finite::NonFinite;
 use crate::merge::tiles::low_rank::LowRankUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{TILE, Values};
-use crate::surgery::provenance::FILE_NAME;
-use crate::surgery::{Output, Provenance};
+use crate::surgery::output::{copy_sidecars, finish};
+use crate::surgery::{Output, Provenance, Record};
 
 /// An adapter that was checked against its base and is ready to be applied.
 #[derive(Debug)]
@@ -67,13 +67,10 @@ impl<'a> LoraMerge<'a> {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
         let indexes = |path: &std::path::Path| path.to_string_lossy().ends_with(".index.json");
-        for relative in self.sidecars.carried.iter().filter(|path| !indexes(path)) {
-            staging.copy_file(&self.base.root().join(relative), relative)?;
-        }
-        let text = provenance.to_json(0, json!({"changed": self.changes.keys().collect::<Vec<_>>()}));
-        staging.write_small(FILE_NAME, text.as_bytes())?;
-        inputs.iter().try_for_each(|input| input.check_unchanged())?;
-        staging.commit()?;
+        let carried = self.sidecars.carried.iter().filter(|path| !indexes(path));
+        copy_sidecars(&staging, self.base, carried)?;
+        let plan = json!({"changed": self.changes.keys().collect::<Vec<_>>()});
+        finish(staging, &inputs, Record { provenance, seed: 0, plan })?;
         Ok(found)
     }
 

@@ -21,8 +21,8 @@ use crate::merge::tokenizer::align::Alignment;
 use crate::merge::tokenizer::sidecars::MergeSidecars;
 use crate::merge::{Models, Recipe};
 use crate::plan::{Category, TensorName};
-use crate::surgery::provenance::FILE_NAME;
-use crate::surgery::{Output, Provenance};
+use crate::surgery::output::finish;
+use crate::surgery::{Output, Provenance, Record};
 use crate::{Faults, Result};
 
 /// Bytes copied at a time.
@@ -121,10 +121,8 @@ impl<'a> Merge<'a> {
             "generation_config.json" => self.change.apply_to_generation(value),
             _ => self.change.apply(value),
         })?;
-        let text = provenance.to_json(self.recipe.seed, self.recipe.value.clone());
-        staging.write_small(FILE_NAME, text.as_bytes())?;
-        inputs.iter().try_for_each(|input| input.check_unchanged())?;
-        staging.commit()?;
+        let record = Record { provenance, seed: self.recipe.seed, plan: self.recipe.value.clone() };
+        finish(staging, &inputs, record)?;
         Ok(found)
     }
 
@@ -139,7 +137,7 @@ impl<'a> Merge<'a> {
         let masks = |values: &Values<'_>,
                      i: usize,
                      input: &crate::merge::plan::job::Input<'_>,
-                     name: &str| { self.plans.pick(self.recipe, values, i, input, name) };
+                     name: &str| { self.plans.mask(self.recipe, values, i, input, name) };
         let setup =
             Setup { rule: self.recipe.method.rule, seed: self.recipe.seed, tile, cuts: &cuts, masks: &masks };
         write_files(files, staging, &|job| Ready::new(job, &setup), done)

@@ -2,17 +2,23 @@
 //! read → compute → write loop, and provenance.
 //!
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
+//!
+//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `pairing`, `element_mask`, `mix`, `largest`,
+//! `encode`, `stream`, `rewrite`.
 
+pub(crate) mod element_mask;
+mod encode;
+pub(crate) mod largest;
 pub(crate) mod mix;
-mod output;
+pub(crate) mod output;
 pub(crate) mod pairing;
 pub(crate) mod provenance;
 pub(crate) mod queue;
 mod rewrite;
 pub(crate) mod stream;
-pub(crate) mod threshold;
+pub(crate) mod tied_head;
 
-pub use output::Output;
+pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use provenance::{Input, Provenance};
 pub use rewrite::Rewrite;

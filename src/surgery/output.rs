@@ -1,9 +1,12 @@
-//! Where the result of an operation goes.
+//! Where the result of an operation goes, and how it ends: sidecars, provenance, commit.
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use super::provenance::{FILE_NAME, Provenance};
 use crate::Result;
-use crate::checkpoint::{CommandInputs, Link, Staging};
+use crate::checkpoint::{Checkpoint, CommandInputs, Link, Staging};
 
 /// Where the result goes.
 #[derive(Debug)]
@@ -25,4 +28,41 @@ impl Output<'_> {
     pub(crate) fn stage(&self, inputs: CommandInputs) -> Result<Staging> {
         Staging::create(self.path, &inputs.with(self.also_read), self.force, self.sync)
     }
+}
+
+/// What the provenance file of a result records.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Command, options and inputs.
+    pub provenance: &'a Provenance,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The plan or recipe that was carried out.
+    pub plan: Value,
+}
+
+/// Copies the files `sidecars` of `checkpoint` into the staging directory.
+///
+/// # Errors
+/// [`crate::Error::Io`].
+pub(crate) fn copy_sidecars<'p>(
+    staging: &Staging,
+    checkpoint: &Checkpoint,
+    sidecars: impl IntoIterator<Item = &'p PathBuf>,
+) -> Result<()> {
+    let mut sidecars = sidecars.into_iter();
+    sidecars.try_for_each(|relative| staging.copy_file(&checkpoint.root().join(relative), relative))
+}
+
+/// Writes the provenance file, checks that no input changed since it was opened, and makes the staged result the
+/// target.
+///
+/// # Errors
+/// [`crate::Error::Io`]; [`crate::Error::Checkpoint`] when an input changed; [`crate::Error::Output`] when a target
+/// appeared in the meantime.
+pub(crate) fn finish(staging: Staging, inputs: &[&Checkpoint], record: Record<'_>) -> Result<()> {
+    let text = record.provenance.to_json(record.seed, record.plan);
+    staging.write_small(FILE_NAME, text.as_bytes())?;
+    inputs.iter().try_for_each(|input| input.check_unchanged())?;
+    staging.commit()
 }

@@ -1,5 +1,6 @@
 //! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
 
+use super::tied_head::{find_or_tied, token_embedding};
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
 use crate::plan::{Category, TensorName};
 use crate::{Error, Faults, Result};
@@ -117,11 +118,7 @@ fn base_value<'a>(
 ) -> Result<Option<BaseValue<'a>>> {
     let name = &tuned.info.name;
     let category = TensorName::of(name).category;
-    let found = base.find(name).or_else(|| {
-        let is_head = category == Category::LmHead;
-        if is_head && base.tied() { tied_embedding(base) } else { None }
-    });
-    let Some(tensor) = found else {
+    let Some(tensor) = find_or_tied(base, name) else {
         return match policies.on_missing {
             OnMissing::Error => Err(missing(name, "tuned", "base")),
             OnMissing::KeepTuned => Ok(None),
@@ -134,12 +131,6 @@ fn base_value<'a>(
         Some(cast_between(tensor, tuned, policies.cast)?)
     };
     Ok(Some(BaseValue { tensor, common, cast }))
-}
-
-/// The token embedding of a tied checkpoint.
-fn tied_embedding(base: &Checkpoint) -> Option<Tensor<'_>> {
-    let mut tensors = base.tensors();
-    tensors.find(|t| TensorName::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight"))
 }
 
 fn missing(name: &str, has: &str, lacks: &str) -> Error {
@@ -196,7 +187,7 @@ fn check_tied_head(tuned: &Checkpoint) -> Result<()> {
     }
     let is_head = |name: &str| TensorName::of(name).category == Category::LmHead;
     let head = tuned.tensors().find(|t| is_head(&t.info.name) && t.info.shape.len() == 2);
-    let Some((head, embedding)) = head.zip(tied_embedding(tuned)) else {
+    let Some((head, embedding)) = head.zip(token_embedding(tuned)) else {
         return Ok(());
     };
     let same = (embedding.info.shape == head.info.shape && embedding.info.dtype == head.info.dtype)

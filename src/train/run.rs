@@ -21,7 +21,7 @@ use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::Model;
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
-use crate::surgery::{Input, Output, Provenance, Rewrite};
+use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
 use crate::{Error, Result};
 
 /// One round: what it trains and on which data.
@@ -275,7 +275,8 @@ impl<'a> Run<'a> {
             options: self.options.options.clone(),
             inputs: vec![Input::new("model", &start, Some(self.options.contents))],
         };
-        rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})
+        let record = Record { provenance: &provenance, seed, plan: spec.plan.to_value() };
+        rewrite.write(&output, record, &|_| {})
     }
 
     /// Proves on the written checkpoint that nothing frozen moved, and keeps what did as a patch. Gives the

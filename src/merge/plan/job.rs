@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::merge::recipe::method::Rule;
 use crate::merge::tiles::source::Source;
-use crate::plan::{Category, TensorName};
+use crate::plan::TensorName;
+use crate::surgery::tied_head::find_or_tied;
 
 /// What to do with embeddings and heads of different numbers of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,14 +99,7 @@ pub(crate) fn cancelling(rule: Rule, shared: &Params, models: &[Input<'_>]) -> O
 
 /// A tensor by name; the head of a tied checkpoint that has none is its embedding.
 pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
-    let tied = || {
-        let is_head = TensorName::of(name).category == Category::LmHead && checkpoint.tied();
-        let embedding = |t: &Tensor<'_>| {
-            TensorName::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight")
-        };
-        is_head.then(|| checkpoint.tensors().find(embedding)).flatten()
-    };
-    let tensor = checkpoint.find(name).or_else(tied)?;
+    let tensor = find_or_tied(checkpoint, name)?;
     Some(Source::stored(checkpoint, &tensor))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, Dtype, Known};
+use crate::checkpoint::{Checkpoint, Dtype, HeaderWriter, Known};
 use crate::merge::plan::job::Job;
 
 /// One file to be written: its header, and the jobs with the offsets of their bytes.
@@ -73,26 +73,16 @@ fn metadata(reference: &Checkpoint) -> BTreeMap<String, String> {
 }
 
 fn file<'a, 'j>(name: String, jobs: Vec<&'j Job<'a>>, metadata: BTreeMap<String, String>) -> OutFile<'a, 'j> {
-    let mut entries = Map::new();
-    entries.insert("__metadata__".to_owned(), json!(metadata));
-    let mut at = 0;
-    let mut placed = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let end = at + bytes_of(job);
-        let entry = json!({"dtype": job.dtype.to_string(), "shape": job.shape, "data_offsets": [at, end]});
-        entries.insert(job.name.clone(), entry);
-        placed.push((job, at));
-        at = end;
-    }
-    let mut text = Value::Object(entries).to_string();
-    while !text.len().is_multiple_of(8) {
-        text.push(' ');
-    }
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(text.as_bytes());
+    let mut header = HeaderWriter::new(json!(metadata));
+    let mut placed: Vec<(&Job<'a>, u64)> = jobs
+        .into_iter()
+        .map(|job| (job, header.push(job.name.clone(), &job.dtype, &job.shape, bytes_of(job)).start))
+        .collect();
+    let data_len = header.data_len();
+    let header = header.finish();
     let start = header.len() as u64;
     placed.iter_mut().for_each(|(_, offset)| *offset += start);
-    OutFile { name, header, jobs: placed, len: start + at }
+    OutFile { name, header, jobs: placed, len: start + data_len }
 }
 
 /// The index over several files.

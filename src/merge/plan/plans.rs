@@ -1,4 +1,4 @@
-//! The masks of a recipe, read once and turned into picks tensor by tensor.
+//! The masks of a recipe, read once and turned into element masks tensor by tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -8,10 +8,13 @@ use crate::checkpoint::Checkpoint;
 use crate::merge::Recipe;
 use crate::merge::plan::job::{Input, Job};
 use crate::merge::recipe::method::Rule;
-use crate::merge::rules::mask::{Pick, Wanted, files_of, pick_of, read_expression};
+use crate::merge::rules::mask::{files_of, read_expression};
 use crate::merge::tiles::select::top;
 use crate::merge::tiles::values::{Scratch, Values, dot};
-use crate::plan::{Histogram, Inventory, Key, Plan};
+use crate::plan::{Granularity, Inventory, Key, Plan};
+use crate::surgery::element_mask::{
+    ElementMask, LargestElements, PlannedMask, Selection, key_name, largest_rows,
+};
 use crate::{Error, Faults, Result};
 
 /// Every mask that a recipe names.
@@ -57,44 +60,56 @@ impl Plans {
         self.plans.keys().flat_map(|text| files_of(text))
     }
 
-    /// What the mask of a model picks of one tensor, and whether the others are meant.
-    pub(crate) fn pick(
+    /// The elements of one tensor that model `i`, whose part is `input`, gives.
+    pub(crate) fn mask(
         &self,
         recipe: &Recipe,
         values: &Values<'_>,
         i: usize,
         input: &Input<'_>,
         name: &str,
-    ) -> Result<(Pick, bool)> {
-        // A tied head follows its embedding, as in `reset`.
-        let unit = self.inventory.unit_of(name).and_then(|unit| unit.tensors.first());
-        let unit = unit.map_or(name, String::as_str);
+    ) -> Result<ElementMask> {
         let plan = input.params.text("mask").and_then(|text| self.plans.get(text));
-        let (wanted, complement) = match plan {
-            Some(plan) => pick_of(plan, name, unit).unwrap_or((Wanted::Ready(Pick::Nothing), false)),
-            None => {
-                let share = input.params.get("density");
-                let wanted = match (share >= 1.0, input.params.on("select")) {
-                    (true, _) => Wanted::Ready(Pick::All),
-                    (false, true) => Wanted::Largest(share),
-                    (false, false) => {
-                        Wanted::Ready(Pick::Elements { key: Key::new(recipe.seed, 0, unit), share })
-                    }
-                };
-                (wanted, false)
-            }
+        let planned = match plan {
+            Some(plan) => PlannedMask::of(plan, &self.inventory, name)
+                .unwrap_or(PlannedMask::Known(Selection::Nothing.into())),
+            None => self.by_density(recipe.seed, input, name),
         };
-        let pick = match wanted {
-            Wanted::Ready(pick) => pick,
-            Wanted::Largest(share) => {
-                let keep = (values.elements as f64 * share).round() as u64;
-                let found = top(values, &[keep], &|scratch, range| deltas(values, i, range, scratch))?;
-                found.into_iter().next().map_or(Pick::Nothing, Pick::Largest)
-            }
-            Wanted::LargestRows(share) => Pick::LargestRows(rows(values, i, share)?),
+        let (granularity, share, complement) = match planned {
+            PlannedMask::Known(mask) => return Ok(mask),
+            PlannedMask::Largest { granularity, share, complement } => (granularity, share, complement),
         };
-        Ok((pick, complement))
+        let selection = match granularity {
+            Granularity::Row => rows(values, i, share)?,
+            Granularity::Element => elements(values, i, share)?,
+        };
+        Ok(ElementMask { selection, complement })
     }
+
+    /// The mask of a model without a plan: `density` and `select`.
+    fn by_density(&self, seed: u64, input: &Input<'_>, name: &str) -> PlannedMask {
+        let (granularity, share) = (Granularity::Element, input.params.get("density"));
+        if share >= 1.0 {
+            return PlannedMask::Known(Selection::All.into());
+        }
+        if input.params.on("select") {
+            return PlannedMask::Largest { granularity, share, complement: false };
+        }
+        let key = Key::new(seed, 0, key_name(&self.inventory, name));
+        PlannedMask::Known(Selection::Bernoulli { key, granularity, share }.into())
+    }
+}
+
+/// The share of elements with the largest |τ|.
+fn elements(values: &Values<'_>, i: usize, share: f64) -> Result<Selection> {
+    let keep = (values.elements as f64 * share).round() as u64;
+    let found = top(values, &[keep], &|scratch, range| deltas(values, i, range, scratch))?;
+    let largest = found.into_iter().next().map(|top| LargestElements {
+        threshold: top.threshold,
+        part: values.tile,
+        ties_before: top.ties_before,
+    });
+    Ok(largest.map_or(Selection::Nothing, Selection::LargestElements))
 }
 
 /// τ of model `i`, into `scratch.out`.
@@ -107,7 +122,7 @@ fn deltas(values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratc
 }
 
 /// The share of rows with the largest ‖τ‖₂.
-fn rows(values: &Values<'_>, i: usize, share: f64) -> Result<Vec<bool>> {
+fn rows(values: &Values<'_>, i: usize, share: f64) -> Result<Selection> {
     let mut by_rows = Values { base: values.base.clone(), models: values.models.clone(), ..*values };
     by_rows.by_rows();
     let row = usize::try_from(values.row).unwrap_or(usize::MAX);
@@ -116,11 +131,5 @@ fn rows(values: &Values<'_>, i: usize, share: f64) -> Result<Vec<bool>> {
         Ok(scratch.out.chunks(row).map(|r| dot(r, r).sqrt() as f32).collect::<Vec<_>>())
     })?;
     let norms: Vec<f32> = parts.into_iter().flatten().collect();
-    let mut coarse = Histogram::coarse();
-    coarse.add(&norms);
-    let (mut fine, wanted) = coarse.refine((norms.len() as f64 * share).round() as u64);
-    fine.add(&norms);
-    let mut chosen = vec![false; norms.len()];
-    fine.threshold(wanted).apply(0, &norms, &mut chosen);
-    Ok(chosen)
+    Ok(largest_rows(&norms, share))
 }

@@ -6,7 +6,7 @@ use crate::merge::plan::job::{Input, Inputs, Job, Params};
 use crate::merge::recipe::method::{RESCALES, Rule, Sparsify};
 use crate::merge::rules::combine::{Coefficients, Combine, VectorRule};
 use crate::merge::rules::fusion::Fusion;
-use crate::merge::rules::mask::{Masked, Pick};
+use crate::merge::rules::mask::Masked;
 use crate::merge::rules::ram::Ram;
 use crate::merge::rules::sce::Sce;
 use crate::merge::rules::sparsify::{Kept, Rescale, Thinning, between, largest};
@@ -16,6 +16,7 @@ use crate::merge::tiles::low_rank::LowRankUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::Key;
+use crate::surgery::element_mask::ElementMask;
 use crate::{Error, Result};
 
 /// What is done with every tile.
@@ -56,8 +57,8 @@ impl Formula {
     }
 }
 
-/// What the mask of a model picks of a tensor: inputs, which model, its part, the tensor's name.
-pub(crate) type PickOf<'r> = dyn Fn(&Values<'_>, usize, &Input<'_>, &str) -> Result<(Pick, bool)> + Sync + 'r;
+/// The elements of a tensor that a model gives: inputs, index of the model, its part, the tensor's name.
+pub(crate) type MaskOf<'r> = dyn Fn(&Values<'_>, usize, &Input<'_>, &str) -> Result<ElementMask> + Sync + 'r;
 
 /// What the preparation of one tensor needs to know besides its inputs.
 #[derive(Clone, Copy)]
@@ -68,8 +69,8 @@ pub(crate) struct Setup<'r> {
     pub(crate) tile: u64,
     /// Magnitudes that all tensors are trimmed at, for each model in order: `trim: global`.
     pub(crate) cuts: &'r [(String, f32)],
-    /// What the mask of a model picks of a tensor.
-    pub(crate) masks: &'r PickOf<'r>,
+    /// The elements of a tensor that a model gives.
+    pub(crate) masks: &'r MaskOf<'r>,
 }
 
 impl<'a> Ready<'a> {
@@ -335,13 +336,13 @@ fn kept(
 }
 
 fn masked(values: &Values<'_>, inputs: &Inputs<'_>, job: &Job<'_>, setup: &Setup<'_>) -> Result<Masked> {
-    let mut picks = Vec::with_capacity(inputs.models.len());
+    let mut parts = Vec::with_capacity(inputs.models.len());
     for (i, model) in inputs.models.iter().enumerate() {
-        let (pick, complement) = (setup.masks)(values, i, model, &job.name)?;
-        let complement = complement != model.params.on("complement");
-        picks.push((pick, complement, model.params.get("scale") as f32));
+        let mut mask = (setup.masks)(values, i, model, &job.name)?;
+        mask.complement ^= model.params.on("complement");
+        parts.push((mask, model.params.get("scale") as f32));
     }
-    Ok(Masked { picks })
+    Ok(Masked { parts })
 }
 
 /// nearswap: `q = clamp(t / max(|b − x|, 1e-6), 0, 1)`; `y = q x + (1 − q) b`: no value moves by more than t.

@@ -1,7 +1,9 @@
-//! The one error type. Every message names the file or tensor, what was found and what was expected.
+//! [`Error`] and [`Faults`], which hold each other: an error may be many faults, and each fault is an error.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use super::escaped::Escaped;
 
 /// The name of the standard output in messages.
 pub(crate) const STDOUT: &str = "stdout";
@@ -123,9 +125,9 @@ pub enum Error {
         /// What helps.
         hint: Option<String>,
     },
-    /// Several faults, all that were found.
+    /// Every fault that was found.
     #[error("{0}")]
-    Many(crate::Faults),
+    Many(Faults),
 }
 
 impl Error {
@@ -182,81 +184,83 @@ fn path_prefix(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |p| format!("{}: ", Escaped(p)))
 }
 
-/// Shows untrusted text: control and bidirectional-override characters appear escaped, and a text
-/// over 200 characters is cut.
-pub struct Escaped<T>(pub T);
+/// The faults that one check found, in bounded memory: the first thousand, and the number of the others.
+#[derive(Debug, Default)]
+pub struct Faults {
+    first: Vec<Error>,
+    more: usize,
+}
 
-impl<T: EscapedText> fmt::Display for Escaped<T> {
+impl Faults {
+    const MOST: usize = 1000;
+
+    /// Adds a fault.
+    pub fn push(&mut self, fault: Error) {
+        if self.first.len() < Self::MOST {
+            self.first.push(fault);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// The first thousand faults, in the order in which they were found.
+    pub fn first(&self) -> &[Error] {
+        &self.first
+    }
+
+    /// The number of faults beyond the first thousand.
+    pub fn more(&self) -> usize {
+        self.more
+    }
+
+    /// The value of `result`; its fault is added instead where it has one.
+    pub fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|fault| self.push(fault)).ok()
+    }
+
+    /// `Ok` when there are none, the fault when there is one, [`Error::Many`] otherwise.
+    ///
+    /// # Errors
+    /// The faults.
+    pub fn into_result(self) -> Result<()> {
+        if self.first.is_empty() { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    /// The fault when there is one, [`Error::Many`] otherwise.
+    pub fn into_error(mut self) -> Error {
+        if self.first.len() == 1 { self.first.remove(0) } else { Error::Many(self) }
+    }
+}
+
+impl Extend<Error> for Faults {
+    fn extend<I: IntoIterator<Item = Error>>(&mut self, faults: I) {
+        faults.into_iter().for_each(|fault| self.push(fault));
+    }
+}
+
+impl FromIterator<Error> for Faults {
+    fn from_iter<I: IntoIterator<Item = Error>>(faults: I) -> Self {
+        let mut all = Self::default();
+        all.extend(faults);
+        all
+    }
+}
+
+impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 200;
-        let text = self.0.text();
-        for (i, c) in text.chars().enumerate() {
-            if i == MOST {
-                return write!(f, "… ({} characters)", text.chars().count());
-            }
-            if is_hidden(c) {
-                write!(f, "{}", c.escape_unicode())?;
-            } else {
-                write!(f, "{c}")?;
-            }
+        for (i, fault) in self.first.iter().enumerate() {
+            write!(f, "{}{fault}", if i > 0 { "\n" } else { "" })?;
+        }
+        if self.more > 0 {
+            write!(f, "\nand {} more", self.more)?;
         }
         Ok(())
-    }
-}
-
-/// Whether a character could act on a terminal instead of being seen: a control character (C0, DEL, C1), or a mark that
-/// changes the direction of text.
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// What [`Escaped`] can show.
-pub trait EscapedText {
-    /// The text, before escaping.
-    fn text(&self) -> std::borrow::Cow<'_, str>;
-}
-
-impl EscapedText for &str {
-    fn text(&self) -> std::borrow::Cow<'_, str> {
-        (*self).into()
-    }
-}
-
-impl EscapedText for &String {
-    fn text(&self) -> std::borrow::Cow<'_, str> {
-        self.as_str().into()
-    }
-}
-
-impl EscapedText for &Path {
-    fn text(&self) -> std::borrow::Cow<'_, str> {
-        self.to_string_lossy()
-    }
-}
-
-/// A parser quotes keys of the text it was given.
-impl EscapedText for &serde_json::Error {
-    fn text(&self) -> std::borrow::Cow<'_, str> {
-        self.to_string().into()
-    }
-}
-
-impl EscapedText for &PathBuf {
-    fn text(&self) -> std::borrow::Cow<'_, str> {
-        self.to_string_lossy()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_and_bidi_characters_are_escaped() {
-        let shown = Escaped("a\u{1b}[31m\n\u{202e}b\u{61c}\u{7f}\u{9b}").to_string();
-        assert_eq!(shown, "a\\u{1b}[31m\\u{a}\\u{202e}b\\u{61c}\\u{7f}\\u{9b}");
-    }
 
     #[test]
     fn advice_fits_what_failed() {
@@ -269,9 +273,21 @@ mod tests {
         assert!(hint("write", STDOUT, 28).contains("stdout"));
     }
 
+    fn faults(n: usize) -> Faults {
+        (0..n).map(|i| Error::usage(format!("fault {i}"), "")).collect()
+    }
+
     #[test]
-    fn long_names_are_cut() {
-        let shown = Escaped("x".repeat(500).as_str()).to_string();
-        assert!(shown.ends_with("… (500 characters)") && shown.len() < 240, "{shown}");
+    fn one_fault_stays_itself_and_many_are_joined() {
+        assert!(faults(0).into_result().is_ok());
+        assert_eq!(faults(1).into_result().map_err(|e| e.to_string()), Err("fault 0".to_owned()));
+        assert_eq!(faults(2).into_result().map_err(|e| e.to_string()), Err("fault 0\nfault 1".to_owned()));
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_not_held() {
+        let flood = faults(5000);
+        assert_eq!((flood.first().len(), flood.more()), (1000, 4000));
+        assert!(flood.to_string().ends_with("fault 999\nand 4000 more"));
     }
 }

@@ -1,0 +1,11 @@
+//! The one error type. Every message names the file or tensor, what was found and what was expected.
+//!
+//! Parts, lowest first: `escaped`, `kinds`.
+
+mod escaped;
+mod kinds;
+
+pub(crate) use escaped::is_hidden;
+pub use escaped::{Escaped, EscapedText};
+pub(crate) use kinds::STDOUT;
+pub use kinds::{Error, Faults, Result};
