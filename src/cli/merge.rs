@@ -170,10 +170,7 @@ impl Merge {
     /// The recipe of the file, or the one that the flags say.
     fn read(&self) -> Result<Recipe> {
         if let Some(path) = &self.recipe {
-            if self.seed.is_none() && self.dtype.is_none() {
-                return Recipe::read(path);
-            }
-            let mut value = Recipe::read(path)?.value().clone();
+            let mut value = Recipe::read_value(path)?;
             self.overrides(&mut value);
             return Recipe::new(value);
         }
@@ -195,12 +192,14 @@ impl Merge {
         Ok(Recipe::new(value)?.with_paths(paths.0))
     }
 
+    /// Puts `--seed` and `--dtype` into a recipe; a value that is no mapping is left for [`Recipe::new`] to refuse.
     fn overrides(&self, value: &mut Value) {
+        let Value::Object(recipe) = value else { return };
         if let Some(seed) = self.seed {
-            value["seed"] = seed.into();
+            recipe.insert("seed".to_owned(), seed.into());
         }
         if let Some(dtype) = &self.dtype {
-            value["out_dtype"] = dtype.clone().into();
+            recipe.insert("out_dtype".to_owned(), dtype.clone().into());
         }
     }
 

@@ -14,6 +14,7 @@
 //! and random draws are keyed by (seed, tensor, contents of the model), so neither threads nor tiles nor shards nor the
 //! order of the recipe nor the spelling of a path changes a bit.
 
+mod explain;
 mod models;
 pub(crate) mod plan;
 pub(crate) mod recipe;

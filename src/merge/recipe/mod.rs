@@ -1,5 +1,8 @@
 //! What a recipe asks for: mergekit's YAML, its parameters and the methods it may name.
+//!
+//! Parts, lowest first: `nearest`, `setting`, `method`, `faults`, `token_source`, `reader`.
 
+pub(crate) mod faults;
 pub(crate) mod method;
 pub(crate) mod nearest;
 pub(crate) mod reader;

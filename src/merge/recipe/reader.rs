@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::Dtype;
 use crate::error::Escaped;
+use crate::merge::recipe::faults::Reader;
 use crate::merge::recipe::method::{METHODS, Method};
-use crate::merge::recipe::nearest::nearest;
 use crate::merge::recipe::setting::{Setting, Settings};
 use crate::merge::recipe::token_source::TokenSource;
-use crate::{Error, Faults, Result};
+use crate::{Error, Result};
 
 /// What to merge and how, checked as far as it can be without the models.
 #[derive(Debug, Clone)]
@@ -68,14 +68,21 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`], or everything that is wrong with the recipe at once.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::new(Self::read_value(path)?)
+    }
+
+    /// Reads the YAML of a recipe file, unchecked: what [`Recipe::new`] takes.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or text that is not YAML.
+    pub fn read_value(path: &Path) -> Result<Value> {
         let bytes = crate::checkpoint::read_named(path)?;
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
-        let value = serde_saphyr::from_str(text).map_err(|e| {
+        serde_saphyr::from_str(text).map_err(|e| {
             let line = e.to_string().lines().next().unwrap_or_default().to_owned();
             bad(format!("not valid YAML: {}", Escaped(&line)))
-        })?;
-        Self::new(value)
+        })
     }
 
     /// Checks a recipe given as a value: the content of a file, or what flags say.
@@ -89,7 +96,7 @@ impl Recipe {
         };
         reader.keys("the recipe", map, &TOP);
         let method = reader.method(map);
-        let parameters = reader.settings("parameters", map.get("parameters"), method, None);
+        let parameters = reader.settings("parameters", map.get("parameters"), method, false);
         let slices = reader.slices(map, method);
         let base = reader.text("base_model", map);
         let dtype = reader.dtype("dtype", map);
@@ -148,49 +155,7 @@ impl Recipe {
     }
 }
 
-/// Collects everything that is wrong.
-#[derive(Default)]
-pub(crate) struct Reader {
-    faults: Faults,
-}
-
 impl Reader {
-    pub(crate) fn fault(&mut self, fault: String) {
-        self.faults.push(Error::usage(fault, ""));
-    }
-
-    fn unknown(&mut self, what: &str, word: &str, known: &[&str]) {
-        let hint = nearest(word, known.iter().copied())
-            .map_or_else(|| format!("known: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
-        self.faults.push(Error::usage(format!("unknown {what} `{}`", Escaped(word)), hint));
-    }
-
-    pub(crate) fn keys(&mut self, place: &str, map: &Map<String, Value>, known: &[&str]) {
-        for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
-            self.unknown(&format!("key of {place}"), key, known);
-        }
-    }
-
-    pub(crate) fn text(&mut self, key: &str, map: &Map<String, Value>) -> Option<String> {
-        match map.get(key) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            // mergekit also writes a model as {model: {path: …}}.
-            Some(Value::Object(model)) if key != "chat_template" => {
-                let inner = model.get("model").and_then(Value::as_object).unwrap_or(model);
-                let path = inner.get("path").and_then(Value::as_str).map(str::to_owned);
-                if path.is_none() || inner.len() > 1 {
-                    self.fault(format!("`{key}` must be a path"));
-                }
-                path
-            }
-            Some(_) => {
-                self.fault(format!("`{key}` must be a text"));
-                None
-            }
-        }
-    }
-
     fn method(&mut self, map: &Map<String, Value>) -> Option<&'static Method> {
         let Some(name) = map.get("merge_method").and_then(Value::as_str) else {
             self.fault("the recipe has no `merge_method`".to_owned());
@@ -252,7 +217,7 @@ impl Reader {
         if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
             self.fault(format!("{place}: its sources have different numbers of layers: {lengths:?}"));
         }
-        let parameters = self.settings(place, map.get("parameters"), method, None);
+        let parameters = self.settings(place, map.get("parameters"), method, false);
         Some(Slice { sources, base: self.text("base_model", map), parameters })
     }
 
@@ -279,7 +244,7 @@ impl Reader {
                 if sliced { &["model", "layer_range", "parameters"] } else { &["model", "parameters"] };
             self.keys(&place, map, known);
             let layers = if sliced { self.layers(&place, map) } else { None };
-            let parameters = self.settings(&place, map.get("parameters"), method, Some(()));
+            let parameters = self.settings(&place, map.get("parameters"), method, true);
             match self.text("model", map) {
                 Some(model) => entries.push(Entry { model, layers, parameters }),
                 None => self.fault(format!("{place} has no `model`")),
@@ -302,13 +267,13 @@ impl Reader {
         }
     }
 
-    /// Settings at one level; `of_model` where they belong to one model.
+    /// Settings at one level; `of_model` says whether they belong to one model.
     fn settings(
         &mut self,
         place: &str,
         value: Option<&Value>,
         method: Option<&'static Method>,
-        of_model: Option<()>,
+        of_model: bool,
     ) -> Settings {
         let map = match value {
             None | Some(Value::Null) => return Settings::new(),
@@ -322,7 +287,7 @@ impl Reader {
         for (name, value) in map {
             match Setting::parse(value) {
                 Ok(setting) => {
-                    self.check(place, name, &setting, method, of_model.is_some());
+                    self.check(place, name, &setting, method, of_model);
                     settings.insert(name.clone(), setting);
                 }
                 Err(why) => self.fault(format!("{place}: `{}`: {why}", Escaped(name))),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::Escaped;
-use crate::merge::recipe::reader::Reader;
+use crate::merge::recipe::faults::Reader;
 
 /// `tokenizer`, or `tokenizer_source`.
 #[derive(Debug, Clone, PartialEq)]

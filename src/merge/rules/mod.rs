@@ -1,4 +1,6 @@
 //! The arithmetic of the methods, one file per family.
+//!
+//! Parts, lowest first: `sphere`, `combine`, `fusion`, `mask`, `ram`, `sce`, `sparsify`, `task`, `trim`, `ready`.
 
 pub(crate) mod combine;
 pub(crate) mod fusion;
