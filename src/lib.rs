@@ -6,6 +6,7 @@ pub mod cli;
 pub mod data;
 pub mod diff;
 pub mod error;
+pub mod eval;
 pub mod lora;
 pub mod merge;
 pub mod model;

@@ -10,9 +10,9 @@ use super::train::{in_batches, tokenizer};
 use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Limits, load};
-use crate::model::LlamaConfig;
+use crate::eval::{MeanLoss, eval_checkpoint};
+use crate::model::{Capacity, ModelConfig};
 use crate::report::{grouped, json_text};
-use crate::train::eval_checkpoint;
 use crate::{Error, Result};
 
 /// Loss and perplexity of a model on rows of any training format
@@ -51,15 +51,17 @@ impl Eval {
         }
         let mut device = self.device.open()?;
         let source = Checkpoint::open(&self.model, self.reading.whole())?;
-        let vocab_size = LlamaConfig::read(&source)?.vocab_size as u32;
+        let vocab_size = ModelConfig::read(&source)?.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
         let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
-        let sizes = (longest.max(device.tokens_at_once().min(most)), longest);
-        let (loss, tokens) = eval_checkpoint(&mut device, &source, &batches, sizes)?;
+        let tokens = longest.max(device.tokens_at_once().min(most));
+        let capacity = Capacity { tokens, positions: longest };
+        let MeanLoss { nats: loss, targets: tokens } =
+            eval_checkpoint(&mut device, &source, &batches, capacity)?;
         source.check_unchanged()?;
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {

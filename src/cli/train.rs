@@ -18,7 +18,7 @@ use crate::checkpoint::{
 };
 use crate::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
 use crate::error::Escaped;
-use crate::model::LlamaConfig;
+use crate::model::{Capacity, ModelConfig};
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
 use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
@@ -95,7 +95,7 @@ impl Train {
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
         let source = Checkpoint::open(&self.model, Access::Read)?;
-        let config = LlamaConfig::read(&source)?;
+        let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {
@@ -112,7 +112,7 @@ impl Train {
         let contents = contents_digest(&source, &|_| {})?;
         let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
-        let tokens = stages.iter().map(|stage| stage.sizes.0).max().unwrap_or(0);
+        let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
             round: self.optimizer.round_options(&self.saving, &config, tokens),
@@ -265,7 +265,7 @@ impl Train {
             Ok(Arranged {
                 batches,
                 eval: eval.clone(),
-                sizes: (longest.max(tokens_at_once.min(most)), longest),
+                capacity: Capacity { tokens: longest.max(tokens_at_once.min(most)), positions: longest },
             })
         };
         data.stages.into_iter().map(arrange).collect()
@@ -303,12 +303,12 @@ fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOp
 struct Arranged {
     batches: Batches,
     eval: Vec<Batch>,
-    sizes: (usize, usize),
+    capacity: Capacity,
 }
 
 impl Arranged {
     fn stage(&self) -> Stage<'_> {
-        Stage { batches: &self.batches, eval: &self.eval, sizes: self.sizes }
+        Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::data::{Arrangement, BatchOptions};
-use crate::model::{LlamaConfig, Recompute};
+use crate::model::{ModelConfig, Recompute};
 use crate::train::{AdamW, RoundOptions, Scheduler};
 use crate::{Error, Result};
 
@@ -131,14 +131,16 @@ enum SchedulerArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RecomputeArg {
-    /// Nothing where that takes little memory beside the model, otherwise light
+    /// Nothing where that takes little memory beside the model, otherwise selective
     Auto,
     /// Nothing: the fastest
     None,
-    /// Element-wise work only
-    Light,
+    /// Norms, attention and the product of the MLP
+    #[value(alias = "light")]
+    Selective,
     /// Each block: the least memory
-    Block,
+    #[value(alias = "block")]
+    Full,
 }
 
 impl OptimizerArgs {
@@ -146,7 +148,7 @@ impl OptimizerArgs {
     pub(super) fn round_options(
         &self,
         saving: &SavingArgs,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         tokens: usize,
     ) -> RoundOptions {
         RoundOptions {
@@ -173,8 +175,8 @@ impl OptimizerArgs {
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens),
                 RecomputeArg::None => Recompute::None,
-                RecomputeArg::Light => Recompute::Selective,
-                RecomputeArg::Block => Recompute::Full,
+                RecomputeArg::Selective => Recompute::Selective,
+                RecomputeArg::Full => Recompute::Full,
             },
             save_steps: saving.save_steps,
             save_total_limit: saving.save_total_limit,

@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
 use crate::backend::{Backend, RopeTable};
-use crate::model::{LlamaConfig, expected};
+use crate::model::{ModelConfig, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,12 +18,30 @@ pub enum Recompute {
 impl Recompute {
     /// What suits a model through which `tokens` tokens go at once: everything is kept where that takes no more
     /// than a sixth of weights, gradients and moments.
-    pub fn fitting(config: &LlamaConfig, tokens: usize) -> Self {
+    pub fn fitting(config: &ModelConfig, tokens: usize) -> Self {
         let parameters: usize =
             expected(config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let kept = tokens * activation_floats(config, Self::None);
         if kept <= 4 * parameters / 6 { Self::None } else { Self::Selective }
     }
+
+    /// How many [`BlockActs`] and [`SelectiveActs`] a model of `layers` blocks needs.
+    fn buffers(self, layers: usize) -> (usize, usize) {
+        match self {
+            Self::None => (layers, layers),
+            Self::Selective => (layers, 1),
+            Self::Full => (1, 1),
+        }
+    }
+}
+
+/// The most tokens that go through a model at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Tokens of all sequences together.
+    pub tokens: usize,
+    /// Tokens of the longest sequence.
+    pub positions: usize,
 }
 
 /// The buffers of one block.
@@ -74,14 +92,14 @@ pub(crate) struct GradActs<B: Backend> {
     pub(crate) datt: B::Buffer,
 }
 
-/// Everything a micro-batch of at most `tokens` tokens needs.
+/// The buffers of a forward and, in training, a backward pass.
 #[derive(Debug)]
 pub struct Activations<B: Backend> {
     pub(crate) recompute: Recompute,
     /// Input of each block, and of the last norm.
     pub(crate) x: Vec<B::Buffer>,
     blocks: Vec<BlockActs<B>>,
-    lights: Vec<SelectiveActs<B>>,
+    selective: Vec<SelectiveActs<B>>,
     /// Output of the last norm, `[T, D]`, and its 1/rms.
     pub(crate) last: B::Buffer,
     pub(crate) last_rstd: B::Buffer,
@@ -90,29 +108,25 @@ pub struct Activations<B: Backend> {
 }
 
 impl<B: Backend> Activations<B> {
-    /// Room for `tokens` tokens in sequences of at most `positions`. Without `training` only what a forward
-    /// pass needs.
+    /// Buffers for `capacity`. Without `training` only those of a forward pass.
     pub fn new(
         backend: &B,
-        config: &LlamaConfig,
-        (tokens, positions): (usize, usize),
+        config: &ModelConfig,
+        capacity: Capacity,
         recompute: Recompute,
         training: bool,
     ) -> Self {
+        let Capacity { tokens, positions } = capacity;
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
         let of = |cols: usize| backend.activations(tokens * cols);
         let recompute = if training { recompute } else { Recompute::Full };
-        let (blocks, lights) = match recompute {
-            Recompute::None => (layers, layers),
-            Recompute::Selective => (layers, 1),
-            Recompute::Full => (1, 1),
-        };
+        let (blocks, selective) = recompute.buffers(layers);
         Self {
             recompute,
             x: (0..if training { layers + 1 } else { 2 }).map(|_| of(d)).collect(),
             blocks: (0..blocks).map(|_| BlockActs::new(backend, config, tokens)).collect(),
-            lights: (0..lights)
+            selective: (0..selective)
                 .map(|_| SelectiveActs { norm1: of(d), att: of(q), norm2: of(d), act: of(f) })
                 .collect(),
             last: of(d),
@@ -122,18 +136,19 @@ impl<B: Backend> Activations<B> {
         }
     }
 
-    /// The buffers of a block: its input, its own, the light ones, its output.
+    /// What a block works with: the inputs of all blocks, its own buffers, those that [`Recompute::Selective`]
+    /// shares between blocks, and the rotary table.
     pub(crate) fn of_block(
         &mut self,
         layer: usize,
     ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut SelectiveActs<B>, &RopeTable) {
-        let (block, light) = (layer.min(self.blocks.len() - 1), layer.min(self.lights.len() - 1));
-        (&mut self.x, &mut self.blocks[block], &mut self.lights[light], &self.rope)
+        let (block, shared) = (layer.min(self.blocks.len() - 1), layer.min(self.selective.len() - 1));
+        (&mut self.x, &mut self.blocks[block], &mut self.selective[shared], &self.rope)
     }
 }
 
 impl<B: Backend> BlockActs<B> {
-    fn new(backend: &B, config: &LlamaConfig, tokens: usize) -> Self {
+    fn new(backend: &B, config: &ModelConfig, tokens: usize) -> Self {
         let of = |cols: usize| backend.activations(tokens * cols);
         let statistics = |each: usize| backend.zeros(tokens * each);
         let (q, kv) = (config.q_size(), config.kv_size());
@@ -154,19 +169,15 @@ impl<B: Backend> BlockActs<B> {
 }
 
 /// Elements that [`Activations::new`] allocates for training, per token.
-pub fn activation_floats(config: &LlamaConfig, recompute: Recompute) -> usize {
+pub fn activation_floats(config: &ModelConfig, recompute: Recompute) -> usize {
     let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
     let heads = config.num_attention_heads;
     let normed = if config.qk_norm { q + kv + heads + config.num_key_value_heads } else { 0 };
     let block = 2 + normed + q + 2 * kv + heads + d + 2 * f;
-    let light = 2 * d + q + f;
+    let recomputed = 2 * d + q + f;
     let layers = config.num_hidden_layers;
-    let (blocks, lights) = match recompute {
-        Recompute::None => (layers, layers),
-        Recompute::Selective => (layers, 1),
-        Recompute::Full => (1, 1),
-    };
-    (layers + 1) * d + blocks * block + lights * light + (d + 1) + (d + q)
+    let (blocks, selective) = recompute.buffers(layers);
+    (layers + 1) * d + blocks * block + selective * recomputed + (d + 1) + (d + q)
 }
 
 #[cfg(test)]
@@ -178,7 +189,7 @@ mod tests {
     fn everything_is_kept_up_to_a_sixth_of_the_state() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama/llama3");
         let config = Checkpoint::open(std::path::Path::new(root), Access::Map)
-            .and_then(|source| LlamaConfig::read(&source));
+            .and_then(|source| ModelConfig::read(&source));
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let state: usize =
             expected(&config).iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();

@@ -5,7 +5,7 @@ use crate::backend::{
     Rotation,
 };
 use crate::model::activations::{BlockActs, GradActs, SelectiveActs};
-use crate::model::forward::{Place, block_forward};
+use crate::model::forward::{BlockContext, block_forward};
 use crate::model::{Activations, Batch, Layer, Linear, Model, Norm, Param, Recompute};
 
 /// How far down gradients are needed.
@@ -55,13 +55,14 @@ pub fn backward<B: Backend>(
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
-        let (x, block, light, rope) = acts.of_block(l);
-        let place = Place { config: &model.config, index: l, batch, rope };
+        let (x, block, selective, rope) = acts.of_block(l);
+        let context = BlockContext { config: &model.config, index: l, batch, rope };
         let below = reach.embedding || reach.lowest.is_some_and(|lowest| lowest < l);
         if recompute == Recompute::Full {
-            block_forward(backend, layer, place, &x[l], block, light, None);
+            block_forward(backend, layer, context, &x[l], block, selective, None);
         }
-        let mut pass = Pass { backend, place, block, light, grads: &mut grads, accumulate, below };
+        let mut pass =
+            BlockBackward { backend, context, block, selective, grads: &mut grads, accumulate, below };
         if recompute == Recompute::Selective {
             pass.refill(layer, &x[l]);
         }
@@ -78,11 +79,11 @@ pub fn backward<B: Backend>(
 
 /// The backward pass of one block. `grads.dx` is the gradient of the residual stream, from the block's output
 /// to its input.
-struct Pass<'a, B: Backend> {
+struct BlockBackward<'a, B: Backend> {
     backend: &'a mut B,
-    place: Place<'a>,
+    context: BlockContext<'a>,
     block: &'a mut BlockActs<B>,
-    light: &'a mut SelectiveActs<B>,
+    selective: &'a mut SelectiveActs<B>,
     grads: &'a mut GradActs<B>,
     accumulate: bool,
     /// Something below the block is trainable.
@@ -100,33 +101,33 @@ fn norm_trains<B: Backend>(norm: Option<&Norm<B>>) -> bool {
     norm.is_some_and(|norm| norm.train.is_some())
 }
 
-impl<B: Backend> Pass<'_, B> {
+impl<B: Backend> BlockBackward<'_, B> {
     fn rows(&self) -> usize {
-        self.place.batch.ids.len()
+        self.context.batch.ids.len()
     }
 
-    /// Fills the light buffers that will be read.
+    /// Fills the selective buffers that will be read.
     fn refill(&mut self, layer: &Layer<B>, x: &B::Buffer) {
-        let Place { config, index, batch, .. } = self.place;
+        let BlockContext { config, index, batch, .. } = self.context;
         let (rows, eps) = (self.rows(), config.rms_norm_eps);
         let attention_wanted = self.attention_wanted(layer);
-        let Self { backend, block, light, .. } = self;
+        let Self { backend, block, selective, .. } = self;
         if trains(&[&layer.q_proj, &layer.k_proj, &layer.v_proj]) {
             let norm = &layer.input_layernorm.weight;
-            backend.rmsnorm_forward(x, norm, rows, eps, &mut light.norm1, &mut block.rstd1);
+            backend.rmsnorm_forward(x, norm, rows, eps, &mut selective.norm1, &mut block.rstd1);
         }
         if attention_wanted {
             let BlockActs { q, k, v, lse, .. } = &mut **block;
             let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
-            backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut light.att, lse);
+            backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
         }
         if trains(&[&layer.gate_proj, &layer.up_proj]) {
             let norm = &layer.post_attention_layernorm.weight;
-            backend.rmsnorm_forward(&block.mid, norm, rows, eps, &mut light.norm2, &mut block.rstd2);
+            backend.rmsnorm_forward(&block.mid, norm, rows, eps, &mut selective.norm2, &mut block.rstd2);
         }
         if trains(&[&layer.down_proj]) {
             let len = rows * config.intermediate_size;
-            backend.swiglu_forward(&block.gate, &block.up, len, &mut light.act);
+            backend.swiglu_forward(&block.gate, &block.up, len, &mut selective.act);
         }
     }
 
@@ -137,7 +138,7 @@ impl<B: Backend> Pass<'_, B> {
             self.backend,
             &mut layer.down_proj,
             &self.grads.dx,
-            &self.light.act,
+            &self.selective.act,
             rows,
             self.accumulate,
         );
@@ -146,9 +147,9 @@ impl<B: Backend> Pass<'_, B> {
         }
         let dx = &mut self.grads.dx;
         let BlockActs { gate, up, mid, rstd2, .. } = &mut *self.block;
-        let SelectiveActs { norm2, act: dact, .. } = &mut *self.light;
+        let SelectiveActs { norm2, act: dact, .. } = &mut *self.selective;
         self.backend.linear_backward_input(dx, &layer.down_proj.weight.weight, rows, dact, false);
-        self.backend.swiglu_backward(dact, rows * self.place.config.intermediate_size, gate, up);
+        self.backend.swiglu_backward(dact, rows * self.context.config.intermediate_size, gate, up);
         weight_gradient(self.backend, &mut layer.gate_proj, gate, norm2, rows, self.accumulate);
         weight_gradient(self.backend, &mut layer.up_proj, up, norm2, rows, self.accumulate);
         if !upper {
@@ -181,12 +182,12 @@ impl<B: Backend> Pass<'_, B> {
         if !self.attention_wanted(layer) {
             return;
         }
-        let (rows, config, sequences) = (self.rows(), self.place.config, self.place.batch.sequences);
+        let (rows, config, sequences) = (self.rows(), self.context.config, self.context.batch.sequences);
         weight_gradient(
             self.backend,
             &mut layer.o_proj,
             &self.grads.dx,
-            &self.light.att,
+            &self.selective.att,
             rows,
             self.accumulate,
         );
@@ -197,15 +198,15 @@ impl<B: Backend> Pass<'_, B> {
         let GradActs { dx, datt, .. } = &mut *self.grads;
         self.backend.linear_backward_input(dx, &layer.o_proj.weight.weight, rows, datt, false);
         let BlockActs { q, k, v, lse, .. } = &mut *self.block;
-        let layout = AttentionLayout { shape: config.attention(self.place.index), sequences };
-        let output = AttentionOutput { dout: datt, out: &self.light.att, lse };
+        let layout = AttentionLayout { shape: config.attention(self.context.index), sequences };
+        let output = AttentionOutput { dout: datt, out: &self.selective.att, lse };
         let inputs = QueryKeyValueMut { q: &mut *q, k: &mut *k, v };
         self.backend.attention_backward(output, layout, inputs);
-        self.backend.rope(q, heads, sequences, self.place.rope, Rotation::Backward);
-        self.backend.rope(k, kv_heads, sequences, self.place.rope, Rotation::Backward);
+        self.backend.rope(q, heads, sequences, self.context.rope, Rotation::Backward);
+        self.backend.rope(k, kv_heads, sequences, self.context.rope, Rotation::Backward);
         self.head_norms(layer);
         let BlockActs { q, k, v, rstd1, .. } = &mut *self.block;
-        let norm1 = &mut self.light.norm1;
+        let norm1 = &mut self.selective.norm1;
         for (projection, dout) in
             [(&mut layer.q_proj, &*q), (&mut layer.k_proj, &*k), (&mut layer.v_proj, &*v)]
         {
@@ -226,7 +227,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// Through the norms on the heads of q and k, where there are any.
     fn head_norms(&mut self, layer: &mut Layer<B>) {
-        let (rows, config) = (self.rows(), self.place.config);
+        let (rows, config) = (self.rows(), self.context.config);
         let BlockActs { q, k, normed_heads, .. } = &mut *self.block;
         let Some(raw) = normed_heads else { return };
         let heads = [config.num_attention_heads, config.num_key_value_heads];

@@ -1,54 +1,17 @@
-//! `config.json` of a Llama-family model, in the spellings of transformers 4 and 5.
-
-use std::path::PathBuf;
+//! What `config.json` says about a Llama-family model.
 
 use serde_json::Value;
 
+use super::family::{WindowRule, family_of};
+use super::keys::Keys;
+use super::rope_scaling::{RopeScaling, read_rope};
 use crate::backend::AttentionShape;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-/// A model family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// Llama 2, 3.x and what follows their layout.
-    Llama,
-    /// With a sliding window.
-    Mistral,
-    /// With biases on q, k and v.
-    Qwen2,
-    /// With norms on the heads of q and k.
-    Qwen3,
-}
-
-/// How rotary frequencies are stretched.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
-    Default,
-    /// All frequencies divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Low frequencies divided, high ones kept: Llama 3.1.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length before scaling.
-        original: f64,
-    },
-}
-
 /// Everything that decides the computation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
-    /// The model family.
-    pub family: Family,
+pub struct ModelConfig {
     /// `D`.
     pub hidden_size: usize,
     /// `F`.
@@ -67,7 +30,7 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Stretch of the rotary frequencies.
+    /// Scaling of the rotary frequencies.
     pub rope_scaling: RopeScaling,
     /// Input embedding and output head are one tensor.
     pub tie_word_embeddings: bool,
@@ -83,7 +46,7 @@ pub struct LlamaConfig {
     pub windows: Vec<Option<usize>>,
 }
 
-impl LlamaConfig {
+impl ModelConfig {
     /// Reads `config.json` of `checkpoint`. No size in it exceeds what the weights have, so that nothing is
     /// allocated for a model that is not there.
     ///
@@ -98,8 +61,9 @@ impl LlamaConfig {
                 hint: Some("give a checkpoint directory in Hugging Face layout".to_owned()),
             });
         };
-        let keys = Keys { value: config.value(), path: root.join("config.json"), tensors: checkpoint.len() };
-        let config = keys.config()?;
+        let path = root.join("config.json");
+        let keys = Keys { value: config.value(), path: &path };
+        let config = Self::from_keys(&keys, checkpoint.len())?;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
         let sizes = [
@@ -117,6 +81,47 @@ impl LlamaConfig {
                 Err(keys.fault(fault, None))
             }
         }
+    }
+
+    /// The configuration of a model whose weights have `tensors` tensors, which bounds the number of layers.
+    fn from_keys(keys: &Keys<'_>, tensors: usize) -> Result<Self> {
+        let family = family_of(keys)?;
+        let heads = keys.size("num_attention_heads")?;
+        let hidden_size = keys.size("hidden_size")?;
+        let num_key_value_heads = keys.size_or("num_key_value_heads", heads)?;
+        let head_dim = keys.size_or("head_dim", family.head_dim.unwrap_or(hidden_size / heads))?;
+        if heads % num_key_value_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads = {heads}");
+            return Err(keys.wrong("num_key_value_heads", &expected));
+        }
+        if head_dim % 2 != 0 || head_dim == 0 {
+            return Err(keys.wrong("head_dim", "an even number"));
+        }
+        check_constants(keys)?;
+        let num_hidden_layers = keys.size("num_hidden_layers")?;
+        if num_hidden_layers > tensors {
+            let expected = format!("at most one layer for each of the {tensors} tensors of the weights");
+            return Err(keys.wrong("num_hidden_layers", &expected));
+        }
+        let (rope_theta, rope_scaling) = read_rope(keys)?;
+        Ok(Self {
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size")?,
+            num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size: keys.size("vocab_size")?,
+            rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)? as f32,
+            rope_theta,
+            rope_scaling,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
+            qkv_bias: family.qkv_bias.read(keys)?,
+            o_bias: family.o_bias.read(keys)?,
+            mlp_bias: family.mlp_bias.read(keys)?,
+            qk_norm: family.qk_norm,
+            windows: windows(keys, family.window, num_hidden_layers)?,
+        })
     }
 
     /// Shape of the attention of a layer.
@@ -140,201 +145,53 @@ impl LlamaConfig {
     }
 }
 
-/// The keys of a file, with errors that name it.
-struct Keys<'a> {
-    value: &'a Value,
-    path: PathBuf,
-    /// How many the weights have: there cannot be more layers.
-    tensors: usize,
+/// Keys that may only have one value here.
+fn check_constants(keys: &Keys<'_>) -> Result<()> {
+    let activation = keys.get("hidden_act").map_or(Some("silu"), Value::as_str);
+    if !matches!(activation, Some("silu" | "swish")) {
+        return Err(keys.wrong("hidden_act", "silu"));
+    }
+    if keys.number_or("partial_rotary_factor", 1.0)? != 1.0 {
+        return Err(keys.wrong("partial_rotary_factor", "1"));
+    }
+    if keys.get("attention_dropout").and_then(Value::as_f64).unwrap_or(0.0) != 0.0 {
+        return Err(keys.wrong("attention_dropout", "0"));
+    }
+    if keys.get("quantization_config").is_some() {
+        return Err(keys.fault(
+            "`quantization_config`: quantized weights cannot be trained",
+            Some("use the checkpoint it was quantized from"),
+        ));
+    }
+    Ok(())
 }
 
-impl Keys<'_> {
-    fn fault(&self, fault: impl Into<String>, hint: Option<&str>) -> Error {
-        Error::Checkpoint { path: self.path.clone(), fault: fault.into(), hint: hint.map(str::to_owned) }
+/// The sliding window of each layer.
+fn windows(keys: &Keys<'_>, rule: WindowRule, layers: usize) -> Result<Vec<Option<usize>>> {
+    let on = match rule {
+        WindowRule::Never => false,
+        WindowRule::EveryLayer => true,
+        WindowRule::SomeLayers => keys.flag("use_sliding_window")?,
+    };
+    if !on || keys.get("sliding_window").is_none() {
+        return Ok(vec![None; layers]);
     }
-
-    /// The key, unless it is missing or null.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.value.get(key).filter(|v| !v.is_null())
+    let window = keys.size("sliding_window")?;
+    if rule == WindowRule::EveryLayer {
+        return Ok(vec![Some(window); layers]);
     }
-
-    fn wrong(&self, key: &str, expected: &str) -> Error {
-        let got = self.get(key).map_or_else(|| "nothing".to_owned(), |v| format!("`{v}`"));
-        let got: String = got.chars().take(80).collect();
-        self.fault(format!("`{key}`: got {got}, expected {expected}"), None)
-    }
-
-    fn size(&self, key: &str) -> Result<usize> {
-        let size = self.get(key).and_then(Value::as_u64).filter(|n| (1..1 << 31).contains(n));
-        size.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number above 0"))
-    }
-
-    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
-        if self.get(key).is_none() { Ok(default) } else { self.size(key) }
-    }
-
-    fn number_or(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(v) => {
-                let number = v.as_f64().filter(|x| *x > 0.0 && x.is_finite());
-                number.ok_or_else(|| self.wrong(key, "a number above 0"))
-            }
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(false),
-            Some(v) => v.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
-        }
-    }
-
-    fn family(&self) -> Result<Family> {
-        let named = self.get("model_type").and_then(Value::as_str);
-        match named {
-            Some("llama") => Ok(Family::Llama),
-            Some("mistral") => Ok(Family::Mistral),
-            Some("qwen2") => Ok(Family::Qwen2),
-            Some("qwen3") => Ok(Family::Qwen3),
-            other => Err(self.fault(
-                format!(
-                    "unsupported model_type: got {}, expected llama, mistral, qwen2 or qwen3",
-                    other.map_or_else(|| "none".to_owned(), |t| format!("`{}`", crate::error::Escaped(t)))
-                ),
-                Some("inspect, diff, reset and merge work on any safetensors checkpoint"),
-            )),
-        }
-    }
-
-    fn config(&self) -> Result<LlamaConfig> {
-        let family = self.family()?;
-        let heads = self.size("num_attention_heads")?;
-        let hidden_size = self.size("hidden_size")?;
-        let num_key_value_heads = self.size_or("num_key_value_heads", heads)?;
-        let head_dim = match family {
-            // The default of transformers for this family, whatever the other sizes are.
-            Family::Qwen3 => self.size_or("head_dim", 128)?,
-            _ => self.size_or("head_dim", hidden_size / heads)?,
-        };
-        if heads % num_key_value_heads != 0 {
-            let expected = format!("a divisor of num_attention_heads = {heads}");
-            return Err(self.wrong("num_key_value_heads", &expected));
-        }
-        if head_dim % 2 != 0 || head_dim == 0 {
-            return Err(self.wrong("head_dim", "an even number"));
-        }
-        self.check_constants()?;
-        let num_hidden_layers = self.size("num_hidden_layers")?;
-        if num_hidden_layers > self.tensors {
-            let expected =
-                format!("at most one layer for each of the {} tensors of the weights", self.tensors);
-            return Err(self.wrong("num_hidden_layers", &expected));
-        }
-        let attention_bias = self.flag("attention_bias")?;
-        let (rope_theta, rope_scaling) = self.rope()?;
-        Ok(LlamaConfig {
-            family,
-            hidden_size,
-            intermediate_size: self.size("intermediate_size")?,
-            num_hidden_layers,
-            num_attention_heads: heads,
-            num_key_value_heads,
-            head_dim,
-            vocab_size: self.size("vocab_size")?,
-            rms_norm_eps: self.number_or("rms_norm_eps", 1e-6)? as f32,
-            rope_theta,
-            rope_scaling,
-            tie_word_embeddings: self.flag("tie_word_embeddings")?,
-            qkv_bias: family == Family::Qwen2 || (family != Family::Mistral && attention_bias),
-            o_bias: matches!(family, Family::Llama | Family::Qwen3) && attention_bias,
-            mlp_bias: family == Family::Llama && self.flag("mlp_bias")?,
-            qk_norm: family == Family::Qwen3,
-            windows: self.windows(family, num_hidden_layers)?,
-        })
-    }
-
-    /// Keys that may only have one value here.
-    fn check_constants(&self) -> Result<()> {
-        let activation = self.get("hidden_act").map_or(Some("silu"), Value::as_str);
-        if !matches!(activation, Some("silu" | "swish")) {
-            return Err(self.wrong("hidden_act", "silu"));
-        }
-        if self.number_or("partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(self.wrong("partial_rotary_factor", "1"));
-        }
-        if self.get("attention_dropout").and_then(Value::as_f64).unwrap_or(0.0) != 0.0 {
-            return Err(self.wrong("attention_dropout", "0"));
-        }
-        if self.get("quantization_config").is_some() {
-            return Err(self.fault(
-                "`quantization_config`: quantized weights cannot be trained",
-                Some("use the checkpoint it was quantized from"),
-            ));
-        }
-        Ok(())
-    }
-
-    fn windows(&self, family: Family, layers: usize) -> Result<Vec<Option<usize>>> {
-        let on = match family {
-            Family::Llama => false,
-            Family::Mistral => true,
-            Family::Qwen2 | Family::Qwen3 => self.flag("use_sliding_window")?,
-        };
-        if !on || self.get("sliding_window").is_none() {
-            return Ok(vec![None; layers]);
-        }
-        let window = self.size("sliding_window")?;
-        if let Some(types) = self.get("layer_types").filter(|_| family != Family::Mistral) {
-            let types = types.as_array().filter(|t| t.len() == layers);
-            let types = types.ok_or_else(|| self.wrong("layer_types", &format!("{layers} names")))?;
-            let window_of = |name: &Value| match name.as_str() {
-                Some("full_attention") => Ok(None),
-                Some("sliding_attention") => Ok(Some(window)),
-                _ => Err(self.wrong("layer_types", "full_attention or sliding_attention")),
-            };
-            return types.iter().map(window_of).collect();
-        }
-        let full = match family {
-            Family::Mistral => 0,
-            _ => self.size_or("max_window_layers", 28)?,
-        };
-        Ok((0..layers).map(|layer| (layer >= full).then_some(window)).collect())
-    }
-
-    /// Base and stretch of the rotary frequencies: `rope_parameters` (transformers 5), or `rope_theta` and
-    /// `rope_scaling` (transformers 4).
-    fn rope(&self) -> Result<(f64, RopeScaling)> {
-        let top = self.number_or("rope_theta", 10_000.0)?;
-        let (key, scaling) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
-            (Some(value), _) => ("rope_parameters", value),
-            (None, Some(value)) => ("rope_scaling", value),
-            (None, None) => return Ok((top, RopeScaling::Default)),
-        };
-        let inner = Keys { value: scaling, path: self.path.clone(), tensors: self.tensors };
-        let theta = inner.number_or("rope_theta", top)?;
-        let number = |name: &str| {
-            let number = inner.get(name).and_then(Value::as_f64).filter(|x| *x > 0.0);
-            number.ok_or_else(|| self.fault(format!("`{key}`: no number `{name}`"), None))
-        };
-        let kind =
-            inner.get("rope_type").or_else(|| inner.get("type")).map_or(Some("default"), Value::as_str);
-        let scaling = match kind {
-            Some("default") => RopeScaling::Default,
-            Some("linear") => RopeScaling::Linear { factor: number("factor")? },
-            Some("llama3") => RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low_freq_factor: number("low_freq_factor")?,
-                high_freq_factor: number("high_freq_factor")?,
-                original: number("original_max_position_embeddings")?,
-            },
-            _ => {
-                let fault = format!("`{key}`: unsupported rope type, expected default, linear or llama3");
-                return Err(self.fault(fault, None));
-            }
-        };
-        Ok((theta, scaling))
-    }
+    let Some(types) = keys.get("layer_types") else {
+        let full = keys.size_or("max_window_layers", 28)?;
+        return Ok((0..layers).map(|layer| (layer >= full).then_some(window)).collect());
+    };
+    let types = types.as_array().filter(|t| t.len() == layers);
+    let types = types.ok_or_else(|| keys.wrong("layer_types", &format!("{layers} names")))?;
+    let window_of = |name: &Value| match name.as_str() {
+        Some("full_attention") => Ok(None),
+        Some("sliding_attention") => Ok(Some(window)),
+        _ => Err(keys.wrong("layer_types", "full_attention or sliding_attention")),
+    };
+    types.iter().map(window_of).collect()
 }
 
 #[cfg(test)]
@@ -342,7 +199,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(extra: Value) -> Result<LlamaConfig> {
+    fn parse(extra: Value) -> Result<ModelConfig> {
         let mut value = json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4,
             "num_attention_heads": 4, "vocab_size": 256, "rms_norm_eps": 1e-5
@@ -350,7 +207,7 @@ mod tests {
         for (key, v) in extra.as_object().into_iter().flatten() {
             value[key] = v.clone();
         }
-        Keys { value: &value, path: "config.json".into(), tensors: 40 }.config()
+        ModelConfig::from_keys(&Keys { value: &value, path: "config.json".as_ref() }, 40)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotation, Sequences};
 use crate::model::activations::{BlockActs, SelectiveActs};
-use crate::model::{Activations, Layer, Linear, LlamaConfig, Model};
+use crate::model::{Activations, Layer, Linear, Model, ModelConfig};
 
 /// The tokens of a micro-batch.
 #[derive(Debug, Clone, Copy)]
@@ -23,11 +23,11 @@ pub fn forward<'x, B: Backend>(
     backend.embedding_forward(&model.embed_tokens.weight, batch.ids, &mut acts.x[0]);
     let slots = acts.x.len();
     for (l, layer) in model.layers.iter().enumerate() {
-        let (x, block, light, rope) = acts.of_block(l);
+        let (x, block, selective, rope) = acts.of_block(l);
         let (from, to) = (l % slots, (l + 1) % slots);
         let [x, out] = x.get_disjoint_mut([from, to]).unwrap_or_else(|_| unreachable!("two slots or more"));
-        let place = Place { config: &model.config, index: l, batch, rope };
-        block_forward(backend, layer, place, x, block, light, Some(out));
+        let context = BlockContext { config: &model.config, index: l, batch, rope };
+        block_forward(backend, layer, context, x, block, selective, Some(out));
     }
     let last = model.layers.len() % slots;
     let (rows, eps) = (batch.ids.len(), model.config.rms_norm_eps);
@@ -42,10 +42,11 @@ pub fn forward<'x, B: Backend>(
     &acts.last
 }
 
-/// Which block, of what, on what.
+/// What a block computes with, besides its weights and buffers.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) config: &'a LlamaConfig,
+pub(crate) struct BlockContext<'a> {
+    pub(crate) config: &'a ModelConfig,
+    /// The number of the block, from 0.
     pub(crate) index: usize,
     pub(crate) batch: Batch<'a>,
     pub(crate) rope: &'a RopeTable,
@@ -55,45 +56,52 @@ pub(crate) struct Place<'a> {
 pub(crate) fn block_forward<B: Backend>(
     backend: &mut B,
     layer: &Layer<B>,
-    place: Place<'_>,
+    context: BlockContext<'_>,
     x: &B::Buffer,
     block: &mut BlockActs<B>,
-    light: &mut SelectiveActs<B>,
+    selective: &mut SelectiveActs<B>,
     out: Option<&mut B::Buffer>,
 ) {
-    let Place { config, batch, rope, .. } = place;
+    let BlockContext { config, batch, rope, .. } = context;
     let (rows, eps, d) = (batch.ids.len(), config.rms_norm_eps, config.hidden_size);
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
 
-    backend.rmsnorm_forward(x, &layer.input_layernorm.weight, rows, eps, &mut light.norm1, &mut block.rstd1);
+    backend.rmsnorm_forward(
+        x,
+        &layer.input_layernorm.weight,
+        rows,
+        eps,
+        &mut selective.norm1,
+        &mut block.rstd1,
+    );
     if let (Some([q_raw, k_raw]), Some(q_norm), Some(k_norm)) =
         (&mut block.normed_heads, &layer.q_norm, &layer.k_norm)
     {
-        linear(backend, &light.norm1, &layer.q_proj, rows, &mut q_raw.0, false);
-        linear(backend, &light.norm1, &layer.k_proj, rows, &mut k_raw.0, false);
+        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut q_raw.0, false);
+        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut k_raw.0, false);
         backend.rmsnorm_forward(&q_raw.0, &q_norm.weight, rows * heads, eps, &mut block.q, &mut q_raw.1);
         backend.rmsnorm_forward(&k_raw.0, &k_norm.weight, rows * kv_heads, eps, &mut block.k, &mut k_raw.1);
     } else {
-        linear(backend, &light.norm1, &layer.q_proj, rows, &mut block.q, false);
-        linear(backend, &light.norm1, &layer.k_proj, rows, &mut block.k, false);
+        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut block.q, false);
+        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut block.k, false);
     }
-    linear(backend, &light.norm1, &layer.v_proj, rows, &mut block.v, false);
+    linear(backend, &selective.norm1, &layer.v_proj, rows, &mut block.v, false);
     backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
     backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
     let BlockActs { q, k, v, lse, .. } = block;
-    let layout = AttentionLayout { shape: config.attention(place.index), sequences: batch.sequences };
-    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut light.att, lse);
+    let layout = AttentionLayout { shape: config.attention(context.index), sequences: batch.sequences };
+    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
     backend.copy(x, &mut block.mid, rows * d);
-    linear(backend, &light.att, &layer.o_proj, rows, &mut block.mid, true);
+    linear(backend, &selective.att, &layer.o_proj, rows, &mut block.mid, true);
 
     let norm2 = &layer.post_attention_layernorm.weight;
-    backend.rmsnorm_forward(&block.mid, norm2, rows, eps, &mut light.norm2, &mut block.rstd2);
-    linear(backend, &light.norm2, &layer.gate_proj, rows, &mut block.gate, false);
-    linear(backend, &light.norm2, &layer.up_proj, rows, &mut block.up, false);
-    backend.swiglu_forward(&block.gate, &block.up, rows * config.intermediate_size, &mut light.act);
+    backend.rmsnorm_forward(&block.mid, norm2, rows, eps, &mut selective.norm2, &mut block.rstd2);
+    linear(backend, &selective.norm2, &layer.gate_proj, rows, &mut block.gate, false);
+    linear(backend, &selective.norm2, &layer.up_proj, rows, &mut block.up, false);
+    backend.swiglu_forward(&block.gate, &block.up, rows * config.intermediate_size, &mut selective.act);
     if let Some(out) = out {
         backend.copy(&block.mid, out, rows * d);
-        linear(backend, &light.act, &layer.down_proj, rows, out, true);
+        linear(backend, &selective.act, &layer.down_proj, rows, out, true);
     }
 }
 

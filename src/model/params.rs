@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::model::LlamaConfig;
+use crate::model::ModelConfig;
 use crate::{Error, Faults, Result};
 
 /// One tensor.
@@ -95,7 +95,7 @@ pub struct Layer<B: Backend> {
 #[derive(Debug)]
 pub struct Model<B: Backend> {
     /// What decides the computation.
-    pub config: LlamaConfig,
+    pub config: ModelConfig,
     /// `[V, D]`.
     pub embed_tokens: Param<B>,
     /// The blocks.
@@ -150,7 +150,7 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// [`Error::Checkpoint`] for every tensor that is missing, has another shape or is not of numbers.
     pub fn load<'a>(
-        config: LlamaConfig,
+        config: ModelConfig,
         checkpoint: &'a Checkpoint,
         backend: &B,
         mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, bool)>,
@@ -187,7 +187,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// Takes the tensors in the order of [`expected`].
-    fn assemble(config: LlamaConfig, next: &mut dyn FnMut() -> Param<B>) -> Self {
+    fn assemble(config: ModelConfig, next: &mut dyn FnMut() -> Param<B>) -> Self {
         let embed_tokens = next();
         let layers = (0..config.num_hidden_layers).map(|_| {
             let mut linear = |bias: bool| Linear { weight: next(), bias: bias.then(&mut *next) };
@@ -219,7 +219,7 @@ impl<B: Backend> Model<B> {
 }
 
 /// Name and shape of every tensor that the model computes with.
-pub fn expected(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
+pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
     let (q, kv, e) = (config.q_size(), config.kv_size(), config.head_dim);
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d])];

@@ -1,13 +1,13 @@
 //! Rotary frequencies of a model.
 
 use crate::backend::RopeTable;
-use crate::model::LlamaConfig;
-use crate::model::config::RopeScaling;
+use crate::model::ModelConfig;
+use crate::model::rope_scaling::RopeScaling;
 
 /// Cosines and sines for the first `positions` positions.
 ///
 /// Frequencies in `f32` as transformers computes them; `llama3` scaling after Meta's Llama 3.1.
-pub fn rope_table(config: &LlamaConfig, positions: usize) -> RopeTable {
+pub fn rope_table(config: &ModelConfig, positions: usize) -> RopeTable {
     let half = config.head_dim / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| frequency(config, i)).collect();
     let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
@@ -15,7 +15,7 @@ pub fn rope_table(config: &LlamaConfig, positions: usize) -> RopeTable {
     RopeTable { cos: cos.into(), sin: sin.into(), half }
 }
 
-fn frequency(config: &LlamaConfig, i: usize) -> f32 {
+fn frequency(config: &ModelConfig, i: usize) -> f32 {
     let exponent = (2 * i) as f32 / config.head_dim as f32;
     let plain = 1.0 / (config.rope_theta as f32).powf(exponent);
     match config.rope_scaling {

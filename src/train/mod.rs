@@ -2,11 +2,15 @@
 //!
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
 //! `state` is what `--resume` needs, `log` what people look at.
+//!
+//! Parts, lowest first: `fingerprint`, `schedule`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
+//! `run_dir`, `loss`, `step`, `round`, `run`.
 
 mod cost;
 mod elements;
 mod fingerprint;
 mod log;
+mod loss;
 mod model;
 mod round;
 mod run;
@@ -20,8 +24,8 @@ pub use cost::{Cost, FlopsPerToken};
 pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
-pub use run::{RoundSpec, Run, RunOptions, Watcher, eval_checkpoint};
+pub use run::{RoundSpec, Run, RunOptions, Watcher};
 pub use run_dir::RunDir;
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;
-pub use step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};
+pub use step::{AdamW, StepBuffers, StepReport, Timings, Update, step};

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use super::log::{LogLine, TrainLog};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, reserve, step};
+use super::step::{AdamW, StepReport, Timings, Update, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
 use crate::data::{Batch, Batches, Epoch};
 use crate::error::Escaped;
-use crate::model::{Activations, Model, Recompute};
+use crate::eval::mean_loss;
+use crate::model::{Capacity, Model, Recompute};
 use crate::{Error, Result};
 
 /// The data of a round.
@@ -21,8 +22,8 @@ pub struct Stage<'a> {
     pub batches: &'a Batches,
     /// Rows to measure the loss on, in micro-batches.
     pub eval: &'a [Batch],
-    /// Tokens that go through the model at once, and of the longest sequence.
-    pub sizes: (usize, usize),
+    /// The most tokens that go through the model at once.
+    pub capacity: Capacity,
 }
 
 /// What decides a round, besides its data and plan.
@@ -130,7 +131,7 @@ pub(super) fn run_round<B: Backend>(
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
     let adam = &options.adam;
-    let (mut acts, mut dhidden) = reserve(backend, model, stage.sizes, (options.recompute, adam));
+    let mut buffers = reserve(backend, model, stage.capacity, options.recompute, adam);
     backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
@@ -151,10 +152,9 @@ pub(super) fn run_round<B: Backend>(
             epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
         }
         let batches = next_batches(&epoch.1, progress.position, options.gradient_accumulation_steps);
-        let micros: Vec<MicroBatch<'_>> = batches.iter().map(MicroBatch::of).collect();
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (adam, lr, count));
+        let report = step(backend, model, &mut buffers, &batches, Update { adam, lr, count });
         backend.check()?;
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
@@ -166,8 +166,8 @@ pub(super) fn run_round<B: Backend>(
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
-            line.eval_loss = eval_loss(backend, model, &mut acts, stage.eval);
-            backend.check()?;
+            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval)?;
+            line.eval_loss = (loss.targets > 0).then_some(loss.nats);
         }
         record(&line, hooks)?;
         (hooks.event)(Event::Step(&line, total));
@@ -194,13 +194,6 @@ impl RoundSummary {
         self.timings.head += report.timings.head;
         self.timings.backward += report.timings.backward;
         self.timings.optimizer += report.timings.optimizer;
-    }
-}
-
-impl<'a> MicroBatch<'a> {
-    /// Borrows a batch.
-    pub fn of(batch: &'a Batch) -> Self {
-        Self { ids: &batch.input_ids, labels: &batch.labels, offsets: &batch.cu_seqlens }
     }
 }
 
@@ -253,22 +246,6 @@ fn record(line: &LogLine, hooks: &mut Hooks<'_>) -> Result<()> {
     ];
     values.extend(line.eval_loss.map(|loss| ("eval/loss", loss)));
     events.scalars(line.step, &values)
-}
-
-/// Mean loss over all target tokens; `None` without any.
-fn eval_loss<B: Backend>(
-    backend: &mut B,
-    model: &Model<B>,
-    acts: &mut Activations<B>,
-    batches: &[Batch],
-) -> Option<f64> {
-    let (mut sum, mut count) = (0.0, 0);
-    for batch in batches {
-        let losses = evaluate(backend, model, acts, &MicroBatch::of(batch));
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        count += losses.len();
-    }
-    (count > 0).then(|| sum / count as f64)
 }
 
 /// Saves the state and removes the oldest ones.

@@ -5,18 +5,18 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
 
+use super::cost::Cost;
 use super::log::TrainLog;
+use super::model;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
 use super::state::{self, Progress};
 use super::step::plan_memory;
 use super::tensorboard::EventFile;
-use super::{Cost, model};
 use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
     Access, Checkpoint, Link, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
-use crate::data::Batch;
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::Model;
 use crate::patch::{Creation, PatchOutput};
@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A configuration outside the Llama family, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
-        let config = crate::model::LlamaConfig::read(source)?;
+        let config = crate::model::ModelConfig::read(source)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
@@ -236,8 +236,8 @@ impl<'a> Run<'a> {
         }
         let stage = &self.options.stages[spec.stage];
         let options = &self.options.round;
-        let mut cost = Cost::of(backend, &model, stage.sizes, options.recompute);
-        let planned = plan_memory(backend, &mut model, stage.sizes, (options.recompute, &options.adam));
+        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute);
+        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
         cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
         let steps = options.steps(stage);
         watcher.begin(round, &cost, (steps, options.tokens(stage, steps)));
@@ -321,43 +321,4 @@ impl<'a> Run<'a> {
 fn frozen_moved(tensors: &[TensorDiff], plan: &Plan) -> Option<String> {
     let frozen = |name: &str| plan.is_trainable(name) != Some(true);
     violations(tensors, plan).into_iter().map(|v| v.name).find(|name| frozen(name))
-}
-
-/// Mean negative log-likelihood over the target tokens of `batches`, in nats, with their number.
-///
-/// # Errors
-/// A model outside the Llama family, tensors missing or of unexpected shape, a token outside the vocabulary.
-pub fn eval_checkpoint(
-    device: &mut Device,
-    source: &Checkpoint,
-    batches: &[Batch],
-    sizes: (usize, usize),
-) -> Result<(f64, u64)> {
-    match device {
-        Device::Cpu => measure(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), source, batches, sizes),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            measure(&mut **cuda, |cuda, stored| cuda.frozen(stored), source, batches, sizes)
-        }
-    }
-}
-
-fn measure<'c, B: Backend>(
-    backend: &mut B,
-    weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
-    source: &'c Checkpoint,
-    batches: &[Batch],
-    sizes: (usize, usize),
-) -> Result<(f64, u64)> {
-    let model = model::load(backend, source, None, |backend, stored, _| weight(backend, stored))?;
-    let recompute = crate::model::Recompute::Full;
-    let mut acts = crate::model::Activations::new(backend, &model.config, sizes, recompute, false);
-    let (mut sum, mut count) = (0.0, 0);
-    for batch in batches {
-        let losses = super::evaluate(backend, &model, &mut acts, &super::MicroBatch::of(batch));
-        backend.check()?;
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        count += losses.len() as u64;
-    }
-    Ok((sum / count.max(1) as f64, count))
 }
