@@ -86,7 +86,7 @@ const OWNED: [(&str, &str); 14] = [
     ("gemm", "backend"),
     ("cudarc", "backend"),
     ("libloading", "backend"),
-    ("ctrlc", "cli"),
+    ("signal_hook", "cli"),
 ];
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {

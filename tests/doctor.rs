@@ -16,7 +16,7 @@ use serde_json::Value;
 fn doctor(environment: &[(&str, &str)], json: bool) -> Output {
     let mut command = hft(if json { &["doctor", "--json"] } else { &["doctor"] });
     command.env_clear().env("PATH", "/nonexistent").envs(environment.iter().copied());
-    command.output().unwrap()
+    common::output(&mut command)
 }
 
 fn parsed(output: &Output) -> Value {

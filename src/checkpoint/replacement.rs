@@ -67,10 +67,11 @@ impl Replacement {
     /// # Errors
     /// As [`super::staging::Staging::commit`]. The target is then as it was.
     pub fn place(self) -> Result<()> {
-        exchange(&self.path, &self.guarded)?;
+        let exchange = || exchange(&self.path, &self.guarded);
         if self.guarded.there.is_some() {
-            self.private.keep();
+            self.private.finish_and_keep(exchange)?;
         } else {
+            self.private.finish(exchange)?;
             self.private.remove()?;
         }
         sync_directory(&self.guarded.parent)

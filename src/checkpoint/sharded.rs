@@ -10,6 +10,7 @@ use super::header::TensorInfo;
 use super::index::Index;
 use super::locate::{Kind, Located, locate};
 use super::natural_order::natural_order;
+use super::process::check_open_files;
 use super::shard::{Access, Shard};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
@@ -51,6 +52,7 @@ impl Checkpoint {
     /// Every fault of every shard and of the index, in both directions, at once.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let Located { kind, root, shards: paths, index, unindexed } = locate(path)?;
+        check_open_files(Escaped(path), paths.len())?;
         let mut shards = Vec::with_capacity(paths.len());
         let mut faults = Faults::default();
         for path in &paths {
@@ -74,6 +76,16 @@ impl Checkpoint {
             unindexed,
             order,
         })
+    }
+
+    /// Checks that this process may have the shards of all checkpoints `paths` open at once. A path that is no
+    /// checkpoint counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the number of files and the limit.
+    pub fn check_open_files(paths: &[PathBuf]) -> Result<()> {
+        let files = paths.iter().filter_map(|path| Some(locate(path).ok()?.shards.len())).sum();
+        check_open_files(format_args!("{} checkpoints", paths.len()), files)
     }
 
     /// The path as given.

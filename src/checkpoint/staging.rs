@@ -108,7 +108,7 @@ impl Staging {
     /// cannot replace one atomically. The target is then as it was.
     pub fn commit(self) -> Result<()> {
         self.sync_directories(&self.path)?;
-        exchange(&self.path, &self.guarded)?;
+        self.private.finish(|| exchange(&self.path, &self.guarded))?;
         if self.sync {
             sync_directory(&self.guarded.parent)?;
         }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::outcome::Outcome;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::diff::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
 use crate::error::Escaped;
@@ -18,6 +19,7 @@ use crate::{Error, Result};
 
 /// Show what changed between two checkpoints: exit code 0 identical, 1 differs
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
     /// The first checkpoint
     a: PathBuf,
@@ -60,8 +62,19 @@ pub(super) struct Diff {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # What changed, by layer and projection, with a page for the browser
+  hft-surgery diff llama llama-chat --html diff.html
+
+  # Are the frozen tensors bit-identical, and have the others moved?
+  hft-surgery diff llama llama-hft --plan plan.json
+
+  # Where do two fine-tunes of one base collide?
+  hft-surgery diff math code --base llama";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]

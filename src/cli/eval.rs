@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::device::DeviceArgs;
+use super::outcome::Outcome;
+use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
 use super::train::{in_batches, tokenizer};
-use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Limits, load};
 use crate::eval::{MeanLoss, eval_checkpoint};
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 
 /// Loss and perplexity of a model on rows of any training format
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Eval {
     /// The checkpoint
     #[arg(long, value_name = "CKPT")]
@@ -36,8 +38,16 @@ pub(super) struct Eval {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Loss and perplexity
+  hft-surgery eval --model llama --data rows.jsonl
+
+  # On the CPU, for a program
+  hft-surgery eval --model llama --data rows.jsonl --device cpu --json";
 
 impl Eval {
     /// Works on a thread of the pool, as training does.

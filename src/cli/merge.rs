@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::hash_args::HashArgs;
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
 use super::terminal::{Terminal, list};
-use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, Link, contents_digest};
+use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
 use crate::lora::{Adapter, LoraMerge};
 use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe};
@@ -21,6 +24,13 @@ use crate::{Error, Result};
 
 /// Merge checkpoints by a recipe, or by flags
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run"])),
+    override_usage = "hft-surgery merge [OPTIONS] --out <DIR> <RECIPE.yml>
+       hft-surgery merge [OPTIONS] --out <DIR> --method <METHOD> [--base <CKPT>] --model <CKPT[:KEY=VALUE,…]>...
+       hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>",
+    after_long_help = EXAMPLES
+)]
 pub(super) struct Merge {
     /// A recipe in mergekit's form
     #[arg(value_name = "RECIPE.yml", conflicts_with_all = ["method", "base", "model", "set"])]
@@ -43,9 +53,8 @@ pub(super) struct Merge {
     /// Type of the result
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<String>,
-    /// The directory to write
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["explain", "dry_run"])]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Apply this PEFT adapter to --base instead of merging models
     #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "explain"], requires = "base")]
     lora: Option<PathBuf>,
@@ -64,18 +73,22 @@ pub(super) struct Merge {
     /// Most bytes of one file, such as 5GB [default: files as the base has them]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shard_size: Option<u64>,
-    /// Replace an existing checkpoint at --out
-    #[arg(long)]
-    force: bool,
-    /// Do not wait until the result is on the disk
-    #[arg(long)]
-    no_sync: bool,
-    /// Record SHA-256 digests of the contents of all inputs
-    #[arg(long)]
-    hash: bool,
     #[command(flatten)]
-    reading: Reading,
+    hash: HashArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # A recipe as mergekit reads it
+  hft-surgery merge recipe.yml --out merged
+
+  # The same by flags
+  hft-surgery merge --method ties --base llama --model math:weight=1,density=0.3 --model code:weight=0.5,density=0.3 --out merged
+
+  # Fold a LoRA adapter into its base
+  hft-surgery merge --base llama --lora adapter --out merged";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum VocabArg {
@@ -108,18 +121,18 @@ impl Merge {
             return Ok(Outcome::Success);
         }
         tell(&merge, terminal);
-        let path = match (&self.out, self.dry_run) {
-            (Some(path), false) => path,
-            _ => {
+        let path = match self.dry_run {
+            false => self.output.path()?,
+            true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
             }
         };
         let output = Output {
             path,
-            force: self.force,
+            force: self.output.force,
             also_read: self.recipe.as_slice(),
-            sync: !self.no_sync,
+            sync: self.output.sync(),
             link: Link::Copy,
         };
         let provenance = Provenance {
@@ -141,23 +154,23 @@ impl Merge {
         let adapter = Adapter::open(adapter, self.reading.access())?;
         let merge = LoraMerge::new(&base, &adapter)?;
         terminal.detail(&format!("{} tensors change", merge.changed()));
-        let path = match (&self.out, self.dry_run) {
-            (Some(path), false) => path,
-            _ => {
+        let path = match self.dry_run {
+            false => self.output.path()?,
+            true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
             }
         };
         let inputs = vec![
-            self.input("base", &base, terminal)?,
-            self.input("adapter", adapter.checkpoint(), terminal)?,
+            self.hash.input("base", &base, terminal)?,
+            self.hash.input("adapter", adapter.checkpoint(), terminal)?,
         ];
         let provenance = Provenance { command: "merge", options: Map::new(), inputs };
         let output = Output {
             path,
-            force: self.force,
+            force: self.output.force,
             also_read: self.lora.as_slice(),
-            sync: !self.no_sync,
+            sync: self.output.sync(),
             link: Link::Copy,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
@@ -232,19 +245,9 @@ impl Merge {
         let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
         let mut inputs = Vec::new();
         for (i, (_, checkpoint)) in models.named().iter().enumerate() {
-            inputs.push(self.input(base(i), checkpoint, terminal)?);
+            inputs.push(self.hash.input(base(i), checkpoint, terminal)?);
         }
         Ok(inputs)
-    }
-
-    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
-        if !self.hash {
-            return Ok(Input::new(role, checkpoint, None));
-        }
-        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
-        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
-        bar.finish_and_clear();
-        Ok(Input::new(role, checkpoint, Some(digest)))
     }
 }
 
@@ -363,13 +366,19 @@ mod tests {
         let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
         assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));
         assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
-        assert!(model("a:weight=1,x").is_err());
+        let message = model("a:weight=1,x").unwrap_err().to_string();
+        assert_eq!(message, "got `x`, expected KEY=VALUE");
     }
 
     #[test]
     fn sizes_have_units() {
         assert_eq!(size("5GB"), Ok(5_000_000_000));
         assert_eq!(size("64KiB"), Ok(65_536));
-        assert!(size("5 parsecs").is_err() && size("0").is_err() && size("99999999999GB").is_err());
+        let unit = "expected bytes with a unit, such as 500MB or 5GB";
+        assert_eq!(size("5 parsecs"), Err(unit.to_owned()));
+        let number = "expected a whole number of bytes, such as 500MB or 5GB";
+        for text in ["0", "99999999999GB", "GB"] {
+            assert_eq!(size(text), Err(number.to_owned()), "{text}");
+        }
     }
 }

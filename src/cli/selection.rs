@@ -57,7 +57,7 @@ pub(super) enum StrategyArg {
     Layer,
     /// Matrices of the whole model
     Model,
-    /// An independent Bernoulli draw for every matrix
+    /// An independent Bernoulli draw for each matrix
     RandomTensor,
     /// What --train and --freeze say
     Explicit,

@@ -2,11 +2,12 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Color, Global};
+use super::global_args::{Color, GlobalArgs};
 use crate::error::{Escaped, STDOUT, is_hidden};
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Terminal {
     color: bool,
     color_stdout: bool,
@@ -15,7 +16,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    pub(super) fn new(global: &Global) -> Self {
+    pub(super) fn new(global: &GlobalArgs) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let colors = |is_terminal: bool| match global.color {
             Color::Always => true,
@@ -86,7 +87,7 @@ impl Terminal {
         };
         let mut last_hint = None;
         for (i, error) in all.iter().take(MOST).enumerate() {
-            say(&format!("{} {}", self.paint("error:", "1;31"), visible(&error.to_string())));
+            self.fault(&error.to_string());
             let hint = error.hint();
             let next = all.get(i + 1).filter(|_| i + 1 < MOST).and_then(Error::hint);
             // Advice that the next fault repeats is given once, after the last of them.
@@ -97,7 +98,19 @@ impl Terminal {
         }
         let more = more + all.len().saturating_sub(MOST);
         if more > 0 {
-            say(&format!("{} and {more} more", self.paint("error:", "1;31")));
+            self.fault(&format!("and {more} more"));
+        }
+    }
+
+    /// One line of an error.
+    pub(super) fn fault(&self, text: &str) {
+        say(&format!("{} {}", self.paint("error:", "1;31"), visible(text)));
+    }
+
+    /// Ends the line that a progress bar may stand on.
+    pub(super) fn end_line(&self) {
+        if self.draws_progress() {
+            say("");
         }
     }
 

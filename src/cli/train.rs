@@ -1,17 +1,19 @@
 //! `train`: masked fine-tuning.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
 use super::device::DeviceArgs;
+use super::interrupt::stop_flag;
+use super::link_args::LinkArgs;
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
+use super::reading_args::ReadingArgs;
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
-use super::{LinkArg, Outcome, Reading};
 use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
@@ -26,6 +28,12 @@ use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.required(false).required_unless_present("preview").help("The directory of the run and of its result")),
+    mut_arg("force", |force| force.conflicts_with("resume").help("Set an existing checkpoint or run at --out aside, and remove it when this run has ended")),
+    override_usage = "hft-surgery train [OPTIONS] --model <CKPT> --data <FILE> --out <DIR>",
+    after_long_help = EXAMPLES
+)]
 pub(super) struct Train {
     /// The checkpoint to start from
     #[arg(long, value_name = "CKPT")]
@@ -33,9 +41,8 @@ pub(super) struct Train {
     /// Training rows (.jsonl, .jsonl.zst, .parquet, or a directory); several: one stage each
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
-    /// The directory of the run and of its result
-    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Read options from a YAML file with the names of these flags; flags on the command line win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -53,21 +60,16 @@ pub(super) struct Train {
     /// Go on with a run that was interrupted
     #[arg(long)]
     resume: bool,
-    /// Set an existing checkpoint or run at --out aside, and remove it when this run has ended
-    #[arg(long, conflicts_with = "resume")]
-    force: bool,
     /// Print the first N rows as the model sees them, with what is learnt marked, and stop
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
-    /// Do not wait until checkpoints are on the disk
-    #[arg(long)]
-    no_sync: bool,
-    /// How shards without a trained tensor are brought over
-    #[arg(long, value_enum, default_value_t = LinkArg::Reflink, value_name = "HOW")]
-    link: LinkArg,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
     #[command(flatten)]
     rows: DataArgs,
     #[command(flatten)]
@@ -76,9 +78,18 @@ pub(super) struct Train {
     saving: SavingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
-    #[command(flatten)]
-    reading: Reading,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Half Fine-Tuning: half of the parameters stay bit-identical
+  hft-surgery train --model llama --data rows.jsonl --out llama-hft
+
+  # Look at the rows as the model sees them; train nothing
+  hft-surgery train --model llama --data rows.jsonl --preview 3
+
+  # Go on after an interruption
+  hft-surgery train --model llama --data rows.jsonl --out llama-hft --resume";
 
 /// The rows of all stages, tokenized.
 struct Data {
@@ -101,9 +112,9 @@ impl Train {
         if let Some(n) = self.preview {
             return self.show(n, tokenizer.as_ref(), limits, terminal);
         }
-        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
+        let (out, force) = (self.output.path()?, self.output.force);
         let inputs = self.inputs(&source);
-        RunDir::check(out, &inputs, self.force, self.resume)?;
+        RunDir::check(out, &inputs, force, self.resume)?;
         let rounds = self.plans(&source)?;
         let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, terminal)?;
@@ -122,8 +133,8 @@ impl Train {
             options: options.clone(),
             seed: self.selection.seed(),
             tensorboard: self.saving.tensorboard,
-            sync: !self.no_sync,
-            link: self.link.into(),
+            sync: self.output.sync(),
+            link: self.link.link(),
             access: self.reading.whole(),
         };
         Run::check(&run, &source)?;
@@ -132,7 +143,7 @@ impl Train {
         let dir = if self.resume {
             RunDir::resume(out, &inputs, &fingerprint, space)?
         } else {
-            RunDir::create(out, &inputs, self.force, &fingerprint, space)?
+            RunDir::create(out, &inputs, force, &fingerprint, space)?
         };
         for path in dir.replaced() {
             terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
@@ -148,19 +159,10 @@ impl Train {
         rounds: usize,
         terminal: &Terminal,
     ) -> Result<Outcome> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        let handler = ctrlc::set_handler(move || {
-            // The second one ends the process at once, as without a handler.
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
-        handler.map_err(|e| Error::usage(format!("cannot listen for Ctrl-C: {e}"), ""))?;
         let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
-        let log = run.execute(device, &mut watch, &stop)?;
+        let log = run.execute(device, &mut watch, stop_flag())?;
         let svg = run.dir().root().join("loss.svg");
-        replace_bytes(&svg, !self.no_sync, loss_svg(log.lines()).as_bytes())?;
+        replace_bytes(&svg, self.output.sync(), loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
         terminal.detail(&format!("wrote {}", Escaped(&root)));

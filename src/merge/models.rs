@@ -31,6 +31,8 @@ impl Models {
     pub fn open(recipe: &Recipe, access: Access) -> Result<Self> {
         let mut faults = Faults::default();
         let mut named = Vec::new();
+        let paths: Vec<_> = recipe.models().iter().map(|name| recipe.path_of(name)).collect();
+        Checkpoint::check_open_files(&paths)?;
         for name in recipe.models() {
             match Checkpoint::open(&recipe.path_of(name), access) {
                 Ok(checkpoint) => named.push((name.to_owned(), checkpoint)),
