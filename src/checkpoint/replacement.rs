@@ -57,7 +57,7 @@ impl Replacement {
         self.guarded.there.is_some()
     }
 
-    /// The ending of the private directory, by which [`Replaced::open`] finds it.
+    /// The ending of the private directory, by which `Replaced::open` finds it.
     pub fn ending(&self) -> &str {
         &self.ending
     }
