@@ -11,37 +11,24 @@ use std::path::{Path, PathBuf};
 use imports::{Source, parts_of, upward_imports};
 
 /// Each room with the rooms it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 18] = [
     ("error", &[]),
-    ("faults", &["error"]),
     ("simd", &[]),
-    ("checkpoint", &["error", "faults", "simd"]),
-    ("plan", &["error", "faults", "simd", "checkpoint"]),
-    ("surgery", &["error", "faults", "simd", "checkpoint", "plan"]),
-    ("reset", &["error", "faults", "checkpoint", "plan", "surgery"]),
-    ("diff", &["error", "faults", "simd", "checkpoint", "plan", "surgery"]),
-    ("patch", &["error", "faults", "checkpoint", "surgery"]),
-    ("merge", &["error", "faults", "simd", "checkpoint", "plan", "surgery"]),
-    ("lora", &["error", "faults", "simd", "checkpoint", "plan", "surgery", "merge"]),
-    ("data", &["error", "faults", "checkpoint", "plan"]),
+    ("checkpoint", &["error", "simd"]),
+    ("plan", &["error", "simd", "checkpoint"]),
+    ("surgery", &["error", "simd", "checkpoint", "plan"]),
+    ("reset", &["error", "checkpoint", "plan", "surgery"]),
+    ("diff", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("patch", &["error", "checkpoint", "surgery"]),
+    ("merge", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("lora", &["error", "simd", "checkpoint", "plan", "surgery", "merge"]),
+    ("data", &["error", "checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint"]),
-    ("model", &["error", "faults", "checkpoint", "backend"]),
-    ("eval", &["error", "faults", "checkpoint", "data", "backend", "model"]),
+    ("model", &["error", "checkpoint", "backend"]),
+    ("eval", &["error", "checkpoint", "data", "backend", "model"]),
     (
         "train",
-        &[
-            "error",
-            "faults",
-            "checkpoint",
-            "plan",
-            "surgery",
-            "diff",
-            "patch",
-            "data",
-            "backend",
-            "model",
-            "eval",
-        ],
+        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],
     ),
     (
         "report",
@@ -51,7 +38,6 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
         "cli",
         &[
             "error",
-            "faults",
             "checkpoint",
             "plan",
             "surgery",

@@ -7,7 +7,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
 use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
-use crate::train::{Cost, Event, LogLine, RoundSummary, Watcher};
+use crate::train::{Cost, Event, LogLine, RoundLength, RoundSummary, Watcher};
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {
@@ -63,7 +63,7 @@ impl<'a> Watch<'a> {
 }
 
 impl Watcher for Watch<'_> {
-    fn begin(&mut self, round: u32, cost: &Cost, (steps, tokens): (u64, u64)) {
+    fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, tokens }: RoundLength) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
         let rate = self.result.peak_gflops * 1e9 / flops;

@@ -1,4 +1,4 @@
-//! What tells one set of rows from another.
+//! A digest of the training rows, by which `--resume` recognizes its data.
 
 use std::fmt::Write;
 

@@ -24,7 +24,7 @@ pub use cost::{Cost, FlopsPerToken};
 pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
-pub use run::{RoundSpec, Run, RunOptions, Watcher};
+pub use run::{RoundLength, RoundSpec, Run, RunOptions, Watcher};
 pub use run_dir::RunDir;
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// The data of a round.
 pub struct Stage<'a> {
-    /// What is learnt.
+    /// Training rows.
     pub batches: &'a Batches,
     /// Rows to measure the loss on, in micro-batches.
     pub eval: &'a [Batch],
@@ -26,7 +26,7 @@ pub struct Stage<'a> {
     pub capacity: Capacity,
 }
 
-/// What decides a round, besides its data and plan.
+/// Hyperparameters of a round.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundOptions {
     /// Highest learning rate.
@@ -69,7 +69,7 @@ impl RoundOptions {
         self.max_steps.unwrap_or(self.epochs * per_epoch)
     }
 
-    /// Tokens of as many steps, about.
+    /// The approximate number of tokens of `steps` steps.
     pub fn tokens(&self, stage: &Stage<'_>, steps: u64) -> u64 {
         let all: u64 = stage.batches.rows().iter().map(|row| row.input_ids.len() as u64).sum();
         let per_step =
@@ -78,7 +78,7 @@ impl RoundOptions {
     }
 }
 
-/// What a round tells while it runs.
+/// Progress of a round.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A step was taken: its log line, and the steps of the round.
@@ -87,9 +87,9 @@ pub enum Event<'a> {
     Saved(&'a std::path::Path),
 }
 
-/// What a round reports to.
+/// Receivers of a round's progress, and its stop flag.
 pub(super) struct Hooks<'a> {
-    /// Told of every event.
+    /// Receives every event.
     pub event: &'a mut dyn FnMut(Event<'_>),
     /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
@@ -97,11 +97,11 @@ pub(super) struct Hooks<'a> {
     pub log: &'a mut TrainLog,
     /// TensorBoard events.
     pub events: Option<&'a mut EventFile>,
-    /// Where states go.
+    /// Directory of saved states.
     pub states: PathBuf,
 }
 
-/// Where the time of a round went.
+/// Time spent in each part of a round.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RoundSummary {
     /// Steps taken in this process.

@@ -33,7 +33,7 @@ pub struct RoundSpec {
     pub stage: usize,
 }
 
-/// What decides a run, and where it goes.
+/// Options of a run.
 pub struct RunOptions<'a> {
     /// The checkpoint to start from.
     pub model: &'a Path,
@@ -43,7 +43,7 @@ pub struct RunOptions<'a> {
     pub rounds: &'a [RoundSpec],
     /// Their data.
     pub stages: &'a [Stage<'a>],
-    /// The digest of its tensors.
+    /// Contents digest of the model.
     pub contents: Sha256Hex,
     /// Everything that decides the result, for the provenance.
     pub options: Map<String, Value>,
@@ -65,7 +65,7 @@ pub struct Run<'a> {
     dir: RunDir,
 }
 
-/// Where a round begins.
+/// The start of a round.
 struct Begin<'a> {
     spec: &'a RoundSpec,
     progress: Progress,
@@ -73,11 +73,20 @@ struct Begin<'a> {
     state: Option<&'a Path>,
 }
 
-/// What a run tells while it goes on.
+/// The length of a round.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundLength {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// About how many tokens they process.
+    pub tokens: u64,
+}
+
+/// Receives the progress of a run.
 pub trait Watcher {
-    /// A round begins: its number, what it costs, its steps and about how many tokens they have.
-    fn begin(&mut self, round: u32, cost: &Cost, steps: (u64, u64));
-    /// Something happened in it.
+    /// A round begins.
+    fn begin(&mut self, round: u32, cost: &Cost, length: RoundLength);
+    /// A step was taken or a state was saved.
     fn event(&mut self, event: Event<'_>);
     /// A round has ended.
     fn end(&mut self, round: u32, summary: &RoundSummary, unmoved: &[String]);
@@ -132,14 +141,14 @@ impl<'a> Run<'a> {
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<TrainLog> {
-        let standing = self.dir.standing()?;
-        if (1..self.options.rounds.len() as u32).contains(&standing.rounds) {
-            self.check_checkpoint(standing.rounds - 1)?;
+        let resume_point = self.dir.resume_point()?;
+        if (1..self.options.rounds.len() as u32).contains(&resume_point.rounds) {
+            self.check_checkpoint(resume_point.rounds - 1)?;
         }
-        let mut state = standing.state;
+        let mut state = resume_point.state;
         let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
         let mut log = None;
-        for (round, spec) in (0..).zip(self.options.rounds).skip(standing.rounds as usize) {
+        for (round, spec) in (0..).zip(self.options.rounds).skip(resume_point.rounds as usize) {
             let before: u64 = self.options.rounds[..round as usize].iter().map(steps).sum();
             let fresh = || (None, Progress { round, step: before, ..Progress::default() });
             let (state, progress) = state.take().map_or_else(fresh, |(path, p)| (Some(path), p));
@@ -154,7 +163,7 @@ impl<'a> Run<'a> {
         log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
     }
 
-    /// Moves the result to its place.
+    /// Moves the checkpoint after the last round into the run directory itself.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -179,7 +188,7 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let (spec, round) = (begin.spec, begin.progress.round);
         let source = Checkpoint::open(&self.source_of(round), self.options.access)?;
-        let kept = self.dir.of_round(round);
+        let kept = self.dir.round_dir(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         spec.plan.write(&kept.join("plan.json"))?;
         let (cost, summary) = match device {
@@ -240,7 +249,7 @@ impl<'a> Run<'a> {
         let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
         cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
         let steps = options.steps(stage);
-        watcher.begin(round, &cost, (steps, options.tokens(stage, steps)));
+        watcher.begin(round, &cost, RoundLength { steps, tokens: options.tokens(stage, steps) });
         let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
         let mut hooks = Hooks {
             event: &mut |event| watcher.event(event),
@@ -288,7 +297,7 @@ impl<'a> Run<'a> {
         let tensors = diff(&source, &written, &|_| true, &|_| {})?;
         let frozen_moved = frozen_moved(&tensors, &spec.plan);
         assert!(frozen_moved.is_none(), "a frozen tensor leaves training bit-identical: {frozen_moved:?}");
-        let delta = self.dir.of_round(round).join("delta.hftpatch");
+        let delta = self.dir.round_dir(round).join("delta.hftpatch");
         let output = PatchOutput { path: &delta, force: true, sync: self.options.sync, level: 3 };
         Creation::new(&source, &written)?.write(&output, &|_| {})?;
         let unmoved = tensors.iter().filter(|tensor| {
@@ -299,7 +308,7 @@ impl<'a> Run<'a> {
 
     /// Checks that the checkpoint after a round has the tensors that its metrics tell.
     fn check_checkpoint(&self, round: u32) -> Result<()> {
-        let metrics = self.dir.of_round(round).join("metrics.json");
+        let metrics = self.dir.round_dir(round).join("metrics.json");
         let fault = |path: &Path, fault: String| Error::Checkpoint {
             path: path.to_owned(),
             fault,

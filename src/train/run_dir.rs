@@ -25,20 +25,20 @@ use crate::checkpoint::{
 use crate::error::Escaped;
 use crate::{Error, Result};
 
-/// What `run.json` says it is.
+/// The `format` of `run.json`.
 const FORMAT: &str = "hft-surgery/run";
 
 /// An open run directory.
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
-    /// Endings of what stood there before, by [`Replaced::named`]; kept until this run has ended.
+    /// Endings of the directories that this run replaced, for [`Replaced::named`]; these are kept until it has ended.
     replaced: Vec<String>,
     /// Held while the run goes on.
     _lock: File,
 }
 
-/// Where a resumed run stands.
+/// What a resumed run continues from.
 #[derive(Debug, Default)]
 pub struct ResumePoint {
     /// Rounds that are done.
@@ -131,7 +131,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Removes what a killed run was writing.
+    /// Removes the files that a killed run left half-written.
     fn clear_unfinished(&self) -> Result<()> {
         for path in entries(&self.states())? {
             if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
@@ -141,17 +141,17 @@ impl RunDir {
         Ok(())
     }
 
-    /// Where that is which stood here before this run.
+    /// The directories that this run replaced, as far as they still exist.
     pub fn replaced(&self) -> Vec<PathBuf> {
         let found = self.replaced.iter().filter_map(|ending| Replaced::named(&self.root, ending));
         found.filter_map(|replaced| replaced.path()).collect()
     }
 
-    /// How far the run came.
+    /// The rounds that are done, and the newest state of the round after them.
     ///
     /// # Errors
     /// [`Error::Io`], or a state that cannot be read.
-    pub fn standing(&self) -> Result<ResumePoint> {
+    pub fn resume_point(&self) -> Result<ResumePoint> {
         let rounds = (0..).take_while(|round| self.rounds_done(*round)).count() as u32;
         let mut newest = None;
         for path in state::all(&self.states())? {
@@ -165,10 +165,10 @@ impl RunDir {
 
     /// A round is done when its metrics, which are written last, are there.
     fn rounds_done(&self, round: u32) -> bool {
-        self.of_round(round).join("metrics.json").is_file()
+        self.round_dir(round).join("metrics.json").is_file()
     }
 
-    /// Where states go.
+    /// The directory of saved states.
     pub fn states(&self) -> PathBuf {
         self.root.join("state")
     }
@@ -183,8 +183,8 @@ impl RunDir {
         &self.root
     }
 
-    /// What is kept of a round.
-    pub fn of_round(&self, round: u32) -> PathBuf {
+    /// The directory of a round's plan, patch and metrics.
+    pub fn round_dir(&self, round: u32) -> PathBuf {
         self.root.join("rounds").join(round.to_string())
     }
 
@@ -260,7 +260,7 @@ fn read_run(out: &Path) -> Result<Option<Value>> {
     Ok(Some(run))
 }
 
-/// The endings of what the run replaced.
+/// The endings of the directories that the run replaced.
 fn endings(run: Option<&Value>) -> Vec<String> {
     let list = run.and_then(|run| run.get("replaced")).and_then(Value::as_array);
     list.into_iter().flatten().filter_map(|ending| ending.as_str().map(str::to_owned)).collect()
@@ -319,7 +319,7 @@ fn bytes_in(dir: &Path) -> u64 {
     bytes.sum()
 }
 
-/// Removes a file, or a directory with what is in it, if it is there.
+/// Removes a file or a directory tree, if it exists.
 fn remove(path: &Path) -> Result<()> {
     let is_dir = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
     let removed = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -334,13 +334,13 @@ fn sync(dir: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io("sync", dir))
 }
 
-/// Locks a run that is at `out`, if there is one, so that it is not moved while it goes on.
+/// Locks the run at `out`, if there is one, so that no other process moves it meanwhile.
 fn lock_existing(out: &Path) -> Result<Option<File>> {
     let path = out.join("state/lock");
     path.is_file().then(|| lock(out, &path)).transpose()
 }
 
-/// Locks the run, so that two do not write to it.
+/// Takes the lock of the run, so that two processes never write to it.
 fn lock(out: &Path, path: &Path) -> Result<File> {
     let file = File::options().write(true).create(true).truncate(false).open(path);
     let file = file.map_err(Error::io("open", path))?;

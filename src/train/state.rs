@@ -17,7 +17,7 @@ use crate::checkpoint::{
 use crate::model::Model;
 use crate::{Error, Result};
 
-/// Where a run stands.
+/// Position of a run: round, step, epoch, micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The round.
@@ -111,7 +111,7 @@ fn digest_of(header: &[u8], sums: &[Sha256Hex]) -> Sha256Hex {
     Sha256Hex::of(&header.iter().chain(sums).copied().collect::<Vec<u8>>())
 }
 
-/// Where `text` stands first in the header.
+/// The offset of the first `text` in the header.
 fn place_of(header: &[u8], text: &str) -> Option<std::ops::Range<usize>> {
     let start = header.windows(text.len()).position(|window| window == text.as_bytes())?;
     Some(start..start + text.len())

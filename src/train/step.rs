@@ -53,7 +53,7 @@ impl<B: Backend> StepBuffers<B> {
     }
 }
 
-/// Where the time of a step went.
+/// Time spent in each part of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Timings {
     /// Forward, without the head.
@@ -66,7 +66,7 @@ pub struct Timings {
     pub optimizer: Duration,
 }
 
-/// What a step found.
+/// Loss, gradient norm and counts of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Mean negative log-likelihood over the target tokens, in nats.
@@ -77,12 +77,12 @@ pub struct StepReport {
     pub tokens: u64,
     /// Tokens that were predicted.
     pub targets: u64,
-    /// Where the time went.
+    /// Time spent in each part.
     pub timings: Timings,
 }
 
 impl StepReport {
-    /// Whether loss and gradients are numbers. If not, the update was left out.
+    /// Whether loss and gradients are finite. If not, the update was left out.
     pub fn finite(&self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
     }

@@ -6,8 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::backend::Stored;
-use crate::checkpoint::{Dtype, Known, decode_f32};
-use crate::simd::bf16;
+use crate::checkpoint::{Dtype, decode_f32};
 
 /// Elements widened by one thread at a time.
 const PIECE: usize = 1 << 15;
@@ -124,9 +123,6 @@ impl<'a> Weight<'a> {
 }
 
 fn widen(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
-    if *dtype == Dtype::Known(Known::BF16) {
-        return bf16::decode(bytes, out);
-    }
     let known = decode_f32(dtype, bytes, out);
     assert!(known.is_some(), "a weight is built over numbers only");
 }

@@ -115,7 +115,7 @@ impl Device {
             Some(fault) => {
                 let memory = fault.contains("OUT_OF_MEMORY");
                 let hint = memory
-                    .then(|| "use a smaller --batch-size or --max-length, or --recompute block".to_owned());
+                    .then(|| "use a smaller --batch-size or --max-length, or --recompute full".to_owned());
                 Err(Error::Device { fault: fault.clone(), hint })
             }
         }
