@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::global_args::{Color, GlobalArgs};
-use crate::error::{Escaped, STDOUT, is_hidden};
+use crate::error::{Escaped, Group, STDOUT, groups, is_hidden};
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
@@ -78,31 +78,30 @@ impl Terminal {
         }
     }
 
-    /// An error with its advice; each of several on its own lines.
+    /// An error with its advice; many faults in groups of one kind.
     pub(super) fn error(&self, error: &Error) {
-        const MOST: usize = 50;
+        const MOST: usize = 10;
         let (all, more) = match error {
             Error::Many(faults) => (faults.first(), faults.more()),
             one => (std::slice::from_ref(one), 0),
         };
-        let mut last_hint = None;
-        for (i, error) in all.iter().take(MOST).enumerate() {
-            self.fault(&error.to_string());
-            let hint = error.hint();
-            let next = all.get(i + 1).filter(|_| i + 1 < MOST).and_then(Error::hint);
-            // Advice that the next fault repeats is given once, after the last of them.
-            if let Some(hint) = hint.filter(|h| next.as_ref() != Some(h) && last_hint.as_ref() != Some(h)) {
+        let groups = groups(all);
+        for (i, group) in groups.iter().take(MOST).enumerate() {
+            group.messages().iter().for_each(|message| self.fault(message));
+            let hint = group.hint();
+            // Advice that the next group repeats is given once, after the last of them.
+            let next = groups.get(i + 1).filter(|_| i + 1 < MOST).and_then(Group::hint);
+            if let Some(hint) = hint.filter(|hint| next.as_ref() != Some(hint)) {
                 say(&format!("{} {}", self.paint("hint:", "1;36"), visible(&hint)));
-                last_hint = Some(hint);
             }
         }
-        let more = more + all.len().saturating_sub(MOST);
+        let more = more + groups.iter().skip(MOST).map(Group::len).sum::<usize>();
         if more > 0 {
-            self.fault(&format!("and {more} more"));
+            self.fault(&format!("and {more} more faults"));
         }
     }
 
-    /// One line of an error.
+    /// One message of an error.
     pub(super) fn fault(&self, text: &str) {
         say(&format!("{} {}", self.paint("error:", "1;31"), visible(text)));
     }
