@@ -18,6 +18,19 @@ pub(super) struct CommandLine {
     pub(super) global: GlobalArgs,
 }
 
+/// What the program says when it is called without arguments.
+pub(super) const TOUR: &str = "\
+Surgery on model checkpoints in safetensors.
+
+  See what a fine-tune changed          hft-surgery diff BASE TUNED
+  Put half of it back to the base       hft-surgery reset --base BASE --tuned TUNED --out HALF
+  Merge models by a recipe              hft-surgery merge recipe.yml --out MERGED
+  Train half of the parameters          hft-surgery train --model BASE --data rows.jsonl --out TUNED
+  Measure the loss on rows              hft-surgery eval --model TUNED --data rows.jsonl
+
+All commands: hft-surgery --help. One command, with examples: hft-surgery diff --help.
+";
+
 const EXAMPLES: &str = "\
 Examples:
   # What changed between a model and its fine-tune?

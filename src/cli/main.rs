@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::command_line::CommandLine;
+use super::command_line::{CommandLine, TOUR};
 use super::outcome::Outcome;
 use super::terminal::Terminal;
-use super::{config_file, interrupt};
+use super::{config_file, interrupt, resume_args};
 use crate::checkpoint::raise_open_files;
 use crate::{Error, Result};
 
@@ -16,7 +16,13 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::data::render_apart() {
         return code;
     }
-    let args = match config_file::expand(std::env::args_os().collect()) {
+    let args: Vec<_> = std::env::args_os().collect();
+    if args.len() == 1 {
+        // Best effort: whoever does not read it asked for nothing else.
+        let _ = Terminal::plain().print(TOUR);
+        return ExitCode::from(2);
+    }
+    let args = match resume_args::expand(args).and_then(config_file::expand) {
         Ok(args) => args,
         Err(error) => {
             Terminal::plain().error(&error);

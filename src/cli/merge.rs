@@ -144,7 +144,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
-        terminal.detail(&format!("wrote {}", Escaped(path)));
+        wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }
 
@@ -177,6 +177,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }
 
@@ -249,6 +250,12 @@ impl Merge {
         }
         Ok(inputs)
     }
+}
+
+/// Says what was written, and what to do with it next.
+fn wrote(path: &Path, size: u64, terminal: &Terminal) {
+    terminal.note(&format!("wrote {}: {}", Escaped(path), bytes(size)));
+    terminal.next(&["verify".as_ref(), path.as_os_str()]);
 }
 
 /// Says what is not finite in the result.

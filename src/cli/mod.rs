@@ -4,7 +4,7 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `selection`, `device`, `config_file`, `training_args`,
+//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
 //! `training_watch`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -32,6 +32,8 @@ mod progress;
 mod reading_args;
 mod report_file;
 mod reset;
+mod resume_args;
+mod roles;
 mod selection;
 mod terminal;
 mod train;

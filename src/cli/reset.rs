@@ -11,9 +11,11 @@ use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
+use super::report_file::ReportFile;
+use super::roles::warn_of_roles;
 use super::selection::SelectionArgs;
 use super::terminal::{Terminal, list};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Half, bytes, json_text, selection_json, selection_table};
@@ -42,7 +44,10 @@ pub(super) struct Reset {
     /// Return what this plan freezes, keep what it trains
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "seed", "round", "granularity", "selector", "complement_of"])]
     plan: Option<PathBuf>,
-    /// Show what would be done; write nothing
+    /// Write the plan that is carried out here too
+    #[arg(long, value_name = "FILE")]
+    write_plan: Option<PathBuf>,
+    /// Show what would be done; write nothing but --write-plan
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -98,6 +103,12 @@ impl Reset {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        warn_of_roles(&base, &tuned, terminal);
+        let read = CommandInputs::of([&base, &tuned]).with(self.also_read());
+        let plan_file = self.write_plan.as_deref();
+        let plan_file =
+            plan_file.map(|path| ReportFile::check(path, "--write-plan", &read, Plan::MARKER, false));
+        let plan_file = plan_file.transpose()?;
         let inventory = Inventory::of(&tuned);
         let plan = self.choose(&inventory)?;
         let pairing = Pairing::new(&base, &tuned, self.policies())?;
@@ -106,6 +117,9 @@ impl Reset {
         let summary = Summary::new(&inventory, &plan);
         if !self.dry_run {
             self.write(&reset, terminal)?;
+        }
+        if let Some(file) = plan_file {
+            file.write(&plan.to_json(), terminal)?;
         }
         let result = if self.json {
             let json = selection_json(&summary, &plan, Half::Frozen);
@@ -116,6 +130,10 @@ impl Reset {
         terminal.print(&result)?;
         if self.dry_run {
             terminal.note(&format!("dry run: {} would be written", bytes(reset.bytes())));
+        } else {
+            let path = self.output.path()?;
+            terminal.note(&format!("wrote {}: {}", Escaped(path), bytes(reset.bytes())));
+            terminal.next(&["diff".as_ref(), self.base.as_os_str(), path.as_os_str()]);
         }
         Ok(Outcome::Success)
     }
@@ -135,6 +153,11 @@ impl Reset {
         self.selection.plan(inventory, 1.0 - ratio)
     }
 
+    /// The files that are read beside the checkpoints.
+    fn also_read(&self) -> impl Iterator<Item = &PathBuf> {
+        self.plan.iter().chain(self.selection.complement_of())
+    }
+
     fn policies(&self) -> Policies {
         Policies {
             on_missing: match self.on_missing {
@@ -151,8 +174,7 @@ impl Reset {
 
     fn write(&self, reset: &crate::reset::Reset<'_>, terminal: &Terminal) -> Result<()> {
         let path = self.output.path()?;
-        let also_read: Vec<PathBuf> =
-            self.plan.iter().chain(self.selection.complement_of()).cloned().collect();
+        let also_read: Vec<PathBuf> = self.also_read().cloned().collect();
         let output = Output {
             path,
             force: self.output.force,
@@ -171,7 +193,6 @@ impl Reset {
         let bar = bytes_bar(terminal, "write", reset.bytes());
         reset.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(())
     }
 

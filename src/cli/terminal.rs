@@ -1,5 +1,6 @@
 //! stdout and stderr.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 
 use super::global_args::{Color, GlobalArgs};
@@ -61,6 +62,15 @@ impl Terminal {
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
             say(&visible(text));
+        }
+    }
+
+    /// The command that most people run next, for a person at a terminal.
+    pub(super) fn next(&self, arguments: &[&OsStr]) {
+        if !self.quiet && std::io::stderr().is_terminal() {
+            let words = arguments.iter().map(|word| shell_word(&word.to_string_lossy()));
+            let line = words.fold("hft-surgery".to_owned(), |line, word| line + " " + &word);
+            say(&format!("{} {}", self.paint("next:", "1;36"), visible(&line)));
         }
     }
 
@@ -126,6 +136,16 @@ fn visible(text: &str) -> String {
         if is_hidden(c) && c != '\n' { out.extend(c.escape_unicode()) } else { out.push(c) }
     }
     out
+}
+
+/// `text` as one word of a shell's command line.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// stderr may be closed; there is nobody left to tell then.

@@ -23,7 +23,7 @@ use crate::error::Escaped;
 use crate::model::{Capacity, ModelConfig};
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
-use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
+use crate::train::{LogLine, NewRun, RoundSpec, Run, RunDir, RunOptions, Stage, StartedBy, rows_digest};
 use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
@@ -57,7 +57,7 @@ pub(super) struct Train {
     rounds: Option<u32>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Go on with a run that was interrupted
+    /// Go on with the run at --out, which was interrupted; its options need not be given again
     #[arg(long)]
     resume: bool,
     /// Print the first N rows as the model sees them, with what is learnt marked, and stop
@@ -88,8 +88,8 @@ Examples:
   # Look at the rows as the model sees them; train nothing
   hft-surgery train --model llama --data rows.jsonl --preview 3
 
-  # Go on after an interruption
-  hft-surgery train --model llama --data rows.jsonl --out llama-hft --resume";
+  # Go on after an interruption, with the options of its beginning
+  hft-surgery train --out llama-hft --resume";
 
 /// The rows of all stages, tokenized.
 struct Data {
@@ -143,7 +143,12 @@ impl Train {
         let dir = if self.resume {
             RunDir::resume(out, &inputs, &fingerprint, space)?
         } else {
-            RunDir::create(out, &inputs, force, &fingerprint, space)?
+            RunDir::create(
+                out,
+                &inputs,
+                force,
+                &NewRun { options: &fingerprint, started_by: StartedBy::this_process().as_ref(), space },
+            )?
         };
         for path in dir.replaced() {
             terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
@@ -165,13 +170,18 @@ impl Train {
         replace_bytes(&svg, self.output.sync(), loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
-        terminal.detail(&format!("wrote {}", Escaped(&root)));
+        terminal.note(&outcome(log.lines()));
+        terminal.note(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
             json_text(&training_json(&result, log.lines()))
         } else {
             training_table(&result)
         })?;
+        let plan = root.join("hft_surgery.json");
+        let proof =
+            ["diff".as_ref(), self.model.as_os_str(), root.as_os_str(), "--plan".as_ref(), plan.as_os_str()];
+        terminal.next(&proof);
         Ok(Outcome::Success)
     }
 
@@ -311,6 +321,21 @@ struct Arranged {
 impl Arranged {
     fn stage(&self) -> Stage<'_> {
         Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity }
+    }
+}
+
+/// The losses of the first and the last step, and of the evaluation rows where there are some.
+fn outcome(log: &[LogLine]) -> String {
+    let (Some(first), Some(last)) = (log.first(), log.last()) else { return "no step was taken".to_owned() };
+    let text =
+        format!("loss {:.4} at step {} → {:.4} at step {}", first.loss, first.step, last.loss, last.step);
+    let mut evals = log.iter().filter_map(|line| Some((line.eval_loss?, line.step)));
+    match (evals.next(), evals.next_back()) {
+        (Some((first, at)), Some((last, end))) => {
+            format!("{text}; eval loss {first:.4} at step {at} → {last:.4} at step {end}")
+        }
+        (Some((only, at)), None) => format!("{text}; eval loss {only:.4} at step {at}"),
+        (None, _) => text,
     }
 }
 

@@ -20,5 +20,5 @@ pub(crate) mod tied_head;
 
 pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
-pub use provenance::{Input, Provenance};
+pub use provenance::{Input, Provenance, made_from};
 pub use rewrite::Rewrite;

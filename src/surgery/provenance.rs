@@ -1,8 +1,10 @@
 //! `hft_surgery.json`: how a checkpoint was made, in every checkpoint that this tool writes.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, Sha256Hex, header_digest};
+use crate::checkpoint::{Checkpoint, Sha256Hex, header_digest, read_json, read_small};
 
 /// The name of the file.
 pub(crate) const FILE_NAME: &str = "hft_surgery.json";
@@ -49,6 +51,23 @@ impl Input {
         }
         input
     }
+}
+
+/// The command that made `checkpoint` from `input`, where `hft_surgery.json` beside its weights says so.
+///
+/// An input is recognised by its path and the digest of its headers.
+pub fn made_from(checkpoint: &Checkpoint, input: &Checkpoint) -> Option<String> {
+    let text = read_small(&checkpoint.root().join(FILE_NAME)).ok()?;
+    let provenance: Value = read_json(&text).ok()?;
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let path = real(input.path())?;
+    let headers = header_digest(input).to_string();
+    let mut inputs = provenance["inputs"].as_array()?.iter();
+    let is_input = |listed: &Value| {
+        listed["header_sha256"].as_str() == Some(&headers)
+            && listed["path"].as_str().and_then(|listed| real(Path::new(listed))).as_ref() == Some(&path)
+    };
+    inputs.any(is_input).then(|| provenance["command"].as_str().map(str::to_owned))?
 }
 
 impl Provenance {

@@ -4,7 +4,7 @@
 //! `state` is what `--resume` needs, `log` what people look at.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_dir`, `loss`, `step`, `round`, `run`.
+//! `run_record`, `run_dir`, `loss`, `step`, `round`, `run`.
 
 mod cost;
 mod elements;
@@ -15,6 +15,7 @@ mod model;
 mod round;
 mod run;
 mod run_dir;
+mod run_record;
 mod schedule;
 mod state;
 mod step;
@@ -26,6 +27,7 @@ pub use log::{LogLine, TrainLog};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{RoundLength, RoundSpec, Run, RunOptions, Watcher};
 pub use run_dir::RunDir;
+pub use run_record::{NewRun, StartedBy};
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;
 pub use step::{AdamW, StepBuffers, StepReport, Timings, Update, step};

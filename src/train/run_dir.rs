@@ -16,17 +16,13 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::run_record::{NewRun, endings, read_run, refuse, run_json, write_run};
 use super::state::{self, Progress};
-use crate::checkpoint::{
-    CommandInputs, Replaced, Replacement, Staging, check_space, read_json, read_small, replace_bytes,
-};
+use crate::checkpoint::{CommandInputs, Replaced, Replacement, Staging, check_space};
 use crate::error::Escaped;
 use crate::{Error, Result};
-
-/// The `format` of `run.json`.
-const FORMAT: &str = "hft-surgery/run";
 
 /// An open run directory.
 #[derive(Debug)]
@@ -74,13 +70,14 @@ impl RunDir {
         }
     }
 
-    /// Creates the directory of a new run, which will need `space` bytes. With `force` an earlier run or checkpoint
+    /// Creates the directory of a new run and records there how it was started. With `force` an earlier run or checkpoint
     /// there is kept beside it, and is removed when this run has ended.
     ///
     /// # Errors
     /// [`Error::Output`] when `out` exists (without `force`), is, contains or lies inside an input, or is no run;
     /// when another run uses it, whatever `force` says; or without the space.
-    pub fn create(out: &Path, inputs: &CommandInputs, force: bool, run: &Value, space: u64) -> Result<Self> {
+    pub fn create(out: &Path, inputs: &CommandInputs, force: bool, new_run: &NewRun<'_>) -> Result<Self> {
+        let space = new_run.space;
         Self::check(out, inputs, force, false)?;
         let _lock_before = lock_existing(out)?;
         let before = read_run(out)?;
@@ -96,10 +93,7 @@ impl RunDir {
         let lock = lock(out, &new.path().join("state/lock"))?;
         let mut replaced = endings(before.as_ref());
         replaced.extend(new.replaces().then(|| new.ending().to_owned()));
-        let mut run = run.clone();
-        run["format"] = json!(FORMAT);
-        run["replaced"] = json!(replaced);
-        replace_bytes(&run_json(new.path()), true, format!("{run:#}\n").as_bytes())?;
+        write_run(new.path(), new_run, &replaced)?;
         new.place()?;
         Ok(Self { root: out.to_owned(), replaced, _lock: lock })
     }
@@ -240,32 +234,6 @@ impl RunDir {
     }
 }
 
-fn run_json(root: &Path) -> PathBuf {
-    root.join("state/run.json")
-}
-
-/// What `run.json` says, where a run that did not end is at `out`.
-fn read_run(out: &Path) -> Result<Option<Value>> {
-    let path = run_json(out);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let fault = |fault: String| {
-        refuse(&path, &fault, "the options of the run are lost: move the directory away to start again")
-    };
-    let run: Value = read_json(&read_small(&path)?).map_err(|e| fault(format!("not valid JSON: {e}")))?;
-    if run.get("format") != Some(&json!(FORMAT)) {
-        return Err(fault(format!("not the file of a run: expected `format` to be {FORMAT}")));
-    }
-    Ok(Some(run))
-}
-
-/// The endings of the directories that the run replaced.
-fn endings(run: Option<&Value>) -> Vec<String> {
-    let list = run.and_then(|run| run.get("replaced")).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|ending| ending.as_str().map(str::to_owned)).collect()
-}
-
 fn replaced_of(out: &Path, run: Option<&Value>) -> Vec<Replaced> {
     endings(run).iter().filter_map(|ending| Replaced::named(out, ending)).collect()
 }
@@ -358,8 +326,4 @@ fn lock(out: &Path, path: &Path) -> Result<File> {
         return Ok(file);
     }
     Err(refuse(out, "another run has just replaced it", "look at that run, then try again"))
-}
-
-fn refuse(path: &Path, fault: &str, hint: &str) -> Error {
-    Error::Output { path: path.to_owned(), fault: fault.to_owned(), hint: Some(hint.to_owned()) }
 }
