@@ -70,14 +70,20 @@ impl Watcher for Watch<'_> {
         let of =
             if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
         self.terminal.note(&format!(
-            "{of}{}; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s, {} or longer",
-            self.device,
+            "{of}{} of {} parameters are trained ({trained}), on {}",
             grouped(cost.trainable),
             grouped(cost.parameters),
+            self.device,
+        ));
+        self.terminal.note(&format!(
+            "memory: {} for weights, gradients and moments, up to {} for activations",
             bytes(cost.weight_bytes),
             bytes(cost.activation_bytes),
-            grouped(rate as u64),
+        ));
+        self.terminal.note(&format!(
+            "time: {steps} steps, at least {}, at the speed of matrix products ({} tokens/s)",
             HumanDuration(Duration::from_secs_f64(tokens as f64 / rate.max(1.0))),
+            grouped(rate as u64),
         ));
         self.of_round = 0;
         self.cost = Some(*cost);
