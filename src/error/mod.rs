@@ -1,11 +1,13 @@
 //! The one error type. Every message names the file or tensor, what was found and what was expected.
 //!
-//! Parts, lowest first: `escaped`, `kinds`.
+//! Parts, lowest first: `escaped`, `kinds`, `nearest`.
 
 mod escaped;
 mod kinds;
+mod nearest;
 
 pub(crate) use escaped::is_hidden;
 pub use escaped::{Escaped, EscapedText};
 pub(crate) use kinds::STDOUT;
 pub use kinds::{Error, Faults, Result};
+pub(crate) use nearest::{edit_distance, nearest};

@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::Escaped;
-use crate::merge::recipe::nearest::nearest;
+use crate::error::{Escaped, nearest};
 use crate::{Error, Faults};
 
 /// Collects everything that is wrong.

@@ -71,11 +71,7 @@ impl Recipe {
         Self::new(Self::read_value(path)?)
     }
 
-    /// Reads the YAML of a recipe file, unchecked: what [`Recipe::new`] takes.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or text that is not YAML.
-    pub fn read_value(path: &Path) -> Result<Value> {
+    fn read_value(path: &Path) -> Result<Value> {
         let bytes = crate::checkpoint::read_named(path)?;
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
@@ -117,6 +113,33 @@ impl Recipe {
         let dtype = out_dtype.or(dtype);
         let paths = BTreeMap::new();
         Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+    }
+
+    /// The recipe with another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self.set("seed", seed.into());
+        self
+    }
+
+    /// The recipe with another type of the result, by its name in PyTorch.
+    ///
+    /// # Errors
+    /// A name that is no type of floating-point numbers.
+    pub fn with_dtype(mut self, name: &str) -> Result<Self> {
+        let mut reader = Reader::default();
+        self.set("out_dtype", name.into());
+        let dtype = self.value.as_object().and_then(|map| reader.dtype("out_dtype", map));
+        reader.faults.into_result()?;
+        self.dtype = dtype;
+        Ok(self)
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        if let Value::Object(map) = &mut self.value {
+            map.insert(key.to_owned(), value);
+        }
     }
 
     /// The recipe with models at other paths than their names say.
