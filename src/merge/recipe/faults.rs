@@ -1,4 +1,4 @@
-//! The faults of a recipe: keys, words and texts that are not what they must be.
+//! The faults of a recipe: unknown keys and words, and values of the wrong type.
 
 use serde_json::{Map, Value};
 

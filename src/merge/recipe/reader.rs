@@ -9,6 +9,7 @@ use crate::checkpoint::Dtype;
 use crate::error::Escaped;
 use crate::merge::recipe::faults::Reader;
 use crate::merge::recipe::method::{METHODS, Method};
+use crate::merge::recipe::parameter::{ParameterType, ParameterValue};
 use crate::merge::recipe::setting::{Setting, Settings};
 use crate::merge::recipe::token_source::TokenSource;
 use crate::{Error, Result};
@@ -339,20 +340,20 @@ impl Reader {
                 .push(Error::usage(fault, "move it to the `parameters` of the recipe or of the slice"));
         }
         for scalar in setting.scalars() {
-            match parameter.kind.read(scalar) {
-                Some(x) if x.abs() > f64::from(f32::MAX) => {
+            match (parameter.kind.read(scalar), parameter.kind) {
+                (None, kind) => {
+                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {}", kind.expected()));
+                }
+                (Some(ParameterValue::Number(x)), _) if x.abs() > f64::from(f32::MAX) => {
                     let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
                     self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
                 }
-                None => {
-                    let expected = parameter.kind.expected();
-                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {expected}"));
-                }
-                Some(x) if !(parameter.range.0..=parameter.range.1).contains(&x) => {
-                    let (least, greatest) = parameter.range;
+                (Some(ParameterValue::Number(x)), ParameterType::Number { least, greatest, .. })
+                    if !(least..=greatest).contains(&x) =>
+                {
                     self.fault(format!("{place}: `{name}`: got {x}, expected {least} to {greatest}"));
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
     }
