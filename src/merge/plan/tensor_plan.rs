@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::checkpoint::natural_order;
 use crate::merge::plan::merge_tensor::{MergeTensor, Policy};
 use crate::merge::plan::planner::Planner;
+use crate::merge::plan::tied_copy::tie_copies;
 use crate::merge::{Models, Recipe};
 use crate::{Faults, Result};
 
@@ -29,6 +30,7 @@ impl<'a> TensorPlan<'a> {
         let sliced = recipe.slices.iter().any(|slice| slice.sources.iter().any(|s| s.layers.is_some()));
         let (mut tensors, layers) = if sliced { planner.sliced() } else { (planner.whole(), None) };
         planner.faults.into_result()?;
+        tie_copies(models, &mut tensors)?;
         tensors.sort_by(|a, b| natural_order(&a.output.name, &b.output.name));
         Ok(Self { tensors, layers })
     }
