@@ -1,7 +1,7 @@
 //! Merging: many checkpoints of one architecture into one.
 //!
 //! A [`Recipe`] says what to do, in mergekit's form; [`Merge::new`] decides on every tensor and lists all faults;
-//! [`Merge::write`] streams. A method is one row of [`recipe::method::METHODS`] and the rule of a family:
+//! [`Merge::write`] streams. A method is one row of `recipe::method::METHODS` and the rule of a family:
 //!
 //! | rule | methods | files in `rules/` |
 //! |---|---|---|

@@ -22,7 +22,7 @@ use crate::surgery::output::finish;
 use crate::surgery::{Output, Provenance, Record};
 use crate::{Faults, Result};
 
-/// What is not in the recipe.
+/// The options that are not in the recipe.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MergeOptions {
     /// What to do with vocabularies of different sizes.

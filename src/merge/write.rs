@@ -48,12 +48,12 @@ pub(crate) fn write_files<'a>(
 struct Destination<'f, 'a> {
     tensor: &'f OutputTensor<'a>,
     target: &'f Target,
-    /// In the file.
+    /// Of its first byte in the file.
     offset: u64,
 }
 
 impl<'f, 'a> Destination<'f, 'a> {
-    /// Those of all tensors of a file.
+    /// The destinations of all tensors of a file.
     fn of_file(
         file: &'f OutputFile<'a, '_>,
         target: &'f Target,

@@ -5,7 +5,6 @@ use crate::merge::Models;
 use crate::merge::plan::merge_tensor::MergeTensor;
 use crate::merge::tiles::source::Source;
 use crate::plan::{Category, TensorName};
-use crate::surgery::tied_head::token_embedding;
 use crate::{Error, Faults, Result};
 
 /// Gives a head the inputs, draws and rule of its embedding, where every model is tied and stores at most a copy of it.
@@ -19,7 +18,7 @@ pub(super) fn tie_copies(models: &Models, tensors: &mut [MergeTensor<'_>]) -> Re
     };
     let mut faults = Faults::default();
     for head in tensors.iter_mut().filter(|tensor| is_head(tensor, &embedding)) {
-        if !all_copies(models, &head.output.name)? {
+        if !all_copies(models, [&head.output.name, &embedding.output.name])? {
             continue;
         }
         faults.extend(differing_parameters(head, &embedding));
@@ -40,15 +39,18 @@ fn is_head(tensor: &MergeTensor<'_>, embedding: &MergeTensor<'_>) -> bool {
         && embedding.copied.is_none()
 }
 
-/// Whether every model is tied, and has no tensor `head` but a copy of its embedding.
-fn all_copies(models: &Models, head: &str) -> Result<bool> {
+/// Whether every model is tied, and has no tensor `head` but a copy of its tensor `embedding`.
+fn all_copies(models: &Models, [head, embedding]: [&str; 2]) -> Result<bool> {
+    if !models.all().all(Checkpoint::tied) {
+        return Ok(false);
+    }
     for checkpoint in models.all() {
-        let copy = match (checkpoint.find(head), token_embedding(checkpoint)) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(head), Some(embedding)) => same_bytes(checkpoint, &head, &embedding)?,
+        let Some(head) = checkpoint.find(head) else { continue };
+        let copy = match checkpoint.find(embedding) {
+            Some(embedding) => same_bytes(checkpoint, &head, &embedding)?,
+            None => false,
         };
-        if !checkpoint.tied() || !copy {
+        if !copy {
             return Ok(false);
         }
     }

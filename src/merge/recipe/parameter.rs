@@ -92,11 +92,11 @@ impl ParameterType {
     }
 }
 
-/// Where a tensor stands: what filters and gradients of a recipe depend on.
+/// The name and depth of a tensor, on which filters and gradients of a recipe depend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorPosition<'n> {
     pub(crate) name: &'n str,
-    /// Its layer's place from 0 (first) to 1 (last).
+    /// 0 for the first layer to 1 for the last.
     pub(crate) depth: f64,
 }
 
@@ -134,10 +134,10 @@ impl ParameterValues {
         self.0.iter().find(|(parameter, _)| parameter.name == name).map(|(_, value)| value)
     }
 
-    /// A number.
+    /// The value of a parameter that is a number.
     ///
     /// # Panics
-    /// The method has no such parameter; so do the next two.
+    /// Where the method has no such parameter, as [`ParameterValues::flag`] and [`ParameterValues::word`].
     pub(crate) fn number(&self, name: &str) -> f64 {
         match self.get(name) {
             Some(ParameterValue::Number(x)) => *x,
@@ -159,7 +159,7 @@ impl ParameterValues {
         }
     }
 
-    /// A text, where the recipe gives one.
+    /// The value of a parameter that is a text, where the recipe gives one.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
             Some(ParameterValue::Text(text)) => Some(text),
@@ -199,7 +199,7 @@ mod tests {
     const NORMALIZE: Parameter =
         Parameter { name: "normalize", per_model: false, kind: ParameterType::Flag { default: true } };
 
-    /// Between two flags there is no third one.
+    /// A gradient of flags is not interpolated, also where they are written as 0 and 1.
     #[test]
     fn flags_over_layers_are_steps() {
         for list in [json!([0, 1]), json!([false, true]), json!(["false", "true"])] {

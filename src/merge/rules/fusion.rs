@@ -1,4 +1,4 @@
-//! Arcee Fusion: only what matters moves. <https://arcee.ai>
+//! Arcee Fusion: only elements of high importance I are taken from the model. <https://arcee.ai>
 //!
 //! `I = |x − b| · KL(softmax(x) + 1e-8 ‖ softmax(b) + 1e-8)`, the divergence along the last axis; threshold
 //! `median(I) + 1.5 (Q3 − Q1)` with order statistics ⌊q (n − 1)⌋; `y = b + [I ≥ threshold] (x − b)`. mergekit takes

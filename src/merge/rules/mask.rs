@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// The rule for one tensor, with all that was measured.
 #[derive(Debug)]
 pub(crate) struct Masked {
-    /// Of each model: the elements that it gives, and its scale.
+    /// For each model, its mask M_i and its scale.
     pub(crate) parts: Vec<(ElementMask, f32)>,
 }
 
@@ -53,7 +53,7 @@ impl Masked {
     }
 }
 
-/// Marks the elements that model `i` gives in `buffers.keep`.
+/// Sets `buffers.keep` to the mask of model `i`.
 fn fill(mask: &ElementMask, i: usize, values: &Values<'_>, range: Range<u64>, buffers: &mut TileBuffers) {
     let TileBuffers { z, base, keep, .. } = buffers;
     keep.resize(z[i].len(), false);

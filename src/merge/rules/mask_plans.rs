@@ -20,7 +20,7 @@ use crate::{Error, Faults, Result};
 #[derive(Debug, Clone)]
 pub(crate) struct MaskedModels(Vec<MaskedModel>);
 
-/// What one model gives.
+/// The mask of one model, and its scale.
 #[derive(Debug, Clone)]
 struct MaskedModel {
     scale: f64,
@@ -118,7 +118,7 @@ impl MaskPlans {
         self.plans.keys().flat_map(|text| files_of(text))
     }
 
-    /// The elements of the tensor `name` that model `i` gives.
+    /// The mask of model `i` for the tensor `name`.
     fn mask(&self, values: &Values<'_>, i: usize, model: &MaskedModel, name: &str) -> Result<ElementMask> {
         let plan = model.plans.as_ref().and_then(|text| self.plans.get(text));
         let planned = match plan {

@@ -1,7 +1,7 @@
 //! RAM: task vectors of reinforcement learning, unique parts whole, shared parts averaged. arXiv:2601.13572.
 //!
-//! `A_i = [|τ_i| > ε]`, `c = Σ A_i`; `y = b + Σ A_i τ_i / max(c, 1)`. RAM+ (tensor-local) strengthens what only
-//! model i has by `1 + r · clip(ρ_i, 0, α)`, ρ_i = #shared_i / #unique_i.
+//! `A_i = [|τ_i| > ε]`, `c = Σ A_i`; `y = b + Σ A_i τ_i / max(c, 1)`. RAM+ (tensor-local) multiplies elements that
+//! only model i moves by `1 + r · clip(ρ_i, 0, α)`, ρ_i = #shared_i / #unique_i.
 
 use std::ops::Range;
 

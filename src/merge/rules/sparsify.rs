@@ -25,8 +25,8 @@ pub(crate) enum KeptElements {
     Largest(Top),
     /// Those of at least this magnitude: one threshold for all tensors of a model.
     Above(f32),
-    /// The largest but the very largest: `(those that may stay, those of them that are outliers)`. Of n, ⌊γ n⌋
-    /// outliers go first, then the smallest until ⌊p n⌋ are left (Breadcrumbs, arXiv:2312.06795 §3).
+    /// Of n, the ⌊γ n⌋ of largest |τ| are dropped as outliers, then the smallest until ⌊p n⌋ are left (Breadcrumbs,
+    /// arXiv:2312.06795 §3). The first holds both the elements that stay and the outliers, the second the outliers.
     Between(Top, Top),
     /// An independent Bernoulli draw of probability p for each (DARE, arXiv:2311.03099 §3).
     Bernoulli {

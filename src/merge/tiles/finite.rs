@@ -1,4 +1,4 @@
-//! Results that are infinite or NaN where no input is: counted, so that the command can say so.
+//! Results that are infinite or NaN where no input is: counted for a warning.
 
 use std::ops::Range;
 
