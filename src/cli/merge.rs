@@ -184,9 +184,7 @@ impl Merge {
     /// The recipe of the file, or the one that the flags say.
     fn read(&self) -> Result<Recipe> {
         if let Some(path) = &self.recipe {
-            let mut value = Recipe::read_value(path)?;
-            self.overrides(&mut value);
-            return Recipe::new(value);
+            return self.overrides(Recipe::read(path)?);
         }
         let mut value = json!({"merge_method": self.method});
         let mut paths = Names::default();
@@ -202,18 +200,17 @@ impl Merge {
             }
             value["parameters"] = set.into();
         }
-        self.overrides(&mut value);
-        Ok(Recipe::new(value)?.with_paths(paths.0))
+        self.overrides(Recipe::new(value)?.with_paths(paths.0))
     }
 
-    /// Puts `--seed` and `--dtype` into a recipe; a value that is no mapping is left for [`Recipe::new`] to refuse.
-    fn overrides(&self, value: &mut Value) {
-        let Value::Object(recipe) = value else { return };
+    /// The recipe with `--seed` and `--dtype` in place of its own.
+    fn overrides(&self, mut recipe: Recipe) -> Result<Recipe> {
         if let Some(seed) = self.seed {
-            recipe.insert("seed".to_owned(), seed.into());
+            recipe = recipe.with_seed(seed);
         }
-        if let Some(dtype) = &self.dtype {
-            recipe.insert("out_dtype".to_owned(), dtype.clone().into());
+        match &self.dtype {
+            Some(dtype) => recipe.with_dtype(dtype),
+            None => Ok(recipe),
         }
     }
 

@@ -7,14 +7,15 @@ use serde_json::json;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, sidecars};
 use crate::lora::adapter::{Adapter, Change};
-use crate::merge::plan::job::{Inputs, Job, Params};
-use crate::merge::plan::output::{bytes_of, files, index};
-use crate::merge::rules::ready::{Formula, Ready, row_of};
-use crate::merge::run::write_files;
+use crate::merge::inputs::row_of;
+use crate::merge::plan::output::{files, index};
+use crate::merge::plan::output_tensor::OutputTensor;
+use crate::merge::rules::rule::{PreparedRule, PreparedTensor};
 use crate::merge::tiles::finite::NonFinite;
 use crate::merge::tiles::low_rank::LowRankUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{TILE, Values};
+use crate::merge::write::write_files;
 use crate::surgery::output::{copy_sidecars, finish};
 use crate::surgery::{Output, Provenance, Record};
 
@@ -59,10 +60,10 @@ impl<'a> LoraMerge<'a> {
     ) -> Result<NonFinite> {
         let inputs = [self.base, self.adapter.checkpoint()];
         let staging = output.stage(CommandInputs::of(inputs))?;
-        let jobs: Vec<Job<'a>> = self.base.tensors().map(|tensor| self.job(tensor)).collect();
-        let files = files(&jobs, self.base, None);
-        staging.check_space(jobs.iter().map(bytes_of).sum())?;
-        let found = write_files(&files, &staging, &|job| self.ready(job), done)?;
+        let tensors: Vec<OutputTensor<'a>> = self.base.tensors().map(|tensor| self.output(tensor)).collect();
+        let files = files(&tensors, self.base, None);
+        staging.check_space(tensors.iter().map(OutputTensor::bytes).sum())?;
+        let found = write_files(&files, &staging, &|tensor| self.prepare(tensor), done)?;
         if files.len() > 1 {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
@@ -74,7 +75,7 @@ impl<'a> LoraMerge<'a> {
         Ok(found)
     }
 
-    fn job(&self, tensor: crate::checkpoint::Tensor<'a>) -> Job<'a> {
+    fn output(&self, tensor: crate::checkpoint::Tensor<'a>) -> OutputTensor<'a> {
         let stored = Source::stored(self.base, &tensor);
         let (source, copied) = match self.changes.get(&tensor.info.name) {
             None => (stored, Some("not in the adapter")),
@@ -84,35 +85,29 @@ impl<'a> LoraMerge<'a> {
             }
             Some(_) => (stored, None),
         };
-        let inputs = Inputs {
-            base: None,
-            models: Vec::new(),
-            shared: Params::default(),
-            common: tensor.info.elements(),
-            longest: source,
-        };
         let (name, dtype, shape) =
             (tensor.info.name.clone(), tensor.info.dtype.clone(), tensor.info.shape.clone());
-        Job { name, dtype, shape, shard: tensor.shard, inputs, copied }
+        OutputTensor { name, dtype, shape, shard: tensor.shard, longest: source, copied }
     }
 
-    fn ready(&self, job: &Job<'a>) -> Result<Ready<'a>> {
-        let source = job.inputs.longest.clone();
+    fn prepare(&self, tensor: &OutputTensor<'a>) -> Result<PreparedTensor<'a>> {
+        let source = tensor.longest.clone();
         let mut values = Values {
             base: None,
             models: vec![source.clone()],
             deltas: false,
-            elements: job.inputs.common,
-            row: row_of(&job.shape),
+            elements: tensor.elements(),
+            row: row_of(&tensor.shape),
             tile: TILE,
             whole_rows: false,
         };
         values.by_rows();
-        Ok(match self.changes.get(&job.name) {
-            None => Ready::Copy(source),
-            Some(Change::Replace(saved)) => Ready::Copy(saved.clone()),
+        Ok(match self.changes.get(&tensor.name) {
+            None => PreparedTensor::Copy(source),
+            Some(Change::Replace(saved)) => PreparedTensor::Copy(saved.clone()),
             Some(Change::Update { a, b, scale, transposed }) => {
-                Ready::Rule(values, Formula::Adapter(LowRankUpdate::read(a, b, *scale, *transposed)?))
+                let update = LowRankUpdate::read(a, b, *scale, *transposed)?;
+                PreparedTensor::Computed(values, PreparedRule::Adapter(update))
             }
         })
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::error::Escaped;
+use crate::merge::plan::merge_tensor::MergeTensor;
 use crate::merge::run::Merge;
 
 impl Merge<'_> {
@@ -19,25 +20,26 @@ impl Merge<'_> {
                 let _ = writeln!(text, "tokenizer: {} has none: taken for that of the base", Escaped(*model));
             }
         }
-        for job in &self.jobs {
-            let _ = write!(text, "{} {} {:?}: ", Escaped(&job.name), job.dtype, job.shape);
-            if let Some(why) = job.copied {
-                let _ = writeln!(text, "copied from {} ({why})", Escaped(job.inputs.longest.shard.path()));
+        for tensor in &self.tensors {
+            let MergeTensor { output, inputs, shared, .. } = tensor;
+            let _ = write!(text, "{} {} {:?}: ", Escaped(&output.name), output.dtype, output.shape);
+            if let Some(why) = output.copied {
+                let _ = writeln!(text, "copied from {} ({why})", Escaped(output.longest.shard.path()));
                 continue;
             }
             let _ = write!(text, "{}", self.recipe.method.name);
-            let shared = job.inputs.shared.show();
+            let shared = shared.show();
             if !shared.is_empty() {
                 let _ = write!(text, " {}", Escaped(&shared));
             }
-            if job.inputs.base.is_some() {
+            if inputs.base.is_some() {
                 text.push_str("; base");
             }
-            for model in &job.inputs.models {
+            for model in &inputs.models {
                 let from =
-                    if model.source.info.name == job.name { "" } else { model.source.info.name.as_str() };
-                let params = model.params.show();
-                let parts = [model.model, from, params.as_str()];
+                    if model.source.info.name == output.name { "" } else { model.source.info.name.as_str() };
+                let parameters = model.parameters.show();
+                let parts = [model.model, from, parameters.as_str()];
                 let shown: Vec<String> = parts
                     .iter()
                     .filter(|part| !part.is_empty())
@@ -45,17 +47,18 @@ impl Merge<'_> {
                     .collect();
                 let _ = write!(text, "; {}", shown.join(" "));
             }
-            let inputs = job.inputs.models.iter().map(|m| (m.model, &m.source));
-            let base = job.inputs.base.as_ref().map(|source| ("base", source));
-            for (i, (model, source)) in base.into_iter().chain(inputs).enumerate() {
+            let models = inputs.models.iter().map(|m| (m.model, &m.source));
+            let base = inputs.base.as_ref().map(|source| ("base", source));
+            for (i, (model, source)) in base.into_iter().chain(models).enumerate() {
                 if let Some(rows) = &source.through {
-                    let _ = write!(text, "; {} by token: {}", Escaped(model), tally(rows.count_by_origin(i)));
+                    let _ =
+                        write!(text, "; {} by token: {}", Escaped(model), counts(rows.count_by_origin(i)));
                 }
             }
-            let all: u64 = job.shape.iter().product();
-            if job.inputs.common < all {
-                let row = all / job.shape.first().copied().unwrap_or(1).max(1);
-                let _ = write!(text, "; rows from {} on as they are", job.inputs.common / row.max(1));
+            let all = output.elements();
+            if inputs.common < all {
+                let row = all / output.shape.first().copied().unwrap_or(1).max(1);
+                let _ = write!(text, "; rows from {} on as they are", inputs.common / row.max(1));
             }
             text.push('\n');
         }
@@ -63,8 +66,8 @@ impl Merge<'_> {
     }
 }
 
-/// The kinds of rows that there are, with their number.
-fn tally(rows: [u64; 5]) -> String {
+/// How many rows are of which origin, without origins that have none.
+fn counts(rows: [u64; 5]) -> String {
     let kinds = ["own", "of another", "mean", "zero", "padding"];
     let there = kinds.iter().zip(rows).filter(|(_, n)| *n > 0);
     there.map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")

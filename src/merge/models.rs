@@ -11,8 +11,8 @@ pub struct Models {
     identities: Vec<Identity>,
 }
 
-/// What tells a model from the others of a recipe, whatever its path and its place: models of equal contents have equal
-/// identities, all others differ.
+/// Identifies a model by its contents, independent of its path and its position in the recipe: models of equal contents
+/// have equal identities, all others differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Identity {
     /// [`sample_digest`]: random draws of the model are keyed by it.

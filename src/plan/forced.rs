@@ -7,7 +7,7 @@ use globset::Glob;
 use super::inventory::Inventory;
 use super::selection::Selection;
 use super::tensor_name::{Category, TensorName};
-use crate::error::Escaped;
+use crate::error::{Escaped, edit_distance};
 use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
@@ -56,7 +56,7 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
     if !found.is_empty() {
         return Ok(found);
     }
-    let nearest = names.iter().min_by_key(|name| distance(glob, name));
+    let nearest = names.iter().min_by_key(|name| edit_distance(glob, name));
     let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Escaped(*name)));
     Err(Error::usage(format!("{option} `{}` matches no tensor", Escaped(glob)), hint))
 }
@@ -69,20 +69,4 @@ fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
         Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),
         _ => vec![name],
     }
-}
-
-/// Levenshtein distance over bytes, of the first 200.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (&a.as_bytes()[..a.len().min(200)], &b.as_bytes()[..b.len().min(200)]);
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -1,10 +1,13 @@
 //! What happens to each tensor, decided from headers before the first byte is written.
 //!
-//! Parts, lowest first: `job`, `output`, `plans`, `tensor_plan`.
+//! Parts, lowest first: `output_tensor`, `output`, `merge_tensor`, `planner`, `layers`, `tied_copy`, `tensor_plan`.
 
-pub(crate) mod job;
+mod layers;
+pub(crate) mod merge_tensor;
 pub(crate) mod output;
-pub(crate) mod plans;
+pub(crate) mod output_tensor;
+mod planner;
 pub(crate) mod tensor_plan;
+mod tied_copy;
 
-pub use job::MergeVocab;
+pub use merge_tensor::MergeVocab;

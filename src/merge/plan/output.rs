@@ -5,50 +5,41 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, Dtype, HeaderWriter, Known};
-use crate::merge::plan::job::Job;
+use crate::merge::plan::output_tensor::OutputTensor;
 
-/// One file to be written: its header, and the jobs with the offsets of their bytes.
+/// One file to be written: its header, and the tensors with the offsets of their bytes.
 #[derive(Debug)]
-pub(crate) struct OutFile<'a, 'j> {
+pub(crate) struct OutputFile<'a, 't> {
     pub(crate) name: String,
     pub(crate) header: Vec<u8>,
-    pub(crate) jobs: Vec<(&'j Job<'a>, u64)>,
+    pub(crate) tensors: Vec<(&'t OutputTensor<'a>, u64)>,
     pub(crate) len: u64,
 }
 
-/// Bytes of a job's tensor.
-pub(crate) fn bytes_of(job: &Job<'_>) -> u64 {
-    let first = &job.inputs.longest;
-    if job.copied.is_some() && job.dtype == first.info.dtype && first.through.is_none() {
-        return first.info.len();
-    }
-    job.shape.iter().product::<u64>() * job.dtype.bytes().unwrap_or(1) as u64
-}
-
-/// Deals the jobs to files: as the reference has them, or greedily in natural order up to `shard_size` bytes.
-pub(crate) fn files<'a, 'j>(
-    jobs: &'j [Job<'a>],
+/// Assigns the tensors to files: as the reference has them, or in order, each file filled up to `shard_size` bytes.
+pub(crate) fn files<'a: 't, 't>(
+    tensors: impl IntoIterator<Item = &'t OutputTensor<'a>>,
     reference: &Checkpoint,
     shard_size: Option<u64>,
-) -> Vec<OutFile<'a, 'j>> {
-    let mut groups: Vec<Vec<&Job<'a>>> = Vec::new();
+) -> Vec<OutputFile<'a, 't>> {
+    let mut groups: Vec<Vec<&OutputTensor<'a>>> = Vec::new();
     let mut names: Vec<String> = Vec::new();
     if let Some(most) = shard_size {
         let mut filled = 0;
-        for job in jobs {
-            let bytes = bytes_of(job);
+        for tensor in tensors {
+            let bytes = tensor.bytes();
             if groups.is_empty() || (filled > 0 && filled + bytes > most) {
                 groups.push(Vec::new());
                 filled = 0;
             }
             filled += bytes;
             if let Some(last) = groups.last_mut() {
-                last.push(job);
+                last.push(tensor);
             }
         }
     } else {
         groups.resize_with(reference.shards().len(), Vec::new);
-        jobs.iter().for_each(|job| groups[job.shard].push(job));
+        tensors.into_iter().for_each(|tensor| groups[tensor.shard].push(tensor));
         names = reference.shards().iter().map(crate::checkpoint::Shard::file_name).collect();
     }
     let all = groups.len();
@@ -72,26 +63,33 @@ fn metadata(reference: &Checkpoint) -> BTreeMap<String, String> {
     metadata
 }
 
-fn file<'a, 'j>(name: String, jobs: Vec<&'j Job<'a>>, metadata: BTreeMap<String, String>) -> OutFile<'a, 'j> {
+fn file<'a, 't>(
+    name: String,
+    tensors: Vec<&'t OutputTensor<'a>>,
+    metadata: BTreeMap<String, String>,
+) -> OutputFile<'a, 't> {
     let mut header = HeaderWriter::new(json!(metadata));
-    let mut placed: Vec<(&Job<'a>, u64)> = jobs
+    let mut placed: Vec<(&OutputTensor<'a>, u64)> = tensors
         .into_iter()
-        .map(|job| (job, header.push(job.name.clone(), &job.dtype, &job.shape, bytes_of(job)).start))
+        .map(|tensor| {
+            let bytes = header.push(tensor.name.clone(), &tensor.dtype, &tensor.shape, tensor.bytes());
+            (tensor, bytes.start)
+        })
         .collect();
     let data_len = header.data_len();
     let header = header.finish();
     let start = header.len() as u64;
     placed.iter_mut().for_each(|(_, offset)| *offset += start);
-    OutFile { name, header, jobs: placed, len: start + data_len }
+    OutputFile { name, header, tensors: placed, len: start + data_len }
 }
 
 /// The index over several files.
-pub(crate) fn index(files: &[OutFile<'_, '_>]) -> String {
+pub(crate) fn index(files: &[OutputFile<'_, '_>]) -> String {
     let total: u64 = files.iter().map(|f| f.len - f.header.len() as u64).sum();
     let mut map = Map::new();
     for file in files {
-        for (job, _) in &file.jobs {
-            map.insert(job.name.clone(), file.name.clone().into());
+        for (tensor, _) in &file.tensors {
+            map.insert(tensor.name.clone(), file.name.clone().into());
         }
     }
     format!("{:#}\n", json!({"metadata": {"total_size": total}, "weight_map": map}))
@@ -105,7 +103,7 @@ pub(crate) struct ConfigChange {
     /// The layer of the reference that each layer comes from.
     pub(crate) layers: Option<Vec<u32>>,
     pub(crate) untie: bool,
-    /// Numbers of tokens that the result's tokenizer numbers otherwise than the reference's: old and new.
+    /// Token ids of the reference's tokenizer that differ in the result's: old and new.
     pub(crate) renumbered: BTreeMap<u64, u64>,
 }
 
@@ -121,7 +119,7 @@ impl ConfigChange {
         (config != before).then_some(config)
     }
 
-    /// Numbers of special tokens in `generation_config.json`; `None` where nothing changes.
+    /// Ids of special tokens in `generation_config.json`; `None` where nothing changes.
     pub(crate) fn apply_to_generation(&self, mut config: Value) -> Option<Value> {
         let before = config.clone();
         self.renumber(config.as_object_mut()?);

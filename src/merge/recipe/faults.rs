@@ -1,9 +1,8 @@
-//! The faults of a recipe: keys, words and texts that are not what they must be.
+//! The faults of a recipe: unknown keys and words, and values of the wrong type.
 
 use serde_json::{Map, Value};
 
-use crate::error::Escaped;
-use crate::merge::recipe::nearest::nearest;
+use crate::error::{Escaped, nearest};
 use crate::{Error, Faults};
 
 /// Collects everything that is wrong.

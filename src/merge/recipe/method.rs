@@ -1,21 +1,16 @@
 //! The methods: one row of constants each.
 
+use crate::merge::recipe::parameter::{Parameter, ParameterType};
+
 /// Which rule combines the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
-    Linear,
-    Passthrough,
-    Slerp,
-    NuSlerp,
-    MultiSlerp,
-    Karcher,
-    Stock,
+    /// `y = [b +] Σ c_i z_i`.
+    Combination(CombinationRule),
     /// Sparsify every task vector, elect signs, add.
     Task {
         sparsify: Sparsify,
         elect: bool,
-        normalize: bool,
-        rescale: bool,
     },
     Sce,
     Ram {
@@ -26,7 +21,19 @@ pub(crate) enum Rule {
     Mask,
 }
 
-/// How a task vector is thinned.
+/// How the coefficients of a combination are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CombinationRule {
+    Linear,
+    Passthrough,
+    Slerp,
+    NuSlerp,
+    MultiSlerp,
+    Karcher,
+    ModelStock,
+}
+
+/// Which elements of a task vector stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sparsify {
     None,
@@ -47,28 +54,6 @@ pub(crate) enum Base {
     Input,
 }
 
-/// What values a parameter takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
-    Number,
-    Flag,
-    Word(&'static [&'static str]),
-    Text,
-}
-
-/// A parameter of a method.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parameter {
-    pub(crate) name: &'static str,
-    /// One value per model, not one for all.
-    pub(crate) per_model: bool,
-    pub(crate) kind: Kind,
-    /// The value where the recipe gives none; NaN for one that must be given.
-    pub(crate) default: f64,
-    /// Least and greatest number allowed.
-    pub(crate) range: (f64, f64),
-}
-
 /// A method of merging.
 #[derive(Debug)]
 pub(crate) struct Method {
@@ -85,84 +70,100 @@ const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 const SHARE: (f64, f64) = (0.0, 1.0);
 const POSITIVE: (f64, f64) = (0.0, f64::INFINITY);
 
-const fn shared(name: &'static str, kind: Kind, default: f64, range: (f64, f64)) -> Parameter {
-    Parameter { name, per_model: false, kind, default, range }
+const fn shared(name: &'static str, kind: ParameterType) -> Parameter {
+    Parameter { name, per_model: false, kind }
 }
 
-const fn each(name: &'static str, kind: Kind, default: f64, range: (f64, f64)) -> Parameter {
-    Parameter { name, per_model: true, kind, default, range }
+const fn each(name: &'static str, kind: ParameterType) -> Parameter {
+    Parameter { name, per_model: true, kind }
 }
 
-const WEIGHT: Parameter = each("weight", Kind::Number, f64::NAN, ANY);
-const DENSITY: Parameter = each("density", Kind::Number, 1.0, SHARE);
-const LAMBDA: Parameter = shared("lambda", Kind::Number, 1.0, ANY);
-const INT8: Parameter = shared("int8_mask", Kind::Flag, 0.0, ANY);
-/// The default of a flag that depends on the row: see [`Rule::Task`].
-const BY_ROW: f64 = -1.0;
-const NORMALIZE: Parameter = shared("normalize", Kind::Flag, BY_ROW, ANY);
+const fn number(default: f64, (least, greatest): (f64, f64)) -> ParameterType {
+    ParameterType::Number { least, greatest, default: Some(default) }
+}
+
+const fn required((least, greatest): (f64, f64)) -> ParameterType {
+    ParameterType::Number { least, greatest, default: None }
+}
+
+const fn flag(default: bool) -> ParameterType {
+    ParameterType::Flag { default }
+}
+
+const fn word(words: &'static [&'static str], default: &'static str) -> ParameterType {
+    ParameterType::Word { words, default }
+}
+
+const fn normalize(default: bool) -> Parameter {
+    shared("normalize", flag(default))
+}
+
 /// `true` is `l1`, `false` is `none`.
-pub(crate) const RESCALES: &[&str] = &["none", "l1", "inverse-density", "true", "false"];
-const RESCALE: Parameter = shared("rescale", Kind::Word(RESCALES), BY_ROW, ANY);
-const ELECT: Parameter = shared("elect", Kind::Word(&["weighted", "unweighted"]), 0.0, ANY);
-const TRIM: Parameter = shared("trim", Kind::Word(&["tensor", "global"]), 0.0, ANY);
-const GAMMA: Parameter = each("gamma", Kind::Number, 0.01, SHARE);
-const EPSILON: Parameter = each("epsilon", Kind::Number, 0.15, SHARE);
+const fn rescale(default: &'static str) -> Parameter {
+    shared("rescale", word(&["none", "l1", "inverse-density", "true", "false"], default))
+}
 
-const TASK: &[Parameter] = &[WEIGHT, DENSITY, LAMBDA, NORMALIZE, RESCALE, ELECT, INT8];
-const TIES: &[Parameter] = &[WEIGHT, DENSITY, LAMBDA, NORMALIZE, RESCALE, ELECT, TRIM, INT8];
-const BREADCRUMBS: &[Parameter] = &[WEIGHT, DENSITY, GAMMA, LAMBDA, NORMALIZE, RESCALE, ELECT, INT8];
-const DELLA: &[Parameter] = &[WEIGHT, DENSITY, EPSILON, LAMBDA, NORMALIZE, RESCALE, ELECT, INT8];
-const RAM_EPSILON: Parameter = shared("epsilon", Kind::Number, 1e-5, POSITIVE);
+const WEIGHT: Parameter = each("weight", required(ANY));
+const DENSITY: Parameter = each("density", number(1.0, SHARE));
+const GAMMA: Parameter = each("gamma", number(0.01, SHARE));
+const EPSILON: Parameter = each("epsilon", number(0.15, SHARE));
+const SCALE: Parameter = each("scale", number(1.0, ANY));
+const LAMBDA: Parameter = shared("lambda", number(1.0, ANY));
+const ELECT: Parameter = shared("elect", word(&["weighted", "unweighted"], "weighted"));
+const TRIM: Parameter = shared("trim", word(&["tensor", "global"], "tensor"));
+/// Of mergekit, where it makes masks smaller; without effect here.
+const INT8: Parameter = shared("int8_mask", flag(false));
+const RAM_EPSILON: Parameter = shared("epsilon", number(1e-5, POSITIVE));
 const MANY: usize = usize::MAX;
 
 const fn task(
     name: &'static str,
     sparsify: Sparsify,
-    [elect, normalize, rescale]: [bool; 3],
+    elect: bool,
     parameters: &'static [Parameter],
     paper: &'static str,
 ) -> Method {
-    let rule = Rule::Task { sparsify, elect, normalize, rescale };
+    let rule = Rule::Task { sparsify, elect };
     Method { name, rule, base: Base::Required, models: (1, MANY), parameters, paper }
 }
 
-/// All methods, by name. Columns of the task rows: sign election, normalize, rescale.
+/// All methods, by name. Rows of task arithmetic say whether signs are elected.
 #[rustfmt::skip]
 pub(crate) const METHODS: &[Method] = &[
     Method { name: "arcee_fusion", rule: Rule::Fusion, base: Base::Required, models: (1, 1), parameters: &[], paper: "https://arcee.ai" },
-    task("breadcrumbs", Sparsify::Outlier, [false, false, false], BREADCRUMBS, "arXiv:2312.06795"),
-    task("breadcrumbs_ties", Sparsify::Outlier, [true, false, false], BREADCRUMBS, "arXiv:2312.06795"),
-    task("dare_linear", Sparsify::Bernoulli, [false, false, true], TASK, "arXiv:2311.03099"),
-    task("dare_ties", Sparsify::Bernoulli, [true, false, true], TASK, "arXiv:2311.03099"),
-    task("della", Sparsify::MagPrune, [true, true, true], DELLA, "arXiv:2406.11617"),
-    task("della_linear", Sparsify::MagPrune, [false, false, true], DELLA, "arXiv:2406.11617"),
-    Method { name: "karcher", rule: Rule::Karcher, base: Base::Input, models: (1, MANY), parameters: &[
-        shared("max_iter", Kind::Number, 10.0, (0.0, 1e6)), shared("tol", Kind::Number, 1e-5, POSITIVE)], paper: "arXiv:2603.04972" },
-    Method { name: "linear", rule: Rule::Linear, base: Base::Input, models: (1, MANY), parameters: &[
-        WEIGHT, shared("normalize", Kind::Flag, 1.0, ANY)], paper: "arXiv:2203.05482" },
+    task("breadcrumbs", Sparsify::Outlier, false, &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale("none"), ELECT, INT8], "arXiv:2312.06795"),
+    task("breadcrumbs_ties", Sparsify::Outlier, true, &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale("none"), ELECT, INT8], "arXiv:2312.06795"),
+    task("dare_linear", Sparsify::Bernoulli, false, &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale("l1"), ELECT, INT8], "arXiv:2311.03099"),
+    task("dare_ties", Sparsify::Bernoulli, true, &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale("l1"), ELECT, INT8], "arXiv:2311.03099"),
+    task("della", Sparsify::MagPrune, true, &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(true), rescale("l1"), ELECT, INT8], "arXiv:2406.11617"),
+    task("della_linear", Sparsify::MagPrune, false, &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(false), rescale("l1"), ELECT, INT8], "arXiv:2406.11617"),
+    Method { name: "karcher", rule: Rule::Combination(CombinationRule::Karcher), base: Base::Input, models: (1, MANY), parameters: &[
+        shared("max_iter", number(10.0, (0.0, 1e6))), shared("tol", number(1e-5, POSITIVE))], paper: "arXiv:2603.04972" },
+    Method { name: "linear", rule: Rule::Combination(CombinationRule::Linear), base: Base::Input, models: (1, MANY), parameters: &[
+        WEIGHT, shared("normalize", flag(true))], paper: "arXiv:2203.05482" },
     Method { name: "mask", rule: Rule::Mask, base: Base::Required, models: (1, MANY), parameters: &[
-        each("scale", Kind::Number, 1.0, ANY), DENSITY, each("mask", Kind::Text, 0.0, ANY),
-        each("select", Kind::Word(&["bernoulli", "top-magnitude"]), 0.0, ANY),
-        each("complement", Kind::Flag, 0.0, ANY)], paper: "half fine-tuning, arXiv:2404.18466" },
-    Method { name: "model_stock", rule: Rule::Stock, base: Base::Required, models: (2, MANY), parameters: &[
-        shared("filter_wise", Kind::Flag, 0.0, ANY)], paper: "arXiv:2403.19522" },
-    Method { name: "multislerp", rule: Rule::MultiSlerp, base: Base::Optional, models: (1, MANY), parameters: &[
-        WEIGHT, shared("normalize_weights", Kind::Flag, 1.0, ANY), shared("eps", Kind::Number, 1e-8, POSITIVE)], paper: "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea" },
+        SCALE, DENSITY, each("mask", ParameterType::Text),
+        each("select", word(&["bernoulli", "top-magnitude"], "bernoulli")),
+        each("complement", flag(false))], paper: "half fine-tuning, arXiv:2404.18466" },
+    Method { name: "model_stock", rule: Rule::Combination(CombinationRule::ModelStock), base: Base::Required, models: (2, MANY), parameters: &[
+        shared("filter_wise", flag(false))], paper: "arXiv:2403.19522" },
+    Method { name: "multislerp", rule: Rule::Combination(CombinationRule::MultiSlerp), base: Base::Optional, models: (1, MANY), parameters: &[
+        WEIGHT, shared("normalize_weights", flag(true)), shared("eps", number(1e-8, POSITIVE))], paper: "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea" },
     Method { name: "nearswap", rule: Rule::NearSwap, base: Base::Required, models: (1, 1), parameters: &[
-        shared("t", Kind::Number, f64::NAN, POSITIVE)], paper: "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001" },
-    Method { name: "nuslerp", rule: Rule::NuSlerp, base: Base::Optional, models: (2, 2), parameters: &[
-        WEIGHT, shared("nuslerp_row_wise", Kind::Flag, 0.0, ANY), shared("nuslerp_flatten", Kind::Flag, 1.0, ANY)], paper: "Shoemake 1985, doi:10.1145/325165.325242" },
-    Method { name: "passthrough", rule: Rule::Passthrough, base: Base::Input, models: (1, 1), parameters: &[
-        each("scale", Kind::Number, 1.0, ANY)], paper: "" },
+        shared("t", required(POSITIVE))], paper: "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001" },
+    Method { name: "nuslerp", rule: Rule::Combination(CombinationRule::NuSlerp), base: Base::Optional, models: (2, 2), parameters: &[
+        WEIGHT, shared("nuslerp_row_wise", flag(false)), shared("nuslerp_flatten", flag(true))], paper: "Shoemake 1985, doi:10.1145/325165.325242" },
+    Method { name: "passthrough", rule: Rule::Combination(CombinationRule::Passthrough), base: Base::Input, models: (1, 1), parameters: &[
+        SCALE], paper: "" },
     Method { name: "ram", rule: Rule::Ram { plus: false }, base: Base::Required, models: (1, MANY), parameters: &[RAM_EPSILON], paper: "arXiv:2601.13572" },
     Method { name: "ramplus_tl", rule: Rule::Ram { plus: true }, base: Base::Required, models: (1, MANY), parameters: &[
-        RAM_EPSILON, shared("r", Kind::Number, 0.1, ANY), shared("alpha", Kind::Number, 0.2, POSITIVE)], paper: "arXiv:2601.13572" },
+        RAM_EPSILON, shared("r", number(0.1, ANY)), shared("alpha", number(0.2, POSITIVE))], paper: "arXiv:2601.13572" },
     Method { name: "sce", rule: Rule::Sce, base: Base::Required, models: (1, MANY), parameters: &[
-        shared("select_topk", Kind::Number, 1.0, SHARE), INT8], paper: "arXiv:2408.07990" },
-    Method { name: "slerp", rule: Rule::Slerp, base: Base::Required, models: (1, 1), parameters: &[
-        shared("t", Kind::Number, f64::NAN, ANY)], paper: "Shoemake 1985, doi:10.1145/325165.325242" },
-    task("task_arithmetic", Sparsify::None, [false, false, false], TASK, "arXiv:2212.04089"),
-    task("ties", Sparsify::Magnitude, [true, true, false], TIES, "arXiv:2306.01708"),
+        shared("select_topk", number(1.0, SHARE)), INT8], paper: "arXiv:2408.07990" },
+    Method { name: "slerp", rule: Rule::Combination(CombinationRule::Slerp), base: Base::Required, models: (1, 1), parameters: &[
+        shared("t", required(ANY))], paper: "Shoemake 1985, doi:10.1145/325165.325242" },
+    task("task_arithmetic", Sparsify::None, false, &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale("none"), ELECT, INT8], "arXiv:2212.04089"),
+    task("ties", Sparsify::Magnitude, true, &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale("none"), ELECT, TRIM, INT8], "arXiv:2306.01708"),
 ];
 
 impl Method {
@@ -173,55 +174,6 @@ impl Method {
 
     pub(crate) fn parameter(&self, name: &str) -> Option<&'static Parameter> {
         self.parameters.iter().find(|p| p.name == name)
-    }
-
-    /// The default of a parameter in this row.
-    pub(crate) fn default_of(&self, parameter: &Parameter) -> Option<f64> {
-        let Rule::Task { normalize, rescale, .. } = self.rule else {
-            return (!parameter.default.is_nan()).then_some(parameter.default);
-        };
-        match parameter.name {
-            "normalize" => Some(f64::from(u8::from(normalize))),
-            "rescale" => Some(f64::from(u8::from(rescale))),
-            _ => (!parameter.default.is_nan()).then_some(parameter.default),
-        }
-    }
-}
-
-impl Kind {
-    /// The number that stands for a value of this kind: a flag is 0 or 1, a word its place in the list; `None`
-    /// for a value of another kind.
-    pub(crate) fn read(self, value: &serde_json::Value) -> Option<f64> {
-        use serde_json::Value;
-        let flag = |text: &str| match text {
-            "true" => Some(1.0),
-            "false" => Some(0.0),
-            _ => None,
-        };
-        match (self, value) {
-            (Self::Number, value) => crate::merge::recipe::setting::number(value),
-            (Self::Flag, Value::Bool(on)) => Some(f64::from(u8::from(*on))),
-            (Self::Flag, Value::Number(n)) => n.as_f64().filter(|x| *x == 0.0 || *x == 1.0),
-            (Self::Flag, Value::String(text)) => flag(text),
-            (Self::Word(words), Value::String(text)) => {
-                words.iter().position(|w| w == text).map(|i| i as f64)
-            }
-            (Self::Word(words), Value::Bool(on)) => {
-                words.iter().position(|w| *w == if *on { "true" } else { "false" }).map(|i| i as f64)
-            }
-            (Self::Text, Value::String(_)) => Some(0.0),
-            _ => None,
-        }
-    }
-
-    /// What it takes, for messages.
-    pub(crate) fn expected(self) -> String {
-        match self {
-            Self::Number => "a number".to_owned(),
-            Self::Flag => "true or false".to_owned(),
-            Self::Word(words) => words.join(", "),
-            Self::Text => "a path".to_owned(),
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What a recipe asks for: mergekit's YAML, its parameters and the methods it may name.
 //!
-//! Parts, lowest first: `nearest`, `setting`, `method`, `faults`, `token_source`, `reader`.
+//! Parts, lowest first: `setting`, `parameter`, `method`, `faults`, `token_source`, `reader`.
 
 pub(crate) mod faults;
 pub(crate) mod method;
-pub(crate) mod nearest;
+pub(crate) mod parameter;
 pub(crate) mod reader;
 pub(crate) mod setting;
 pub(crate) mod token_source;

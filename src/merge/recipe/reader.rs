@@ -9,6 +9,7 @@ use crate::checkpoint::Dtype;
 use crate::error::Escaped;
 use crate::merge::recipe::faults::Reader;
 use crate::merge::recipe::method::{METHODS, Method};
+use crate::merge::recipe::parameter::{ParameterType, ParameterValue};
 use crate::merge::recipe::setting::{Setting, Settings};
 use crate::merge::recipe::token_source::TokenSource;
 use crate::{Error, Result};
@@ -71,11 +72,7 @@ impl Recipe {
         Self::new(Self::read_value(path)?)
     }
 
-    /// Reads the YAML of a recipe file, unchecked: what [`Recipe::new`] takes.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or text that is not YAML.
-    pub fn read_value(path: &Path) -> Result<Value> {
+    fn read_value(path: &Path) -> Result<Value> {
         let bytes = crate::checkpoint::read_named(path)?;
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
@@ -117,6 +114,33 @@ impl Recipe {
         let dtype = out_dtype.or(dtype);
         let paths = BTreeMap::new();
         Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+    }
+
+    /// The recipe with another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self.set("seed", seed.into());
+        self
+    }
+
+    /// The recipe with another type of the result, by its name in PyTorch.
+    ///
+    /// # Errors
+    /// A name that is no type of floating-point numbers.
+    pub fn with_dtype(mut self, name: &str) -> Result<Self> {
+        let mut reader = Reader::default();
+        self.set("out_dtype", name.into());
+        let dtype = self.value.as_object().and_then(|map| reader.dtype("out_dtype", map));
+        reader.faults.into_result()?;
+        self.dtype = dtype;
+        Ok(self)
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        if let Value::Object(map) = &mut self.value {
+            map.insert(key.to_owned(), value);
+        }
     }
 
     /// The recipe with models at other paths than their names say.
@@ -316,20 +340,20 @@ impl Reader {
                 .push(Error::usage(fault, "move it to the `parameters` of the recipe or of the slice"));
         }
         for scalar in setting.scalars() {
-            match parameter.kind.read(scalar) {
-                Some(x) if x.abs() > f64::from(f32::MAX) => {
+            match (parameter.kind.read(scalar), parameter.kind) {
+                (None, kind) => {
+                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {}", kind.expected()));
+                }
+                (Some(ParameterValue::Number(x)), _) if x.abs() > f64::from(f32::MAX) => {
                     let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
                     self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
                 }
-                None => {
-                    let expected = parameter.kind.expected();
-                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {expected}"));
-                }
-                Some(x) if !(parameter.range.0..=parameter.range.1).contains(&x) => {
-                    let (least, greatest) = parameter.range;
+                (Some(ParameterValue::Number(x)), ParameterType::Number { least, greatest, .. })
+                    if !(least..=greatest).contains(&x) =>
+                {
                     self.fault(format!("{place}: `{name}`: got {x}, expected {least} to {greatest}"));
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
     }

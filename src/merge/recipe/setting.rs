@@ -37,24 +37,36 @@ impl Setting {
     /// A gradient v over n anchors: `(1 − f) v[i] + f v[i+1]` with `i = ⌊t (n−1)⌋`, `f = t (n−1) − i`; of values
     /// that are no numbers, `v[i]`.
     pub(crate) fn at(&self, name: &str, t: f64) -> Option<Value> {
-        match self {
-            Self::One(value) => Some(value.clone()),
+        match self.of(name)? {
             Self::Gradient(anchors) => {
-                let scaled = t * (anchors.len() - 1) as f64;
-                let i = scaled as usize;
+                let (i, f) = interval(anchors, t);
                 let next = (i + 1).min(anchors.len() - 1);
-                let f = scaled - i as f64;
                 match (number(&anchors[i]), number(&anchors[next])) {
                     (Some(a), Some(b)) => Some(((1.0 - f) * a + f * b).into()),
                     _ => Some(anchors[i].clone()),
                 }
             }
-            Self::Filtered(list) => {
-                let fits = |filter: &Option<String>| {
-                    filter.as_ref().is_none_or(|f| f == "*" || (!name.is_empty() && name.contains(f)))
-                };
-                list.iter().find(|(filter, _)| fits(filter))?.1.at(name, t)
-            }
+            other => other.step_at(name, t),
+        }
+    }
+
+    /// As [`Setting::at`], of values that cannot be interpolated: a gradient gives `v[i]`.
+    pub(crate) fn step_at(&self, name: &str, t: f64) -> Option<Value> {
+        match self.of(name)? {
+            Self::One(value) => Some(value.clone()),
+            Self::Gradient(anchors) => Some(anchors[interval(anchors, t).0].clone()),
+            Self::Filtered(_) => None,
+        }
+    }
+
+    /// The value or gradient for tensor `name`.
+    fn of(&self, name: &str) -> Option<&Self> {
+        let fits = |filter: &Option<String>| {
+            filter.as_ref().is_none_or(|f| f == "*" || (!name.is_empty() && name.contains(f)))
+        };
+        match self {
+            Self::Filtered(list) => list.iter().find(|(filter, _)| fits(filter))?.1.of(name),
+            plain => Some(plain),
         }
     }
 
@@ -66,6 +78,13 @@ impl Setting {
             Self::Filtered(list) => list.iter().flat_map(|(_, setting)| setting.scalars()).collect(),
         }
     }
+}
+
+/// The anchor at or before `t`, and the part of the way from it to the next.
+fn interval(anchors: &[Value], t: f64) -> (usize, f64) {
+    let scaled = t * (anchors.len() - 1) as f64;
+    let i = scaled as usize;
+    (i, scaled - i as f64)
 }
 
 /// Reads a number; a text such as `1e-5`, which YAML 1.1 does not take for one, is read too.

@@ -27,7 +27,7 @@ pub(crate) enum Origin {
 /// The row of one token.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Override {
-    /// `None` where the recipe names no source: fine only where every model has the token.
+    /// `None` where the recipe names no source: accepted only where every model has the token.
     pub(crate) row: Option<RowOf>,
     /// Whether it replaces the rows of models that have the token, too.
     pub(crate) force: bool,
@@ -41,12 +41,12 @@ pub(crate) enum RowOf {
     Model(String),
     /// A model's row of another token.
     Token(String, String),
-    /// A model's row by number.
+    /// A model's row of a token id.
     Id(String, u64),
 }
 
 impl Reader {
-    /// Reads both spellings.
+    /// Reads `tokenizer`, or `tokenizer_source`.
     pub(crate) fn tokenizer(&mut self, map: &Map<String, Value>) -> Option<TokenSource> {
         let plain = |source| TokenSource { source, tokens: Vec::new(), pad_to_multiple_of: 0 };
         let source = self.text("tokenizer_source", map).map(origin);

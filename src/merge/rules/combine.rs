@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::Result;
-use crate::merge::rules::sphere::{Gram, nuslerp, stock};
-use crate::merge::tiles::values::{Scratch, Values, over};
+use crate::merge::rules::sphere::{Gram, model_stock, nuslerp};
+use crate::merge::tiles::values::{TileBuffers, Values, over};
 use crate::simd::{Kernel, dispatch};
 
 /// The rule for one tensor.
@@ -18,7 +18,7 @@ pub(crate) struct Combine {
 /// Where coefficients come from.
 #[derive(Debug)]
 pub(crate) enum Coefficients {
-    /// One per input.
+    /// One per input, for all elements.
     Whole(Vec<f32>),
     /// By a rule, from the vectors along the last axis; tiles hold whole vectors of this length.
     Vectors(u64, VectorRule),
@@ -30,39 +30,39 @@ pub(crate) enum Coefficients {
 #[derive(Debug, Clone)]
 pub(crate) enum VectorRule {
     NuSlerp(Vec<f64>),
-    Stock,
+    ModelStock,
 }
 
 impl VectorRule {
     fn coefficients(&self, gram: &Gram) -> Vec<f32> {
         let found = match self {
             Self::NuSlerp(weights) => nuslerp(gram, weights),
-            Self::Stock => stock(gram),
+            Self::ModelStock => model_stock(gram),
         };
         found.into_iter().map(|c| c as f32).collect()
     }
 }
 
 impl Coefficients {
-    /// Of all numbers.
+    /// One per input, rounded to f32.
     pub(crate) fn whole(coefficients: Vec<f64>) -> Self {
         Self::Whole(coefficients.into_iter().map(|c| c as f32).collect())
     }
 
-    /// Of vectors along the first axis: every column by itself, a strip of columns at a time.
+    /// One per input for each vector along the first axis; a strip of columns is read at a time.
     pub(crate) fn columns(values: &Values<'_>, rule: &VectorRule) -> Result<Self> {
         const STRIP: u64 = 64;
         let (columns, models) = (values.row, values.models.len());
         let strips = (0..columns).step_by(STRIP as usize).map(|at| at..columns.min(at + STRIP));
-        let found = over(strips.collect(), |scratch, strip| {
+        let found = over(strips.collect(), |buffers, strip| {
             let width = (strip.end - strip.start) as usize;
             let mut grams = vec![Gram::zero(models); width];
             for row in 0..values.elements / columns.max(1) {
-                values.load(row * columns + strip.start..row * columns + strip.end, scratch)?;
+                values.load(row * columns + strip.start..row * columns + strip.end, buffers)?;
                 for (column, gram) in grams.iter_mut().enumerate() {
                     for i in 0..models {
                         for j in 0..=i {
-                            let product = f64::from(scratch.z[i][column]) * f64::from(scratch.z[j][column]);
+                            let product = f64::from(buffers.z[i][column]) * f64::from(buffers.z[j][column]);
                             gram.add_product(i, j, product);
                         }
                     }
@@ -76,12 +76,17 @@ impl Coefficients {
 }
 
 impl Combine {
-    /// Computes the elements `range` into `scratch.out`.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
+    /// Computes the elements `range` into `buffers.out`.
+    pub(crate) fn apply(
+        &self,
+        values: &Values<'_>,
+        range: Range<u64>,
+        buffers: &mut TileBuffers,
+    ) -> Result<()> {
+        values.load(range.clone(), buffers)?;
         let n = (range.end - range.start) as usize;
         let models = values.models.len();
-        let Scratch { z, out, base, .. } = scratch;
+        let TileBuffers { z, out, base, .. } = buffers;
         let z = &z[..models];
         out.clear();
         out.resize(n, 0.0);

@@ -1,17 +1,18 @@
-//! Arcee Fusion: only what matters moves. <https://arcee.ai>
+//! Arcee Fusion: only elements of high importance I are taken from the model. <https://arcee.ai>
 //!
 //! `I = |x − b| · KL(softmax(x) + 1e-8 ‖ softmax(b) + 1e-8)`, the divergence along the last axis; threshold
-//! `median(I) + 1.5 (Q3 − Q1)` with order statistics ⌊q (n − 1)⌋; `y = b + [I ≥ threshold] (x − b)`. The peer takes
+//! `median(I) + 1.5 (Q3 − Q1)` with order statistics ⌊q (n − 1)⌋; `y = b + [I ≥ threshold] (x − b)`. mergekit takes
 //! the order statistics of a random sample beyond a million elements; here they are exact for any size.
 
 use std::ops::Range;
 
 use crate::Result;
+use crate::merge::inputs::TensorInputs;
 use crate::merge::tiles::select::thresholds;
 use crate::merge::tiles::source::Source;
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::tiles::values::{TileBuffers, Values};
 
-/// The rule for one tensor.
+/// The rule for one tensor, with all that was measured.
 #[derive(Debug)]
 pub(crate) struct Fusion {
     /// One divergence per vector along the last axis.
@@ -21,9 +22,17 @@ pub(crate) struct Fusion {
 }
 
 impl Fusion {
-    /// Measures divergences and order statistics. `last` is the length of the last axis.
-    pub(crate) fn new(values: &Values<'_>, base: &Source<'_>, last: u64) -> Result<Self> {
-        let last = last.max(1);
+    /// Measures divergences and order statistics.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] from reading by position; [`crate::Error::Pairing`] without a base.
+    pub(crate) fn prepare<'a>(inputs: &TensorInputs<'a>, tile: u64) -> Result<(Values<'a>, Self)> {
+        let values = inputs.deltas(tile);
+        let fusion = Self::new(&values, &inputs.required_base()?, inputs.last_axis())?;
+        Ok((values, fusion))
+    }
+
+    fn new(values: &Values<'_>, base: &Source<'_>, last: u64) -> Result<Self> {
         let rows = Values {
             base: Some(base.clone()),
             models: values.models.clone(),
@@ -33,25 +42,25 @@ impl Fusion {
             tile: (values.tile / last).max(1).saturating_mul(last),
             whole_rows: true,
         };
-        let parts = rows.over(|scratch, range| {
-            rows.load(range, scratch)?;
-            let pairs = scratch.z[0].chunks(last as usize).zip(scratch.base.chunks(last as usize));
+        let parts = rows.over(|buffers, range| {
+            rows.load(range, buffers)?;
+            let pairs = buffers.z[0].chunks(last as usize).zip(buffers.base.chunks(last as usize));
             Ok(pairs.map(|(x, b)| divergence(x, b) as f32).collect::<Vec<_>>())
         })?;
         let mut fusion = Self { divergence: parts.into_iter().flatten().collect(), last, threshold: 0.0 };
         let n = values.elements;
         // Rank ⌊q (n−1)⌋ from below is rank n − ⌊q (n−1)⌋ from above.
         let above = [0.25, 0.5, 0.75].map(|q: f64| n - (q * n.saturating_sub(1) as f64) as u64);
-        let found = thresholds(values, &above, &|scratch, range| fusion.score(values, range, scratch))?;
+        let found = thresholds(values, &above, &|buffers, range| fusion.score(values, range, buffers))?;
         if let [q1, median, q3] = found.iter().map(|t| f32::from_bits(t.bits)).collect::<Vec<_>>()[..] {
             fusion.threshold = median + 1.5 * (q3 - q1);
         }
         Ok(fusion)
     }
 
-    fn score(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
-        let Scratch { z, out, .. } = scratch;
+    fn score(&self, values: &Values<'_>, range: Range<u64>, buffers: &mut TileBuffers) -> Result<()> {
+        values.load(range.clone(), buffers)?;
+        let TileBuffers { z, out, .. } = buffers;
         out.clear();
         out.extend(
             z[0].iter().zip(range).map(|(delta, i)| delta.abs() * self.divergence[(i / self.last) as usize]),
@@ -59,10 +68,15 @@ impl Fusion {
         Ok(())
     }
 
-    /// Computes the elements `range` into `scratch.out`.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        self.score(values, range, scratch)?;
-        let Scratch { z, out, base, .. } = scratch;
+    /// Computes the elements `range` into `buffers.out`.
+    pub(crate) fn apply(
+        &self,
+        values: &Values<'_>,
+        range: Range<u64>,
+        buffers: &mut TileBuffers,
+    ) -> Result<()> {
+        self.score(values, range, buffers)?;
+        let TileBuffers { z, out, base, .. } = buffers;
         for ((out, b), delta) in out.iter_mut().zip(base).zip(&z[0]) {
             let moves = *out >= self.threshold && *delta != 0.0;
             *out = if moves { *b + *delta } else { *b };

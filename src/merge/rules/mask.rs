@@ -1,6 +1,6 @@
 //! The mask merge: `out = base + Σ scale_i · M_i ⊙ τ_i`.
 //!
-//! M_i comes from a plan with its row or element mask, from algebra of plans, or from a selector. Half-reset is one
+//! M_i comes from a plan with its row or element mask, from an expression of plans, or from a selector. Half-reset is one
 //! model under a plan; DARE without rescaling is the selector `bernoulli`; the trim of TIES is `top-magnitude`. An
 //! element that a single model gives with scale 1 keeps that model's bits, so a mask and its complement add up.
 
@@ -8,33 +8,38 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::Escaped;
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::tiles::values::{TileBuffers, Values};
 use crate::plan::Plan;
 use crate::surgery::element_mask::ElementMask;
 use crate::{Error, Result};
 
-/// The rule for one tensor.
+/// The rule for one tensor, with all that was measured.
 #[derive(Debug)]
 pub(crate) struct Masked {
-    /// Of each model: the elements that it gives, and its scale.
+    /// For each model, its mask M_i and its scale.
     pub(crate) parts: Vec<(ElementMask, f32)>,
 }
 
 impl Masked {
-    /// Computes the elements `range` into `scratch.out`; `values` must hold no deltas.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
-        let n = scratch.base.len();
+    /// Computes the elements `range` into `buffers.out`; `values` must hold no deltas.
+    pub(crate) fn apply(
+        &self,
+        values: &Values<'_>,
+        range: Range<u64>,
+        buffers: &mut TileBuffers,
+    ) -> Result<()> {
+        values.load(range.clone(), buffers)?;
+        let n = buffers.base.len();
         // `weight` counts the models that give an element, `sum` is what they add to the base.
-        scratch.weight.clear();
-        scratch.weight.resize(n, 0.0);
-        scratch.out.clear();
-        scratch.out.extend_from_slice(&scratch.base);
-        scratch.sum.clear();
-        scratch.sum.resize(n, 0.0);
+        buffers.weight.clear();
+        buffers.weight.resize(n, 0.0);
+        buffers.out.clear();
+        buffers.out.extend_from_slice(&buffers.base);
+        buffers.sum.clear();
+        buffers.sum.resize(n, 0.0);
         for (i, (mask, scale)) in self.parts.iter().enumerate() {
-            fill(mask, i, values, range.clone(), scratch);
-            let Scratch { z, base, out, sum, weight, keep, .. } = scratch;
+            fill(mask, i, values, range.clone(), buffers);
+            let TileBuffers { z, base, out, sum, weight, keep, .. } = buffers;
             for e in 0..n {
                 if !keep[e] || z[i][e].to_bits() == base[e].to_bits() {
                     continue;
@@ -48,9 +53,9 @@ impl Masked {
     }
 }
 
-/// Marks the elements that model `i` gives in `scratch.keep`.
-fn fill(mask: &ElementMask, i: usize, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) {
-    let Scratch { z, base, keep, .. } = scratch;
+/// Sets `buffers.keep` to the mask of model `i`.
+fn fill(mask: &ElementMask, i: usize, values: &Values<'_>, range: Range<u64>, buffers: &mut TileBuffers) {
+    let TileBuffers { z, base, keep, .. } = buffers;
     keep.resize(z[i].len(), false);
     let mut tau = Vec::new();
     if mask.needs_task_vector() {

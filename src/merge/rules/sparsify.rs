@@ -1,6 +1,6 @@
-//! Thinning of task vectors: which elements stay, and what those that stay are multiplied by.
+//! Sparsified task vectors: which elements stay, and what those that stay are multiplied by.
 //!
-//! All work per tensor and keep everything at density 1.
+//! At density 1 every element stays.
 
 use std::ops::Range;
 
@@ -8,41 +8,41 @@ use crate::Result;
 use crate::merge::tiles::ranked::RowDraws;
 use crate::merge::tiles::select::top;
 use crate::merge::tiles::top::Top;
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::tiles::values::{TileBuffers, Values};
 use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::masked_l1::masked_l1;
 use crate::simd::{Kernel, dispatch};
 
-/// Elements of a tensor at most whose coins are remembered: 32 MiB of them.
-const MOST_TOSSED: u64 = 1 << 28;
+/// Most elements of a tensor whose draws are kept in memory, one bit each: 32 MiB.
+const MOST_DRAWN: u64 = 1 << 28;
 
 /// Which elements of a task vector stay.
 #[derive(Debug)]
-pub(crate) enum Kept {
+pub(crate) enum KeptElements {
     All,
     Nothing,
     /// The ⌊p n⌋ largest |τ|, at least one (TIES, arXiv:2306.01708 §3).
     Largest(Top),
     /// Those of at least this magnitude: one threshold for all tensors of a model.
     Above(f32),
-    /// The largest but the very largest: `(those that may stay, those of them that are outliers)`. Of n, ⌊γ n⌋
-    /// outliers go first, then the smallest until ⌊p n⌋ are left (Breadcrumbs, arXiv:2312.06795 §3).
+    /// Of n, the ⌊γ n⌋ of largest |τ| are dropped as outliers, then the smallest until ⌊p n⌋ are left (Breadcrumbs,
+    /// arXiv:2312.06795 §3). The first holds both the elements that stay and the outliers, the second the outliers.
     Between(Top, Top),
-    /// Each by its own coin of probability p (DARE, arXiv:2311.03099 §3).
-    Coins {
+    /// An independent Bernoulli draw of probability p for each (DARE, arXiv:2311.03099 §3).
+    Bernoulli {
         key: Key,
         density: f64,
     },
-    /// Each by its own coin; in a row of m, the element of rank r from the smallest |τ| stays with probability
-    /// `(p − ε) + 2ε (r − 1)/(m − 1)` (DELLA's MagPrune, arXiv:2406.11617 §3.1). Of equal ones, the first ranks
-    /// lower.
+    /// An independent Bernoulli draw for each; in a row of m, the element of rank r from the smallest |τ| stays with
+    /// probability `(p − ε) + 2ε (r − 1)/(m − 1)` (DELLA's MagPrune, arXiv:2406.11617 §3.1). Of equal ones, the first
+    /// ranks lower.
     Ranked {
         key: Key,
         density: f64,
         epsilon: f64,
     },
-    /// One bit per element, for each tile: coins that were tossed for the factor already.
-    Tossed(Vec<Vec<u8>>),
+    /// For each tile, one bit per element: draws that were made when the factor was measured.
+    Drawn(Vec<Vec<u8>>),
 }
 
 /// What those that stay are multiplied by.
@@ -56,89 +56,95 @@ pub(crate) enum Rescale {
     InverseDensity,
 }
 
-/// A thinned task vector.
+/// A sparsified task vector.
 #[derive(Debug)]
-pub(crate) struct Thinning {
-    pub(crate) kept: Kept,
+pub(crate) struct SparsifiedVector {
+    pub(crate) kept: KeptElements,
     pub(crate) factor: f32,
 }
 
-impl Thinning {
+impl SparsifiedVector {
     /// Measures the factor of model `i`, where the method rescales.
     pub(crate) fn new(
         values: &Values<'_>,
         i: usize,
-        kept: Kept,
+        kept: KeptElements,
         rescale: Rescale,
         density: f64,
     ) -> Result<Self> {
-        let mut thinning = Self { kept, factor: 1.0 };
-        if density >= 1.0 || matches!(thinning.kept, Kept::All | Kept::Nothing) {
-            return Ok(thinning);
+        let mut vector = Self { kept, factor: 1.0 };
+        if density >= 1.0 || matches!(vector.kept, KeptElements::All | KeptElements::Nothing) {
+            return Ok(vector);
         }
         match rescale {
             Rescale::None => {}
-            Rescale::InverseDensity => thinning.factor = (1.0 / density) as f32,
+            Rescale::InverseDensity => vector.factor = (1.0 / density) as f32,
             Rescale::L1 => {
-                let coins = matches!(thinning.kept, Kept::Ranked { .. } | Kept::Coins { .. });
-                let toss = coins && values.elements <= MOST_TOSSED;
-                let [before, after] = thinning.norms(values, i, toss)?;
+                let drawn =
+                    matches!(vector.kept, KeptElements::Ranked { .. } | KeptElements::Bernoulli { .. });
+                let store = drawn && values.elements <= MOST_DRAWN;
+                let [before, after] = vector.norms(values, i, store)?;
                 if before >= 1e-7 && after >= 1e-7 {
-                    thinning.factor = (before / after) as f32;
+                    vector.factor = (before / after) as f32;
                 }
             }
         }
-        Ok(thinning)
+        Ok(vector)
     }
 
-    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `toss`, the coins are remembered, so that nothing is drawn or ranked twice.
-    fn norms(&mut self, values: &Values<'_>, i: usize, toss: bool) -> Result<[f64; 2]> {
-        let tiles = values.over(|scratch, range| {
-            values.load_one(i, range.clone(), scratch)?;
-            let blocks: Vec<Range<usize>> = values.blocks(scratch.z[i].len()).collect();
-            self.mark(values, i, range, scratch);
-            let Scratch { z, keep, .. } = scratch;
+    /// ‖τ‖₁ and ‖S(τ)‖₁ of model `i`. With `store`, the draws are kept in memory, so that nothing is drawn or
+    /// ranked twice.
+    fn norms(&mut self, values: &Values<'_>, i: usize, store: bool) -> Result<[f64; 2]> {
+        let tiles = values.over(|buffers, range| {
+            values.load_one(i, range.clone(), buffers)?;
+            let blocks: Vec<Range<usize>> = values.blocks(buffers.z[i].len()).collect();
+            self.mark(values, i, range, buffers);
+            let TileBuffers { z, keep, .. } = buffers;
             let norms = |at: &Range<usize>| masked_l1(&z[i][at.clone()], &keep[at.clone()]);
-            Ok((blocks.iter().map(norms).collect::<Vec<_>>(), if toss { bits(keep) } else { Vec::new() }))
+            Ok((blocks.iter().map(norms).collect::<Vec<_>>(), if store { bits(keep) } else { Vec::new() }))
         })?;
         let mut total = [0.0; 2];
         for [before, after] in tiles.iter().flat_map(|(norms, _)| norms) {
             total = [total[0] + before, total[1] + after];
         }
-        if toss {
-            self.kept = Kept::Tossed(tiles.into_iter().map(|(_, coins)| coins).collect());
+        if store {
+            self.kept = KeptElements::Drawn(tiles.into_iter().map(|(_, drawn)| drawn).collect());
         }
         Ok(total)
     }
 
-    /// Thins the task vector of model `i` in the scratch: the elements `range`, a tile.
-    pub(crate) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
-        if !matches!(self.kept, Kept::All) {
-            self.mark(values, i, range, scratch);
-            dispatch(Drop { z: &mut scratch.z[i], keep: &scratch.keep, factor: self.factor });
+    /// Sparsifies the task vector of model `i` in the buffers: the elements `range`, a tile.
+    pub(crate) fn apply(&self, values: &Values<'_>, i: usize, range: Range<u64>, buffers: &mut TileBuffers) {
+        if !matches!(self.kept, KeptElements::All) {
+            self.mark(values, i, range, buffers);
+            dispatch(Drop { z: &mut buffers.z[i], keep: &buffers.keep, factor: self.factor });
         }
     }
 
-    /// Says in `scratch.keep` which of the elements `range` of model `i`, a tile, stay.
-    pub(crate) fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, scratch: &mut Scratch) {
-        let Scratch { z, keep, ranks, .. } = scratch;
+    /// Sets `buffers.keep` for the elements `range` of model `i`, a tile, that stay.
+    pub(crate) fn mark(&self, values: &Values<'_>, i: usize, range: Range<u64>, buffers: &mut TileBuffers) {
+        let TileBuffers { z, keep, ranks, .. } = buffers;
         let z = &z[i];
         let tile = values.tile_of(range.start);
         keep.resize(z.len(), false);
         match &self.kept {
-            Kept::All => keep.fill(true),
-            Kept::Nothing => keep.fill(false),
-            Kept::Largest(top) => top.fill(tile, z, keep),
-            Kept::Above(cut) => keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut),
-            Kept::Between(all, outliers) => {
+            KeptElements::All => keep.fill(true),
+            KeptElements::Nothing => keep.fill(false),
+            KeptElements::Largest(top) => top.fill(tile, z, keep),
+            KeptElements::Above(cut) => {
+                keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut)
+            }
+            KeptElements::Between(all, outliers) => {
                 all.fill(tile, z, keep);
                 let mut out = Vec::new();
                 outliers.fill(tile, z, &mut out);
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);
             }
-            Kept::Tossed(tiles) => dispatch(Unpack { bits: &tiles[tile], keep }),
-            Kept::Coins { key, density } => bernoulli(key, Domain::Element, range.start, *density, keep),
-            Kept::Ranked { key, density, epsilon } => {
+            KeptElements::Drawn(tiles) => dispatch(Unpack { bits: &tiles[tile], keep }),
+            KeptElements::Bernoulli { key, density } => {
+                bernoulli(key, Domain::Element, range.start, *density, keep)
+            }
+            KeptElements::Ranked { key, density, epsilon } => {
                 let row = usize::try_from(values.row).unwrap_or(usize::MAX).min(z.len().max(1));
                 let mut first = range.start;
                 for (z, keep) in z.chunks(row).zip(keep.chunks_mut(row)) {
@@ -153,19 +159,19 @@ impl Thinning {
 
 /// Elements that |τ| of model `i` ranks among the `keeps` largest.
 pub(crate) fn largest(values: &Values<'_>, i: usize, keeps: &[u64]) -> Result<Vec<Top>> {
-    top(values, keeps, &|scratch, range| {
-        values.load_one(i, range, scratch)?;
-        let Scratch { z, out, .. } = scratch;
+    top(values, keeps, &|buffers, range| {
+        values.load_one(i, range, buffers)?;
+        let TileBuffers { z, out, .. } = buffers;
         std::mem::swap(out, &mut z[i]);
         Ok(())
     })
 }
 
-/// How many a magnitude sparsifier keeps of `n`, and how many outliers go before: ⌊p n⌋ and what is left of ⌊γ n⌋.
-pub(crate) fn between(n: u64, density: f64, gamma: f64) -> (u64, u64) {
+/// Of `n` elements, how many stay, ⌊p n⌋, and how many of larger magnitude are dropped as outliers, at most ⌊γ n⌋.
+pub(crate) fn without_outliers(n: u64, density: f64, gamma: f64) -> (u64, u64) {
     let target = (density * n as f64) as u64;
     let outliers = (gamma * n as f64) as u64;
-    // Fewer outliers go where the density would not be met otherwise.
+    // Fewer outliers are dropped where the density would not be met otherwise.
     (target, outliers.min(n - target))
 }
 
@@ -244,8 +250,8 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_papers() {
-        assert_eq!(between(1000, 0.9, 0.01), (900, 10));
-        assert_eq!(between(1000, 0.99, 0.5), (990, 10));
-        assert_eq!(between(1000, 0.0, 0.01), (0, 10));
+        assert_eq!(without_outliers(1000, 0.9, 0.01), (900, 10));
+        assert_eq!(without_outliers(1000, 0.99, 0.5), (990, 10));
+        assert_eq!(without_outliers(1000, 0.0, 0.01), (0, 10));
     }
 }

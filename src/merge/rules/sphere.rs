@@ -4,21 +4,20 @@
 //! All of them are pure functions of small numbers; the tensors are read once for G and once for y.
 
 use crate::Result;
-use crate::merge::tiles::values::Values;
-use crate::merge::tiles::values::{BLOCK, dot};
+use crate::merge::tiles::values::{BLOCK, Values, dot};
 
 /// Dot products of every pair of inputs.
 #[derive(Debug, Clone)]
 pub(crate) struct Gram(Vec<Vec<f64>>);
 
 impl Gram {
-    /// Over whole tensors, in f64, in an order that depends on nothing.
+    /// Over whole tensors, in f64, block by block in order.
     pub(crate) fn of(values: &Values<'_>) -> Result<Self> {
         let n = values.models.len();
-        let parts = values.over(|scratch, range| {
-            values.load(range.clone(), scratch)?;
+        let parts = values.over(|buffers, range| {
+            values.load(range.clone(), buffers)?;
             let len = (range.end - range.start) as usize;
-            let block = |at: usize| Self::of_slices(n, |i| &scratch.z[i][at..len.min(at + BLOCK)]);
+            let block = |at: usize| Self::of_slices(n, |i| &buffers.z[i][at..len.min(at + BLOCK)]);
             Ok((0..len).step_by(BLOCK).map(block).collect::<Vec<_>>())
         })?;
         let mut total = Self(vec![vec![0.0; n]; n]);
@@ -78,7 +77,7 @@ pub(crate) fn nuslerp(g: &Gram, w: &[f64]) -> Vec<f64> {
     let t = if sum.abs() < 1e-6 { 0.5 } else { w[1] / sum };
     let norm = |i: usize| g.norm(i).max(1e-7);
     let d = (g.0[0][1] / (norm(0) * norm(1))).clamp(-1.0, 1.0);
-    // Parallel within the rounding of f32, of which the peer's cosine is made.
+    // Parallel within the rounding of f32, in which mergekit computes the cosine.
     if 1.0 - d * d <= 1e-14 { vec![1.0 - t, t] } else { arc(d, t) }
 }
 
@@ -177,7 +176,7 @@ pub(crate) fn karcher(g: &Gram, max_iter: u32, tol: f64) -> Vec<f64> {
 /// model stock, on deltas: t = N cos θ / (1 + (N−1) cos θ) with the mean cosine of all pairs; y = b + t · mean(Δ).
 ///
 /// Norm products below 1e-6 count as 1e-6; t = 0 where the denominator vanishes. Source: Jang et al. 2024, eq. 7.
-pub(crate) fn stock(g: &Gram) -> Vec<f64> {
+pub(crate) fn model_stock(g: &Gram) -> Vec<f64> {
     let n = g.0.len();
     let pairs = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j)));
     let cosine = |(i, j): (usize, usize)| (g.0[i][j] / (g.norm(i) * g.norm(j)).max(1e-6)).clamp(-1.0, 1.0);
@@ -212,8 +211,8 @@ mod tests {
 
     #[test]
     fn orthogonal_task_vectors_leave_the_base() {
-        near(&stock(&gram(&[&[1.0, 0.0], &[0.0, 1.0]])), &[0.0, 0.0]);
-        near(&stock(&gram(&[&[1.0, 1.0], &[1.0, 1.0]])), &[0.5, 0.5]);
+        near(&model_stock(&gram(&[&[1.0, 0.0], &[0.0, 1.0]])), &[0.0, 0.0]);
+        near(&model_stock(&gram(&[&[1.0, 1.0], &[1.0, 1.0]])), &[0.5, 0.5]);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! Generalised task arithmetic: `y = b + λ Σ M_i w_i S_i(τ_i) [/ Σ w_i M_i]`.
 //!
-//! S thins a task vector ([`crate::merge::rules::sparsify`]); M is the sign election of TIES (Yadav et al. 2023, §3): with
+//! S sparsifies a task vector ([`crate::merge::rules::sparsify`]); M is the sign election of TIES (Yadav et al. 2023, §3): with
 //! s = sign(Σ_i v_i) (a tie counts as +) and v_i = w_i S_i(τ_i), M_i = [sign v_i = s]. Without election M_i = 1.
 
 use std::ops::Range;
 
 use crate::Result;
-use crate::merge::rules::sparsify::Thinning;
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::rules::sparsify::SparsifiedVector;
+use crate::merge::tiles::values::{TileBuffers, Values};
 use crate::simd::{Kernel, dispatch};
 
-/// Elements elected at a time: few enough for the first cache.
+/// Elements whose signs are elected at a time: few enough for the L1 cache.
 const PIECE: usize = 1 << 11;
 
 /// How signs are elected.
@@ -24,10 +24,10 @@ pub(crate) enum Elect {
     Unweighted,
 }
 
-/// The rule for one tensor, ready to be applied to any tile.
+/// The rule for one tensor, with all that was measured.
 #[derive(Debug)]
 pub(crate) struct Task {
-    pub(crate) thinning: Vec<Thinning>,
+    pub(crate) vectors: Vec<SparsifiedVector>,
     pub(crate) weights: Vec<f32>,
     pub(crate) elect: Elect,
     pub(crate) normalize: bool,
@@ -35,26 +35,31 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Computes the elements `range` into `scratch.out`.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
-        let n = scratch.base.len();
-        scratch.out.resize(n, 0.0);
+    /// Computes the elements `range` into `buffers.out`.
+    pub(crate) fn apply(
+        &self,
+        values: &Values<'_>,
+        range: Range<u64>,
+        buffers: &mut TileBuffers,
+    ) -> Result<()> {
+        values.load(range.clone(), buffers)?;
+        let n = buffers.base.len();
+        buffers.out.resize(n, 0.0);
         if self.elect == Elect::None {
-            for (i, (thinning, w)) in self.thinning.iter().zip(&self.weights).enumerate() {
-                thinning.mark(values, i, range.clone(), scratch);
-                let Scratch { z, keep, out, .. } = scratch;
-                dispatch(Add { z: &z[i], keep, factor: thinning.factor, w: *w, first: i == 0, out });
+            for (i, (vector, w)) in self.vectors.iter().zip(&self.weights).enumerate() {
+                vector.mark(values, i, range.clone(), buffers);
+                let TileBuffers { z, keep, out, .. } = buffers;
+                dispatch(Add { z: &z[i], keep, factor: vector.factor, w: *w, first: i == 0, out });
             }
             let all: f32 = self.weights.iter().sum();
             let all = if all.abs() < 1e-8 { 1.0 } else { all };
-            self.finish(&scratch.base, Weight::Same(all), &mut scratch.out);
+            self.finish(&buffers.base, Weight::Same(all), &mut buffers.out);
             return Ok(());
         }
-        for (i, thinning) in self.thinning.iter().enumerate() {
-            thinning.apply(values, i, range.clone(), scratch);
+        for (i, vector) in self.vectors.iter().enumerate() {
+            vector.apply(values, i, range.clone(), buffers);
         }
-        let Scratch { z, base, out, sum, weight, .. } = scratch;
+        let TileBuffers { z, base, out, sum, weight, .. } = buffers;
         let models = &mut z[..self.weights.len()];
         sum.resize(PIECE.max(sum.len()), 0.0);
         weight.resize(PIECE.max(weight.len()), 0.0);
@@ -78,11 +83,11 @@ impl Task {
     ) {
         let unweighted = self.elect == Elect::Unweighted;
         for (i, (v, w)) in models.iter_mut().zip(&self.weights).enumerate() {
-            dispatch(Vote { v: &mut v[piece.clone()], w: *w, unweighted, first: i == 0, sum });
+            dispatch(SignSums { v: &mut v[piece.clone()], w: *w, unweighted, first: i == 0, sum });
         }
         for (i, (v, w)) in models.iter().zip(&self.weights).enumerate() {
             let (out, weight) = (&mut *out, &mut *weight);
-            dispatch(Gather { v: &v[piece.clone()], w: *w, sum, first: i == 0, out, weight });
+            dispatch(AddElected { v: &v[piece.clone()], w: *w, sum, first: i == 0, out, weight });
         }
     }
 
@@ -127,7 +132,7 @@ enum Weight<'a> {
 }
 
 /// `v ← w δ`, and Σ v (or Σ δ) for the election.
-struct Vote<'a> {
+struct SignSums<'a> {
     v: &'a mut [f32],
     w: f32,
     unweighted: bool,
@@ -135,7 +140,7 @@ struct Vote<'a> {
     sum: &'a mut [f32],
 }
 
-impl Kernel for Vote<'_> {
+impl Kernel for SignSums<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -154,7 +159,7 @@ impl Kernel for Vote<'_> {
 }
 
 /// Adds the values, and their weights, whose sign was elected.
-struct Gather<'a> {
+struct AddElected<'a> {
     v: &'a [f32],
     w: f32,
     sum: &'a [f32],
@@ -163,7 +168,7 @@ struct Gather<'a> {
     weight: &'a mut [f32],
 }
 
-impl Kernel for Gather<'_> {
+impl Kernel for AddElected<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -1,11 +1,11 @@
-//! Results that are infinite or NaN where no input is: counted, so that the command can say so.
+//! Results that are infinite or NaN where no input is: counted for a warning.
 
 use std::ops::Range;
 
 use crate::Result;
 use crate::checkpoint::{Dtype, Known};
 use crate::merge::tiles::source::Source;
-use crate::merge::tiles::values::Scratch;
+use crate::merge::tiles::values::TileBuffers;
 use crate::simd::{Kernel, dispatch};
 
 /// Elements of a result that are infinite or NaN, though every input has a finite number there.
@@ -30,7 +30,7 @@ impl NonFinite {
     }
 }
 
-/// Counts the elements of `scratch.out`, the elements `range` of a result that is rounded to `dtype`, which are not
+/// Counts the elements of `buffers.out`, the elements `range` of a result that is rounded to `dtype`, which are not
 /// finite then though all `inputs` are.
 ///
 /// # Errors
@@ -39,14 +39,14 @@ pub(crate) fn count<'s, 'a: 's>(
     dtype: &Dtype,
     inputs: impl Iterator<Item = &'s Source<'a>>,
     range: &Range<u64>,
-    scratch: &mut Scratch,
+    buffers: &mut TileBuffers,
 ) -> Result<u64> {
     let least = least_infinite(dtype);
-    if dispatch(Largest { values: &scratch.out }) < least {
+    if dispatch(Largest { values: &buffers.out }) < least {
         return Ok(0);
     }
-    let mut found: Vec<bool> = scratch.out.iter().map(|x| magnitude(*x) >= least).collect();
-    let Scratch { bytes, sum, .. } = scratch;
+    let mut found: Vec<bool> = buffers.out.iter().map(|x| magnitude(*x) >= least).collect();
+    let TileBuffers { bytes, sum, .. } = buffers;
     for input in inputs {
         if input.info.dtype == Dtype::Known(Known::F64) && input.through.is_none() {
             let values = input.bytes(range.clone(), bytes)?.as_chunks::<8>().0;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::merge::tiles::source::Source;
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::tiles::values::{TileBuffers, Values};
 use crate::simd::{Kernel, dispatch};
 use crate::{Error, Result};
 
@@ -48,10 +48,15 @@ impl LowRankUpdate {
         Ok(Self { left, right, rank })
     }
 
-    /// Computes the elements `range`, whole rows, into `scratch.out`.
-    pub(crate) fn apply(&self, values: &Values<'_>, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        values.load(range.clone(), scratch)?;
-        let Scratch { z, out, sum, .. } = scratch;
+    /// Computes the elements `range`, whole rows, into `buffers.out`.
+    pub(crate) fn apply(
+        &self,
+        values: &Values<'_>,
+        range: Range<u64>,
+        buffers: &mut TileBuffers,
+    ) -> Result<()> {
+        values.load(range.clone(), buffers)?;
+        let TileBuffers { z, out, sum, .. } = buffers;
         let row = values.row as usize;
         out.clear();
         out.extend_from_slice(&z[0]);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::merge::tiles::top::{MOST_COLLECTED, Score, Top, sums_before};
-use crate::merge::tiles::values::{Scratch, Values, over};
+use crate::merge::tiles::values::{TileBuffers, Values, over};
 use crate::plan::Threshold;
 use crate::simd::collect_range::{SLACK, collect_range};
 
@@ -28,9 +28,9 @@ struct WindowValues {
 /// too many values.
 pub(crate) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Option<Vec<Top>>> {
     let Some(windows) = windows(values, keeps, score)? else { return Ok(None) };
-    let tiles = values.over(|scratch, range| {
-        score(scratch, range)?;
-        let Scratch { out, found, .. } = scratch;
+    let tiles = values.over(|buffers, range| {
+        score(buffers, range)?;
+        let TileBuffers { out, found, .. } = buffers;
         found.resize((out.len() + SLACK).max(found.len()), 0);
         let collect = |window: &(u32, u32)| {
             let (n, above) = collect_range(out, *window, found);
@@ -52,9 +52,9 @@ fn windows(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Result<Opti
         return Ok(Some(vec![(0, u32::MAX); keeps.len()]));
     }
     let runs: Vec<Range<u64>> = (0..RUNS).map(|run| (n - RUN) / RUNS * run).map(|at| at..at + RUN).collect();
-    let sampled = over(runs, |scratch, range| {
-        score(scratch, range)?;
-        Ok(scratch.out.iter().map(|x| x.abs().to_bits()).collect::<Vec<u32>>())
+    let sampled = over(runs, |buffers, range| {
+        score(buffers, range)?;
+        Ok(buffers.out.iter().map(|x| x.abs().to_bits()).collect::<Vec<u32>>())
     })?;
     let mut sample: Vec<u32> = sampled.into_iter().flatten().collect();
     sample.sort_unstable_by(|a, b| b.cmp(a));

@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::Result;
 use crate::merge::tiles::sample;
 use crate::merge::tiles::top::{MOST_COLLECTED, Score, Top, sums_before};
-use crate::merge::tiles::values::{Scratch, Values};
+use crate::merge::tiles::values::{TileBuffers, Values};
 use crate::plan::{Histogram, Threshold, within_bin};
 
 /// For each k of `keeps`, the k elements of the largest scores.
@@ -22,9 +22,9 @@ pub(crate) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Resu
     if 2 * bins.iter().map(|(.., count)| count).sum::<u64>() > MOST_COLLECTED {
         return with_ties(values, fine(values, &coarse, keeps, score)?, score);
     }
-    let tiles = values.over(|scratch, range| {
-        score(scratch, range)?;
-        Ok(bins.iter().map(|(bin, ..)| within_bin(*bin, &scratch.out)).collect::<Vec<_>>())
+    let tiles = values.over(|buffers, range| {
+        score(buffers, range)?;
+        Ok(bins.iter().map(|(bin, ..)| within_bin(*bin, &buffers.out)).collect::<Vec<_>>())
     })?;
     let tops = bins.iter().enumerate().map(|(i, (bin, wanted, _))| {
         let parts: Vec<&[u16]> = tiles.iter().map(|tile| tile[i].as_slice()).collect();
@@ -37,9 +37,9 @@ pub(crate) fn top(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) -> Resu
 
 /// Counts the ties of each tile, by a further pass.
 fn with_ties(values: &Values<'_>, thresholds: Vec<Threshold>, score: &Score<'_>) -> Result<Vec<Top>> {
-    let ties = values.over(|scratch, range| {
-        score(scratch, range)?;
-        Ok(thresholds.iter().map(|t| t.count_ties(&scratch.out)).collect::<Vec<_>>())
+    let ties = values.over(|buffers, range| {
+        score(buffers, range)?;
+        Ok(thresholds.iter().map(|t| t.count_ties(&buffers.out)).collect::<Vec<_>>())
     })?;
     let tops = thresholds
         .into_iter()
@@ -54,9 +54,9 @@ pub(crate) fn thresholds(values: &Values<'_>, keeps: &[u64], score: &Score<'_>) 
 }
 
 fn coarse(values: &Values<'_>, score: &Score<'_>) -> Result<Histogram> {
-    let add = |histogram: &mut Histogram, scratch: &mut Scratch, range: Range<u64>| {
-        score(scratch, range)?;
-        histogram.add(&scratch.out);
+    let add = |histogram: &mut Histogram, buffers: &mut TileBuffers, range: Range<u64>| {
+        score(buffers, range)?;
+        histogram.add(&buffers.out);
         Ok(())
     };
     values.count(Histogram::coarse, add, |a, b| a.merge(&b))
@@ -65,9 +65,9 @@ fn coarse(values: &Values<'_>, score: &Score<'_>) -> Result<Histogram> {
 fn fine(values: &Values<'_>, coarse: &Histogram, keeps: &[u64], score: &Score<'_>) -> Result<Vec<Threshold>> {
     let refined: Vec<(Histogram, u64)> = keeps.iter().map(|keep| coarse.refine(*keep)).collect();
     let start = || refined.iter().map(|(histogram, _)| histogram.empty()).collect::<Vec<_>>();
-    let add = |histograms: &mut Vec<Histogram>, scratch: &mut Scratch, range: Range<u64>| {
-        score(scratch, range)?;
-        histograms.iter_mut().for_each(|h| h.add(&scratch.out));
+    let add = |histograms: &mut Vec<Histogram>, buffers: &mut TileBuffers, range: Range<u64>| {
+        score(buffers, range)?;
+        histograms.iter_mut().for_each(|h| h.add(&buffers.out));
         Ok(())
     };
     let join = |a: &mut Vec<Histogram>, b: Vec<Histogram>| a.iter_mut().zip(&b).for_each(|(a, b)| a.merge(b));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::Result;
-use crate::merge::tiles::values::Scratch;
+use crate::merge::tiles::values::TileBuffers;
 use crate::plan::Threshold;
 
 /// Most bytes of values near the thresholds that are collected; beyond that, passes count them in histograms.
@@ -17,8 +17,8 @@ pub(crate) struct Top {
     pub(crate) ties_before: Vec<u64>,
 }
 
-/// Scores of the elements of a range, which are ranked by magnitude: puts one for each into `scratch.out`.
-pub(crate) type Score<'f> = dyn Fn(&mut Scratch, Range<u64>) -> Result<()> + Sync + 'f;
+/// Scores of the elements of a range, which are ranked by magnitude: puts one for each into `buffers.out`.
+pub(crate) type Score<'f> = dyn Fn(&mut TileBuffers, Range<u64>) -> Result<()> + Sync + 'f;
 
 impl Top {
     /// Sets `keep[i]` where element i of a tile, with the score `values[i]`, is among the k.

@@ -17,7 +17,7 @@ pub(crate) const BLOCK: usize = 1 << 12;
 
 /// Buffers of one thread.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct TileBuffers {
     pub(crate) bytes: Vec<u8>,
     pub(crate) base: Vec<f32>,
     /// The models' values, or their deltas.
@@ -32,7 +32,7 @@ pub(crate) struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static BUFFERS: RefCell<TileBuffers> = RefCell::default();
 }
 
 /// The inputs of one tensor: what is summed over and what is written.
@@ -73,26 +73,26 @@ impl Values<'_> {
         (element / self.tile) as usize
     }
 
-    /// Reads the elements `range` of all inputs into the scratch.
-    pub(crate) fn load(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        scratch.z.resize_with(self.models.len().max(scratch.z.len()), Vec::new);
+    /// Reads the elements `range` of all inputs into the buffers.
+    pub(crate) fn load(&self, range: Range<u64>, buffers: &mut TileBuffers) -> Result<()> {
+        buffers.z.resize_with(self.models.len().max(buffers.z.len()), Vec::new);
         if let Some(base) = &self.base {
-            base.decode(range.clone(), &mut scratch.bytes, &mut scratch.base)?;
+            base.decode(range.clone(), &mut buffers.bytes, &mut buffers.base)?;
         }
-        for (model, z) in self.models.iter().zip(&mut scratch.z) {
+        for (model, z) in self.models.iter().zip(&mut buffers.z) {
             if self.deltas {
-                model.decode_from(&scratch.base, range.clone(), &mut scratch.bytes, z)?;
+                model.decode_from(&buffers.base, range.clone(), &mut buffers.bytes, z)?;
             } else {
-                model.decode(range.clone(), &mut scratch.bytes, z)?;
+                model.decode(range.clone(), &mut buffers.bytes, z)?;
             }
         }
         Ok(())
     }
 
     /// Reads the elements `range` of one model only, and of the base where deltas are taken.
-    pub(crate) fn load_one(&self, i: usize, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        scratch.z.resize_with(self.models.len().max(scratch.z.len()), Vec::new);
-        let Scratch { bytes, encoded, base: decoded, z, .. } = scratch;
+    pub(crate) fn load_one(&self, i: usize, range: Range<u64>, buffers: &mut TileBuffers) -> Result<()> {
+        buffers.z.resize_with(self.models.len().max(buffers.z.len()), Vec::new);
+        let TileBuffers { bytes, encoded, base: decoded, z, .. } = buffers;
         match &self.base {
             Some(base) if self.deltas => {
                 self.models[i].decode_delta(base, range, [bytes, encoded], decoded, &mut z[i])
@@ -104,7 +104,7 @@ impl Values<'_> {
     /// Runs `work` on every tile, in parallel; results in order. `work` must not start parallel work itself.
     pub(crate) fn over<T: Send>(
         &self,
-        work: impl Fn(&mut Scratch, Range<u64>) -> Result<T> + Sync,
+        work: impl Fn(&mut TileBuffers, Range<u64>) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         over(self.tiles(), work)
     }
@@ -113,12 +113,12 @@ impl Values<'_> {
     pub(crate) fn count<T: Send>(
         &self,
         start: impl Fn() -> T + Sync,
-        add: impl Fn(&mut T, &mut Scratch, Range<u64>) -> Result<()> + Sync,
+        add: impl Fn(&mut T, &mut TileBuffers, Range<u64>) -> Result<()> + Sync,
         join: impl Fn(&mut T, T) + Sync,
     ) -> Result<T> {
         let run = |state: Result<T>, range: Range<u64>| {
             let mut state = state?;
-            SCRATCH.with_borrow_mut(|scratch| add(&mut state, scratch, range))?;
+            BUFFERS.with_borrow_mut(|buffers| add(&mut state, buffers, range))?;
             Ok(state)
         };
         let tiles = self.tiles();
@@ -146,16 +146,16 @@ impl Values<'_> {
     /// with every row where tiles are whole rows.
     pub(crate) fn sums<const N: usize>(
         &self,
-        fill: impl Fn(&mut Scratch, Range<u64>) -> Result<()> + Sync,
-        sum: impl Fn(&Scratch, Range<usize>) -> [f64; N] + Sync,
+        fill: impl Fn(&mut TileBuffers, Range<u64>) -> Result<()> + Sync,
+        sum: impl Fn(&TileBuffers, Range<usize>) -> [f64; N] + Sync,
     ) -> Result<[f64; N]> {
         let blocks = self.whole_rows || self.tile.is_multiple_of(BLOCK as u64);
         assert!(blocks || self.tile >= self.elements, "tiles are whole blocks");
-        let parts = self.over(|scratch, range| {
-            fill(scratch, range.clone())?;
+        let parts = self.over(|buffers, range| {
+            fill(buffers, range.clone())?;
             let n = (range.end - range.start) as usize;
             let blocks = self.blocks(n);
-            Ok(blocks.map(|block| sum(scratch, block)).collect::<Vec<_>>())
+            Ok(blocks.map(|block| sum(buffers, block)).collect::<Vec<_>>())
         })?;
         let mut total = [0.0; N];
         for part in parts.iter().flatten() {
@@ -165,12 +165,12 @@ impl Values<'_> {
     }
 }
 
-/// Runs `work` on every range, in parallel, each thread with its scratch; results in order.
+/// Runs `work` on every range, in parallel, each thread with its buffers; results in order.
 pub(crate) fn over<T: Send>(
     ranges: Vec<Range<u64>>,
-    work: impl Fn(&mut Scratch, Range<u64>) -> Result<T> + Sync,
+    work: impl Fn(&mut TileBuffers, Range<u64>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let run = |range: Range<u64>| SCRATCH.with_borrow_mut(|scratch| work(scratch, range));
+    let run = |range: Range<u64>| BUFFERS.with_borrow_mut(|buffers| work(buffers, range));
     if ranges.len() < 2 {
         return ranges.into_iter().map(run).collect();
     }

@@ -264,11 +264,11 @@ impl<'a> Alignment<'a> {
         let mut built: Vec<Rows<'a>> = sources.iter().map(|_| Rows::new(donors.clone(), width)).collect();
         let inputs = self.inputs(sources)?;
         for (id, text) in self.tokens.iter().enumerate() {
-            let said = self.overrides.get(&id);
-            let force = said.is_some_and(|said| said.force);
+            let given = self.overrides.get(&id);
+            let force = given.is_some_and(|given| given.force);
             let lacking = inputs.iter().any(|input| input.row(id).is_none());
             let fallback = if force || lacking {
-                fallback_row(said, Token { id, text }, base, &inputs)?
+                fallback_row(given, Token { id, text }, base, &inputs)?
             } else {
                 FallbackRow::Zero
             };

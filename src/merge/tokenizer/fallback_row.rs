@@ -61,14 +61,14 @@ pub(crate) struct Token<'s> {
 /// # Errors
 /// The inputs do not have what the recipe says.
 pub(crate) fn fallback_row(
-    said: Option<&TokenOverride>,
+    given: Option<&TokenOverride>,
     token: Token<'_>,
     base: Option<&str>,
     inputs: &[InputTokens<'_>],
 ) -> Result<FallbackRow, String> {
-    if let Some(said) = said {
+    if let Some(given) = given {
         let text = Escaped(token.text);
-        let (model, id) = match &said.row {
+        let (model, id) = match &given.row {
             Some(OverrideRow::Zero) => return Ok(FallbackRow::Zero),
             Some(OverrideRow::OfModel(model, id)) => (model, *id),
             None => return Err(format!("`tokens`: `{text}` needs a `source`")),
@@ -131,8 +131,8 @@ mod tests {
     fn what_the_recipe_says_must_be_there() {
         let inputs = [InputTokens { donor: 0, model: "a", ids: &[0, NO_ID], stored: 2 }];
         let of = |row, id| {
-            let said = TokenOverride { row, force: true };
-            fallback_row(Some(&said), Token { id, text: "x" }, None, &inputs)
+            let given = TokenOverride { row, force: true };
+            fallback_row(Some(&given), Token { id, text: "x" }, None, &inputs)
         };
         assert_eq!(
             of(Some(OverrideRow::OfModel("a".to_owned(), None)), 0),
