@@ -50,7 +50,7 @@ commands() {
     one reset-plan reset $pair --out reset-plan --plan plan-model-params.json --hash
     one reset-json reset $pair --out never --dry-run --json
     for recipe in fixtures/merge/recipes/*.yml; do
-        one "merge-$(basename "$recipe" .yml)" merge "$recipe" --out "merge-$(basename "$recipe" .yml)" --shard-size 8KB
+        one "merge-$(basename "$recipe" .yml)" merge "$recipe" --out "merge-$(basename "$recipe" .yml)" --out-shard-size 4k
         one "explain-$(basename "$recipe" .yml)" merge "$recipe" --explain
     done
     local a=fixtures/merge/a b=fixtures/merge/b

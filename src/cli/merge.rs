@@ -9,15 +9,17 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::hash_args::HashArgs;
+use super::mergekit_args::MergekitArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
+use super::shard_size::bytes as size;
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
 use crate::lora::{Adapter, LoraMerge};
-use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe};
+use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe, ShardLimit};
 use crate::report::bytes;
 use crate::surgery::{Input, Output, Provenance};
 use crate::{Error, Result};
@@ -25,7 +27,7 @@ use crate::{Error, Result};
 /// Merge checkpoints by a recipe, or by flags
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run"])),
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run", "out_after_recipe"])),
     override_usage = "hft-surgery merge [OPTIONS] --out <DIR> <RECIPE.yml>
        hft-surgery merge [OPTIONS] --out <DIR> --method <METHOD> [--base <CKPT>] --model <CKPT[:KEY=VALUE,…]>...
        hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>",
@@ -35,6 +37,9 @@ pub(super) struct Merge {
     /// A recipe in mergekit's form
     #[arg(value_name = "RECIPE.yml", conflicts_with_all = ["method", "base", "model", "set"])]
     recipe: Option<PathBuf>,
+    /// The directory to write, as mergekit takes it: the same as --out
+    #[arg(value_name = "OUT", conflicts_with = "out", hide = true)]
+    out_after_recipe: Option<PathBuf>,
     /// The method: linear, slerp, task_arithmetic, ties, dare_linear, della, mask, …
     #[arg(long, value_name = "METHOD", required_unless_present_any = ["recipe", "lora"])]
     method: Option<String>,
@@ -48,7 +53,7 @@ pub(super) struct Merge {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Seed of random choices
-    #[arg(long, value_name = "N")]
+    #[arg(long, alias = "random-seed", value_name = "N")]
     seed: Option<u64>,
     /// Type of the result
     #[arg(long, value_name = "DTYPE")]
@@ -77,6 +82,8 @@ pub(super) struct Merge {
     hash: HashArgs,
     #[command(flatten)]
     reading: ReadingArgs,
+    #[command(flatten)]
+    mergekit: MergekitArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -110,6 +117,7 @@ enum OnMissingArg {
 
 impl Merge {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        self.mergekit.check(terminal)?;
         if let (Some(adapter), Some(base)) = (&self.lora, &self.base) {
             return self.apply_adapter(base, adapter, terminal);
         }
@@ -122,7 +130,7 @@ impl Merge {
         }
         tell(&merge, terminal);
         let path = match self.dry_run {
-            false => self.output.path()?,
+            false => self.out()?,
             true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
@@ -155,7 +163,7 @@ impl Merge {
         let merge = LoraMerge::new(&base, &adapter)?;
         terminal.detail(&format!("{} tensors change", merge.changed()));
         let path = match self.dry_run {
-            false => self.output.path()?,
+            false => self.out()?,
             true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
@@ -179,6 +187,11 @@ impl Merge {
         warn_of(&found, terminal);
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
+    }
+
+    /// The directory to write.
+    fn out(&self) -> Result<&Path> {
+        self.out_after_recipe.as_deref().map_or_else(|| self.output.path(), Ok)
     }
 
     /// The recipe of the file, or the one that the flags say.
@@ -217,12 +230,13 @@ impl Merge {
     fn options(&self) -> MergeOptions {
         MergeOptions {
             vocab: match self.vocab {
+                VocabArg::Error if self.mergekit.truncate_embeddings => MergeVocab::Common,
                 VocabArg::Error => MergeVocab::Error,
                 VocabArg::Common => MergeVocab::Common,
                 VocabArg::Union => MergeVocab::Union,
             },
             keep_missing: self.on_missing == OnMissingArg::Keep,
-            shard_size: self.shard_size,
+            shard_limit: self.shard_size.map(ShardLimit::Bytes).or_else(|| self.mergekit.shard_limit()),
             tile: None,
         }
     }
@@ -236,6 +250,12 @@ impl Merge {
         options.insert("vocab".to_owned(), name(&|| self.vocab.to_possible_value()));
         options.insert("on_missing".to_owned(), name(&|| self.on_missing.to_possible_value()));
         options.insert("shard_size".to_owned(), json!(self.shard_size));
+        if let Some(parameters) = self.mergekit.shard_parameters {
+            options.insert("out_shard_size".to_owned(), json!(parameters));
+        }
+        if self.mergekit.truncate_embeddings {
+            options.insert("unsafe_truncate_embeddings".to_owned(), json!(true));
+        }
         options
     }
 
@@ -342,23 +362,6 @@ fn pair(text: &str) -> Result<(String, Value)> {
     Ok((key.trim().to_owned(), read))
 }
 
-/// Bytes, with a decimal or binary unit.
-fn size(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KIB" => 1 << 10,
-        "MIB" => 1 << 20,
-        "GIB" => 1u64 << 30,
-        _ => return Err("expected bytes with a unit, such as 500MB or 5GB".to_owned()),
-    };
-    let number = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
-    number.ok_or_else(|| "expected a whole number of bytes, such as 500MB or 5GB".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,17 +375,5 @@ mod tests {
         assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
         let message = model("a:weight=1,x").unwrap_err().to_string();
         assert_eq!(message, "got `x`, expected KEY=VALUE");
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("5GB"), Ok(5_000_000_000));
-        assert_eq!(size("64KiB"), Ok(65_536));
-        let unit = "expected bytes with a unit, such as 500MB or 5GB";
-        assert_eq!(size("5 parsecs"), Err(unit.to_owned()));
-        let number = "expected a whole number of bytes, such as 500MB or 5GB";
-        for text in ["0", "99999999999GB", "GB"] {
-            assert_eq!(size(text), Err(number.to_owned()), "{text}");
-        }
     }
 }

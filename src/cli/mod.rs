@@ -4,7 +4,7 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
+//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
 //! `training_watch`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -24,6 +24,7 @@ mod lora;
 mod main;
 mod man;
 mod merge;
+mod mergekit_args;
 mod outcome;
 mod output_args;
 mod patch;
@@ -35,6 +36,7 @@ mod reset;
 mod resume_args;
 mod roles;
 mod selection;
+mod shard_size;
 mod terminal;
 mod train;
 mod training_args;

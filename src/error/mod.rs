@@ -12,4 +12,4 @@ pub use escaped::{Escaped, EscapedText};
 pub use groups::{Group, groups};
 pub(crate) use kinds::STDOUT;
 pub use kinds::{Error, Faults, Result};
-pub(crate) use nearest::{edit_distance, nearest};
+pub(crate) use nearest::nearest;

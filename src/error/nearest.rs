@@ -5,7 +5,7 @@ const COMPARED: usize = 200;
 
 /// The edit distance of two names over their first 200 characters: insertions, deletions, substitutions and
 /// transpositions of neighbours, each counted once (optimal string alignment).
-pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let [a, b] = [a, b].map(|name| name.chars().take(COMPARED).collect::<String>());
     strsim::osa_distance(&a, &b)
 }

@@ -28,7 +28,7 @@ mod tokenizer;
 pub(crate) mod write;
 
 pub use models::Models;
-pub use plan::MergeVocab;
+pub use plan::{MergeVocab, ShardLimit};
 pub use recipe::Recipe;
 pub use run::{Merge, MergeOptions};
 pub use tiles::NonFinite;

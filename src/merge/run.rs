@@ -16,7 +16,7 @@ use crate::merge::tiles::values::TILE;
 use crate::merge::tokenizer::align::Alignment;
 use crate::merge::tokenizer::sidecars::MergeSidecars;
 use crate::merge::write::write_files;
-use crate::merge::{Models, Recipe};
+use crate::merge::{Models, Recipe, ShardLimit};
 use crate::plan::{Category, TensorName};
 use crate::surgery::output::finish;
 use crate::surgery::{Output, Provenance, Record};
@@ -29,8 +29,8 @@ pub struct MergeOptions {
     pub vocab: MergeVocab,
     /// Copy tensors that not all models have from the first that has them, instead of refusing.
     pub keep_missing: bool,
-    /// Most bytes of one file of the output; `None` for the files of the reference.
-    pub shard_size: Option<u64>,
+    /// The limit of one file of the output; `None` for the files of the reference.
+    pub shard_limit: Option<ShardLimit>,
     /// Elements computed at a time, a multiple of 4096; `None` for the default. Changes no bit of the result.
     pub tile: Option<u64>,
 }
@@ -108,7 +108,7 @@ impl<'a> Merge<'a> {
         let inputs: Vec<&Checkpoint> = self.models.all().collect();
         let staging = output.stage(CommandInputs::of(inputs.iter().copied()).with(self.masks.files()))?;
         let outputs = self.tensors.iter().map(|tensor| &tensor.output);
-        let files = files(outputs, self.models.reference(self.recipe), self.options.shard_size);
+        let files = files(outputs, self.models.reference(self.recipe), self.options.shard_limit);
         staging.check_space(files.iter().map(|file| file.len).sum())?;
         let found = self.write_weights(&files, &staging, done)?;
         if files.len() > 1 {

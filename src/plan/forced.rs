@@ -6,8 +6,9 @@ use globset::Glob;
 
 use super::inventory::Inventory;
 use super::selection::Selection;
+use super::suggestion::suggestion;
 use super::tensor_name::{Category, TensorName};
-use crate::error::{Escaped, edit_distance};
+use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
@@ -56,8 +57,7 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
     if !found.is_empty() {
         return Ok(found);
     }
-    let nearest = names.iter().min_by_key(|name| edit_distance(glob, name));
-    let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Escaped(*name)));
+    let hint = suggestion(glob, names).unwrap_or_default();
     Err(Error::usage(format!("{option} `{}` matches no tensor", Escaped(glob)), hint))
 }
 

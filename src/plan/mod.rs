@@ -5,7 +5,7 @@
 //! the level of tensors. All randomness is a pure function of (seed, round, name, index).
 //!
 //! Parts, lowest first: `philox`, `magnitude`, `mask`, `tensor_name`, `filter`, `inventory`, `partition`, `algebra`,
-//! `file`, `summary`, `selection`, `forced`, `draw`, `quota`, `subset_sum`, `strategy`, `select`.
+//! `file`, `summary`, `selection`, `suggestion`, `forced`, `draw`, `quota`, `subset_sum`, `strategy`, `select`.
 
 mod algebra;
 mod draw;
@@ -22,6 +22,7 @@ mod select;
 mod selection;
 mod strategy;
 mod subset_sum;
+mod suggestion;
 mod summary;
 mod tensor_name;
 

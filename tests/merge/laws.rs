@@ -153,7 +153,7 @@ fn order_threads_and_shards_change_no_bit() {
             run(&args(dir, method, parameters, set, &["a", "b", "c"]), &["--threads", "1"], &dir.join("x"));
         for (models, more) in [
             (["c", "a", "b"], &["--threads", "2"][..]),
-            (["b", "c", "a"], &["--threads", "7", "--shard-size", "64KB"][..]),
+            (["b", "c", "a"], &["--threads", "7", "--out-shard-size", "32k"][..]),
             (["a", "b", "c"], &["--no-mmap", "--shard-size", "1GB"][..]),
         ] {
             let got = run(&args(dir, method, parameters, set, &models), more, &dir.join("y"));

@@ -11,3 +11,4 @@ pub(crate) mod tensor_plan;
 mod tied_copy;
 
 pub use merge_tensor::MergeVocab;
+pub use output::ShardLimit;

@@ -16,23 +16,35 @@ pub(crate) struct OutputFile<'a, 't> {
     pub(crate) len: u64,
 }
 
-/// Assigns the tensors to files: as the reference has them, or in order, each file filled up to `shard_size` bytes.
+/// The most that one file of the output holds; a larger tensor has a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardLimit {
+    /// Bytes of tensors.
+    Bytes(u64),
+    /// Elements of tensors.
+    Parameters(u64),
+}
+
+/// Assigns the tensors to files: as the reference has them, or in order, each file filled up to `limit`.
 pub(crate) fn files<'a: 't, 't>(
     tensors: impl IntoIterator<Item = &'t OutputTensor<'a>>,
     reference: &Checkpoint,
-    shard_size: Option<u64>,
+    limit: Option<ShardLimit>,
 ) -> Vec<OutputFile<'a, 't>> {
     let mut groups: Vec<Vec<&OutputTensor<'a>>> = Vec::new();
     let mut names: Vec<String> = Vec::new();
-    if let Some(most) = shard_size {
+    if let Some(limit) = limit {
         let mut filled = 0;
         for tensor in tensors {
-            let bytes = tensor.bytes();
-            if groups.is_empty() || (filled > 0 && filled + bytes > most) {
+            let (size, most) = match limit {
+                ShardLimit::Bytes(most) => (tensor.bytes(), most),
+                ShardLimit::Parameters(most) => (tensor.shape.iter().product(), most),
+            };
+            if groups.is_empty() || (filled > 0 && filled + size > most) {
                 groups.push(Vec::new());
                 filled = 0;
             }
-            filled += bytes;
+            filled += size;
             if let Some(last) = groups.last_mut() {
                 last.push(tensor);
             }
