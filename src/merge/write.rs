@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::checkpoint::{Staging, Target};
-use crate::merge::plan::output::OutputFile;
+use crate::merge::plan::output::{OutputFile, PlacedTensor};
 use crate::merge::plan::output_tensor::OutputTensor;
 use crate::merge::rules::rule::PreparedTensor;
 use crate::merge::tiles::finite::{self, NonFinite};
@@ -58,7 +58,12 @@ impl<'f, 'a> Destination<'f, 'a> {
         file: &'f OutputFile<'a, '_>,
         target: &'f Target,
     ) -> impl Iterator<Item = Destination<'f, 'a>> {
-        file.tensors.iter().map(|(tensor, offset)| Destination { tensor, target, offset: *offset })
+        let destination = |placed: &'f PlacedTensor<'a, '_>| Destination {
+            tensor: placed.tensor,
+            target,
+            offset: placed.offset,
+        };
+        file.tensors.iter().map(destination)
     }
 
     /// Writes the tensor; gives how many of its elements are not finite though all inputs are.

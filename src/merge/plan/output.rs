@@ -7,13 +7,20 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{Checkpoint, Dtype, HeaderWriter, Known};
 use crate::merge::plan::output_tensor::OutputTensor;
 
-/// One file to be written: its header, and the tensors with the offsets of their bytes.
+/// One file to be written: its header and its tensors.
 #[derive(Debug)]
 pub(crate) struct OutputFile<'a, 't> {
     pub(crate) name: String,
     pub(crate) header: Vec<u8>,
-    pub(crate) tensors: Vec<(&'t OutputTensor<'a>, u64)>,
+    pub(crate) tensors: Vec<PlacedTensor<'a, 't>>,
     pub(crate) len: u64,
+}
+
+/// A tensor and the offset of its first byte in its file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlacedTensor<'a, 't> {
+    pub(crate) tensor: &'t OutputTensor<'a>,
+    pub(crate) offset: u64,
 }
 
 /// The most that one file of the output holds; a larger tensor has a file of its own.
@@ -81,17 +88,17 @@ fn file<'a, 't>(
     metadata: BTreeMap<String, String>,
 ) -> OutputFile<'a, 't> {
     let mut header = HeaderWriter::new(json!(metadata));
-    let mut placed: Vec<(&OutputTensor<'a>, u64)> = tensors
+    let mut placed: Vec<PlacedTensor<'a, 't>> = tensors
         .into_iter()
         .map(|tensor| {
             let bytes = header.push(tensor.name.clone(), &tensor.dtype, &tensor.shape, tensor.bytes());
-            (tensor, bytes.start)
+            PlacedTensor { tensor, offset: bytes.start }
         })
         .collect();
     let data_len = header.data_len();
     let header = header.finish();
     let start = header.len() as u64;
-    placed.iter_mut().for_each(|(_, offset)| *offset += start);
+    placed.iter_mut().for_each(|placed| placed.offset += start);
     OutputFile { name, header, tensors: placed, len: start + data_len }
 }
 
@@ -100,7 +107,7 @@ pub(crate) fn index(files: &[OutputFile<'_, '_>]) -> String {
     let total: u64 = files.iter().map(|f| f.len - f.header.len() as u64).sum();
     let mut map = Map::new();
     for file in files {
-        for (tensor, _) in &file.tensors {
+        for PlacedTensor { tensor, .. } in &file.tensors {
             map.insert(tensor.name.clone(), file.name.clone().into());
         }
     }

@@ -16,8 +16,15 @@ use crate::{Error, Result};
 /// The rule for one tensor, with all that was measured.
 #[derive(Debug)]
 pub(crate) struct Masked {
-    /// For each model, its mask M_i and its scale.
-    pub(crate) parts: Vec<(ElementMask, f32)>,
+    pub(crate) models: Vec<MaskedModel>,
+}
+
+/// What one model adds.
+#[derive(Debug)]
+pub(crate) struct MaskedModel {
+    /// M_i.
+    pub(crate) mask: ElementMask,
+    pub(crate) scale: f32,
 }
 
 impl Masked {
@@ -37,7 +44,7 @@ impl Masked {
         buffers.out.extend_from_slice(&buffers.base);
         buffers.sum.clear();
         buffers.sum.resize(n, 0.0);
-        for (i, (mask, scale)) in self.parts.iter().enumerate() {
+        for (i, MaskedModel { mask, scale }) in self.models.iter().enumerate() {
             fill(mask, i, values, range.clone(), buffers);
             let TileBuffers { z, base, out, sum, weight, keep, .. } = buffers;
             for e in 0..n {

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::checkpoint::Checkpoint;
 use crate::merge::inputs::TensorInputs;
 use crate::merge::recipe::parameter::ParameterValues;
-use crate::merge::rules::mask::{Masked, files_of, read_expression};
+use crate::merge::rules::mask::{Masked, MaskedModel, files_of, read_expression};
 use crate::merge::tiles::select::top;
 use crate::merge::tiles::values::{TileBuffers, Values, dot};
 use crate::plan::{Granularity, Inventory, Key, Plan};
@@ -18,11 +18,11 @@ use crate::{Error, Faults, Result};
 
 /// The method `mask` with its parameters for one tensor: one entry per model.
 #[derive(Debug, Clone)]
-pub(crate) struct MaskedModels(Vec<MaskedModel>);
+pub(crate) struct MaskParameters(Vec<ModelMask>);
 
-/// The mask of one model, and its scale.
+/// The parameters of one model.
 #[derive(Debug, Clone)]
-struct MaskedModel {
+struct ModelMask {
     scale: f64,
     /// An expression of plans; without one, `density` and `top_magnitude` say which elements.
     plans: Option<String>,
@@ -38,7 +38,7 @@ pub(crate) struct MaskedTensor<'t, 'a> {
     /// Its name in the result.
     pub(crate) name: &'t str,
     pub(crate) inputs: &'t TensorInputs<'a>,
-    pub(crate) models: &'t MaskedModels,
+    pub(crate) models: &'t MaskParameters,
 }
 
 /// Every plan that a recipe names.
@@ -50,9 +50,9 @@ pub(crate) struct MaskPlans {
     seed: u64,
 }
 
-impl MaskedModels {
+impl MaskParameters {
     pub(crate) fn new(models: &[&ParameterValues]) -> Self {
-        let model = |model: &&ParameterValues| MaskedModel {
+        let model = |model: &&ParameterValues| ModelMask {
             scale: model.number("scale"),
             plans: model.text("mask").map(str::to_owned),
             density: model.number("density"),
@@ -79,13 +79,13 @@ impl MaskedModels {
         // As for `reset`, the rows of a vector are its elements.
         let row = inputs.shape.iter().skip(1).product::<u64>().max(1);
         let values = Values { row, ..inputs.values(tile) };
-        let mut parts = Vec::with_capacity(self.0.len());
+        let mut models = Vec::with_capacity(self.0.len());
         for (i, model) in self.0.iter().enumerate() {
             let mut mask = plans.mask(&values, i, model, &inputs.name)?;
             mask.complement ^= model.complement;
-            parts.push((mask, model.scale as f32));
+            models.push(MaskedModel { mask, scale: model.scale as f32 });
         }
-        Ok((values, Masked { parts }))
+        Ok((values, Masked { models }))
     }
 }
 
@@ -119,7 +119,7 @@ impl MaskPlans {
     }
 
     /// The mask of model `i` for the tensor `name`.
-    fn mask(&self, values: &Values<'_>, i: usize, model: &MaskedModel, name: &str) -> Result<ElementMask> {
+    fn mask(&self, values: &Values<'_>, i: usize, model: &ModelMask, name: &str) -> Result<ElementMask> {
         let plan = model.plans.as_ref().and_then(|text| self.plans.get(text));
         let planned = match plan {
             Some(plan) => PlannedMask::of(plan, &self.inventory, name)
@@ -138,7 +138,7 @@ impl MaskPlans {
     }
 
     /// The mask of a model without a plan.
-    fn by_density(&self, model: &MaskedModel, name: &str) -> PlannedMask {
+    fn by_density(&self, model: &ModelMask, name: &str) -> PlannedMask {
         let (granularity, share) = (Granularity::Element, model.density);
         if share >= 1.0 {
             return PlannedMask::Known(Selection::All.into());

@@ -10,7 +10,7 @@ use crate::merge::rules::combination::Combination;
 use crate::merge::rules::combine::Combine;
 use crate::merge::rules::fusion::Fusion;
 use crate::merge::rules::mask::Masked;
-use crate::merge::rules::mask_plans::{MaskPlans, MaskedModels};
+use crate::merge::rules::mask_plans::{MaskParameters, MaskPlans};
 use crate::merge::rules::near_swap::NearSwap;
 use crate::merge::rules::ram::{Ram, RamParameters};
 use crate::merge::rules::sce::{Sce, SceParameters};
@@ -29,7 +29,7 @@ pub(crate) enum TensorRule {
     Ram(RamParameters),
     NearSwap(NearSwap),
     Fusion,
-    Mask(MaskedModels),
+    Mask(MaskParameters),
 }
 
 /// What all tensors of a merge share.
@@ -84,7 +84,7 @@ impl TensorRule {
             Rule::Ram { plus } => Self::Ram(RamParameters::new(plus, shared)),
             Rule::NearSwap => Self::NearSwap(NearSwap::new(shared)),
             Rule::Fusion => Self::Fusion,
-            Rule::Mask => Self::Mask(MaskedModels::new(models)),
+            Rule::Mask => Self::Mask(MaskParameters::new(models)),
         })
     }
 

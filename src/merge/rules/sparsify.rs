@@ -26,8 +26,12 @@ pub(crate) enum KeptElements {
     /// Those of at least this magnitude: one threshold for all tensors of a model.
     Above(f32),
     /// Of n, the ⌊γ n⌋ of largest |τ| are dropped as outliers, then the smallest until ⌊p n⌋ are left (Breadcrumbs,
-    /// arXiv:2312.06795 §3). The first holds both the elements that stay and the outliers, the second the outliers.
-    Between(Top, Top),
+    /// arXiv:2312.06795 §3).
+    WithoutOutliers {
+        /// The elements that stay, and the outliers.
+        largest: Top,
+        outliers: Top,
+    },
     /// An independent Bernoulli draw of probability p for each (DARE, arXiv:2311.03099 §3).
     Bernoulli {
         key: Key,
@@ -134,8 +138,8 @@ impl SparsifiedVector {
             KeptElements::Above(cut) => {
                 keep.iter_mut().zip(z.iter()).for_each(|(keep, x)| *keep = x.abs() >= *cut)
             }
-            KeptElements::Between(all, outliers) => {
-                all.fill(tile, z, keep);
+            KeptElements::WithoutOutliers { largest, outliers } => {
+                largest.fill(tile, z, keep);
                 let mut out = Vec::new();
                 outliers.fill(tile, z, &mut out);
                 keep.iter_mut().zip(out).for_each(|(keep, out)| *keep &= !out);

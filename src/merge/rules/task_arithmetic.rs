@@ -1,5 +1,7 @@
 //! The methods of task arithmetic: how each sparsifies task vectors, elects signs and scales the sum.
 
+use std::collections::BTreeMap;
+
 use crate::merge::inputs::{ModelInput, TensorInputs, Verbatim};
 use crate::merge::recipe::method::Sparsify;
 use crate::merge::recipe::parameter::ParameterValues;
@@ -41,13 +43,7 @@ enum Sparsifier {
 
 /// For `trim: global`, the magnitude at which each model is trimmed in all tensors.
 #[derive(Debug, Default)]
-pub(crate) struct GlobalThresholds(pub(crate) Vec<(String, f32)>);
-
-impl GlobalThresholds {
-    fn of(&self, model: &str) -> Option<f32> {
-        self.0.iter().find(|(name, _)| name == model).map(|(_, threshold)| *threshold)
-    }
-}
+pub(crate) struct GlobalThresholds(pub(crate) BTreeMap<String, f32>);
 
 /// What the sparsifiers follow besides the inputs of a tensor.
 #[derive(Debug, Clone, Copy)]
@@ -147,9 +143,9 @@ impl TaskArithmetic {
             Sparsifier::Bernoulli => KeptElements::Bernoulli { key: key(), density },
             Sparsifier::MagPrune { epsilon } => KeptElements::Ranked { key: key(), density, epsilon },
             Sparsifier::Magnitude => {
-                let global = draws.thresholds.of(input.model).filter(|_| self.trim_global);
+                let global = draws.thresholds.0.get(input.model).filter(|_| self.trim_global);
                 if let Some(threshold) = global {
-                    return Ok(KeptElements::Above(threshold));
+                    return Ok(KeptElements::Above(*threshold));
                 }
                 let keep = ((density * n as f64) as u64).max(1);
                 largest(values, i, &[keep])?.pop().map_or(KeptElements::Nothing, KeptElements::Largest)
@@ -158,7 +154,7 @@ impl TaskArithmetic {
                 let (target, outliers) = without_outliers(n, density, gamma);
                 let mut found = largest(values, i, &[target + outliers, outliers])?.into_iter();
                 match (found.next(), found.next()) {
-                    (Some(all), Some(outliers)) => KeptElements::Between(all, outliers),
+                    (Some(largest), Some(outliers)) => KeptElements::WithoutOutliers { largest, outliers },
                     _ => KeptElements::Nothing,
                 }
             }

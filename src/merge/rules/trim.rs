@@ -30,7 +30,7 @@ pub(crate) fn global_thresholds(tensors: &[TrimmedTensor<'_, '_>], tile: u64) ->
         let coarse = histogram(tensors, model, tile, &Histogram::coarse())?;
         let (fine, wanted) = coarse.refine(((density * elements as f64) as u64).max(1));
         let threshold = histogram(tensors, model, tile, &fine)?.threshold(wanted);
-        thresholds.0.push((model.to_owned(), f32::from_bits(threshold.bits)));
+        thresholds.0.insert(model.to_owned(), f32::from_bits(threshold.bits));
     }
     Ok(thresholds)
 }
