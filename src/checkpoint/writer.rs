@@ -85,11 +85,11 @@ impl Target {
         self.file.write_all_at(bytes, offset).map_err(Error::io("write", &self.path))
     }
 
-    /// Copies the bytes `range` of a shard to `offset`: inside the kernel where it can, from the map or through
-    /// `scratch` otherwise.
+    /// Copies the bytes `range` of a shard to `offset`: inside the kernel where it can, through `scratch`
+    /// otherwise.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Checkpoint`] when the file of the shard was truncated meanwhile.
     pub fn copy_at(
         &self,
         shard: &Shard,
@@ -103,7 +103,9 @@ impl Target {
         if rest.is_empty() {
             return Ok(());
         }
-        self.write_at(shard.bytes(rest, scratch)?, offset + done)
+        // Not from the map: where a page of it cannot be read, the kernel tells of a bad address.
+        shard.read(rest, scratch)?;
+        self.write_at(scratch, offset + done)
     }
 
     /// Reads back what was written at `offset`.

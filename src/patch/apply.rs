@@ -154,7 +154,7 @@ impl<'a> Application<'a> {
                 file.target.write_at(json.as_bytes(), 8)?;
             }
             PieceOrigin::Base(shard, range) => {
-                file.target.write_at(shard.bytes(range.clone(), buffer)?, piece.range.start)?;
+                file.target.copy_at(shard, range.clone(), piece.range.start, buffer)?;
             }
             PieceOrigin::Chunk { chunk, width, base } => {
                 let stored = self.patch.read(chunk, stored)?;
