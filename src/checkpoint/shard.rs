@@ -11,15 +11,17 @@ use rustix::io::Errno;
 
 use super::header::Header;
 use super::map::Map;
+use super::reading::{Reading, Way};
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// Memory-mapped: no copy, shared with the page cache.
+    /// Memory-mapped: no copy, shared with the page cache. Files that are neither there nor fit into memory are read by
+    /// position.
     #[default]
     Map,
-    /// Read by position: for network file systems, where a lost connection would kill a mapped process.
+    /// Read by position: for network file systems, where the pages of a map may be lost.
     Read,
     /// Read whole when it is opened: for those who need all bytes at once and cannot map.
     Memory,
@@ -47,6 +49,7 @@ pub struct Shard {
     path: PathBuf,
     file: File,
     whole: Option<Whole>,
+    reading: Reading,
     header: Header,
     stamp: Stamp,
 }
@@ -106,7 +109,8 @@ impl Shard {
         let mut json = vec![0; json_len as usize];
         file.read_exact_at(&mut json, 8).map_err(Error::io("read", path))?;
         let header = Header::parse(path, &json, stamp.len)?;
-        Ok(Self { path: path.to_owned(), file, whole, header, stamp })
+        let reading = Reading::new(stamp.len);
+        Ok(Self { path: path.to_owned(), file, whole, reading, header, stamp })
     }
 
     /// The path it was opened by.
@@ -130,8 +134,8 @@ impl Shard {
         self.stamp.len
     }
 
-    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
-    /// `scratch`.
+    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into `scratch`. Bytes that
+    /// follow are read ahead.
     ///
     /// # Errors
     /// [`Error::Io`] when reading fails; [`Error::Checkpoint`] when the file was truncated meanwhile.
@@ -140,16 +144,22 @@ impl Shard {
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
-        if let Some(whole) = &self.whole {
-            self.check_map()?;
-            return Ok(&whole.bytes()[range.start as usize..range.end as usize]);
+        let at = range.start as usize..range.end as usize;
+        match &self.whole {
+            Some(Whole::Memory(bytes)) => return Ok(&bytes[at]),
+            Some(Whole::Map(map)) if self.reading.way(&self.file) != Way::Streams => {
+                self.check_map()?;
+                self.reading.read_ahead(&self.file, &range);
+                return Ok(&map[at]);
+            }
+            _ => self.read(range, scratch)?,
         }
-        self.read(range, scratch)?;
         Ok(scratch)
     }
 
     /// Reads the bytes of `range` by position into `buffer`, which is resized.
     pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+        self.reading.read_ahead(&self.file, &range);
         buffer.resize((range.end - range.start) as usize, 0);
         let read = self.file.read_exact_at(buffer, range.start);
         // A file that became shorter is a file that changed.
@@ -168,11 +178,14 @@ impl Shard {
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
     pub fn release(&self, range: Range<u64>) {
         const PAGE: u64 = 4096;
-        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
-        let inside = !whole.is_empty() && whole.end <= self.stamp.len;
-        if let (Some(Whole::Map(map)), true) = (&self.whole, inside) {
-            map.release(whole);
+        let pages = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        if pages.is_empty() || pages.end > self.stamp.len {
+            return;
         }
+        if let Some(Whole::Map(map)) = &self.whole {
+            map.release(pages.clone());
+        }
+        self.reading.give_back(&self.file, &pages);
     }
 
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
@@ -183,6 +196,7 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
+        self.reading.read_ahead(&self.file, &range);
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
             let left = (range.end - from) as usize;

@@ -163,7 +163,9 @@ pub(crate) fn write_files<'a>(
         numbered.flat_map(|(f, file)| file.jobs.iter().map(move |(job, at)| (f, *job, *at))).collect();
     let write = |(f, job, at): &(usize, &Job<'a>, u64)| {
         let ready = prepare(job)?;
-        write_job(job, &ready, &targets[*f], *at, &tell)
+        let found = write_job(job, &ready, &targets[*f], *at, &tell)?;
+        ready.release();
+        Ok(found)
     };
     let counts = work.par_iter().map(write).collect::<Result<Vec<_>>>()?;
     let mut found = NonFinite::default();

@@ -74,6 +74,14 @@ pub(crate) struct Setup<'r> {
 }
 
 impl<'a> Ready<'a> {
+    /// Gives back the memory of the inputs, which are not read again for this tensor.
+    pub(crate) fn release(&self) {
+        match self {
+            Self::Copy(source) => source.release(),
+            Self::Rule(values, _) => values.base.iter().chain(&values.models).for_each(Source::release),
+        }
+    }
+
     /// Reads what has to be measured before the first element can be computed.
     ///
     /// # Errors
