@@ -120,7 +120,9 @@ mod tests {
         write("memory.max", "1000\n");
         write("memory.stat", "anon 300\ninactive_file 250\nactive_file 150\n");
         assert_eq!(left_in_group(dir.path()), Some(700));
-        ["memory.max", "memory.current"].map(|name| std::fs::remove_file(dir.path().join(name)).unwrap());
+        for name in ["memory.max", "memory.current"] {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
         write("memory.limit_in_bytes", "1000\n");
         write("memory.usage_in_bytes", "900\n");
         write("memory.stat", "inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 100\n");
