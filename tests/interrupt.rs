@@ -7,19 +7,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{counted, fixture, ok, path, wait, wait_until, write_checkpoint};
+use common::{fixture, large_pair, ok, path, wait, wait_until};
 
 /// The two signals with their numbers.
 const SIGNALS: [(&str, i32); 2] = [("INT", 2), ("TERM", 15)];
-
-/// A pair of 24 MB a side, so that a run takes long enough to be interrupted.
-fn large_pair(dir: &Path) {
-    for (name, first) in [("base", 1u16), ("tuned", 2)] {
-        let tensors = (0..12)
-            .map(|i| counted(&format!("model.layers.{i}.mlp.up_proj.weight"), &[1000, 1000], first + 10 * i));
-        write_checkpoint(&dir.join(name), &tensors.collect::<Vec<_>>(), 4, "{}");
-    }
-}
 
 /// Starts the command in `dir`, with signals as by default whatever the test was started with.
 fn start(dir: &Path, line: &str) -> Child {

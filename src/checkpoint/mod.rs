@@ -5,7 +5,7 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `small_file`, `config`, `dtype`,
-//! `convert`, `header`, `header_writer`, `index`, `shard`, `locate`, `sharded`, `digest`, `sidecar`, `output_guard`,
+//! `convert`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`, `sharded`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod bounded_list;
@@ -18,10 +18,12 @@ mod header_writer;
 mod index;
 mod json_bounds;
 mod locate;
+mod map;
 mod natural_order;
 mod output_guard;
 mod private_dir;
 mod process;
+mod reading;
 mod replacement;
 mod shard;
 mod sharded;

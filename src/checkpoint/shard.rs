@@ -7,19 +7,21 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
 
 use super::header::Header;
+use super::map::Map;
+use super::reading::{Reading, Way};
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// Memory-mapped: no copy, shared with the page cache.
+    /// Memory-mapped: no copy, shared with the page cache. Files that are neither there nor fit into memory are read by
+    /// position.
     #[default]
     Map,
-    /// Read by position: for network file systems, where a lost connection would kill a mapped process.
+    /// Read by position: for network file systems, where the pages of a map may be lost.
     Read,
     /// Read whole when it is opened: for those who need all bytes at once and cannot map.
     Memory,
@@ -28,7 +30,7 @@ pub enum Access {
 /// The bytes of a whole file.
 #[derive(Debug)]
 enum Whole {
-    Map(Mmap),
+    Map(Map),
     Memory(Vec<u8>),
 }
 
@@ -47,6 +49,7 @@ pub struct Shard {
     path: PathBuf,
     file: File,
     whole: Option<Whole>,
+    reading: Reading,
     header: Header,
     stamp: Stamp,
 }
@@ -97,21 +100,17 @@ impl Shard {
         file.read_exact_at(&mut first[..available], 0).map_err(read)?;
         let json_len = Header::json_len(path, &first[..available], stamp.len)?;
         let whole = match access {
-            Access::Map => Some(Whole::Map(map(&file).map_err(Error::io("map", path))?)),
+            Access::Map => Some(Whole::Map(Map::new(&file).map_err(Error::io("map", path))?)),
             Access::Read => None,
             Access::Memory => {
                 Some(Whole::Memory(read_whole(&file, stamp.len).map_err(Error::io("read", path))?))
             }
         };
-        let header = if let Some(whole) = &whole {
-            Header::parse(path, &whole.bytes()[8..8 + json_len as usize], stamp.len)?
-        } else {
-            let mut json = vec![0; json_len as usize];
-            let read = Error::io("read", path);
-            file.read_exact_at(&mut json, 8).map_err(read)?;
-            Header::parse(path, &json, stamp.len)?
-        };
-        Ok(Self { path: path.to_owned(), file, whole, header, stamp })
+        let mut json = vec![0; json_len as usize];
+        file.read_exact_at(&mut json, 8).map_err(Error::io("read", path))?;
+        let header = Header::parse(path, &json, stamp.len)?;
+        let reading = Reading::new(stamp.len);
+        Ok(Self { path: path.to_owned(), file, whole, reading, header, stamp })
     }
 
     /// The path it was opened by.
@@ -135,23 +134,36 @@ impl Shard {
         self.stamp.len
     }
 
-    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
-    /// `scratch`.
+    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into `scratch`. Bytes that
+    /// follow are read ahead.
     ///
     /// # Errors
-    /// [`Error::Io`] when reading by position fails.
+    /// [`Error::Io`] when reading fails; [`Error::Checkpoint`] when the file was truncated meanwhile.
     ///
     /// # Panics
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
-        if let Some(whole) = &self.whole {
-            return Ok(&whole.bytes()[range.start as usize..range.end as usize]);
+        let at = range.start as usize..range.end as usize;
+        match &self.whole {
+            Some(Whole::Memory(bytes)) => return Ok(&bytes[at]),
+            Some(Whole::Map(map)) if self.reading.way(&self.file) != Way::Streams => {
+                self.check_map()?;
+                self.reading.read_ahead(&self.file, &range);
+                return Ok(&map[at]);
+            }
+            _ => self.read(range, scratch)?,
         }
-        scratch.resize((range.end - range.start) as usize, 0);
-        let read = Error::io("read", &self.path);
-        self.file.read_exact_at(scratch, range.start).map_err(read)?;
         Ok(scratch)
+    }
+
+    /// Reads the bytes of `range` by position into `buffer`, which is resized.
+    pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+        self.reading.read_ahead(&self.file, &range);
+        buffer.resize((range.end - range.start) as usize, 0);
+        let read = self.file.read_exact_at(buffer, range.start);
+        // A file that became shorter is a file that changed.
+        read.map_err(|e| self.check_unchanged().err().unwrap_or_else(|| Error::io("read", &self.path)(e)))
     }
 
     /// The bytes of `range`, where the file is mapped or in memory.
@@ -166,11 +178,14 @@ impl Shard {
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
     pub fn release(&self, range: Range<u64>) {
         const PAGE: u64 = 4096;
-        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
-        let inside = !whole.is_empty() && whole.end <= self.stamp.len;
-        if let (Some(Whole::Map(map)), true) = (&self.whole, inside) {
-            release(map, whole);
+        let pages = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        if pages.is_empty() || pages.end > self.stamp.len {
+            return;
         }
+        if let Some(Whole::Map(map)) = &self.whole {
+            map.release(pages.clone());
+        }
+        self.reading.give_back(&self.file, &pages);
     }
 
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
@@ -181,6 +196,7 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
+        self.reading.read_ahead(&self.file, &range);
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
             let left = (range.end - from) as usize;
@@ -209,9 +225,22 @@ impl Shard {
     /// change time, which may also be that of the last link that this process made to the file.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime.
+    /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime; [`Error::Io`] when a page of
+    /// the map could not be read.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.check_against(&linked())
+        self.check_against(&linked())?;
+        match &self.whole {
+            Some(Whole::Map(map)) if map.is_lost() => Err(Error::io("read", &self.path)(Errno::IO.into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Shard::check_unchanged`], where a page of the map could not be read.
+    fn check_map(&self) -> Result<()> {
+        match &self.whole {
+            Some(Whole::Map(map)) if map.is_lost() => self.check_unchanged(),
+            _ => Ok(()),
+        }
     }
 
     fn check_against(&self, linked: &Linked) -> Result<()> {
@@ -256,24 +285,6 @@ type Linked = BTreeMap<(u64, u64), (i64, i64)>;
 fn linked() -> MutexGuard<'static, Linked> {
     static LINKED: Mutex<Linked> = Mutex::new(BTreeMap::new());
     LINKED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[expect(unsafe_code, reason = "mapping a file is unsafe by nature; this is the one place")]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is read-only and private to `Shard`, which hands out plain bytes only. Another
-    // process that truncates the file can still stop this one with SIGBUS, which loses nothing, as
-    // output is staged; `Access::Read` is for those who expect that.
-    let map = unsafe { Mmap::map(file)? };
-    // Advice only: a kernel that cannot take it loses a little speed.
-    let _ = map.advise(Advice::Sequential);
-    Ok(map)
-}
-
-#[expect(unsafe_code, reason = "the advice is unsafe for private pages that were written to")]
-fn release(map: &Mmap, range: Range<u64>) {
-    let (offset, len) = (range.start as usize, (range.end - range.start) as usize);
-    // SAFETY: the map is read-only and of a file, so its pages come back with the same bytes.
-    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
 }
 
 #[cfg(test)]

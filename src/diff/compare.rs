@@ -99,10 +99,13 @@ impl PartialResult {
     }
 }
 
+/// The pieces of all pairs in the order of their files, so that files are read from the first byte to the last.
 fn split(pairs: &[Pair<'_>]) -> Vec<Piece> {
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by_key(|i| (pairs[*i].a.shard.path(), pairs[*i].a.info.bytes.start));
     let mut pieces = Vec::new();
-    for (i, pair) in pairs.iter().enumerate() {
-        let all = pair.numbers();
+    for i in order {
+        let all = pairs[i].numbers();
         for (index, start) in (0..all).step_by(PIECE as usize).enumerate() {
             pieces.push(Piece { pair: i, index, numbers: start..all.min(start + PIECE) });
         }

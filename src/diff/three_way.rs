@@ -117,8 +117,7 @@ pub fn three_way(
         }
     }
     faults.into_result()?;
-    let pieces: Vec<Piece> =
-        triples.iter().enumerate().flat_map(|(i, triple)| pieces_of(i, triple)).collect();
+    let pieces = split(&triples);
     let parts: Vec<Mutex<Vec<Overlap>>> =
         triples.iter().map(|t| Mutex::new(vec![Overlap::default(); t.pieces()])).collect();
     let read = AtomicU64::new(0);
@@ -126,6 +125,7 @@ pub fn three_way(
         let (overlap, bytes) = triples[piece.triple].overlap(piece.elements.clone(), buffers)?;
         parts[piece.triple].lock().unwrap_or_else(PoisonError::into_inner)[piece.index] = overlap;
         done(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        triples[piece.triple].release(&piece.elements);
         Ok(())
     })?;
     [base, tuned[0], tuned[1]].iter().try_for_each(|side| side.check_unchanged())?;
@@ -208,12 +208,13 @@ impl<'a> Triple<'a> {
     }
 
     fn read<'s>(&'s self, side: usize, elements: &Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
-        let DecodedTensor { shard, info, decoder } = &self.sides[side];
-        let width = decoder.width() as u64;
-        shard.bytes(
-            info.bytes.start + elements.start * width..info.bytes.start + elements.end * width,
-            scratch,
-        )
+        let side = &self.sides[side];
+        side.shard.bytes(side.at(elements), scratch)
+    }
+
+    /// Gives back the memory of the elements, which are not read again.
+    fn release(&self, elements: &Range<u64>) {
+        self.sides.iter().for_each(|side| side.shard.release(side.at(elements)));
     }
 }
 
@@ -255,6 +256,20 @@ impl<'a> DecodedTensor<'a> {
         })?;
         Ok(Self { shard, info, decoder })
     }
+
+    /// Where the elements lie in the file.
+    fn at(&self, elements: &Range<u64>) -> Range<u64> {
+        let (start, width) = (self.info.bytes.start, self.decoder.width() as u64);
+        start + elements.start * width..start + elements.end * width
+    }
+}
+
+/// The pieces of all triples in the order of the base's files, so that files are read from the first byte to the last.
+fn split(triples: &[Triple<'_>]) -> Vec<Piece> {
+    let mut order: Vec<usize> = (0..triples.len()).collect();
+    let base = |triple: usize| &triples[triple].sides[0];
+    order.sort_by_key(|triple| (base(*triple).shard.path(), base(*triple).info.bytes.start));
+    order.into_iter().flat_map(|triple| pieces_of(triple, &triples[triple])).collect()
 }
 
 fn pieces_of(triple: usize, tensor: &Triple<'_>) -> Vec<Piece> {

@@ -34,7 +34,12 @@ pub(crate) fn write_files<'a>(
     let done = |n: u64| done(written.fetch_add(n, Ordering::Relaxed) + n);
     let of_file = |(file, target)| Destination::of_file(file, target);
     let work: Vec<Destination<'_, 'a>> = files.iter().zip(&targets).flat_map(of_file).collect();
-    let write = |to: &Destination<'_, 'a>| to.write(&prepare(to.tensor)?, &done);
+    let write = |to: &Destination<'_, 'a>| {
+        let prepared = prepare(to.tensor)?;
+        let found = to.write(&prepared, &done)?;
+        prepared.release();
+        Ok(found)
+    };
     let counts = work.par_iter().map(write).collect::<Result<Vec<_>>>()?;
     let mut found = NonFinite::default();
     work.iter().zip(counts).for_each(|(to, elements)| found.add(&to.tensor.name, elements));

@@ -154,15 +154,17 @@ impl<'a> Application<'a> {
                 file.target.write_at(json.as_bytes(), 8)?;
             }
             PieceOrigin::Base(shard, range) => {
-                file.target.write_at(shard.bytes(range.clone(), buffer)?, piece.range.start)?;
+                file.target.copy_at(shard, range.clone(), piece.range.start, buffer)?;
+                shard.release(range.clone());
             }
             PieceOrigin::Chunk { chunk, width, base } => {
                 let stored = self.patch.read(chunk, stored)?;
-                let base =
+                let bytes =
                     base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), buffer)).transpose()?;
                 out.resize((piece.range.end - piece.range.start) as usize, 0);
-                unpacker.unpack(*width, base, stored, out).map_err(|e| self.cannot_unpack(chunk, &e))?;
+                unpacker.unpack(*width, bytes, stored, out).map_err(|e| self.cannot_unpack(chunk, &e))?;
                 file.target.write_at(out, piece.range.start)?;
+                base.iter().for_each(|(shard, range)| shard.release(range.clone()));
             }
         }
         let Some(got) = file.hash.written(&file.target, piece.index, out)? else {

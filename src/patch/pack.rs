@@ -132,8 +132,11 @@ impl RawChunk<'_> {
         let range = self.range.clone();
         let packed = match &self.bytes {
             RawBytes::Tensor { tuned, width, base } => {
-                let base = base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), x)).transpose()?;
-                packer.pack(*width, base, tuned.bytes(range, y)?)
+                let bytes = base.as_ref().map(|(shard, range)| shard.bytes(range.clone(), x)).transpose()?;
+                let packed = packer.pack(*width, bytes, tuned.bytes(range.clone(), y)?);
+                base.iter().for_each(|(shard, range)| shard.release(range.clone()));
+                tuned.release(range);
+                packed
             }
             RawBytes::File(path) => {
                 x.resize((range.end - range.start) as usize, 0);

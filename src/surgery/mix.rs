@@ -76,6 +76,13 @@ impl Mix<'_> {
         Ok(())
     }
 
+    /// Gives back the memory of the stored bytes of the elements `range`, which are not read again.
+    pub(crate) fn release(&self, range: Range<u64>) {
+        let common = range.start.min(self.common)..range.end.min(self.common);
+        self.base.shard.release(byte_range(self.base.info, common, width(self.base.info)));
+        self.tuned.shard.release(byte_range(self.tuned.info, range, self.width()));
+    }
+
     /// τ = tuned − base of the elements `range`, which both sides have, into `buffers.values[0]`.
     ///
     /// # Errors

@@ -210,7 +210,7 @@ fn same_bytes(checkpoint: &Checkpoint, a: Tensor<'_>, b: Tensor<'_>) -> Result<b
         let of = |t: Tensor<'_>| t.info.bytes.start + at..t.info.bytes.start + at + n;
         let left = checkpoint.shards()[a.shard].bytes(of(a), &mut x)?;
         if left != checkpoint.shards()[b.shard].bytes(of(b), &mut y)? {
-            return Ok(false);
+            return checkpoint.check_unchanged().map(|()| false);
         }
     }
     Ok(true)

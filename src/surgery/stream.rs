@@ -179,12 +179,14 @@ fn run(piece: &Piece<'_>, target: &Target, buffers: &mut Buffers) -> Result<u64>
         Segment::Copy { shard, range } => {
             let bytes = range.start + piece.units.start..range.start + piece.units.end;
             let n = bytes.end - bytes.start;
-            target.copy_at(shard, bytes, piece.offset + piece.units.start, &mut buffers.base)?;
+            target.copy_at(shard, bytes.clone(), piece.offset + piece.units.start, &mut buffers.base)?;
+            shard.release(bytes);
             Ok(n)
         }
         Segment::Mix(mix) => {
             mix.compute(piece.units.clone(), buffers)?;
             target.write_at(&buffers.out, piece.offset + piece.units.start * mix.width())?;
+            mix.release(piece.units.clone());
             Ok(buffers.out.len() as u64)
         }
         Segment::Encode(encode) => {

@@ -145,6 +145,15 @@ pub fn write_checkpoint(dir: &Path, tensors: &[Tensor], shards: usize, config: &
     std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
 }
 
+/// A pair of 24 MB a side, so that a run takes long enough to be interrupted or disturbed.
+pub fn large_pair(dir: &Path) {
+    for (name, first) in [("base", 1u16), ("tuned", 2)] {
+        let tensors = (0..12)
+            .map(|i| counted(&format!("model.layers.{i}.mlp.up_proj.weight"), &[1000, 1000], first + 10 * i));
+        write_checkpoint(&dir.join(name), &tensors.collect::<Vec<_>>(), 4, "{}");
+    }
+}
+
 /// Every tensor of a checkpoint directory, read by the reference crate.
 pub fn read_tensors(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();

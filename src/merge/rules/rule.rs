@@ -64,6 +64,16 @@ pub(crate) enum PreparedRule {
     Adapter(LowRankUpdate),
 }
 
+impl PreparedTensor<'_> {
+    /// Gives back the memory of the inputs, which are not read again for this tensor.
+    pub(crate) fn release(&self) {
+        match self {
+            Self::Copy(source) => source.release(),
+            Self::Computed(values, _) => values.base.iter().chain(&values.models).for_each(Source::release),
+        }
+    }
+}
+
 impl TensorRule {
     /// The rule of the tensor `name`, from the values of its parameters: shared ones, and those of each model.
     ///

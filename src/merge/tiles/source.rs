@@ -58,6 +58,11 @@ impl<'a> Source<'a> {
         self.shard.bytes(self.at(range), scratch)
     }
 
+    /// Gives back the memory of the stored bytes, which are not read soon.
+    pub(crate) fn release(&self) {
+        self.shard.release(self.info.bytes.clone());
+    }
+
     /// The elements `range` as `f32`, into `out`, which is resized.
     pub(crate) fn decode(&self, range: Range<u64>, bytes: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
         if let Some(rows) = &self.through {
