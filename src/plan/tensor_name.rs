@@ -154,7 +154,7 @@ fn fused_module(name: &str) -> &str {
 
 /// Whether a tensor is saved with the model but never trained. A `bias` right on an attention module is its
 /// causal mask (GPT-2, GPT-NeoX), and scales right on one are those of its cache.
-fn is_buffer(name: &str) -> bool {
+pub fn is_buffer(name: &str) -> bool {
     let (module, part) = name.rsplit_once('.').unwrap_or(("", name));
     let on = module.rsplit('.').next().unwrap_or_default();
     BUFFERS.contains(&part)

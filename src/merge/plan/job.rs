@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, Dtype};
 use crate::merge::recipe::method::Rule;
 use crate::merge::tiles::source::Source;
 use crate::plan::TensorName;
-use crate::surgery::tied_head::find_or_tied;
+use crate::surgery::tied_head::twin_or_tied;
 
 /// What to do with embeddings and heads of different numbers of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,9 +97,9 @@ pub(crate) fn cancelling(rule: Rule, shared: &Params, models: &[Input<'_>]) -> O
     (divides && !models.is_empty() && sum.abs() <= 1e-9 * size).then_some(sum)
 }
 
-/// A tensor by name; the head of a tied checkpoint that has none is its embedding.
-pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
-    let tensor = find_or_tied(checkpoint, name)?;
+/// The twin of the tensor `name` of `reference`; the head of a tied checkpoint that has none is its embedding.
+pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str, reference: &Checkpoint) -> Option<Source<'a>> {
+    let tensor = twin_or_tied(checkpoint, name, reference)?;
     Some(Source::stored(checkpoint, &tensor))
 }
 

@@ -111,11 +111,14 @@ impl<'a> Builder<'_, 'a> {
         (models, slice.sources.iter().find(is_base))
     }
 
-    /// A recipe of `models`: every name that any of them has.
+    /// A recipe of `models`: every name that any of them has; of two spellings, that of the reference.
     fn whole(&mut self) -> Vec<Job<'a>> {
         let Some(slice) = self.recipe.slices.first() else { return Vec::new() };
-        let all = self.models.all();
-        let mut names: Vec<&str> = all.flat_map(Checkpoint::tensors).map(|t| t.info.name.as_str()).collect();
+        let of = |model: &'a Checkpoint| {
+            let names = model.tensors().map(|tensor| tensor.info.name.as_str());
+            names.filter(|name| self.reference.twin(name, model).is_none_or(|twin| twin.info.name == *name))
+        };
+        let mut names: Vec<&str> = self.models.all().flat_map(of).collect();
         names.sort_by(|a, b| natural_order(a, b));
         names.dedup();
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
@@ -204,7 +207,7 @@ impl<'a> Builder<'_, 'a> {
         let base_name = self.base_of(slice).filter(|_| method.base != Base::Input);
         let mut base = base_name.and_then(|model| {
             let wanted = base_entry.and_then(&named).unwrap_or_else(|| name.clone());
-            let found = find(self.models.get(model), &wanted);
+            let found = find(self.models.get(model), &wanted, self.reference);
             if found.is_none() {
                 missing.push(model);
             }
@@ -220,7 +223,7 @@ impl<'a> Builder<'_, 'a> {
             let count = again.entry(digest).or_default();
             *count += 1;
             let key = format!("{name}\u{0}{digest}\u{0}{count}");
-            match find(self.models.get(&entry.model), &own) {
+            match find(self.models.get(&entry.model), &own, self.reference) {
                 Some(source) => {
                     models.push(Input { source, key, model: entry.model.as_str(), params: params? });
                 }
@@ -278,7 +281,7 @@ impl<'a> Builder<'_, 'a> {
             return None;
         }
         let params = self.params(method, true, name, name, t, &levels)?;
-        let source = find(self.models.get(model), name)?;
+        let source = find(self.models.get(model), name, self.reference)?;
         let key = format!("{name}\u{0}{}\u{0}1", self.models.identity(model).digest);
         Some(Input { source, key, model, params })
     }
