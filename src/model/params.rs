@@ -2,6 +2,7 @@
 
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Escaped;
 use crate::model::ModelConfig;
 use crate::{Error, Faults, Result};
 
@@ -262,7 +263,10 @@ fn fault(checkpoint: &Checkpoint, tensor: &str, fault: String) -> Error {
 
 fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Stored<'a>> {
     let Some(tensor) = checkpoint.find(name) else {
-        let what = format!("missing, expected shape {shape:?} by config.json");
+        let twin = checkpoint.twin(name, checkpoint).map(|twin| twin.info.name.as_str());
+        let twin =
+            twin.map_or_else(String::new, |twin| format!("; `{}` is to be renamed to it", Escaped(twin)));
+        let what = format!("missing, expected shape {shape:?} by config.json{twin}");
         return Err(fault(checkpoint, name, what));
     };
     if !tensor.info.shape.iter().copied().eq(shape.iter().map(|d| *d as u64)) {

@@ -28,6 +28,8 @@ pub struct Summary {
     pub projections: BTreeMap<(Category, String), Counts>,
     /// Over all units.
     pub total: Counts,
+    /// Tensors that the plan freezes, buffers aside, and that keep their values all the same.
+    pub kept: u64,
 }
 
 impl Summary {
@@ -39,9 +41,17 @@ impl Summary {
     /// As [`Summary::new`], where the tensors that `kept` names keep their values whatever the plan says of them:
     /// they count as trainable ones do.
     pub fn with_kept(inventory: &Inventory, plan: &Plan, kept: &dyn Fn(&str) -> bool) -> Self {
-        let mut summary =
-            Self { categories: BTreeMap::new(), projections: BTreeMap::new(), total: Counts::default() };
+        let mut summary = Self {
+            categories: BTreeMap::new(),
+            projections: BTreeMap::new(),
+            total: Counts::default(),
+            kept: 0,
+        };
         for unit in inventory.units() {
+            let stays = |tensor: &&String| plan.is_trainable(tensor) == Some(false) && kept(tensor);
+            if !unit.buffer {
+                summary.kept += unit.tensors.iter().filter(stays).count() as u64;
+            }
             let on = |tensor: &&String| plan.is_trainable(tensor) == Some(true) || kept(tensor);
             let on = unit.tensors.iter().filter(on).count();
             let share = on as f64 / unit.tensors.len() as f64;

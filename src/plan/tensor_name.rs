@@ -185,7 +185,9 @@ impl TensorName {
             let projection = last_name(&parts);
             return Self { stack: String::new(), layer: None, category, projection, group: String::new() };
         };
-        let tail = &parts[at + 1..];
+        let wrapper = |part: &&str| part.starts_with('_') && part.ends_with("_module");
+        let unwrapped: Vec<&str> = parts[at + 1..].iter().filter(|part| !wrapper(part)).copied().collect();
+        let tail = if unwrapped.is_empty() { &parts[at + 1..] } else { &unwrapped };
         let category = if is_buffer(name) { Category::Other } else { inside_block(tail, parts[at - 1]) };
         Self {
             stack: parts[..at].join("."),

@@ -134,4 +134,7 @@ fn only_what_returns_is_reported_as_returned() {
         // Only the norm of 4 elements has a base value.
         assert_eq!(found["total"]["parameters_chosen"], 4, "{found}");
     }
+    // The plan's own shares are not those of the result.
+    let table = ok(&[&sides[..6], &options].concat());
+    assert!(!table.contains("of what was drawn"), "{table}");
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, Sha256Hex, natural_order};
 use crate::merge::Models;
-use crate::merge::plan::job::{Input, Inputs, Job, MergeVocab, Params, cancelling, find, main_stack};
+use crate::merge::plan::job::{
+    Input, Inputs, Job, MergeVocab, Params, cancelling, find, main_stack, names_of,
+};
 use crate::merge::recipe::method::{Base, Kind, Method, Rule, Sparsify};
 use crate::merge::recipe::reader::{Entry, Recipe, Slice};
 use crate::merge::recipe::setting::Settings;
@@ -114,10 +116,7 @@ impl<'a> Builder<'_, 'a> {
     /// A recipe of `models`: every name that any of them has; of two spellings, that of the reference.
     fn whole(&mut self) -> Vec<Job<'a>> {
         let Some(slice) = self.recipe.slices.first() else { return Vec::new() };
-        let of = |model: &'a Checkpoint| {
-            let names = model.tensors().map(|tensor| tensor.info.name.as_str());
-            names.filter(|name| self.reference.twin(name, model).is_none_or(|twin| twin.info.name == *name))
-        };
+        let of = |model: &'a Checkpoint| names_of(model, self.reference);
         let mut names: Vec<&str> = self.models.all().flat_map(of).collect();
         names.sort_by(|a, b| natural_order(a, b));
         names.dedup();
