@@ -1,5 +1,7 @@
 //! The parameters of a model, by the names of `transformers`.
 
+use std::collections::HashSet;
+
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Escaped;
@@ -246,6 +248,16 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     all.push(("model.norm.weight".to_owned(), vec![d]));
     all.extend((!config.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, d])));
     all
+}
+
+/// The tensors of `checkpoint` that a model of `config` does not compute with, a copy of its tied embedding aside.
+pub fn unused<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Vec<&'a str> {
+    let mut used: HashSet<String> = expected(config).into_iter().map(|(name, _)| name).collect();
+    if config.tie_word_embeddings {
+        used.insert("lm_head.weight".to_owned());
+    }
+    let names = checkpoint.tensors().map(|tensor| tensor.info.name.as_str());
+    names.filter(|name| !used.contains(*name)).collect()
 }
 
 /// A vector is one row.

@@ -82,3 +82,28 @@ fn a_side_may_lack_its_buffers() {
         assert!(WEIGHTS.iter().all(|name| found[*name] == expected[*name]));
     }
 }
+
+/// A merge computes no buffer: it is that of the base.
+#[test]
+fn a_merge_takes_the_buffers_of_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let names = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.q_proj.weight"];
+    for (name, first) in [("base", 0x3c00), ("one", 0x3d00), ("two", 0x3e00)] {
+        let tensors: Vec<Tensor> = names.iter().map(|name| counted(name, &[2, 2], first)).collect();
+        // One model has no buffers, as transformers 5 saves none.
+        write_checkpoint(&at(name), &tensors[usize::from(name == "two")..], 1, "{}");
+    }
+    let [base, one, two] = ["base", "one", "two"].map(at);
+    let recipe = format!(
+        "merge_method: task_arithmetic\nbase_model: {}\nparameters: {{weight: 0.5}}\nmodels: [{{model: {}}}, {{model: {}}}]\n",
+        path(&base),
+        path(&one),
+        path(&two)
+    );
+    std::fs::write(at("recipe.yml"), recipe).unwrap();
+    ok(&["merge", path(&at("recipe.yml")), "--out", path(&at("out"))]);
+    let (found, base) = (read_tensors(&at("out")), read_tensors(&base));
+    assert_eq!(found[names[0]], base[names[0]]);
+    assert_ne!(found[names[1]], base[names[1]]);
+}

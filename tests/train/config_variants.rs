@@ -113,6 +113,41 @@ fn every_variant_has_the_loss_of_transformers_or_is_refused_by_key() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// transformers names tensors that it does not load in a warning, and loads no compiled model's.
+#[test]
+fn tensors_that_are_not_computed_with_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, data) = (dir.path().join("model"), dir.path().join("rows.jsonl"));
+    std::fs::create_dir(&from).unwrap();
+    let variant = json!({"model": "llama2", "set": {}, "drop": [], "head": null});
+    model(&variant, &from);
+    rows(&variant, &data);
+    let weights = from.join("model.safetensors");
+    let plain = tensors(&weights);
+    let (model_dir, data) = (from.to_string_lossy(), data.to_string_lossy());
+    let args = ["eval", "--model", &*model_dir, "--data", &*data, "--device", "cpu"];
+    let with = |more: &[&str]| {
+        let more = more.iter().map(|name| ((*name).to_owned(), vec![1], vec![1.0]));
+        write(&weights, &plain.iter().cloned().chain(more).collect::<Vec<_>>());
+        let found = run(&args);
+        assert!(found.status.success());
+        String::from_utf8_lossy(&found.stderr).into_owned()
+    };
+    assert_eq!(with(&["model.layers.0.self_attn.rotary_emb.inv_freq"]), "");
+    let said = with(&["model.layers.0.self_attn.q_norm.weight", "score.weight"]);
+    assert!(
+        said.contains("does not compute with 2 tensors, of which `model.layers.0.self_attn.q_norm.weight`")
+    );
+    let compiled: Vec<_> = plain
+        .iter()
+        .map(|(name, shape, x)| (format!("_orig_mod.{name}"), shape.clone(), x.clone()))
+        .collect();
+    write(&weights, &compiled);
+    let said = fails(&args);
+    assert!(said.contains("`model.norm.weight`: missing"), "{said}");
+    assert!(said.contains("`_orig_mod.model.norm.weight` is to be renamed to it"), "{said}");
+}
+
 /// `tie_word_embeddings` with a stored head of other values: both are trained, each from its own values.
 #[test]
 fn another_head_under_tied_embeddings_is_trained_as_its_own_tensor() {

@@ -103,12 +103,6 @@ pub(crate) fn find<'a>(checkpoint: &'a Checkpoint, name: &str, reference: &Check
     Some(Source::stored(checkpoint, &tensor))
 }
 
-/// The names of `model`, but for other spellings of names of `reference`.
-pub(crate) fn names_of<'a>(model: &'a Checkpoint, reference: &Checkpoint) -> impl Iterator<Item = &'a str> {
-    let names = model.tensors().map(|tensor| tensor.info.name.as_str());
-    names.filter(|name| reference.twin(name, model).is_none_or(|twin| twin.info.name == *name))
-}
-
 /// The list of blocks with the most layers.
 pub(crate) fn main_stack(checkpoint: &Checkpoint) -> String {
     let mut layers: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();

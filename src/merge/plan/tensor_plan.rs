@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, Sha256Hex, natural_order};
 use crate::merge::Models;
-use crate::merge::plan::job::{
-    Input, Inputs, Job, MergeVocab, Params, cancelling, find, main_stack, names_of,
-};
+use crate::merge::plan::job::{Input, Inputs, Job, MergeVocab, Params, cancelling, find, main_stack};
 use crate::merge::recipe::method::{Base, Kind, Method, Rule, Sparsify};
 use crate::merge::recipe::reader::{Entry, Recipe, Slice};
 use crate::merge::recipe::setting::Settings;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::merge::tokenizer::align::{Alignment, ModelSource};
 use crate::plan::{Category, TensorName};
+use crate::surgery::pairing::is_buffer_of;
 use crate::{Error, Faults, Result};
 
 /// The jobs of a recipe, in natural order of names, and the number of layers where that changes.
@@ -116,10 +115,7 @@ impl<'a> Builder<'_, 'a> {
     /// A recipe of `models`: every name that any of them has; of two spellings, that of the reference.
     fn whole(&mut self) -> Vec<Job<'a>> {
         let Some(slice) = self.recipe.slices.first() else { return Vec::new() };
-        let of = |model: &'a Checkpoint| names_of(model, self.reference);
-        let mut names: Vec<&str> = self.models.all().flat_map(of).collect();
-        names.sort_by(|a, b| natural_order(a, b));
-        names.dedup();
+        let names = self.models.names(self.reference);
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for name in &names {
             let place = TensorName::of(name);
@@ -296,8 +292,8 @@ impl<'a> Builder<'_, 'a> {
         let all: Vec<Source<'a>> =
             base.iter().cloned().chain(models.iter().map(|m| m.source.clone())).collect();
         let first = all.first()?;
-        let mut copied = None;
-        if !missing.is_empty() {
+        let mut copied = is_buffer_of(self.reference, &name).then_some("a buffer");
+        if copied.is_none() && !missing.is_empty() {
             if !self.policy.keep_missing {
                 let models: Vec<String> =
                     missing.iter().map(|m| crate::error::Escaped(*m).to_string()).collect();
