@@ -11,7 +11,8 @@ use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 7] = ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
+const FAMILIES: [&str; 9] =
+    ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3-pad", "llama-pad"];
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
 fn family(name: &str) -> PathBuf {

@@ -157,8 +157,16 @@ pub trait Backend {
 
     /// `out[t] = table[ids[t]]`, `[T, D]`.
     fn embedding_forward(&mut self, table: &Self::Weight, ids: &[u32], out: &mut Self::Buffer);
-    /// `grad[ids[t]] += dout[t]`, tokens in order.
-    fn embedding_backward(&mut self, dout: &Self::Buffer, ids: &[u32], grad: &mut Self::Buffer, cols: usize);
+    /// `grad[ids[t]] += dout[t]`, tokens in order, but for tokens of id `padding_idx`. A backend is given one
+    /// `padding_idx` only.
+    fn embedding_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Self::Buffer,
+        cols: usize,
+    );
 
     /// `out = x · rstd · weight` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
     fn rmsnorm_forward(

@@ -5,7 +5,8 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `small_file`, `config`, `dtype`,
-//! `convert`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`, `sharded`, `digest`, `sidecar`, `output_guard`,
+//! `convert`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`, `spelling`, `sharded`, `digest`,
+//! `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod bounded_list;
@@ -29,6 +30,7 @@ mod shard;
 mod sharded;
 mod sidecar;
 mod small_file;
+mod spelling;
 mod staged_file;
 mod staging;
 mod writer;

@@ -1,6 +1,8 @@
 //! A checkpoint: one or many shards seen as one set of tensors.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
@@ -12,6 +14,7 @@ use super::locate::{Kind, Located, locate};
 use super::natural_order::natural_order;
 use super::process::check_open_files;
 use super::shard::{Access, Shard};
+use super::spelling::plain_name;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -27,6 +30,8 @@ pub struct Checkpoint {
     unindexed: Vec<String>,
     /// (shard, position in its header), by natural order of names.
     order: Vec<(u32, u32)>,
+    /// The place of each plain name, made at the first use; `None` where tensors have it in common.
+    by_plain_name: OnceLock<HashMap<String, Option<(u32, u32)>>>,
 }
 
 /// Unmapping a file takes about as long as mapping it, so the shards go in parallel.
@@ -75,6 +80,7 @@ impl Checkpoint {
             index: index.map(|(path, _)| path),
             unindexed,
             order,
+            by_plain_name: OnceLock::new(),
         })
     }
 
@@ -143,6 +149,29 @@ impl Checkpoint {
         let order = |place: &(u32, u32)| natural_order(&at(&self.shards, *place).info.name, name);
         let found = self.order.binary_search_by(order).ok()?;
         Some(at(&self.shards, self.order[found]))
+    }
+
+    /// The tensor that `name`, a name of `other`, is in this checkpoint: the one of that name, or else the only one
+    /// whose name differs just in what wraps the model, such as `model.`, `_orig_mod.` or `module.`, where it is the
+    /// only such name of `other` too. If a is the twin of b, b is the twin of a.
+    pub fn twin(&self, name: &str, other: &Self) -> Option<Tensor<'_>> {
+        self.find(name).or_else(|| {
+            let plain = plain_name(name);
+            other.by_plain_name().get(&plain).copied().flatten()?;
+            let place = self.by_plain_name().get(&plain).copied().flatten()?;
+            Some(at(&self.shards, place))
+        })
+    }
+
+    fn by_plain_name(&self) -> &HashMap<String, Option<(u32, u32)>> {
+        self.by_plain_name.get_or_init(|| {
+            let mut places = HashMap::with_capacity(self.order.len());
+            for place in &self.order {
+                let plain = plain_name(&at(&self.shards, *place).info.name);
+                places.entry(plain).and_modify(|known| *known = None).or_insert(Some(*place));
+            }
+            places
+        })
     }
 
     /// Whether the configuration says that input embedding and output head are one tensor.

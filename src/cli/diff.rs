@@ -125,13 +125,20 @@ impl Diff {
             return Err(Error::usage("no tensor matches", "leave out --only or --category"));
         }
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
+        let both =
+            |tensor: &&TensorDiff| tensor.a.is_some() && tensor.b.is_some() && tensor.renamed.is_some();
+        let respelled = tensors.iter().filter(both).count();
+        if respelled > 0 {
+            terminal
+                .warn(&format!("{respelled} tensors have another spelling of their name in a; see --json"));
+        }
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let report = DiffReport::new(path(&self.a), path(&self.b), tensors);
         html.map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
         svg.map_or(Ok(()), |file| file.write(&report.svg(), terminal))?;
         self.print(&report, &failed, terminal)?;
         let checked = self.plan.is_some() || !self.fail_on.is_empty();
-        let good = if checked { failed.is_empty() } else { report.identical() };
+        let good = if checked { failed.is_empty() } else { report.identical() && respelled == 0 };
         Ok(if good { Outcome::Success } else { Outcome::CheckFailed })
     }
 

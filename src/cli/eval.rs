@@ -11,8 +11,10 @@ use super::terminal::Terminal;
 use super::train::{in_batches, tokenizer};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Limits, load};
+use crate::error::Escaped;
 use crate::eval::{MeanLoss, eval_checkpoint};
-use crate::model::{Capacity, ModelConfig};
+use crate::model::{Capacity, ModelConfig, unused};
+use crate::plan::is_buffer;
 use crate::report::{grouped, json_text};
 use crate::{Error, Result};
 
@@ -61,7 +63,14 @@ impl Eval {
         }
         let mut device = self.device.open()?;
         let source = Checkpoint::open(&self.model, self.reading.whole())?;
-        let vocab_size = ModelConfig::read(&source)?.vocab_size as u32;
+        let config = ModelConfig::read(&source)?;
+        let vocab_size = config.vocab_size as u32;
+        let unused: Vec<&str> =
+            unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();
+        if let Some(first) = unused.first() {
+            let (count, first) = (unused.len(), Escaped(*first));
+            terminal.warn(&format!("the model does not compute with {count} tensors, of which `{first}`"));
+        }
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
         let dataset = load(&self.data, tokenizer.as_ref(), limits)?;

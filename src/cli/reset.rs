@@ -114,7 +114,7 @@ impl Reset {
         let pairing = Pairing::new(&base, &tuned, self.policies())?;
         let reset = crate::reset::Reset::new(pairing, &inventory, &plan)?;
         tell(&reset, &inventory, terminal);
-        let summary = Summary::new(&inventory, &plan);
+        let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
             self.write(&reset, terminal)?;
         }
@@ -225,6 +225,12 @@ fn tell(reset: &crate::reset::Reset<'_>, inventory: &Inventory, terminal: &Termi
     let dropped = reset.pairing().only_in_base();
     if !dropped.is_empty() {
         terminal.warn(&format!("only in base, left out: {}", list(dropped, MOST)));
+    }
+    let respelled: Vec<String> =
+        reset.pairing().respelled().map(|(base, tuned)| format!("{base} as {tuned}")).collect();
+    if !respelled.is_empty() {
+        let names: Vec<&str> = respelled.iter().map(String::as_str).collect();
+        terminal.note(&format!("paired under two spellings: {}", list(&names, MOST)));
     }
     for (file, why) in &reset.sidecars().left {
         let line = format!("left behind: {} ({why})", Escaped(file));

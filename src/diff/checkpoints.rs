@@ -8,7 +8,7 @@ use crate::diff::compare::{PairResult, compare};
 use crate::diff::pair::{Pair, PairSide};
 use crate::diff::{Status, StoredAs, TensorDiff};
 
-/// The same name on both sides, or on one.
+/// A tensor of both sides, under one name or two spellings of it, or of one side.
 type Both<'a> = (Option<Tensor<'a>>, Option<Tensor<'a>>);
 
 /// Compares two checkpoints. `wanted` chooses tensors by name; `done` is told the bytes read so far, of both
@@ -38,14 +38,15 @@ pub fn diff(
     a.check_unchanged()?;
     b.check_unchanged()?;
     let row = |((x, y), pair): (&Both<'_>, &Option<usize>)| {
-        let name = x.or(*y).map(|t| t.info.name.clone()).unwrap_or_default();
+        let name = y.or(*x).map(|t| t.info.name.clone()).unwrap_or_default();
+        let respelled = x.filter(|x| y.is_some() && x.info.name != name).map(|x| x.info.name.clone());
         let found = pair.map(|i| &found[i]);
         TensorDiff {
             status: status(*x, *y, found),
             a: x.map(|t| stored_as(a, t)),
             b: y.map(|t| stored_as(b, t)),
             delta: found.and_then(|found| found.delta.clone()),
-            renamed: renamed.get(&name).cloned(),
+            renamed: respelled.or_else(|| renamed.get(&name).cloned()),
             name,
         }
     };
@@ -58,12 +59,12 @@ pub fn diff_bytes(a: &Checkpoint, b: &Checkpoint, wanted: &dyn Fn(&str) -> bool)
     of(a) + of(b)
 }
 
-/// All wanted names of both sides, in natural order.
+/// The wanted tensors of both sides, in natural order of the names of b.
 fn by_name<'a>(a: &'a Checkpoint, b: &'a Checkpoint, wanted: &dyn Fn(&str) -> bool) -> Vec<Both<'a>> {
-    let mut both: Vec<Both<'a>> = a.tensors().map(|t| (Some(t), b.find(&t.info.name))).collect();
-    both.extend(b.tensors().filter(|t| a.find(&t.info.name).is_none()).map(|t| (None, Some(t))));
-    both.retain(|(x, y)| x.or(*y).is_some_and(|t| wanted(&t.info.name)));
-    let name = |(x, y): &Both<'a>| x.or(*y).map_or("", |t| t.info.name.as_str());
+    let mut both: Vec<Both<'a>> = a.tensors().map(|t| (Some(t), b.twin(&t.info.name, a))).collect();
+    both.extend(b.tensors().filter(|t| a.twin(&t.info.name, b).is_none()).map(|t| (None, Some(t))));
+    both.retain(|(x, y)| y.or(*x).is_some_and(|t| wanted(&t.info.name)));
+    let name = |(x, y): &Both<'a>| y.or(*x).map_or("", |t| t.info.name.as_str());
     both.sort_by(|x, y| natural_order(name(x), name(y)));
     both
 }

@@ -49,7 +49,7 @@ pub struct StoredAs {
 /// What a comparison found for one tensor.
 #[derive(Debug, Clone)]
 pub struct TensorDiff {
-    /// Its name.
+    /// Its name on side b, or on a where b lacks it.
     pub name: String,
     /// The relation of the two sides.
     pub status: Status,
@@ -59,6 +59,7 @@ pub struct TensorDiff {
     pub b: Option<StoredAs>,
     /// Sums over the compared elements; `None` where there is nothing to compare by value.
     pub delta: Option<Delta>,
-    /// The name of the same bytes on the other side, for a tensor that only one side has under this name.
+    /// Its name on side a, where that is another spelling of the name on side b; or the name of the same bytes on the
+    /// other side, for a tensor that only one side has.
     pub renamed: Option<String>,
 }

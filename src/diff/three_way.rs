@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, Shard, TensorInfo};
+use crate::checkpoint::{Checkpoint, Shard, Tensor, TensorInfo};
 use crate::diff::real::{AsF64, Decode};
 use crate::simd::{Kernel, dispatch};
 use crate::surgery::queue::deal;
@@ -106,14 +106,17 @@ pub fn three_way(
     let mut triples = Vec::new();
     let mut faults = Faults::default();
     for tensor in base.tensors().filter(|t| wanted(&t.info.name)) {
-        match Triple::new(&base.shards()[tensor.shard], tensor.info, tuned) {
+        match Triple::new(base, tensor, tuned) {
             Ok(triple) => triples.push(triple),
             Err(fault) => faults.push(fault),
         }
     }
-    for tensor in tuned.iter().flat_map(|side| side.tensors()).filter(|t| wanted(&t.info.name)) {
-        if base.find(&tensor.info.name).is_none() {
-            faults.push(fault(&tensor.info.name, "only in a fine-tune: got no tensor of that name in base"));
+    for side in tuned {
+        for tensor in side.tensors().filter(|t| wanted(&t.info.name)) {
+            if base.twin(&tensor.info.name, side).is_none() {
+                let what = "only in a fine-tune: got no tensor of that name in base";
+                faults.push(fault(&tensor.info.name, what));
+            }
         }
     }
     faults.into_result()?;
@@ -169,11 +172,12 @@ struct Triple<'a> {
 }
 
 impl<'a> Triple<'a> {
-    fn new(shard: &'a Shard, info: &'a TensorInfo, tuned: [&'a Checkpoint; 2]) -> Result<Self> {
+    fn new(base: &'a Checkpoint, tensor: Tensor<'a>, tuned: [&'a Checkpoint; 2]) -> Result<Self> {
+        let (shard, info) = (&base.shards()[tensor.shard], tensor.info);
         let name = info.name.as_str();
         let side = |checkpoint: &'a Checkpoint| {
             let found = checkpoint
-                .find(name)
+                .twin(name, base)
                 .ok_or_else(|| fault(name, "only in base: got no tensor of that name in a fine-tune"))?;
             if found.info.shape != info.shape {
                 return Err(fault(

@@ -19,6 +19,7 @@ use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
 use crate::plan::{Category, Key, TensorName, module_of};
 use crate::surgery::output::finish;
+use crate::surgery::pairing::is_buffer_of;
 use crate::surgery::{Output, Pairing, Provenance, Record};
 
 /// What an extraction found.
@@ -54,6 +55,9 @@ pub fn extract_lora(
     let mut matrices = Vec::new();
     let mut saved: Vec<Source<'_>> = Vec::new();
     for pair in pairing.pairs() {
+        if is_buffer_of(tuned, &pair.tuned.info.name) {
+            continue;
+        }
         let new = Source::stored(tuned, &pair.tuned);
         let old = pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
         let Some(old) = old.filter(|old| old.info.shape == new.info.shape) else {

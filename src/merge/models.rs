@@ -1,6 +1,6 @@
 //! The checkpoints that a recipe names.
 
-use crate::checkpoint::{Access, Checkpoint, Sha256Hex, compare_contents, sample_digest};
+use crate::checkpoint::{Access, Checkpoint, Sha256Hex, compare_contents, natural_order, sample_digest};
 use crate::merge::recipe::Recipe;
 use crate::{Faults, Result};
 
@@ -51,6 +51,21 @@ impl Models {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Checkpoint> {
         self.named.iter().map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// Every tensor name that any of them has, in natural order; of two spellings of one name, that of `reference`.
+    pub(crate) fn names(&self, reference: &Checkpoint) -> Vec<&str> {
+        let is_first = |model: &Checkpoint, name: &str| {
+            reference.twin(name, model).is_none_or(|twin| twin.info.name == name)
+        };
+        let mut names = Vec::new();
+        for model in self.all() {
+            let own = model.tensors().map(|tensor| tensor.info.name.as_str());
+            names.extend(own.filter(|name| is_first(model, name)));
+        }
+        names.sort_by(|a, b| natural_order(a, b));
+        names.dedup();
+        names
     }
 
     /// The checkpoint of a name of the recipe.

@@ -6,7 +6,7 @@ use crate::backend::{
 };
 use crate::model::activations::{BlockActs, GradActs, SelectiveActs};
 use crate::model::forward::{BlockContext, block_forward};
-use crate::model::{Activations, Batch, Layer, Linear, Model, Norm, Param, Recompute};
+use crate::model::{Activations, Batch, Layer, Linear, Model, ModelConfig, Norm, Param, Recompute};
 
 /// How far down gradients are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,8 @@ pub fn backward<B: Backend>(
     if reach.embedding
         && let Some(train) = &mut model.embed_tokens.train
     {
-        backend.embedding_backward(&grads.dx, batch.ids, &mut train.grad, model.config.hidden_size);
+        let ModelConfig { hidden_size, padding_idx, .. } = model.config;
+        backend.embedding_backward(&grads.dx, batch.ids, padding_idx, &mut train.grad, hidden_size);
     }
     acts.grads = Some(grads);
 }

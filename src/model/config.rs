@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use super::family::{WindowRule, family_of};
 use super::keys::Keys;
+use super::known_keys::check_keys;
 use super::rope_scaling::{RopeScaling, read_rope};
+use super::tied_head::stores_another_head;
 use crate::backend::AttentionShape;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
@@ -32,7 +34,8 @@ pub struct ModelConfig {
     pub rope_theta: f64,
     /// Scaling of the rotary frequencies.
     pub rope_scaling: RopeScaling,
-    /// Input embedding and output head are one tensor.
+    /// Input embedding and output head are one tensor: `tie_word_embeddings`, unless the weights have a head of
+    /// other values.
     pub tie_word_embeddings: bool,
     /// Bias on q, k and v.
     pub qkv_bias: bool,
@@ -44,6 +47,9 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// The sliding window of each layer.
     pub windows: Vec<Option<usize>>,
+    /// The row of the embedding that gets no gradient as an input: `padding_idx` of PyTorch's embedding. As a
+    /// row of a tied head it gets one.
+    pub padding_idx: Option<u32>,
 }
 
 impl ModelConfig {
@@ -63,7 +69,7 @@ impl ModelConfig {
         };
         let path = root.join("config.json");
         let keys = Keys { value: config.value(), path: &path };
-        let config = Self::from_keys(&keys, checkpoint.len())?;
+        let mut config = Self::from_keys(&keys, checkpoint.len())?;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
         let sizes = [
@@ -73,7 +79,10 @@ impl ModelConfig {
             ("num_attention_heads", config.q_size()),
         ];
         match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
-            None => Ok(config),
+            None => {
+                config.tie_word_embeddings &= !stores_another_head(checkpoint)?;
+                Ok(config)
+            }
             Some((key, size)) => {
                 let fault = format!(
                     "`{key}`: asks for a dimension of {size}, but the largest of the weights is {largest}"
@@ -86,9 +95,12 @@ impl ModelConfig {
     /// The configuration of a model whose weights have `tensors` tensors, which bounds the number of layers.
     fn from_keys(keys: &Keys<'_>, tensors: usize) -> Result<Self> {
         let family = family_of(keys)?;
+        check_keys(keys)?;
         let heads = keys.size("num_attention_heads")?;
         let hidden_size = keys.size("hidden_size")?;
-        let num_key_value_heads = keys.size_or("num_key_value_heads", heads)?;
+        // A missing key means the family's number, null means one for each head.
+        let default = family.num_key_value_heads.filter(|_| keys.value.get("num_key_value_heads").is_none());
+        let num_key_value_heads = keys.size_or("num_key_value_heads", default.unwrap_or(heads))?;
         let head_dim = keys.size_or("head_dim", family.head_dim.unwrap_or(hidden_size / heads))?;
         if heads % num_key_value_heads != 0 {
             let expected = format!("a divisor of num_attention_heads = {heads}");
@@ -97,13 +109,13 @@ impl ModelConfig {
         if head_dim % 2 != 0 || head_dim == 0 {
             return Err(keys.wrong("head_dim", "an even number"));
         }
-        check_constants(keys)?;
         let num_hidden_layers = keys.size("num_hidden_layers")?;
         if num_hidden_layers > tensors {
             let expected = format!("at most one layer for each of the {tensors} tensors of the weights");
             return Err(keys.wrong("num_hidden_layers", &expected));
         }
-        let (rope_theta, rope_scaling) = read_rope(keys)?;
+        let (rope_theta, rope_scaling) = read_rope(keys, family.max_position_embeddings)?;
+        let vocab_size = keys.size("vocab_size")?;
         Ok(Self {
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
@@ -111,7 +123,7 @@ impl ModelConfig {
             num_attention_heads: heads,
             num_key_value_heads,
             head_dim,
-            vocab_size: keys.size("vocab_size")?,
+            vocab_size,
             rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)? as f32,
             rope_theta,
             rope_scaling,
@@ -121,6 +133,7 @@ impl ModelConfig {
             mlp_bias: family.mlp_bias.read(keys)?,
             qk_norm: family.qk_norm,
             windows: windows(keys, family.window, num_hidden_layers)?,
+            padding_idx: padding_idx(keys, vocab_size)?,
         })
     }
 
@@ -145,53 +158,58 @@ impl ModelConfig {
     }
 }
 
-/// Keys that may only have one value here.
-fn check_constants(keys: &Keys<'_>) -> Result<()> {
-    let activation = keys.get("hidden_act").map_or(Some("silu"), Value::as_str);
-    if !matches!(activation, Some("silu" | "swish")) {
-        return Err(keys.wrong("hidden_act", "silu"));
-    }
-    if keys.number_or("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(keys.wrong("partial_rotary_factor", "1"));
-    }
-    if keys.get("attention_dropout").and_then(Value::as_f64).unwrap_or(0.0) != 0.0 {
-        return Err(keys.wrong("attention_dropout", "0"));
-    }
-    if keys.get("quantization_config").is_some() {
-        return Err(keys.fault(
-            "`quantization_config`: quantized weights cannot be trained",
-            Some("use the checkpoint it was quantized from"),
-        ));
-    }
-    Ok(())
+/// The row of `pad_token_id`, counted from the end where it is negative.
+fn padding_idx(keys: &Keys<'_>, vocab_size: usize) -> Result<Option<u32>> {
+    let Some(value) = keys.get("pad_token_id") else { return Ok(None) };
+    let rows = vocab_size as i64;
+    let row = value.as_i64().filter(|id| (-rows..rows).contains(id)).map(|id| id.rem_euclid(rows) as u32);
+    let expected = || format!("null, or a token id below vocab_size = {vocab_size}");
+    row.map(Some).ok_or_else(|| keys.wrong("pad_token_id", &expected()))
 }
 
 /// The sliding window of each layer.
 fn windows(keys: &Keys<'_>, rule: WindowRule, layers: usize) -> Result<Vec<Option<usize>>> {
-    let on = match rule {
-        WindowRule::Never => false,
-        WindowRule::EveryLayer => true,
-        WindowRule::SomeLayers => keys.flag("use_sliding_window")?,
-    };
-    if !on || keys.get("sliding_window").is_none() {
-        return Ok(vec![None; layers]);
+    let window = window(keys, rule)?;
+    if let Some(types) = keys.get("layer_types") {
+        let types = types.as_array().filter(|types| types.len() == layers);
+        let types = types.ok_or_else(|| keys.wrong("layer_types", &format!("{layers} names")))?;
+        let window_of = |name: &Value| match (name.as_str(), window) {
+            (Some("full_attention"), _) => Ok(None),
+            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+            (Some("sliding_attention"), None) => {
+                Err(keys.fault("`layer_types`: sliding_attention, but the model has no sliding window", None))
+            }
+            _ => Err(keys.wrong("layer_types", "full_attention or sliding_attention")),
+        };
+        return types.iter().map(window_of).collect();
     }
-    let window = keys.size("sliding_window")?;
-    if rule == WindowRule::EveryLayer {
-        return Ok(vec![Some(window); layers]);
+    let first = match rule {
+        WindowRule::SomeLayers => keys.count_or("max_window_layers", 28)?,
+        WindowRule::Never | WindowRule::EveryLayer => 0,
+    };
+    Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())
+}
+
+/// The sliding window of the layers that have one. A missing `sliding_window` means transformers' default, null
+/// means none.
+fn window(keys: &Keys<'_>, rule: WindowRule) -> Result<Option<usize>> {
+    let used = keys.get("use_sliding_window").map(|_| keys.flag("use_sliding_window")).transpose()?;
+    let window = match keys.value.get("sliding_window") {
+        None => (rule != WindowRule::Never).then_some(4096),
+        Some(Value::Null) => None,
+        Some(_) => Some(keys.size("sliding_window")?),
+    };
+    match rule {
+        WindowRule::SomeLayers => Ok(window.filter(|_| used == Some(true))),
+        WindowRule::EveryLayer if used == Some(false) && window.is_some() => {
+            Err(keys.wrong("use_sliding_window", "true, or null as `sliding_window`, for this family"))
+        }
+        WindowRule::EveryLayer => Ok(window),
+        WindowRule::Never if used != Some(false) && window.is_some() => {
+            Err(keys.wrong("sliding_window", "null, as this family has no sliding window"))
+        }
+        WindowRule::Never => Ok(None),
     }
-    let Some(types) = keys.get("layer_types") else {
-        let full = keys.size_or("max_window_layers", 28)?;
-        return Ok((0..layers).map(|layer| (layer >= full).then_some(window)).collect());
-    };
-    let types = types.as_array().filter(|t| t.len() == layers);
-    let types = types.ok_or_else(|| keys.wrong("layer_types", &format!("{layers} names")))?;
-    let window_of = |name: &Value| match name.as_str() {
-        Some("full_attention") => Ok(None),
-        Some("sliding_attention") => Ok(Some(window)),
-        _ => Err(keys.wrong("layer_types", "full_attention or sliding_attention")),
-    };
-    types.iter().map(window_of).collect()
 }
 
 #[cfg(test)]
@@ -226,14 +244,44 @@ mod tests {
     #[test]
     fn windows_follow_the_family() {
         let windows = |extra| parse(extra).map(|c| c.windows).unwrap_or_default();
-        assert_eq!(windows(json!({"sliding_window": 8})), [None; 4]);
-        let mistral = json!({"model_type": "mistral", "sliding_window": 8});
+        assert_eq!(windows(json!({"sliding_window": 8, "use_sliding_window": false})), [None; 4]);
+        let mistral = json!({"model_type": "mistral", "num_key_value_heads": 4, "sliding_window": 8});
         assert_eq!(windows(mistral), [Some(8); 4]);
-        let qwen = json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true,
+        let qwen = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8, "use_sliding_window": true,
             "max_window_layers": 3});
         assert_eq!(windows(qwen), [None, None, None, Some(8)]);
-        let off = json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": false});
+        let off = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8, "use_sliding_window": false});
         assert_eq!(windows(off), [None; 4]);
+    }
+
+    /// The defaults of the configuration classes of transformers 5.
+    #[test]
+    fn a_missing_key_has_the_default_of_its_family() {
+        let of = |extra| parse(extra).unwrap();
+        let mistral = json!({"model_type": "mistral", "num_attention_heads": 8, "head_dim": 8});
+        assert_eq!((of(mistral.clone()).windows, of(mistral).num_key_value_heads), (vec![Some(4096); 4], 8));
+        let qwen = json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 0,
+            "num_attention_heads": 32, "head_dim": 2});
+        assert_eq!((of(qwen.clone()).windows, of(qwen).num_key_value_heads), (vec![Some(4096); 4], 32));
+        let unscaled = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0});
+        for (model_type, positions) in [("llama", 2048.0), ("mistral", 131_072.0), ("qwen3", 32_768.0)] {
+            let config = of(json!({"model_type": model_type, "rope_scaling": unscaled,
+                "num_key_value_heads": 4}));
+            let RopeScaling::Llama3 { original, .. } = config.rope_scaling else { panic!("{config:?}") };
+            assert_eq!(original, positions, "{model_type}");
+        }
+    }
+
+    #[test]
+    fn the_row_of_the_pad_token_counts_from_either_end() {
+        let of = |id: Value| parse(json!({"pad_token_id": id})).map(|config| config.padding_idx);
+        assert_eq!(of(json!(null)).unwrap(), None);
+        assert_eq!(of(json!(255)).unwrap(), Some(255));
+        assert_eq!(of(json!(-1)).unwrap(), Some(255));
+        for id in [json!(256), json!(-257), json!("0")] {
+            assert!(of(id).unwrap_err().to_string().contains("below vocab_size = 256"));
+        }
     }
 
     #[test]
@@ -248,6 +296,22 @@ mod tests {
         says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "unsupported rope type");
         says(json!({"hidden_size": "big"}), "got `\"big\"`, expected a whole number above 0");
         says(json!({"quantization_config": {}}), "quantized");
+        says(json!({"rope_scaling": "yarn"}), "`rope_scaling`: got `\"yarn\"`, expected an object");
+        says(json!({"rope_scaling": {"rope_type": "default", "type": "yarn"}}), "`type`: got `\"yarn\"`");
+        says(json!({"rope_parameters": {"full_attention": {}}}), "`full_attention` is not known");
+        says(json!({"rope_parameters": {"factor": 2.0}}), "`factor` is not known");
+        says(
+            json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+            "`partial_rotary_factor`: got `0.5`, expected 1",
+        );
+        says(json!({"sliding_window": 8}), "this family has no sliding window");
+        says(
+            json!({"model_type": "mistral", "num_key_value_heads": 4, "use_sliding_window": false}),
+            "`use_sliding_window`: got `false`",
+        );
+        let no_window = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8,
+            "layer_types": vec!["sliding_attention"; 4]});
+        says(no_window, "`layer_types`: sliding_attention, but the model has no sliding window");
         says(
             json!({"num_hidden_layers": 1_000_000_000}),
             "got `1000000000`, expected at most one layer for each of the 40",

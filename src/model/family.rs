@@ -33,7 +33,7 @@ impl Switch {
 pub(super) enum WindowRule {
     /// No layer.
     Never,
-    /// Every layer.
+    /// Those that `layer_types` names, or every layer.
     EveryLayer,
     /// With `use_sliding_window`, those that `layer_types` names, or those from `max_window_layers` on.
     SomeLayers,
@@ -44,6 +44,10 @@ pub(super) enum WindowRule {
 pub(super) struct Family {
     /// `model_type` of its `config.json`.
     pub(super) model_type: &'static str,
+    /// `num_key_value_heads` where `config.json` has none; `None`: `num_attention_heads`.
+    pub(super) num_key_value_heads: Option<usize>,
+    /// `max_position_embeddings` where `config.json` has none.
+    pub(super) max_position_embeddings: usize,
     /// `head_dim` where `config.json` has none; `None`: `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<usize>,
     /// Biases on q, k and v.
@@ -61,6 +65,8 @@ pub(super) struct Family {
 /// Llama 2 and 3, and the models that share their layout.
 const LLAMA: Family = Family {
     model_type: "llama",
+    num_key_value_heads: None,
+    max_position_embeddings: 2048,
     head_dim: None,
     qkv_bias: Switch::Key("attention_bias"),
     o_bias: Switch::Key("attention_bias"),
@@ -71,6 +77,8 @@ const LLAMA: Family = Family {
 
 const MISTRAL: Family = Family {
     model_type: "mistral",
+    num_key_value_heads: Some(8),
+    max_position_embeddings: 131_072,
     qkv_bias: Switch::Off,
     o_bias: Switch::Off,
     mlp_bias: Switch::Off,
@@ -80,6 +88,8 @@ const MISTRAL: Family = Family {
 
 const QWEN2: Family = Family {
     model_type: "qwen2",
+    num_key_value_heads: Some(32),
+    max_position_embeddings: 32_768,
     qkv_bias: Switch::On,
     o_bias: Switch::Off,
     mlp_bias: Switch::Off,
@@ -89,6 +99,8 @@ const QWEN2: Family = Family {
 
 const QWEN3: Family = Family {
     model_type: "qwen3",
+    num_key_value_heads: Some(32),
+    max_position_embeddings: 32_768,
     head_dim: Some(128),
     mlp_bias: Switch::Off,
     qk_norm: true,

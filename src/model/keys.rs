@@ -38,6 +38,13 @@ impl Keys<'_> {
         size.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number above 0"))
     }
 
+    /// A whole number from 0 to 2³¹ − 1; `default` where the key is missing or null.
+    pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let count = value.as_u64().filter(|n| *n < 1 << 31);
+        count.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number"))
+    }
+
     /// As [`Keys::size`]; `default` where the key is missing or null.
     pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         if self.get(key).is_none() { Ok(default) } else { self.size(key) }

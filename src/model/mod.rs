@@ -2,7 +2,7 @@
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `family`, `rope_scaling`, `config`, `rope`, `params`, `activations`, `forward`,
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `rope_scaling`, `tied_head`, `config`, `rope`, `params`, `activations`, `forward`,
 //! `backward`.
 
 mod activations;
@@ -11,13 +11,15 @@ mod config;
 mod family;
 mod forward;
 mod keys;
+mod known_keys;
 mod params;
 mod rope;
 mod rope_scaling;
+mod tied_head;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
 pub use config::ModelConfig;
 pub use forward::{Batch, forward};
-pub use params::{Layer, Linear, Model, Norm, Param, Trained, expected};
+pub use params::{Layer, Linear, Model, Norm, Param, Trained, expected, unused};
 pub use rope::rope_table;

@@ -1,7 +1,10 @@
 //! The parameters of a model, by the names of `transformers`.
 
+use std::collections::HashSet;
+
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Escaped;
 use crate::model::ModelConfig;
 use crate::{Error, Faults, Result};
 
@@ -247,6 +250,16 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     all
 }
 
+/// The tensors of `checkpoint` that a model of `config` does not compute with, a copy of its tied embedding aside.
+pub fn unused<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Vec<&'a str> {
+    let mut used: HashSet<String> = expected(config).into_iter().map(|(name, _)| name).collect();
+    if config.tie_word_embeddings {
+        used.insert("lm_head.weight".to_owned());
+    }
+    let names = checkpoint.tensors().map(|tensor| tensor.info.name.as_str());
+    names.filter(|name| !used.contains(*name)).collect()
+}
+
 /// A vector is one row.
 fn matrix(shape: &[usize]) -> (usize, usize) {
     if let [rows, cols] = shape { (*rows, *cols) } else { (1, shape.iter().product()) }
@@ -262,7 +275,10 @@ fn fault(checkpoint: &Checkpoint, tensor: &str, fault: String) -> Error {
 
 fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Stored<'a>> {
     let Some(tensor) = checkpoint.find(name) else {
-        let what = format!("missing, expected shape {shape:?} by config.json");
+        let twin = checkpoint.twin(name, checkpoint).map(|twin| twin.info.name.as_str());
+        let twin =
+            twin.map_or_else(String::new, |twin| format!("; `{}` is to be renamed to it", Escaped(twin)));
+        let what = format!("missing, expected shape {shape:?} by config.json{twin}");
         return Err(fault(checkpoint, name, what));
     };
     if !tensor.info.shape.iter().copied().eq(shape.iter().map(|d| *d as u64)) {

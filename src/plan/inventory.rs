@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::tensor_name::{Category, TensorName, module_of};
+use super::tensor_name::{Category, TensorName, is_buffer, module_of};
 use crate::checkpoint::{Checkpoint, Config, natural_order};
 
 /// A module: its matrix with bias and scales, or a tied pair of embedding and head.
@@ -16,6 +16,8 @@ pub struct Unit {
     pub tensors: Vec<String>,
     /// Elements of its tensors; a tied head counts once.
     pub parameters: u64,
+    /// Saved with the model, but never trained: in no draw, and frozen in every plan.
+    pub buffer: bool,
 }
 
 /// All tensors of a checkpoint, each in exactly one unit.
@@ -160,6 +162,7 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
     Unit {
+        buffer: tensors.iter().all(|(name, _)| is_buffer(name)),
         tensor_name: TensorName::of(&first.0),
         name,
         parameters,

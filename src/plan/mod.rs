@@ -35,4 +35,4 @@ pub use philox::{Domain, Key, philox4x32_10};
 pub use select::select;
 pub use selection::{Balance, Policy, Selection, Strategy};
 pub use summary::{Counts, Summary};
-pub use tensor_name::{Category, TensorName, module_of};
+pub use tensor_name::{Category, TensorName, is_buffer, module_of};

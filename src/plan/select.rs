@@ -22,7 +22,8 @@ pub fn select(inventory: &Inventory, selection: &Selection) -> Result<Plan> {
     let forced = forced(inventory, selection)?;
     let decided = decide(inventory, selection, &forced);
     let trains = |unit: &Unit, tensor: &String| {
-        forced.get(tensor).or_else(|| decided.get(unit.name.as_str())).copied() == Some(true)
+        let decided = forced.get(tensor).or_else(|| decided.get(unit.name.as_str()));
+        !unit.buffer && decided == Some(&true)
     };
     let (mut trainable, mut frozen) = (Vec::new(), Vec::new());
     for unit in inventory.units() {
@@ -43,7 +44,8 @@ pub fn select(inventory: &Inventory, selection: &Selection) -> Result<Plan> {
 
 /// The units whose category is drawn, not fixed by a policy.
 fn drawn<'a>(inventory: &'a Inventory, selection: &'a Selection) -> impl Iterator<Item = &'a Unit> {
-    inventory.units().iter().filter(|unit| selection.policy(unit.tensor_name.category) == Policy::Select)
+    let drawn = |unit: &&Unit| selection.policy(unit.tensor_name.category) == Policy::Select;
+    inventory.units().iter().filter(|unit| !unit.buffer).filter(drawn)
 }
 
 fn is_forced(unit: &Unit, forced: &Forced) -> bool {
@@ -52,7 +54,7 @@ fn is_forced(unit: &Unit, forced: &Forced) -> bool {
 
 /// Unit → trainable, for the units that globs do not force whole. Under a mask, every drawn unit is trainable.
 fn decide<'a>(inventory: &'a Inventory, selection: &Selection, forced: &Forced) -> HashMap<&'a str, bool> {
-    let units = inventory.units().iter().filter(|unit| !is_forced(unit, forced));
+    let units = inventory.units().iter().filter(|unit| !unit.buffer && !is_forced(unit, forced));
     if selection.strategy == Strategy::Explicit {
         let trainable = selection.train.is_empty();
         return units.map(|unit| (unit.name.as_str(), trainable)).collect();

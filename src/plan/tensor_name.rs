@@ -154,7 +154,7 @@ fn fused_module(name: &str) -> &str {
 
 /// Whether a tensor is saved with the model but never trained. A `bias` right on an attention module is its
 /// causal mask (GPT-2, GPT-NeoX), and scales right on one are those of its cache.
-fn is_buffer(name: &str) -> bool {
+pub fn is_buffer(name: &str) -> bool {
     let (module, part) = name.rsplit_once('.').unwrap_or(("", name));
     let on = module.rsplit('.').next().unwrap_or_default();
     BUFFERS.contains(&part)
@@ -185,7 +185,9 @@ impl TensorName {
             let projection = last_name(&parts);
             return Self { stack: String::new(), layer: None, category, projection, group: String::new() };
         };
-        let tail = &parts[at + 1..];
+        let wrapper = |part: &&str| part.starts_with('_') && part.ends_with("_module");
+        let unwrapped: Vec<&str> = parts[at + 1..].iter().filter(|part| !wrapper(part)).copied().collect();
+        let tail = if unwrapped.is_empty() { &parts[at + 1..] } else { &unwrapped };
         let category = if is_buffer(name) { Category::Other } else { inside_block(tail, parts[at - 1]) };
         Self {
             stack: parts[..at].join("."),

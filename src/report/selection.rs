@@ -72,7 +72,8 @@ pub fn selection_table(summary: &Summary, plan: &Plan, half: Half, sizes: bool) 
     }
     add("all", "", &summary.total);
     let mut out = text(&rows);
-    if let Some(shares) = plan.shares() {
+    // The plan's shares are not those of the result where tensors stay that it freezes.
+    if let Some(shares) = plan.shares().filter(|_| summary.kept == 0) {
         let of = |share: f64| if half == Half::Trainable { share } else { 1.0 - share } * 100.0;
         let (matrices, parameters) = (of(shares.matrices), of(shares.parameters));
         out += &format!(

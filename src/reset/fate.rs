@@ -20,12 +20,15 @@ pub(super) enum Fate {
 }
 
 impl Fate {
-    /// Decides on the tensor of `pair`.
+    /// Decides on the tensor of `pair`. A buffer is what the tuned side has.
     ///
     /// # Errors
     /// [`Error::Pairing`] for a mask over a type that cannot be masked.
     pub(super) fn of(plan: &Plan, inventory: &Inventory, pair: &Pair<'_>) -> Result<Self> {
         let info = pair.tuned.info;
+        if inventory.unit_of(&info.name).is_some_and(|unit| unit.buffer) {
+            return Ok(Self::Tuned);
+        }
         let fate = match PlannedMask::of(plan, inventory, &info.name) {
             None => Self::Tuned,
             Some(PlannedMask::Largest { granularity, share, complement }) => {

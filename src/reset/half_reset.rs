@@ -1,5 +1,7 @@
 //! A half-reset from its check to its commit.
 
+use std::collections::HashSet;
+
 use super::fate::Fate;
 use super::files::files;
 use crate::checkpoint::{CommandInputs, Sidecars, sidecars};
@@ -16,6 +18,8 @@ pub struct Reset<'a> {
     /// One entry per pair.
     fates: Vec<Fate>,
     sidecars: Sidecars,
+    /// Tensors that keep their values whatever the plan says.
+    kept: HashSet<String>,
 }
 
 impl<'a> Reset<'a> {
@@ -30,7 +34,11 @@ impl<'a> Reset<'a> {
         let decided = pairing.pairs().iter().map(|pair| Fate::of(plan, inventory, pair));
         let fates = decided.filter_map(|fate| faults.keep(fate)).collect();
         faults.into_result()?;
-        Ok(Self { pairing, plan, fates, sidecars })
+        let no_base = pairing.pairs().iter().filter(|pair| pair.base.is_none());
+        let no_base = no_base.map(|pair| pair.tuned.info.name.clone());
+        let buffers = inventory.units().iter().filter(|unit| unit.buffer);
+        let kept = buffers.flat_map(|unit| unit.tensors.iter().cloned()).chain(no_base).collect();
+        Ok(Self { pairing, plan, fates, sidecars, kept })
     }
 
     /// The two checkpoints.
@@ -41,6 +49,12 @@ impl<'a> Reset<'a> {
     /// The files beside the weights, carried over from the tuned side.
     pub fn sidecars(&self) -> &Sidecars {
         &self.sidecars
+    }
+
+    /// Whether the tuned tensor of that name keeps its value though the plan freezes it: it has no base value, or is a
+    /// buffer.
+    pub fn keeps(&self, name: &str) -> bool {
+        self.kept.contains(name)
     }
 
     /// Bytes of the shards to be written.

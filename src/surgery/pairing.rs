@@ -1,8 +1,8 @@
 //! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
 
-use super::tied_head::{find_or_tied, token_embedding};
+use super::tied_head::{token_embedding, twin_or_tied};
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
-use crate::plan::{Category, TensorName};
+use crate::plan::{Category, TensorName, is_buffer};
 use crate::{Error, Faults, Result};
 
 /// What to do with a tensor that only one side has.
@@ -71,25 +71,35 @@ pub struct Pairing<'a> {
 impl<'a> Pairing<'a> {
     /// Pairs the tensors of two checkpoints.
     ///
-    /// A tied base has no output head of its own: its embedding is the base value of an untied head.
+    /// Tensors pair by name, or as [`Checkpoint::twin`] says. A tied base has no output head of its own: its
+    /// embedding is the base value of an untied head. A buffer that differs in shape or type, or that one side lacks,
+    /// is what the tuned side has.
     ///
     /// # Errors
-    /// Every difference in names, shapes and types that no policy settles, at once.
+    /// Every difference in names, shapes and types that no policy settles, at once; no pair at all.
     pub fn new(base: &'a Checkpoint, tuned: &'a Checkpoint, policies: Policies) -> Result<Self> {
         let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
-            match base_value(base, tensor, policies) {
+            match base_value(base, tensor, tuned, policies) {
                 Ok(base) => pairs.push(Pair { tuned: tensor, base }),
                 Err(fault) => faults.push(fault),
             }
         }
         let base_names = base.tensors().map(|t| t.info.name.as_str());
-        let only_in_base: Vec<&str> = base_names.filter(|name| tuned.find(name).is_none()).collect();
+        let alone = |name: &&str| tuned.twin(name, base).is_none() && !is_buffer_of(base, name);
+        let only_in_base: Vec<&str> = base_names.filter(alone).collect();
         if policies.on_missing == OnMissing::Error {
             faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned")));
         }
         faults.into_result()?;
+        if !pairs.is_empty() && pairs.iter().all(|pair| pair.base.is_none()) {
+            return Err(Error::Pairing {
+                tensor: None,
+                fault: "base and tuned have no tensor in common".to_owned(),
+                hint: Some("these are not a base and its fine-tune".to_owned()),
+            });
+        }
         check_tied_head(tuned)?;
         Ok(Self { base, tuned, pairs, only_in_base })
     }
@@ -107,18 +117,42 @@ impl<'a> Pairing<'a> {
     /// Tensors that only the tuned side has.
     pub fn only_in_tuned(&self) -> impl Iterator<Item = &str> {
         let alone = self.pairs.iter().filter(|pair| pair.base.is_none());
-        alone.map(|pair| pair.tuned.info.name.as_str())
+        alone.map(|pair| pair.tuned.info.name.as_str()).filter(|name| !is_buffer_of(self.tuned, name))
     }
+
+    /// Pairs whose two names differ, as (base, tuned).
+    pub fn respelled(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.pairs.iter().filter_map(|pair| {
+            let base = pair.base.as_ref()?.tensor.info;
+            Some((base.name.as_str(), pair.tuned.info.name.as_str()))
+        });
+        names.filter(|(base, tuned)| base != tuned && self.base.twin(tuned, self.tuned).is_some())
+    }
+}
+
+/// Whether the tensor `name` of `checkpoint` is a buffer: a `bias` beside a `weight` is none.
+pub(crate) fn is_buffer_of(checkpoint: &Checkpoint, name: &str) -> bool {
+    let has_weight = |module: &str| checkpoint.find(&format!("{module}.weight")).is_some();
+    is_buffer(name) && !name.strip_suffix(".bias").is_some_and(has_weight)
 }
 
 fn base_value<'a>(
     base: &'a Checkpoint,
     tuned: Tensor<'_>,
+    of: &Checkpoint,
     policies: Policies,
 ) -> Result<Option<BaseValue<'a>>> {
     let name = &tuned.info.name;
     let category = TensorName::of(name).category;
-    let Some(tensor) = find_or_tied(base, name) else {
+    let found = twin_or_tied(base, name, of);
+    if is_buffer_of(of, name) {
+        let same = |tensor: &Tensor<'_>| {
+            (&tensor.info.shape, &tensor.info.dtype) == (&tuned.info.shape, &tuned.info.dtype)
+        };
+        let common = tuned.info.elements();
+        return Ok(found.filter(same).map(|tensor| BaseValue { tensor, common, cast: None }));
+    }
+    let Some(tensor) = found else {
         return match policies.on_missing {
             OnMissing::Error => Err(missing(name, "tuned", "base")),
             OnMissing::KeepTuned => Ok(None),

@@ -9,10 +9,17 @@ pub(crate) fn token_embedding(checkpoint: &Checkpoint) -> Option<Tensor<'_>> {
     checkpoint.tensors().find(|tensor| is_embedding(&tensor.info.name))
 }
 
-/// The tensor of that name; the token embedding for the head of a tied checkpoint that stores none.
-pub(crate) fn find_or_tied<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Tensor<'a>> {
-    checkpoint.find(name).or_else(|| {
-        let is_head = TensorName::of(name).category == Category::LmHead;
-        if is_head && checkpoint.tied() { token_embedding(checkpoint) } else { None }
-    })
+/// The twin of the tensor `name` of `other`; the token embedding for the head of a tied checkpoint that stores none.
+pub(crate) fn twin_or_tied<'a>(
+    checkpoint: &'a Checkpoint,
+    name: &str,
+    other: &Checkpoint,
+) -> Option<Tensor<'a>> {
+    checkpoint.twin(name, other).or_else(|| tied(checkpoint, name))
+}
+
+/// The token embedding, if `name` is that of a head and the checkpoint is tied.
+fn tied<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Tensor<'a>> {
+    let is_head = TensorName::of(name).category == Category::LmHead;
+    if is_head && checkpoint.tied() { token_embedding(checkpoint) } else { None }
 }

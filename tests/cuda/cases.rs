@@ -100,11 +100,11 @@ fn host<B: Backend>(b: &B, buffers: &[&B::Buffer]) -> Vec<Vec<f32>> {
 fn embedding<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let ids = [4, 0, 4, 2, 4, 6, 0];
     let mut all = Vec::new();
-    for cols in [33, 40] {
+    for (cols, padding_idx) in [(33, None), (40, None), (40, Some(4))] {
         let table = weight(b, (7, cols), 1, true);
         let (mut out, mut grad) = (b.activations(7 * cols), floats(b, 7 * cols, 2));
         b.embedding_forward(&table, &ids, &mut out);
-        b.embedding_backward(&acts(b, 7 * cols, 3), &ids, &mut grad, cols);
+        b.embedding_backward(&acts(b, 7 * cols, 3), &ids, padding_idx, &mut grad, cols);
         all.extend(host(b, &[&out, &grad]));
     }
     all
@@ -336,7 +336,7 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
             b.cross_entropy(&out, &head, targets, Some(gradients));
             let output = AttentionOutput { dout: &dhidden, out: &out, lse: &lse };
             b.attention_backward(output, layout, QueryKeyValueMut { q: &mut q, k: &mut k, v: &mut v });
-            b.embedding_backward(&v, &ids, &mut dtable, cols);
+            b.embedding_backward(&v, &ids, Some(5), &mut dtable, cols);
         };
         if as_passes {
             b.training_pass(&pass, work);

@@ -108,8 +108,15 @@ impl<'a> Backend for Cpu<'a> {
         embedding::forward(table, ids, out);
     }
 
-    fn embedding_backward(&mut self, dout: &Vec<f32>, ids: &[u32], grad: &mut Vec<f32>, cols: usize) {
-        embedding::backward(dout, ids, grad, cols);
+    fn embedding_backward(
+        &mut self,
+        dout: &Vec<f32>,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Vec<f32>,
+        cols: usize,
+    ) {
+        embedding::backward(dout, ids, padding_idx, grad, cols);
     }
 
     fn rmsnorm_forward(

@@ -93,7 +93,15 @@ impl Backend for Cuda {
         self.embedding.forward(&self.context, table, ids, out);
     }
 
-    fn embedding_backward(&mut self, dout: &Buffer, ids: &[u32], grad: &mut Buffer, cols: usize) {
+    fn embedding_backward(
+        &mut self,
+        dout: &Buffer,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Buffer,
+        cols: usize,
+    ) {
+        self.embedding.padding_idx = padding_idx;
         self.embedding.backward(&self.context, dout, ids, grad, cols);
     }
 

@@ -11,6 +11,8 @@ use super::device::Device;
 pub(super) struct Embedding {
     ids: CachedUpload<u32>,
     groups: TokenGroups,
+    /// The id whose row gets no gradient.
+    pub(super) padding_idx: Option<u32>,
     /// Number of calls of [`Embedding::backward`].
     backward_calls: u64,
 }
@@ -28,9 +30,11 @@ struct TokenGroups {
 }
 
 impl TokenGroups {
-    /// Uploads tokens, starts and ids.
-    fn put(&self, device: &Device, ids: &[u32]) -> [Arg; 3] {
-        let mut tokens: Vec<u32> = (0..ids.len() as u32).collect();
+    /// Uploads tokens, starts and ids. The tokens of id `padding_idx` are in no group.
+    fn put(&self, device: &Device, ids: &[u32], padding_idx: Option<u32>) -> [Arg; 3] {
+        let mut tokens: Vec<u32> =
+            (0..ids.len() as u32).filter(|t| Some(ids[*t as usize]) != padding_idx).collect();
+        let grouped = tokens.len() as u32;
         // Stable: the tokens of one id stay in their order.
         tokens.sort_by_key(|t| ids[*t as usize]);
         let id_of = |t: &u32| ids[*t as usize];
@@ -42,7 +46,8 @@ impl TokenGroups {
             Some(*end)
         }));
         distinct.resize(ids.len(), 0);
-        starts.resize(ids.len() + 1, ids.len() as u32);
+        starts.resize(ids.len() + 1, grouped);
+        tokens.resize(ids.len(), 0);
         [
             self.tokens.put_for_pass(device, &tokens),
             self.starts.put_for_pass(device, &starts),
@@ -75,7 +80,7 @@ impl Embedding {
     ) {
         assert!(ids.iter().all(|id| (*id as usize + 1) * cols <= grad.len), "token ids are in the gradient");
         self.backward_calls += 1;
-        let [tokens, starts, group_ids] = self.groups.put(&context.device, ids);
+        let [tokens, starts, group_ids] = self.groups.put(&context.device, ids, self.padding_idx);
         let args = [
             context.activations(dout, ids.len() * cols),
             tokens,
@@ -99,6 +104,6 @@ impl Embedding {
 
     /// Uploads the tables of [`Embedding::backward`].
     pub(super) fn put_groups(&self, device: &Device, ids: &[u32]) {
-        self.groups.put(device, ids);
+        self.groups.put(device, ids, self.padding_idx);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Error;
-use crate::checkpoint::{Checkpoint, natural_order};
+use crate::checkpoint::Checkpoint;
 use crate::error::Escaped;
 use crate::merge::plan::merge_tensor::MergeTensor;
 use crate::merge::plan::planner::Planner;
@@ -12,13 +12,10 @@ use crate::merge::recipe::reader::Entry;
 use crate::plan::{Category, TensorName};
 
 impl<'a> Planner<'_, 'a> {
-    /// A recipe of `models`: every name that any of them has.
+    /// A recipe of `models`: every name that any of them has; of two spellings, that of the reference.
     pub(super) fn whole(&mut self) -> Vec<MergeTensor<'a>> {
         let Some(slice) = self.recipe.slices.first() else { return Vec::new() };
-        let all = self.models.all();
-        let mut names: Vec<&str> = all.flat_map(Checkpoint::tensors).map(|t| t.info.name.as_str()).collect();
-        names.sort_by(|a, b| natural_order(a, b));
-        names.dedup();
+        let names = self.models.names(self.reference);
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for name in &names {
             let parsed = TensorName::of(name);

@@ -16,7 +16,8 @@ use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::merge::tokenizer::align::ModelSource;
 use crate::merge::{Models, Recipe};
 use crate::plan::{Category, TensorName};
-use crate::surgery::tied_head::find_or_tied;
+use crate::surgery::pairing::is_buffer_of;
+use crate::surgery::tied_head::twin_or_tied;
 use crate::{Error, Faults};
 
 const LINEAR: Rule = Rule::Combination(CombinationRule::Linear);
@@ -41,9 +42,9 @@ struct Found<'a> {
     missing: Vec<&'a str>,
 }
 
-/// A tensor by name; the head of a tied checkpoint that has none is its embedding.
-fn find<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<Source<'a>> {
-    let tensor = find_or_tied(checkpoint, name)?;
+/// The twin of the tensor `name` of `reference`; the head of a tied checkpoint that has none is its embedding.
+fn find<'a>(checkpoint: &'a Checkpoint, name: &str, reference: &Checkpoint) -> Option<Source<'a>> {
+    let tensor = twin_or_tied(checkpoint, name, reference)?;
     Some(Source::stored(checkpoint, &tensor))
 }
 
@@ -150,7 +151,7 @@ impl<'a> Planner<'_, 'a> {
         let base_name = self.base_of(slice).filter(|_| self.recipe.method.base != Base::Input);
         let base = base_name.and_then(|model| {
             let wanted = base_entry.and_then(&named).unwrap_or_else(|| at.name.to_owned());
-            let found = find(self.models.get(model), &wanted);
+            let found = find(self.models.get(model), &wanted, self.reference);
             if found.is_none() {
                 missing.push(model);
             }
@@ -167,7 +168,7 @@ impl<'a> Planner<'_, 'a> {
             let count = counts.entry(digest).or_default();
             *count += 1;
             let draw_key = draw_key(at.name, digest, *count);
-            match find(self.models.get(&entry.model), &own) {
+            match find(self.models.get(&entry.model), &own, self.reference) {
                 Some(source) => {
                     let (model, parameters) = (entry.model.as_str(), parameters?);
                     models.push(ModelInput { source, draw_key, model, parameters });
@@ -195,7 +196,7 @@ impl<'a> Planner<'_, 'a> {
             return None;
         }
         let parameters = self.parameters(true, at, at.name, &levels)?;
-        let source = find(self.models.get(model), at.name)?;
+        let source = find(self.models.get(model), at.name, self.reference)?;
         let draw_key = draw_key(at.name, self.models.identity(model).digest, 1);
         Some(ModelInput { source, draw_key, model, parameters })
     }
@@ -236,6 +237,9 @@ impl<'a> Planner<'_, 'a> {
 
     /// Why a tensor is copied, where it is not merged; `None` where it may be neither.
     fn copied(&mut self, name: &str, missing: &[&str], all: &[&Source<'a>]) -> Option<Option<&'static str>> {
+        if is_buffer_of(self.reference, name) {
+            return Some(Some("a buffer"));
+        }
         if missing.is_empty() {
             let float = all.iter().all(|source| is_float(&source.info.dtype));
             return Some((!float).then_some("not a floating-point type"));

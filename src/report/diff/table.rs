@@ -170,10 +170,11 @@ impl DiffReport {
 }
 
 fn detail(tensor: &TensorDiff) -> String {
-    if let Some(other) = &tensor.renamed {
-        return format!(", the same bytes as `{}` on the other side", Escaped(other));
-    }
-    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else { return String::new() };
+    let other = tensor.renamed.as_ref().map(Escaped);
+    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else {
+        return other
+            .map_or_else(String::new, |name| format!(", the same bytes as `{name}` on the other side"));
+    };
     let mut out = String::new();
     if a.shape != b.shape {
         out += &format!(": {:?} in a, {:?} in b", a.shape, b.shape);

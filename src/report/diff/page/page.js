@@ -310,7 +310,7 @@ function more() {
     const tr = make("tr");
     COLUMNS.forEach(([, , , text], i) => {
       const cell = i === 0 ? make("th", text(t), { scope: "row" }) : make("td", text(t), i === 1 || i === 3 ? { class: "text" } : {});
-      if (i === 0 && t.renamed) cell.title = `the same bytes as ${safe(t.renamed)} on the other side`;
+      if (i === 0 && t.renamed) cell.title = `${safe(t.renamed)} on the other side`;
       tr.append(cell);
     });
     body.append(tr);
