@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `selection`, `device`, `config_file`, `training_args`,
-//! `training_watch`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
+//! `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod command_line;
@@ -32,6 +32,7 @@ mod progress;
 mod reading_args;
 mod report_file;
 mod reset;
+mod rows;
 mod selection;
 mod terminal;
 mod train;

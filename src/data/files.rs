@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::natural_order;
+use crate::data::splits::training_split;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -33,11 +34,20 @@ fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// The files of a path: itself, or those that a directory holds directly, in natural order.
+/// The files that a path stands for.
+pub(crate) struct Files {
+    /// Those that are read.
+    pub(crate) read: Vec<(PathBuf, Format)>,
+    /// Those of a directory that belong to another split.
+    pub(crate) other_splits: Vec<PathBuf>,
+}
+
+/// The files of a path: itself, or those that a directory holds directly, in natural order. Of a directory with
+/// several splits, those of the training split.
 ///
 /// # Errors
 /// When the path does not exist or is no training data.
-pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
+pub(crate) fn files(path: &Path) -> Result<Files> {
     let refuse = |fault: &str| Error::Data {
         path: path.to_owned(),
         line: None,
@@ -49,7 +59,7 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
         if !path.is_file() {
             return Err(not_regular(path));
         }
-        return Ok(vec![(path.to_owned(), format)]);
+        return Ok(Files { read: vec![(path.to_owned(), format)], other_splits: Vec::new() });
     }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -70,7 +80,11 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
     if let Some((path, _)) = all.iter().find(|(path, _)| !path.is_file()) {
         return Err(not_regular(path));
     }
-    if all.is_empty() { Err(refuse("the directory holds no training data")) } else { Ok(all) }
+    if all.is_empty() {
+        return Err(refuse("the directory holds no training data"));
+    }
+    let (read, other_splits) = training_split(all);
+    Ok(Files { read, other_splits })
 }
 
 /// Rows are read more than once, and a pipe would wait for a writer.
@@ -89,7 +103,7 @@ mod tests {
         {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let found = files(dir.path()).unwrap();
+        let found = files(dir.path()).unwrap().read;
         let found: Vec<_> =
             found.iter().map(|(p, k)| (p.file_name().unwrap().to_str().unwrap(), *k)).collect();
         assert_eq!(
