@@ -266,7 +266,7 @@ fn train_and_eval_say_what_they_leave_out() {
     write(
         "odd.jsonl",
         "{\"text\": \"\"}\n{\"text\": \"the quick brown fox\", \"loss_weight\": 0.5, \"id\": 1}\n\
-         {\"prompt\": \"the lazy dog\", \"completion\": \"x\"}\n{\"prompt\": \"fox \", \"completion\": \"the\"}\n",
+         {\"prompt\": \"the lazy dog\", \"completion\": \"x\"}\n{\"prompt\": \"fox\", \"completion\": \"the\"}\n",
     );
     let model = fixture("base");
     let model = model.to_str().unwrap();
@@ -285,13 +285,12 @@ fn train_and_eval_say_what_they_leave_out() {
     assert!(said.starts_with("error: rows: more than one split: test.jsonl and others"), "{said}");
 
     let (code, shown, said) =
-        run(&["eval", "--model", model, "--data", "odd.jsonl", "--max-length", "4"], dir.path());
+        run(&["eval", "--model", model, "--data", "odd.jsonl", "--max-length", "10"], dir.path());
     assert_eq!(code, Some(0), "{said}");
     assert!(shown.contains("rows 2\n"), "{shown}");
     for expected in [
-        "warning: odd.jsonl: 1 rows cut to 4 tokens, 1 left out as no target was left;",
+        "warning: odd.jsonl: 1 rows cut to 10 tokens, 1 left out as no target was left;",
         "warning: odd.jsonl: 1 rows with an empty `text` left out",
-        "warning: odd.jsonl: in 1 rows a prompt has tokens that it does not have with its answer",
         "warning: odd.jsonl: columns that look like a mask or weight are not read: `loss_weight`",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
