@@ -265,7 +265,7 @@ fn train_and_eval_say_what_they_leave_out() {
     write("rows/test.jsonl", "{\"text\": \"dog\"}\n");
     write(
         "odd.jsonl",
-        "{\"text\": \"\"}\n{\"text\": \"the quick brown fox\", \"loss_weight\": 0.5, \"id\": 1}\n\
+        "{\"text\": null}\n{\"text\": \"the quick brown fox\", \"loss_weight\": 0.5, \"id\": 1}\n\
          {\"prompt\": \"the lazy dog\", \"completion\": \"x\"}\n{\"prompt\": \"fox\", \"completion\": \"the\"}\n",
     );
     let model = fixture("base");

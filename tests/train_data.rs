@@ -95,7 +95,7 @@ fn a_model_without_a_template_gets_the_alpaca_prompt() {
                   Add.\n\n### Input:\n1 2\n\n### Response:\n";
     assert_eq!(text, [(prompt, false), ("3</s>", true)]);
 
-    let chat = json!({"messages": [{"role": "user", "content": "a"}]});
+    let chat = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
     let error = load_rows(&[chat], &tokenizer, limits(None)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("tokenizer_config.json: the model has no chat template"), "{message}");

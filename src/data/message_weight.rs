@@ -36,6 +36,11 @@ pub(crate) fn weight(place: &str, fields: &Map<String, Value>) -> Result<Option<
     Ok(found)
 }
 
+/// Whether a field of this name is obeyed or refused.
+pub(crate) fn is_weight(name: &str) -> bool {
+    WEIGHTS.contains(&name) || REFUSED.contains(&name)
+}
+
 /// 0 and false, 1 and true.
 pub(crate) fn zero_or_one(value: &Value) -> Option<bool> {
     let number = value.as_f64().filter(|number| *number == 0.0 || *number == 1.0);

@@ -42,14 +42,19 @@ pub(crate) enum Record {
 const DESIRABLE: [&str; 2] = ["label", "kto_tag"];
 
 impl Record {
-    /// Reads a row by its columns; a column that is null counts as absent, and columns of no format are
-    /// ignored. Also gives the names of those of them that look like a mask or a weight.
+    /// Reads a row by its columns; a column that is null counts as absent, but for `text`, which is then empty, and
+    /// columns of no format are ignored. Also gives the names of those of them that look like a mask or a weight.
     pub(crate) fn parse(mut row: Map<String, Value>) -> Result<(Self, Vec<String>), Fault> {
+        if let Some(text) = row.get_mut("text").filter(|text| text.is_null()) {
+            *text = Value::String(String::new());
+        }
         row.retain(|_, value| !value.is_null());
         let read: &[&str] = if row.contains_key("input_ids") { &token_row::COLUMNS } else { &[] };
         let record = Self::of(&row)?;
-        let desirable = |name: &&String| DESIRABLE.contains(&name.as_str()) && row[name.as_str()] == true;
-        let ignored = ignored(&row, read).filter(|name| !desirable(name)).cloned().collect();
+        let mut ignored = ignored(&row, read);
+        ignored.retain(|name| {
+            !DESIRABLE.contains(&name.as_str()) || zero_or_one(&row[name.as_str()]) != Some(true)
+        });
         Ok((record, ignored))
     }
 
