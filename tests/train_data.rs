@@ -159,7 +159,10 @@ fn wrong_rows() -> Vec<(&'static str, &'static str)> {
         (r#"{"messages": [{"content": "a"}]}"#, "`messages[0].role`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user"}]}"#, "`messages[0].content`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no target token"),
-        (r#"{"conversations": [{"from": "who", "value": "a"}]}"#, "`from`: expected human, gpt, system"),
+        (
+            r#"{"conversations": [{"from": "who", "value": "a"}]}"#,
+            "`conversations[0].from`: expected human, gpt, system",
+        ),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, "a preference row"),
         (r#"{"prompt": "a", "chosen": "b"}"#, "a preference row"),
         (

@@ -72,30 +72,29 @@ fn role(name: &str) -> &str {
     }
 }
 
-/// The message list in a column.
+/// The message list in a column; messages may be objects of ShareGPT, with `from` and `value`.
 pub(crate) fn messages(row: &Map<String, Value>, name: &str) -> Result<Vec<Value>, Fault> {
-    list(row, name)?.iter().enumerate().map(|(i, message)| normal(name, i, message)).collect()
+    let convert = |(at, message): (usize, &Value)| match message.get("from") {
+        Some(from) => share_gpt(name, at, from, message),
+        None => normal(name, at, message),
+    };
+    list(row, name)?.iter().enumerate().map(convert).collect()
 }
 
-/// `conversations` as ShareGPT writes them (`from`, `value`); messages with a `role` are taken as they are.
-pub(crate) fn share_gpt(row: &Map<String, Value>) -> Result<Vec<Value>, Fault> {
-    let convert = |(i, message): (usize, &Value)| {
-        let Some(from) = message.get("from") else { return normal("conversations", i, message) };
-        let role = match from.as_str().map(role) {
-            Some(role @ ("user" | "assistant" | "system" | "tool")) => role,
-            _ => return Err(mismatch("from", "human, gpt, system or tool", Some(from))),
-        };
-        let Some(Value::String(text)) = message.get("value") else {
-            return Err(mismatch("value", "a text", message.get("value")));
-        };
-        let mut fields = Map::from_iter([
-            ("role".to_owned(), Value::from(role)),
-            ("content".to_owned(), Value::from(text.as_str())),
-        ]);
-        fields.extend(weights(message).map(|(name, value)| (name.to_owned(), value.clone())));
-        Ok(Value::Object(fields))
+/// A message as ShareGPT writes it.
+fn share_gpt(name: &str, at: usize, from: &Value, message: &Value) -> Result<Value, Fault> {
+    let place = format!("{}[{at}]", Escaped(name));
+    let role = match from.as_str().map(role) {
+        Some(role @ ("user" | "assistant" | "system" | "tool")) => role,
+        _ => return Err(mismatch(&format!("{place}.from"), "human, gpt, system or tool", Some(from))),
     };
-    list(row, "conversations")?.iter().enumerate().map(convert).collect()
+    let Some(Value::String(text)) = message.get("value") else {
+        return Err(mismatch(&format!("{place}.value"), "a text", message.get("value")));
+    };
+    let content =
+        [("role".to_owned(), Value::from(role)), ("content".to_owned(), Value::from(text.as_str()))];
+    let weights = weights(message).map(|(name, value)| (name.to_owned(), value.clone()));
+    Ok(Value::Object(content.into_iter().chain(weights).collect()))
 }
 
 fn list<'a>(row: &'a Map<String, Value>, name: &str) -> Result<&'a Vec<Value>, Fault> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::data::chat::{Chat, messages, share_gpt};
+use crate::data::chat::{Chat, messages};
 use crate::data::columns::{mismatch, string};
 use crate::data::fault::Fault;
 use crate::data::ignored_columns::ignored;
@@ -72,7 +72,7 @@ impl Record {
         } else if has("messages") {
             conversation(row, messages(row, "messages")?, "messages")
         } else if has("conversations") {
-            conversation(row, share_gpt(row)?, "conversations")
+            conversation(row, messages(row, "conversations")?, "conversations")
         } else if has("prompt") && has("completion") {
             prompt_completion(row)
         } else if has("instruction") && has("output") {
