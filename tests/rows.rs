@@ -263,6 +263,7 @@ fn train_and_eval_say_what_they_leave_out() {
     std::fs::create_dir(dir.path().join("rows")).unwrap();
     write("rows/train.jsonl", "{\"text\": \"\"}\n{\"text\": \"fox\"}\n");
     write("rows/test.jsonl", "{\"text\": \"dog\"}\n");
+    write("rows/train-2.jsonl.gz", "");
     write(
         "odd.jsonl",
         "{\"text\": null}\n{\"text\": \"the quick brown fox\", \"loss_weight\": 0.5, \"id\": 1}\n\
@@ -278,6 +279,10 @@ fn train_and_eval_say_what_they_leave_out() {
         (Some(0), true, false)
     );
     assert!(said.contains("warning: rows: only the training split is read; left out: test.jsonl"), "{said}");
+    assert!(
+        said.contains("warning: rows: files of a format that is not read are left out: train-2.jsonl.gz"),
+        "{said}"
+    );
     assert!(said.contains("warning: rows: 1 rows with an empty `text` left out"), "{said}");
 
     let (code, shown, said) = run(&["eval", "--model", model, "--data", "rows"], dir.path());

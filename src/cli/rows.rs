@@ -1,9 +1,8 @@
 //! The rows of `train` and `eval`, and what is said of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::checkpoint::natural_order;
 use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load};
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -21,7 +20,7 @@ impl Loader<'_> {
     pub(super) fn training(&self, path: &Path) -> Result<Dataset> {
         let dataset = load(path, self.tokenizer, self.limits)?;
         if !dataset.other_splits.is_empty() {
-            let (path, left) = (Escaped(path), names(&dataset));
+            let (path, left) = (Escaped(path), names(&dataset.other_splits));
             self.terminal.warn(&format!("{path}: only the training split is read; left out: {left}"));
         }
         self.warn(path, &dataset);
@@ -35,7 +34,11 @@ impl Loader<'_> {
     pub(super) fn held_out(&self, path: &Path) -> Result<Dataset> {
         let dataset = load(path, self.tokenizer, self.limits)?;
         if !dataset.other_splits.is_empty() {
-            let fault = format!("{}: more than one split: {} and others", Escaped(path), names(&dataset));
+            let fault = format!(
+                "{}: more than one split: {} and others",
+                Escaped(path),
+                names(&dataset.other_splits)
+            );
             return Err(Error::usage(fault, "give the file on whose rows the loss is measured"));
         }
         self.warn(path, &dataset);
@@ -59,6 +62,10 @@ impl Loader<'_> {
                 s.truncated_rows, s.dropped_rows, s.lost_tokens
             ));
         }
+        if !dataset.other_formats.is_empty() {
+            let names = names(&dataset.other_formats);
+            terminal.warn(&format!("{path}: files of a format that is not read are left out: {names}"));
+        }
         if s.empty_rows > 0 {
             terminal.warn(&format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
         }
@@ -80,17 +87,11 @@ impl Loader<'_> {
     }
 }
 
-/// The names of the files that were not read, 20 at most.
-fn names(dataset: &Dataset) -> String {
-    let mut names: Vec<String> = dataset
-        .other_splits
-        .iter()
-        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into()))
-        .collect();
-    names.sort_by(|a, b| natural_order(a, b));
-    let more = names.len().saturating_sub(20);
-    names.truncate(20);
-    let shown: Vec<String> = names.iter().map(|name| Escaped(name).to_string()).collect();
+/// The names of files, 20 at most.
+fn names(paths: &[PathBuf]) -> String {
+    let shown = paths.iter().take(20).filter_map(|path| path.file_name());
+    let shown: Vec<String> = shown.map(|name| Escaped(Path::new(name)).to_string()).collect();
+    let more = paths.len().saturating_sub(20);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
 }

@@ -67,6 +67,8 @@ pub struct Dataset {
     pub summary: Summary,
     /// Files of the directory that belong to another split than training, and were not read.
     pub other_splits: Vec<PathBuf>,
+    /// Files of the directory that may hold rows, in a format that is not read.
+    pub other_formats: Vec<PathBuf>,
     /// Columns that look like a mask or a weight and that no format reads: 20 at most.
     pub ignored_columns: BTreeSet<String>,
 }
@@ -101,6 +103,7 @@ pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Resul
         rows: Vec::new(),
         summary: Summary::default(),
         other_splits: files.other_splits,
+        other_formats: files.other_formats,
         ignored_columns: BTreeSet::new(),
     };
     let mut loading = Loading { tokenizer, limits, dataset, faults: Faults::default() };
