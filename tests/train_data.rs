@@ -95,7 +95,7 @@ fn a_model_without_a_template_gets_the_alpaca_prompt() {
                   Add.\n\n### Input:\n1 2\n\n### Response:\n";
     assert_eq!(text, [(prompt, false), ("3</s>", true)]);
 
-    let chat = json!({"messages": [{"role": "user", "content": "a"}]});
+    let chat = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
     let error = load_rows(&[chat], &tokenizer, limits(None)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("tokenizer_config.json: the model has no chat template"), "{message}");
@@ -159,7 +159,10 @@ fn wrong_rows() -> Vec<(&'static str, &'static str)> {
         (r#"{"messages": [{"content": "a"}]}"#, "`messages[0].role`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user"}]}"#, "`messages[0].content`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no target token"),
-        (r#"{"conversations": [{"from": "who", "value": "a"}]}"#, "`from`: expected human, gpt, system"),
+        (
+            r#"{"conversations": [{"from": "who", "value": "a"}]}"#,
+            "`conversations[0].from`: expected human, gpt, system",
+        ),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, "a preference row"),
         (r#"{"prompt": "a", "chosen": "b"}"#, "a preference row"),
         (

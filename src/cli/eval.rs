@@ -7,10 +7,10 @@ use serde_json::json;
 use super::device::DeviceArgs;
 use super::outcome::Outcome;
 use super::reading_args::ReadingArgs;
+use super::rows::{Loader, in_batches, tokenizer};
 use super::terminal::Terminal;
-use super::train::{in_batches, tokenizer};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Batch, Limits, load};
+use crate::data::{Batch, Limits};
 use crate::error::Escaped;
 use crate::eval::{MeanLoss, eval_checkpoint};
 use crate::model::{Capacity, ModelConfig, unused};
@@ -73,7 +73,7 @@ impl Eval {
         }
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
-        let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
+        let dataset = Loader { tokenizer: tokenizer.as_ref(), limits, terminal }.held_out(&self.data)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
         let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);

@@ -4,8 +4,9 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
-//! `training_watch`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
+//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`,
+//! `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
+//! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod command_line;
@@ -35,6 +36,7 @@ mod report_file;
 mod reset;
 mod resume_args;
 mod roles;
+mod rows;
 mod selection;
 mod shard_size;
 mod terminal;

@@ -1,6 +1,6 @@
 //! `train`: masked fine-tuning.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +10,7 @@ use super::link_args::LinkArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::reading_args::ReadingArgs;
+use super::rows::{Loader, in_batches, tokenizer};
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
@@ -18,7 +19,7 @@ use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
 };
-use crate::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
+use crate::data::{Batch, Batches, Dataset, Limits, Tokenizer, preview};
 use crate::error::Escaped;
 use crate::model::{Capacity, ModelConfig};
 use crate::plan::{Inventory, Plan};
@@ -196,7 +197,7 @@ impl Train {
             return Err(Error::usage("--preview needs the tokenizer.json of the model", ""));
         };
         for path in &self.data {
-            let dataset = load(path, Some(tokenizer), limits)?;
+            let dataset = Loader { tokenizer: Some(tokenizer), limits, terminal }.training(path)?;
             let samples = preview(&dataset.rows, tokenizer, n)?;
             terminal.print(&samples_text(&samples, terminal.paints_tables()))?;
         }
@@ -238,35 +239,19 @@ impl Train {
     }
 
     fn load(&self, tokenizer: Option<&Tokenizer>, limits: Limits, terminal: &Terminal) -> Result<Data> {
-        let load = |path: &Path| -> Result<Dataset> {
-            let dataset = load(path, tokenizer, limits)?;
-            let s = dataset.summary;
-            terminal.note(&format!(
-                "{}: {} rows, {} tokens, {} of them targets",
-                Escaped(path),
-                dataset.rows.len(),
-                s.tokens,
-                s.targets
-            ));
-            if s.truncated_rows + s.dropped_rows > 0 {
-                terminal.warn(&format!(
-                    "{}: {} rows cut to {} tokens, {} left out as no target was left; {} tokens lost",
-                    Escaped(path),
-                    s.truncated_rows,
-                    self.rows.max_length,
-                    s.dropped_rows,
-                    s.lost_tokens
-                ));
-            }
-            Ok(dataset)
-        };
-        let stages = self.data.iter().map(|path| load(path)).collect::<Result<_>>()?;
-        let eval = self.saving.eval_data.as_deref().map(load).transpose()?;
+        let rows = Loader { tokenizer, limits, terminal };
+        let stages = self.data.iter().map(|path| rows.training(path)).collect::<Result<Vec<_>>>()?;
+        let eval = self.saving.eval_data.as_deref().map(|path| rows.held_out(path)).transpose()?;
+        let eval_path = self.saving.eval_data.iter();
+        for (path, dataset) in self.data.iter().zip(&stages).chain(eval_path.zip(&eval)) {
+            rows.note(path, dataset);
+        }
         Ok(Data { stages, eval })
     }
 
     fn arrange(&self, data: Data, tokens_at_once: usize) -> Result<Vec<Arranged>> {
-        let options = self.rows.batch_options(self.selection.seed());
+        let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
+        let options = self.rows.batch_options(self.selection.seed(), rows_per_step);
         let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
         let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let arrange = |dataset: Dataset| {
@@ -337,14 +322,4 @@ fn outcome(log: &[LogLine]) -> String {
         (Some((only, at)), None) => format!("{text}; eval loss {only:.4} at step {at}"),
         (None, _) => text,
     }
-}
-
-/// The tokenizer beside the weights, where there is one.
-pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
-    root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
-}
-
-/// Rows in their order, `size` at a time.
-pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
-    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
 }

@@ -32,12 +32,12 @@ pub(super) struct DataArgs {
 }
 
 impl DataArgs {
-    /// What the trainer calls these options.
-    pub(super) fn batch_options(&self, seed: u64) -> BatchOptions {
+    /// What the trainer calls these options; an optimizer step takes `rows_per_step` rows.
+    pub(super) fn batch_options(&self, seed: u64, rows_per_step: usize) -> BatchOptions {
         let arrangement = if self.packing {
             Arrangement::Packed { max_length: self.max_length }
         } else if self.group_by_length {
-            Arrangement::GroupByLength
+            Arrangement::GroupByLength { rows_per_step }
         } else {
             Arrangement::Plain
         };
@@ -144,6 +144,11 @@ enum RecomputeArg {
 }
 
 impl OptimizerArgs {
+    /// Rows of an optimizer step of micro-batches of `batch_size` rows.
+    pub(super) fn rows_per_step(&self, batch_size: usize) -> usize {
+        batch_size.saturating_mul(usize::try_from(self.gradient_accumulation_steps).unwrap_or(usize::MAX))
+    }
+
     /// What the trainer calls these options, for `tokens` tokens at once through a model.
     pub(super) fn round_options(
         &self,

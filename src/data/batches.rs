@@ -1,21 +1,22 @@
 //! Rows become the micro-batches of each epoch.
 
 use crate::data::batch::Batch;
+use crate::data::length_groups::group_by_length;
 use crate::data::packing::best_fit_decreasing;
 use crate::data::row::Row;
 use crate::plan::{Domain, Key};
 use crate::{Error, Result};
-
-/// Micro-batches that are drawn together before they are sorted by length, as in transformers.
-const LENGTH_GROUP: usize = 50;
 
 /// The rows that come into one micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrangement {
     /// In the order of the epoch.
     Plain,
-    /// Rows of about one length in a batch: of each 50 batches the longest first.
-    GroupByLength,
+    /// Rows of about one length in a batch, as transformers groups them.
+    GroupByLength {
+        /// Rows of an optimizer step: a batch of transformers' sampler.
+        rows_per_step: usize,
+    },
     /// Several whole rows in each packed row of at most `max_length` tokens, by best-fit decreasing.
     Packed {
         /// Tokens of a packed row at most.
@@ -95,11 +96,9 @@ impl Batches {
             };
             order.sort_by_cached_key(score);
         }
-        if self.options.arrangement == Arrangement::GroupByLength {
-            let group = self.options.batch_size.saturating_mul(LENGTH_GROUP);
-            order.chunks_mut(group).for_each(|chunk| {
-                chunk.sort_by_key(|i| std::cmp::Reverse(self.rows[*i as usize].input_ids.len()));
-            });
+        if let Arrangement::GroupByLength { rows_per_step } = self.options.arrangement {
+            let lengths: Vec<usize> = self.rows.iter().map(|row| row.input_ids.len()).collect();
+            group_by_length(&mut order, &lengths, rows_per_step);
         }
         Epoch { batches: self, order }
     }

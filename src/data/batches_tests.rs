@@ -21,7 +21,7 @@ fn options(arrangement: Arrangement, batch_size: usize, shuffle: bool) -> BatchO
 }
 
 fn arrangements(max_length: usize) -> [Arrangement; 3] {
-    [Arrangement::Plain, Arrangement::GroupByLength, Arrangement::Packed { max_length }]
+    [Arrangement::Plain, Arrangement::GroupByLength { rows_per_step: 6 }, Arrangement::Packed { max_length }]
 }
 
 /// The index of the row that each sequence of a batch is, after checking that it is whole.
@@ -101,7 +101,9 @@ fn the_first_row_of_an_epoch_is_any_row() {
 #[test]
 fn length_groups_hold_rows_of_about_one_length() {
     let lengths: Vec<usize> = (0..400).map(|i| 2 + i * 37 % 100).collect();
-    let batches = Batches::new(rows(&lengths), options(Arrangement::GroupByLength, 4, true)).unwrap();
+    let batches =
+        Batches::new(rows(&lengths), options(Arrangement::GroupByLength { rows_per_step: 4 }, 4, true))
+            .unwrap();
     let epoch = batches.epoch(0);
     let spread = |at: usize| {
         let batch = epoch.batch(at).unwrap();

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use crate::data::answers::{RenderedChat, TargetMessages};
+use crate::data::answers::{Answer, RenderedChat, TargetMessages};
 use crate::data::chat::Chat;
 use crate::data::fault::Fault;
 use crate::data::record::Record;
 use crate::data::row::{Location, Row};
 use crate::data::template::ChatTemplate;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::token_row::Sequence;
+use crate::data::tokenizer::{TokenPrefix, Tokenizer};
 
 /// Tokenizes the row at one location of a file.
 pub(crate) struct Encoder<'a> {
@@ -19,32 +20,59 @@ pub(crate) struct Encoder<'a> {
     pub(crate) location: Location,
 }
 
+/// The training rows that a row of a file gives.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded {
+    pub(crate) rows: Vec<Row>,
+    /// Whether a prompt has tokens, alone, that it does not have with its answer: a token spans the boundary.
+    pub(crate) merged: bool,
+}
+
 impl Encoder<'_> {
     /// Tokenizes a row of a file. It gives one training row, except a chat of several assistant messages under a
-    /// template that rewrites earlier messages: that gives one per assistant message.
-    pub(crate) fn encode(&self, record: Record) -> Result<Vec<Row>, Fault> {
+    /// template that rewrites earlier messages, which gives one per assistant message, and packed token ids, which
+    /// give one per sequence. An empty `text` gives none.
+    pub(crate) fn encode(&self, record: Record) -> Result<Encoded, Fault> {
         match record {
             Record::Chat(chat) => self.chat(chat, TargetMessages::Assistant),
             Record::ChatCompletion { chat, prompt } => self.chat(chat, TargetMessages::From(prompt)),
             Record::PromptCompletion { prompt, completion } => self.prompt_completion(&prompt, &completion),
+            Record::Text(text) if text.is_empty() => Ok(Encoded::default()),
             Record::Text(text) => {
                 let ids = whole(&text, self.tokenizer()?)?;
                 let all = 0..ids.len();
-                Ok(vec![self.row(ids, Some(all))])
+                Ok(Encoded { rows: vec![self.row(ids, Some(all))], merged: false })
             }
-            Record::Instruction { instruction, input, output, system } if self.template.is_some() => {
+            Record::Instruction { instruction, input, output, system, history }
+                if self.template.is_some() =>
+            {
                 let user = if input.is_empty() { instruction } else { format!("{instruction}\n{input}") };
-                let system = system.map(|text| ("system", text));
-                let messages = system.into_iter().chain([("user", user), ("assistant", output)]);
+                let turn = |(user, assistant)| [("user", user), ("assistant", assistant)];
+                let turns = history.into_iter().chain([(user, output)]).flat_map(turn);
+                let messages = system.map(|text| ("system", text)).into_iter().chain(turns);
                 self.chat(Chat::of(messages), TargetMessages::Assistant)
             }
-            Record::Instruction { instruction, input, output, system } => {
+            Record::Instruction { history, .. } if !history.is_empty() => Err(Fault::hinted(
+                "`history` needs a chat template, and the model has none",
+                "use the chat_template.jinja of the model's instruct version, or rows with `prompt` and `completion`",
+            )),
+            Record::Instruction { instruction, input, output, system, .. } => {
                 self.prompt_completion(&alpaca_prompt(&instruction, &input, system.as_deref()), &output)
             }
-            Record::Tokens { input_ids, labels } => {
-                Ok(vec![Row { input_ids, labels, location: self.location.clone() }])
-            }
+            Record::Tokens(sequences) => Ok(Encoded { rows: self.sequences(sequences), merged: false }),
         }
+    }
+
+    /// One row for each sequence; of several, those without a target are left out: they have no loss.
+    fn sequences(&self, sequences: Vec<Sequence>) -> Vec<Row> {
+        let row = |Sequence { input_ids, labels }| Row { input_ids, labels, location: self.location.clone() };
+        let mut rows: Vec<Row> = sequences.into_iter().map(row).collect();
+        if rows.iter().any(|row| row.targets() > 0) {
+            rows.retain(|row| row.targets() > 0);
+        } else {
+            rows.truncate(1);
+        }
+        rows
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, Fault> {
@@ -60,62 +88,65 @@ impl Encoder<'_> {
         Row::with_targets(input_ids, targets, self.location.clone())
     }
 
-    /// Everything after as many tokens as the prompt has alone is a target, as in TRL.
-    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Vec<Row>, Fault> {
+    /// Everything after the tokens that the prompt alone has in common with the whole is a target, as in TRL.
+    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Fault> {
         let tokenizer = self.tokenizer()?;
         let ids = whole(&format!("{prompt}{completion}"), tokenizer)?;
-        let before = tokenizer.ids(prompt, true)?;
+        let mut before = tokenizer.ids(prompt, true)?;
         // A tokenizer that ends every sequence itself ends the prompt too.
-        let ended =
-            tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text));
-        let start = before.len() - usize::from(ended);
+        if tokenizer.eos().is_some_and(|eos| before.last() == Some(&eos.id) && !prompt.ends_with(&eos.text)) {
+            before.pop();
+        }
+        let TokenPrefix { shared, merged } = TokenPrefix::of(&before, &ids);
         let end = ids.len();
-        Ok(vec![self.row(ids, Some(start..end))])
+        Ok(Encoded { rows: vec![self.row(ids, Some(shared..end))], merged })
     }
 
-    /// Targets of a rendered chat: the tokens that touch what a generation block rendered, else those
-    /// between the ends of the answers.
-    fn chat(&self, chat: Chat, targets: TargetMessages) -> Result<Vec<Row>, Fault> {
+    /// Targets of a rendered chat: the tokens that touch what a generation block rendered, else those from the end
+    /// of the generation prompt to the end of each answer.
+    fn chat(&self, chat: Chat, targets: TargetMessages) -> Result<Encoded, Fault> {
         let tokenizer = self.tokenizer()?;
         let template = self.template.ok_or_else(|| Fault::new("no chat template"))?;
         let blocks = template.has_generation() && targets == TargetMessages::Assistant;
-        let row = |RenderedChat { text, answers }| {
+        let mut encoded = Encoded::default();
+        for chat in template.answers(chat, targets)? {
             if blocks {
-                self.with_blocks(&text, &answers, tokenizer)
+                encoded.rows.push(self.with_blocks(&chat, tokenizer)?);
             } else {
-                self.with_answers(&text, answers, tokenizer)
+                let (row, merged) = self.with_answers(&chat, tokenizer)?;
+                encoded.rows.push(row);
+                encoded.merged |= merged;
             }
-        };
-        template.answers(chat, targets)?.into_iter().map(row).collect()
+        }
+        Ok(encoded)
     }
 
-    /// A text whose targets are the tokens that touch one of `blocks`.
-    fn with_blocks(&self, text: &str, blocks: &[Range<usize>], tokenizer: &Tokenizer) -> Result<Row, Fault> {
-        let tokens = tokenizer.tokens(text)?;
-        let touches = |block: &Range<usize>| {
+    /// A chat whose targets are the tokens that touch one of its answers, as transformers counts those of
+    /// generation blocks.
+    fn with_blocks(&self, chat: &RenderedChat, tokenizer: &Tokenizer) -> Result<Row, Fault> {
+        let tokens = tokenizer.tokens(&chat.text)?;
+        let touches = |answer: &Answer| {
+            let block = &answer.bytes;
             let inside = |token: &Range<usize>| token.end > block.start && token.start < block.end;
             let first = tokens.ranges.iter().position(inside)?;
             let last = tokens.ranges.iter().rposition(inside)?;
             Some(first..last + 1)
         };
-        let targets: Vec<_> = blocks.iter().filter_map(touches).collect();
+        let targets: Vec<_> = chat.answers.iter().filter_map(touches).collect();
         Ok(self.row(tokens.ids, targets))
     }
 
-    /// A text whose targets are answers, given in bytes: from the number of tokens that the text before an
-    /// answer has alone, to the number that the text up to its end has alone.
-    fn with_answers(
-        &self,
-        text: &str,
-        answers: impl IntoIterator<Item = Range<usize>>,
-        tokenizer: &Tokenizer,
-    ) -> Result<Row, Fault> {
-        let tokens = tokenizer.tokens(text)?;
-        let target = |answer: Range<usize>| {
-            Ok(tokenizer.count(text, &tokens, answer.start)?..tokenizer.count(text, &tokens, answer.end)?)
-        };
-        let targets: Vec<_> = answers.into_iter().map(target).collect::<Result<_, Fault>>()?;
-        Ok(self.row(tokens.ids, targets))
+    /// A chat whose targets are its answers: each from the first token that the prompt alone does not have, to the
+    /// token that holds its last byte; and whether a token spans the end of a prompt.
+    fn with_answers(&self, chat: &RenderedChat, tokenizer: &Tokenizer) -> Result<(Row, bool), Fault> {
+        let tokens = tokenizer.tokens(&chat.text)?;
+        let (mut targets, mut any_merged) = (Vec::new(), false);
+        for Answer { bytes, prompt_rest } in &chat.answers {
+            let prompt = tokenizer.prefix(&chat.text, &tokens, bytes.start, prompt_rest)?;
+            any_merged |= prompt.merged;
+            targets.push(prompt.shared..tokens.ranges.partition_point(|token| token.start < bytes.end));
+        }
+        Ok((self.row(tokens.ids, targets), any_merged))
     }
 }
 

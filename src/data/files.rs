@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::natural_order;
+use crate::data::splits::training_split;
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -17,6 +18,9 @@ pub(crate) enum Format {
 }
 
 const FORMATS: &str = "training data is .jsonl, .json, .jsonl.zst or .parquet";
+
+/// Endings of files that may hold rows too, and that are not read.
+const UNREAD: [&str; 9] = [".csv", ".tsv", ".txt", ".arrow", ".gz", ".xz", ".bz2", ".zip", ".tar"];
 
 /// Files that Hugging Face writes beside the rows of a data set.
 const NOT_ROWS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
@@ -33,11 +37,22 @@ fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// The files of a path: itself, or those that a directory holds directly, in natural order.
+/// The files that a path stands for.
+pub(crate) struct Files {
+    /// Those that are read.
+    pub(crate) read: Vec<(PathBuf, Format)>,
+    /// Those of a directory that belong to another split.
+    pub(crate) other_splits: Vec<PathBuf>,
+    /// Those of a directory that may hold rows, in a format that is not read.
+    pub(crate) other_formats: Vec<PathBuf>,
+}
+
+/// The files of a path: itself, or those that a directory holds directly, in natural order. Of a directory with
+/// several splits, those of the training split.
 ///
 /// # Errors
 /// When the path does not exist or is no training data.
-pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
+pub(crate) fn files(path: &Path) -> Result<Files> {
     let refuse = |fault: &str| Error::Data {
         path: path.to_owned(),
         line: None,
@@ -49,7 +64,8 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
         if !path.is_file() {
             return Err(not_regular(path));
         }
-        return Ok(vec![(path.to_owned(), format)]);
+        let read = vec![(path.to_owned(), format)];
+        return Ok(Files { read, other_splits: Vec::new(), other_formats: Vec::new() });
     }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -70,7 +86,13 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(PathBuf, Format)>> {
     if let Some((path, _)) = all.iter().find(|(path, _)| !path.is_file()) {
         return Err(not_regular(path));
     }
-    if all.is_empty() { Err(refuse("the directory holds no training data")) } else { Ok(all) }
+    if all.is_empty() {
+        return Err(refuse("the directory holds no training data"));
+    }
+    let (read, other_splits) = training_split(all);
+    let unread = |name: &&String| UNREAD.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
+    let other_formats = names.iter().filter(unread).map(|name| path.join(name)).collect();
+    Ok(Files { read, other_splits, other_formats })
 }
 
 /// Rows are read more than once, and a pipe would wait for a writer.
@@ -85,11 +107,19 @@ mod tests {
     #[test]
     fn a_directory_is_read_in_natural_order() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["b-10.jsonl", "b-9.jsonl.zst", "README.md", ".x.jsonl", "a.parquet", "dataset_info.json"]
-        {
+        for name in [
+            "b-10.jsonl",
+            "b-9.jsonl.zst",
+            "README.md",
+            ".x.jsonl",
+            "a.parquet",
+            "dataset_info.json",
+            "c.JSONL.gz",
+        ] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let found = files(dir.path()).unwrap();
+        let Files { read: found, other_formats, .. } = files(dir.path()).unwrap();
+        assert_eq!(other_formats, [dir.path().join("c.JSONL.gz")]);
         let found: Vec<_> =
             found.iter().map(|(p, k)| (p.file_name().unwrap().to_str().unwrap(), *k)).collect();
         assert_eq!(

@@ -26,6 +26,11 @@ pub(crate) fn rows(path: &Path, format: Format) -> Result<Box<dyn Iterator<Item 
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
     let start = reader.fill_buf().map_err(Error::io("read", path))?;
+    if let Some(encoding) = other_encoding(start) {
+        let fault = format!("{encoding} text, expected UTF-8");
+        let hint = Some(format!("convert it: iconv -f {encoding} -t UTF-8"));
+        return Err(Error::Data { path: path.to_owned(), line: None, fault, hint });
+    }
     if start.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
     }
@@ -36,6 +41,20 @@ pub(crate) fn rows(path: &Path, format: Format) -> Result<Box<dyn Iterator<Item 
         return Ok(Box::new(List { path, reader, row: 0, ended: false }));
     }
     Ok(Box::new(Lines { path, reader, line: 0, bytes: Vec::new() }))
+}
+
+/// The Unicode encoding other than UTF-8 that a JSON text begins with: by its byte order mark, or by the zero
+/// bytes beside an opening bracket.
+fn other_encoding(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
+        [b'{' | b'[', 0, 0, 0, ..] => Some("UTF-32LE"),
+        [0, 0, 0, b'{' | b'[', ..] => Some("UTF-32BE"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
+        [b'{' | b'[', 0, ..] => Some("UTF-16LE"),
+        [0, b'{' | b'[', ..] => Some("UTF-16BE"),
+        _ => None,
+    }
 }
 
 struct Lines<'a> {
@@ -90,8 +109,14 @@ fn parse(path: &Path, line: u64, what: &str, json: &[u8]) -> Result<RawRow> {
     Ok(RawRow { line, bytes: json.len() as u64 + tree, columns: object(json.trim_ascii_end(), what) })
 }
 
+/// The object in a text. Python writes `NaN` and `Infinity` for numbers that JSON does not have: they count as
+/// null, as a missing value does.
 fn object(json: &[u8], what: &str) -> std::result::Result<Map<String, Value>, Fault> {
-    match serde_json::from_slice(json) {
+    let parsed = serde_json::from_slice(json).or_else(|e| match without_non_finite(json) {
+        Some(finite) => serde_json::from_slice(&finite),
+        None => Err(e),
+    });
+    match parsed {
         Ok(Value::Object(row)) => Ok(row),
         Ok(_) => Err(Fault::new("expected a JSON object")),
         Err(e) => {
@@ -101,6 +126,25 @@ fn object(json: &[u8], what: &str) -> std::result::Result<Map<String, Value>, Fa
             Err(Fault::new(format!("not valid JSON: {}", Escaped(text.as_str()))))
         }
     }
+}
+
+/// `json` with null in place of the numbers that are not finite; `None` where it has none.
+fn without_non_finite(json: &[u8]) -> Option<Vec<u8>> {
+    let (mut finite, mut inside, mut at, mut any) =
+        (Vec::with_capacity(json.len()), Inside::default(), 0, false);
+    while at < json.len() {
+        let found =
+            [&b"-Infinity"[..], b"Infinity", b"NaN"].into_iter().find(|name| json[at..].starts_with(name));
+        if let Some(name) = found.filter(|_| !inside.in_string) {
+            finite.extend_from_slice(b"null");
+            (at, any) = (at + name.len(), true);
+            continue;
+        }
+        inside.ends(json[at]);
+        finite.push(json[at]);
+        at += 1;
+    }
+    any.then_some(finite)
 }
 
 /// The elements of a list, one after the other.

@@ -1,11 +1,12 @@
 //! Files become tokenized rows.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::data::encode::Encoder;
+use crate::data::encode::{Encoded, Encoder};
 use crate::data::fault::Fault;
 use crate::data::files::{self, Format};
 use crate::data::json_lines;
@@ -21,6 +22,8 @@ const CHUNK: usize = 2048;
 const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
 const MOST_FAULTS: usize = 20;
+/// Names of ignored columns that are kept.
+const MOST_IGNORED: usize = 20;
 
 /// Limits on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,11 @@ pub struct Summary {
     pub lost_tokens: usize,
     /// Rows that lost every target to truncation and were left out.
     pub dropped_rows: usize,
+    /// Rows with an empty `text`, which were left out.
+    pub empty_rows: usize,
+    /// Rows in which a token spans the end of a prompt: what is learnt begins with it, behind another context than
+    /// the prompt alone is.
+    pub merged_rows: usize,
 }
 
 /// Tokenized rows in the order of the files.
@@ -57,6 +65,12 @@ pub struct Dataset {
     pub rows: Vec<Row>,
     /// Counts of what was read.
     pub summary: Summary,
+    /// Files of the directory that belong to another split than training, and were not read.
+    pub other_splits: Vec<PathBuf>,
+    /// Files of the directory that may hold rows, in a format that is not read.
+    pub other_formats: Vec<PathBuf>,
+    /// Columns that look like a mask or a weight and that no format reads: 20 at most.
+    pub ignored_columns: BTreeSet<String>,
 }
 
 /// Reads and tokenizes all rows of `path`, a file or a directory of files, for supervised fine-tuning.
@@ -84,23 +98,31 @@ pub struct Dataset {
 /// # }
 /// ```
 pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
-    let mut loading = Loading { tokenizer, limits, dataset: empty(), faults: Faults::default() };
-    for (file, format) in files::files(path)? {
+    let files = files::files(path)?;
+    let dataset = Dataset {
+        rows: Vec::new(),
+        summary: Summary::default(),
+        other_splits: files.other_splits,
+        other_formats: files.other_formats,
+        ignored_columns: BTreeSet::new(),
+    };
+    let mut loading = Loading { tokenizer, limits, dataset, faults: Faults::default() };
+    for (file, format) in files.read {
         loading.file(&file, format)?;
     }
     loading.faults.into_result()?;
-    let Dataset { rows, summary } = loading.dataset;
-    if rows.is_empty() {
-        return Err(nothing_left(path, summary, limits.max_length));
+    let dataset = loading.dataset;
+    if dataset.rows.is_empty() {
+        return Err(nothing_left(path, dataset.summary, limits.max_length));
     }
-    Ok(Dataset { rows, summary })
-}
-
-fn empty() -> Dataset {
-    Dataset { rows: Vec::new(), summary: Summary::default() }
+    Ok(dataset)
 }
 
 fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Error {
+    if summary.empty_rows > 0 && summary.empty_rows == summary.read {
+        let fault = format!("no rows but {} with an empty `text`", summary.empty_rows);
+        return Error::Data { path: path.to_owned(), line: None, fault, hint: None };
+    }
     let Some(length) = max_length.filter(|_| summary.dropped_rows > 0) else { return no_rows(path) };
     let fault = format!("no row has a target token among its first {length} tokens");
     let hint = Some("use a larger --max-length".to_owned());
@@ -135,27 +157,33 @@ impl Loading<'_> {
     fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<RawRow>) -> Result<()> {
         let parse = |raw: RawRow| {
             let location = Location { path: path.clone(), line: raw.line };
-            (location, raw.columns.and_then(Record::parse))
+            match raw.columns.and_then(Record::parse) {
+                Ok((record, ignored)) => (location, Ok(record), ignored),
+                Err(fault) => (location, Err(fault), Vec::new()),
+            }
         };
-        let records: Vec<_> = chunk.into_par_iter().map(parse).collect();
+        let mut records: Vec<_> = chunk.into_par_iter().map(parse).collect();
+        for (_, _, ignored) in &mut records {
+            self.ignored(std::mem::take(ignored));
+        }
         let needs_template =
-            records.iter().any(|(_, record)| record.as_ref().is_ok_and(Record::needs_template));
+            records.iter().any(|(_, record, _)| record.as_ref().is_ok_and(Record::needs_template));
         let template = match self.tokenizer.map(Tokenizer::template) {
             Some(Err(error)) if needs_template => return Err(error),
             template => template.and_then(Result::ok),
         };
         let (tokenizer, vocab_size) = (self.tokenizer, self.limits.vocab_size);
-        let tokenize = |(location, record): (Location, std::result::Result<Record, Fault>)| {
-            let encoder = Encoder { tokenizer, template, location };
-            let rows =
-                record.and_then(|record| encoder.encode(record)).and_then(|rows| checked(rows, vocab_size));
-            (encoder.location, rows)
-        };
+        let tokenize =
+            |(location, record, _): (Location, std::result::Result<Record, Fault>, Vec<String>)| {
+                let encoder = Encoder { tokenizer, template, location };
+                let encoded = record.and_then(|record| encoder.encode(record));
+                (encoder.location, encoded.and_then(|encoded| checked(encoded, vocab_size)))
+            };
         let tokenized: Vec<_> = records.into_par_iter().map(tokenize).collect();
-        for (location, rows) in tokenized {
+        for (location, encoded) in tokenized {
             self.dataset.summary.read += 1;
-            match rows {
-                Ok(rows) => rows.into_iter().for_each(|row| self.fit(row)),
+            match encoded {
+                Ok(encoded) => self.add(encoded),
                 Err(fault) if template.is_some_and(|template| template.is_limit(&fault)) => {
                     self.faults.push(location.error(fault));
                     return std::mem::take(&mut self.faults).into_result();
@@ -167,6 +195,21 @@ impl Loading<'_> {
             }
         }
         Ok(())
+    }
+
+    fn add(&mut self, Encoded { rows, merged }: Encoded) {
+        self.dataset.summary.empty_rows += usize::from(rows.is_empty());
+        self.dataset.summary.merged_rows += usize::from(merged);
+        rows.into_iter().for_each(|row| self.fit(row));
+    }
+
+    fn ignored(&mut self, columns: Vec<String>) {
+        let known = &mut self.dataset.ignored_columns;
+        for name in columns {
+            if known.len() < MOST_IGNORED {
+                known.insert(name);
+            }
+        }
     }
 
     /// Adds a row, cut to the greatest length.
@@ -201,12 +244,9 @@ fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
 }
 
 /// Refuses rows that cannot be trained on.
-fn checked(rows: Vec<Row>, vocab_size: u32) -> std::result::Result<Vec<Row>, Fault> {
-    if rows.is_empty() {
-        return Err(Fault::new("no target token: no message of the assistant answers another message"));
-    }
-    rows.iter().try_for_each(|row| row.check(vocab_size))?;
-    Ok(rows)
+fn checked(encoded: Encoded, vocab_size: u32) -> std::result::Result<Encoded, Fault> {
+    encoded.rows.iter().try_for_each(|row| row.check(vocab_size))?;
+    Ok(encoded)
 }
 
 type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;

@@ -3,9 +3,9 @@
 //! The columns of a row decide its format: `messages`, `conversations`, `prompt` + `completion`,
 //! `instruction` + `output`, `text`, or `input_ids` (+ `labels`). Labels are not shifted here.
 //!
-//! Parts, lowest first: `fault`, `catch_panic`, `columns`, `files`, `raw_row`, `json_lines`, `parquet_pages`, `parquet`,
-//! `chat`, `record`, `row`, `generation`, `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`,
-//! `template`, `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `batch`, `batches`.
+//! Parts, lowest first: `fault`, `catch_panic`, `columns`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
+//! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `generation`, `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`,
+//! `template`, `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
 
 mod answers;
 mod batch;
@@ -18,9 +18,12 @@ mod engine;
 mod fault;
 mod files;
 mod generation;
+mod ignored_columns;
 mod jinja;
 mod json_lines;
+mod length_groups;
 mod load;
+mod message_weight;
 mod once;
 mod packing;
 #[cfg(feature = "parquet")]
@@ -33,7 +36,9 @@ mod python;
 mod raw_row;
 mod record;
 mod row;
+mod splits;
 mod template;
+mod token_row;
 mod tokenizer;
 mod tokenizer_file;
 mod worker;

@@ -1,10 +1,15 @@
 //! The format of a row, told by its columns.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use crate::data::chat::{Chat, messages, share_gpt};
-use crate::data::columns::{integers, string};
+use crate::data::chat::{Chat, messages};
+use crate::data::columns::{mismatch, string};
 use crate::data::fault::Fault;
+use crate::data::ignored_columns::ignored;
+use crate::data::message_weight::zero_or_one;
+use crate::data::token_row::{self, Sequence, sequences};
 use crate::error::Escaped;
 
 const FORMATS: &str = "a row has `messages`, `prompt` and `completion`, `text`, `conversations`, `instruction` \
@@ -21,37 +26,61 @@ pub(crate) enum Record {
     PromptCompletion { prompt: String, completion: String },
     /// `text`: everything is a target.
     Text(String),
-    /// `instruction`, `input`, `output`, `system`.
-    Instruction { instruction: String, input: String, output: String, system: Option<String> },
-    /// `input_ids` and `labels`.
-    Tokens { input_ids: Vec<u32>, labels: Vec<i32> },
+    /// `instruction`, `input`, `output`, `system` and `history`, turns before them: every output is a target.
+    Instruction {
+        instruction: String,
+        input: String,
+        output: String,
+        system: Option<String>,
+        history: Vec<(String, String)>,
+    },
+    /// `input_ids` and `labels`, or masks.
+    Tokens(Vec<Sequence>),
 }
 
+/// Columns that say whether the answer of a row is a good one, as in TRL's KTO and in LLaMA-Factory.
+const DESIRABLE: [&str; 2] = ["label", "kto_tag"];
+
 impl Record {
-    /// Reads a row by its columns; a column that is null counts as absent, and columns of no format are
-    /// ignored.
-    pub(crate) fn parse(mut row: Map<String, Value>) -> Result<Self, Fault> {
+    /// Reads a row by its columns; a column that is null counts as absent, but for `text`, which is then empty, and
+    /// columns of no format are ignored. Also gives the names of those of them that look like a mask or a weight.
+    pub(crate) fn parse(mut row: Map<String, Value>) -> Result<(Self, Vec<String>), Fault> {
+        if let Some(text) = row.get_mut("text").filter(|text| text.is_null()) {
+            *text = Value::String(String::new());
+        }
         row.retain(|_, value| !value.is_null());
+        let read: &[&str] = if row.contains_key("input_ids") { &token_row::COLUMNS } else { &[] };
+        let record = Self::of(&row)?;
+        let mut ignored = ignored(&row, read);
+        ignored.retain(|name| {
+            !DESIRABLE.contains(&name.as_str()) || zero_or_one(&row[name.as_str()]) != Some(true)
+        });
+        Ok((record, ignored))
+    }
+
+    fn of(row: &Map<String, Value>) -> Result<Self, Fault> {
         let has = |name: &str| row.contains_key(name);
         if has("chosen") || has("rejected") || has("chosen_input_ids") {
-            Err(Fault::hinted(
+            return Err(Fault::hinted(
                 "a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning",
                 "rename `chosen` to `completion` and drop `rejected` to learn the chosen answers",
-            ))
-        } else if has("input_ids") {
-            tokens(&row)
+            ));
+        }
+        refuse_undesirable(row)?;
+        if has("input_ids") {
+            sequences(row).map(Self::Tokens)
         } else if has("messages") {
-            chat(&row, messages(&row, "messages")?).map(Self::Chat)
+            conversation(row, messages(row, "messages")?, "messages")
         } else if has("conversations") {
-            chat(&row, share_gpt(&row)?).map(Self::Chat)
+            conversation(row, messages(row, "conversations")?, "conversations")
         } else if has("prompt") && has("completion") {
-            prompt_completion(&row)
+            prompt_completion(row)
         } else if has("instruction") && has("output") {
-            instruction(&row)
+            instruction(row)
         } else if has("text") {
-            Ok(Self::Text(string(&row, "text")?))
+            Ok(Self::Text(string(row, "text")?))
         } else {
-            Err(unknown_columns(&row))
+            Err(unknown_columns(row))
         }
     }
 
@@ -70,15 +99,70 @@ fn unknown_columns(row: &Map<String, Value>) -> Fault {
     Fault::hinted(format!("unknown format: the columns are {names}"), FORMATS)
 }
 
+/// Refuses an answer that is a bad example. Beside `text`, a number is the class of the text, not such a mark.
+fn refuse_undesirable(row: &Map<String, Value>) -> Result<(), Fault> {
+    let is_text =
+        !["messages", "conversations", "completion", "output"].iter().any(|name| row.contains_key(*name));
+    let is_bad = |value: &Value| match value {
+        Value::Number(_) if is_text => false,
+        value => zero_or_one(value) == Some(false),
+    };
+    match DESIRABLE.iter().find(|name| row.get(**name).is_some_and(is_bad)) {
+        None => Ok(()),
+        Some(name) => Err(Fault::hinted(
+            format!("an undesirable answer (`{name}` is false, as in KTO) in supervised fine-tuning"),
+            format!("leave out the rows whose `{name}` is false to learn the desirable answers"),
+        )),
+    }
+}
+
+/// `messages` or `conversations`.
+fn conversation(row: &Map<String, Value>, messages: Vec<Value>, column: &str) -> Result<Record, Fault> {
+    let chat = chat(row, messages)?;
+    if chat.assistants().next().is_none() {
+        let roles: BTreeSet<&str> =
+            chat.messages.iter().filter_map(|message| message["role"].as_str()).collect();
+        let roles: Vec<String> =
+            roles.into_iter().take(8).map(|role| format!("`{}`", Escaped(role))).collect();
+        return Err(Fault::hinted(
+            format!("no target token: no message of the assistant; the roles are {}", roles.join(", ")),
+            "the roles are `system`, `user`, `assistant` and `tool`, or the names of ShareGPT for them",
+        ));
+    }
+    // A system message may have been put before those of the column.
+    let added = chat.messages.len() - row[column].as_array().map_or(0, Vec::len);
+    let is_assistant = |at: usize| chat.messages[at]["role"] == "assistant";
+    chat.check_weights(is_assistant, |at| format!("{column}[{}]", at.saturating_sub(added)))?;
+    if chat.assistants().all(|at| chat.is_left_out(at)) {
+        return Err(Fault::new("no target token: every message of the assistant has a weight of 0"));
+    }
+    Ok(Record::Chat(chat))
+}
+
 fn prompt_completion(row: &Map<String, Value>) -> Result<Record, Fault> {
     if row["prompt"].is_string() {
         let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
         return Ok(Record::PromptCompletion { prompt, completion });
     }
     let mut all = messages(row, "prompt")?;
-    let prompt = all.len();
-    all.extend(answer(row, "completion")?);
-    Ok(Record::ChatCompletion { chat: chat(row, all)?, prompt })
+    let completion = answer(row, "completion")?;
+    let (in_prompt, in_completion) = (all.len(), completion.len());
+    all.extend(completion);
+    let chat = chat(row, all)?;
+    // A system message may have been put before those of the prompt.
+    let prompt = chat.messages.len() - in_completion;
+    let place = |at: usize| match at.checked_sub(prompt) {
+        Some(at) => format!("completion[{at}]"),
+        None => format!("prompt[{}]", at.saturating_sub(prompt - in_prompt)),
+    };
+    chat.check_weights(|at| at >= prompt, place)?;
+    if let Some(at) = (prompt..chat.messages.len()).find(|at| chat.is_left_out(*at)) {
+        return Err(Fault::hinted(
+            format!("`completion[{}]`: a weight of 0 in what is to be learnt", at - prompt),
+            "use `messages` with weights, or move what is not learnt into `prompt`",
+        ));
+    }
+    Ok(Record::ChatCompletion { chat, prompt })
 }
 
 /// A message list, or a text that is one assistant message.
@@ -113,20 +197,21 @@ fn instruction(row: &Map<String, Value>) -> Result<Record, Fault> {
         input: optional("input")?,
         output: string(row, "output")?,
         system: (!system.is_empty()).then_some(system),
+        history: history(row)?,
     })
 }
 
-fn tokens(row: &Map<String, Value>) -> Result<Record, Fault> {
-    let input_ids: Vec<u32> = integers(row, "input_ids")?;
-    let labels: Vec<i32> = if row.contains_key("labels") {
-        integers(row, "labels")?
-    } else {
-        // An id beyond i32 is outside of every vocabulary and refused as an input id.
-        input_ids.iter().map(|id| i32::try_from(*id).unwrap_or(i32::MAX)).collect()
+/// `history` as LLaMA-Factory writes it: earlier turns, each an instruction and its output.
+fn history(row: &Map<String, Value>) -> Result<Vec<(String, String)>, Fault> {
+    let turns = match row.get("history") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) if text.is_empty() => return Ok(Vec::new()),
+        Some(Value::Array(turns)) => turns,
+        other => return Err(mismatch("history", "a list of pairs of texts", other)),
     };
-    if labels.len() != input_ids.len() {
-        let fault = format!("{} labels for {} input_ids", labels.len(), input_ids.len());
-        return Err(Fault::hinted(fault, "give one label per token, not shifted; -100 is ignored"));
-    }
-    Ok(Record::Tokens { input_ids, labels })
+    let turn = |(at, turn): (usize, &Value)| match turn.as_array().map(Vec::as_slice) {
+        Some([Value::String(user), Value::String(assistant)]) => Ok((user.clone(), assistant.clone())),
+        _ => Err(mismatch(&format!("history[{at}]"), "a pair of texts", Some(turn))),
+    };
+    turns.iter().enumerate().map(turn).collect()
 }

@@ -47,6 +47,24 @@ pub(crate) struct Tokens {
     pub(crate) ranges: Vec<Range<usize>>,
 }
 
+/// A prompt that is tokenized alone, held against a text that goes on with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TokenPrefix {
+    /// Number of leading tokens that both have in common: the first target is the token after them, as in
+    /// `common_prefix_length` of TRL.
+    pub(crate) shared: usize,
+    /// Whether the prompt has further tokens, which the text does not have: a token spans the boundary.
+    pub(crate) merged: bool,
+}
+
+impl TokenPrefix {
+    /// The tokens of a prompt held against those of the whole.
+    pub(crate) fn of(prompt: &[u32], whole: &[u32]) -> Self {
+        let shared = prompt.iter().zip(whole).take_while(|(a, b)| a == b).count();
+        Self { shared, merged: shared < prompt.len() }
+    }
+}
+
 /// The token that ends a sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Eos {
@@ -142,28 +160,36 @@ impl Tokenizer {
         Ok(Tokens { ids: encoded.get_ids().to_vec(), ranges })
     }
 
-    /// The number of tokens that the first `end` bytes of `text` have alone; `tokens` are those of the
+    /// The tokens of the first `end` bytes of `text` followed by `after`, held against `tokens`, those of the
     /// whole text.
     ///
     /// Text is split at added tokens before anything else happens, so only what follows the last of them
     /// is tokenized again.
-    pub(crate) fn count(&self, text: &str, tokens: &Tokens, end: usize) -> std::result::Result<usize, Fault> {
-        if end == text.len() {
-            return Ok(tokens.ids.len());
+    pub(crate) fn prefix(
+        &self,
+        text: &str,
+        tokens: &Tokens,
+        end: usize,
+        after: &str,
+    ) -> std::result::Result<TokenPrefix, Fault> {
+        if end == text.len() && after.is_empty() {
+            return Ok(TokenPrefix { shared: tokens.ids.len(), merged: false });
         }
         let splits = |at: &usize| {
             let (id, range) = (tokens.ids[*at], &tokens.ranges[*at]);
             let added = self.splitting.get(&id);
             range.end <= end && added.is_some_and(|added| text.get(range.clone()) == Some(added))
         };
+        let alone = |from: usize| self.ids(&format!("{}{after}", &text[from..end]), false);
         let until = tokens.ranges.partition_point(|range| range.end <= end);
         if let Some(at) = (0..until).rev().find(splits) {
-            let again = self.ids(&text[tokens.ranges[at].start..end], false)?;
+            let again = alone(tokens.ranges[at].start)?;
             if again.first() == Some(&tokens.ids[at]) {
-                return Ok(at + again.len());
+                let TokenPrefix { shared, merged } = TokenPrefix::of(&again, &tokens.ids[at..]);
+                return Ok(TokenPrefix { shared: at + shared, merged });
             }
         }
-        Ok(self.ids(&text[..end], false)?.len())
+        Ok(TokenPrefix::of(&alone(0)?, &tokens.ids))
     }
 
     /// The token that ends a sequence.
@@ -255,9 +281,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Counting from the last added token is counting from the start.
+        /// Tokenizing from the last added token on is tokenizing from the start.
         #[test]
-        fn tokens_of_a_prefix_are_counted_from_the_last_added_token(
+        fn tokens_of_a_prefix_are_compared_from_the_last_added_token_on(
             parts in prop::collection::vec(
                 prop_oneof![
                     Just("<|im_start|>"), Just("<|im_end|>"), Just("</s>"), Just("\n"), Just("\n\n"), Just(" "),
@@ -266,6 +292,7 @@ mod tests {
                 0..12,
             ),
             cut: prop::sample::Index,
+            after in prop_oneof![Just(""), Just("the"), Just("<|im_end|>"), Just("\n")],
         ) {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data/chatml");
             let tokenizer = Tokenizer::open(&root).unwrap();
@@ -273,8 +300,9 @@ mod tests {
             let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let end = *cut.get(&ends);
             let tokens = tokenizer.tokens(&text).unwrap();
-            let alone = tokenizer.ids(&text[..end], false).unwrap().len();
-            prop_assert_eq!(tokenizer.count(&text, &tokens, end), Ok(alone));
+            let alone = tokenizer.ids(&format!("{}{after}", &text[..end]), false).unwrap();
+            let expected = TokenPrefix::of(&alone, &tokens.ids);
+            prop_assert_eq!(tokenizer.prefix(&text, &tokens, end, after), Ok(expected));
         }
     }
 }
