@@ -82,3 +82,42 @@ fn chats_under_known_templates_are_what_transformers_makes_of_them() {
     assert!(differ.is_empty(), "{} differ\n{}", differ.len(), differ.join("\n"));
     assert!(compared > 500 && refused > 50, "{compared} compared, {refused} refused");
 }
+
+/// The list in `tokenizer_config.json`, `chat_template.jinja` and `additional_chat_templates/`: `tool_use` is taken
+/// when a row has tools.
+#[test]
+fn named_templates_are_chosen_as_transformers_chooses() {
+    let golden = golden();
+    let (mut rendered, mut refused) = (0, 0);
+    for case in golden["named"].as_array().unwrap() {
+        let (files, tools, expected) = (case[0].as_object().unwrap(), &case[1], &case[2]);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(fixture("data/chatml/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        let config = json!({"eos_token": "<|im_end|>", "chat_template": files.get("chat_template")});
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".jinja")) {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text.as_str().unwrap()).unwrap();
+        }
+        let tokenizer = Tokenizer::open(dir.path()).unwrap();
+        let mut row =
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
+        if !tools.is_null() {
+            row["tools"] = tools.clone();
+        }
+        match (expected.as_str(), load_row(dir.path(), &row, &tokenizer)) {
+            (Some(text), Ok(data)) => {
+                assert_eq!(tokenizer.decode(&data.rows[0].input_ids).unwrap(), text, "{case}");
+                rendered += 1;
+            }
+            (None, Err(error)) => {
+                let message = error.to_string();
+                assert!(message.contains("the only chat template is named `tool_use`"), "{case}: {message}");
+                refused += 1;
+            }
+            (_, loaded) => panic!("{case}: {:?}", loaded.map(|data| data.rows.len())),
+        }
+    }
+    assert_eq!((rendered, refused), (16, 2));
+}

@@ -78,7 +78,7 @@ impl Encoder<'_> {
     fn chat(&self, chat: Chat, targets: TargetMessages) -> Result<Vec<Row>, Fault> {
         let tokenizer = self.tokenizer()?;
         let template = self.template.ok_or_else(|| Fault::new("no chat template"))?;
-        let blocks = template.has_generation() && targets == TargetMessages::Assistant;
+        let blocks = template.has_generation(&chat) && targets == TargetMessages::Assistant;
         let row = |RenderedChat { text, answers }| {
             if blocks {
                 self.with_blocks(&text, &answers, tokenizer)

@@ -9,7 +9,6 @@ use tokenizers::Encoding;
 
 use crate::checkpoint::{read_config, read_small};
 use crate::data::catch_panic::catch_panic;
-use crate::data::engine::TemplateSource;
 use crate::data::fault::Fault;
 use crate::data::template::{self, ChatTemplate};
 use crate::data::tokenizer_file;
@@ -82,7 +81,7 @@ impl Tokenizer {
         let config = object(&root.join("tokenizer_config.json"))?;
         let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
         let eos = eos(&inner, special.get("eos_token"), root)?;
-        let template = chat_template(root, &config, special)?;
+        let template = chat_template(root, &config, &special)?;
         let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
         let splitting = added.map(|(id, token)| (id, token.content)).collect();
         Ok(Self { path, inner, eos, splitting, template })
@@ -235,17 +234,15 @@ fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Re
 fn chat_template(
     root: &Path,
     config: &Value,
-    special: BTreeMap<String, String>,
+    special: &BTreeMap<String, String>,
 ) -> Result<std::result::Result<ChatTemplate, NoTemplate>> {
-    let file = |name: &str| root.join(name);
-    let Some(source) = template::find(root, config)? else {
+    let sources = template::find(root, config)?;
+    let Some(first) = sources.default.as_ref().or(sources.tool_use.as_ref()) else {
         let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
-        return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
+        return Ok(Err(NoTemplate { path: root.join("tokenizer_config.json"), fault: fault.to_owned() }));
     };
-    let jinja = file("chat_template.jinja");
-    let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
-    let source = TemplateSource { template: source, special_tokens: special };
-    let compiled = ChatTemplate::compile(source, path.clone());
+    let path = first.path.clone();
+    let compiled = ChatTemplate::compile(sources, special);
     Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
 }
 
