@@ -153,7 +153,7 @@ mod tests {
         ("{{ none.__class__ }}", "`__class__` is not accessible"),
         ("{{ lipsum is defined }}", "the variable `lipsum` is not supported"),
         ("{{ self is defined }}", "the variable `self` is not supported"),
-        ("{% set ns = namespace() %}{{ ns.x }}{{ ns }}", "is printed"),
+        ("{% set ns = namespace() %}{{ ns.x }}{{ ns }}", "an object is printed"),
         ("{% macro f(a) %}{{ varargs }}{% endmacro %}{{ f(1, 2, 3) }}", "`varargs` is not supported"),
         ("{% macro f(a) %}{{ kwargs }}{% endmacro %}{{ f(1, z=3) }}", "`kwargs` is not supported"),
         ("{% print n %}{% print 1, 2 %}", "the statement `print` is not supported"),

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `fault`, `catch_panic`, `columns`, `files`, `raw_row`, `json_lines`, `parquet_pages`, `parquet`,
 //! `chat`, `record`, `row`, `generation`, `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`,
-//! `template`, `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `batch`, `batches`.
+//! `template`, `tokenizer_file`, `tokenizer_class`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `batch`, `batches`.
 
 mod answers;
 mod batch;
@@ -35,6 +35,7 @@ mod record;
 mod row;
 mod template;
 mod tokenizer;
+mod tokenizer_class;
 mod tokenizer_file;
 mod worker;
 mod workers;

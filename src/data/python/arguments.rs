@@ -71,6 +71,12 @@ pub(crate) fn flag(value: Option<&Value>) -> bool {
 }
 
 pub(crate) fn wrong(function: &str, expected: &str, got: Option<&Value>) -> Error {
-    let got = got.map_or("nothing", |value| Type::of(value).name());
+    let got = got.map_or_else(
+        || "nothing".to_owned(),
+        |value| match Type::of(value) {
+            Type::Int => value.to_string(),
+            other => other.name().to_owned(),
+        },
+    );
     fault(format!("{function}: expected {expected}, got {got}"))
 }

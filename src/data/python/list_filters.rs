@@ -192,7 +192,7 @@ pub(crate) fn slices(value: &Value, args: &[Value]) -> Result<Value, Error> {
 fn positive(function: &str, count: Option<&Value>) -> Result<usize, Error> {
     match optional_int(function, count)? {
         Some(count @ 1..=MOST) => Ok(count as usize),
-        _ => Err(wrong(function, "a number of at least one", count)),
+        _ => Err(wrong(function, "a number from 1 to 100000", count)),
     }
 }
 

@@ -89,7 +89,7 @@ fn repeat(value: &Value, count: &Value) -> Result<Value, Error> {
     let times = optional_int("*", Some(count))?.unwrap_or(0).max(0) as usize;
     let bounded = |length: usize, most: usize| match length.checked_mul(times) {
         Some(length) if length <= most => Ok(()),
-        _ => Err(fault("a repeated value is too large")),
+        _ => Err(fault(format!("a value repeated to more than {most} bytes or items"))),
     };
     if let Some(text) = value.as_str() {
         bounded(text.len(), MOST_BYTES)?;

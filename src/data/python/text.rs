@@ -33,7 +33,10 @@ fn push_repr(out: &mut String, value: &Value) -> Result<(), Error> {
         Type::Dict => push_dict(out, value)?,
         Type::Items(shape) => push_items(out, shape, value)?,
         other @ (Type::Generator | Type::Other) => {
-            return Err(fault(format!("a {} is printed, which Python shows by its address", other.name())));
+            return Err(fault(format!(
+                "an object is printed that Python shows by its address: {}",
+                other.name()
+            )));
         }
     }
     Ok(())
