@@ -2,6 +2,7 @@
 //!
 //! Each function reads one rule of Jinja's grammar (`jinja2/parser.py`) and returns what minijinja shall evaluate.
 
+use crate::data::jinja::cursor::Parser;
 use crate::data::jinja::token::Token;
 
 /// Names that Python finds on a value before a template's own key, and that are read without a call.
@@ -14,77 +15,7 @@ const UNSUPPORTED: [&str; 6] = ["varargs", "kwargs", "lipsum", "cycler", "joiner
 
 type Written = Result<String, String>;
 
-/// Reads tokens from first to last.
-pub(crate) struct Parser {
-    tokens: Vec<Token>,
-    at: usize,
-}
-
 impl Parser {
-    pub(crate) fn new(tokens: Vec<Token>) -> Self {
-        Self { tokens, at: 0 }
-    }
-
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at)
-    }
-
-    fn next(&mut self) -> Option<Token> {
-        self.at += 1;
-        self.tokens.get(self.at - 1).cloned()
-    }
-
-    pub(crate) fn is(&self, operator: &str) -> bool {
-        matches!(self.peek(), Some(Token::Operator(found)) if *found == operator)
-    }
-
-    pub(crate) fn is_name(&self, name: &str) -> bool {
-        matches!(self.peek(), Some(Token::Name(found)) if found == name)
-    }
-
-    pub(crate) fn skip(&mut self, operator: &str) -> bool {
-        let found = self.is(operator);
-        self.at += usize::from(found);
-        found
-    }
-
-    pub(crate) fn skip_name(&mut self, name: &str) -> bool {
-        let found = self.is_name(name);
-        self.at += usize::from(found);
-        found
-    }
-
-    pub(crate) fn expect(&mut self, operator: &str) -> Result<(), String> {
-        if self.skip(operator) { Ok(()) } else { Err(self.unexpected(&format!("`{operator}`"))) }
-    }
-
-    pub(crate) fn name(&mut self) -> Written {
-        match self.peek() {
-            Some(Token::Name(name)) => {
-                let name = name.clone();
-                self.at += 1;
-                Ok(name)
-            }
-            _ => Err(self.unexpected("a name")),
-        }
-    }
-
-    /// Nothing may follow.
-    pub(crate) fn end(&self) -> Result<(), String> {
-        if self.peek().is_none() { Ok(()) } else { Err(self.unexpected("the end of the tag")) }
-    }
-
-    fn unexpected(&self, expected: &str) -> String {
-        let got = match self.peek() {
-            None => "its end".to_owned(),
-            Some(Token::Name(name)) => format!("`{name}`"),
-            Some(Token::Text(_)) => "a text".to_owned(),
-            Some(Token::Integer(_) | Token::Float(_)) => "a number".to_owned(),
-            Some(Token::Operator(operator)) => format!("`{operator}`"),
-        };
-        format!("expected {expected}, got {got}")
-    }
-
     /// An expression, or several with commas: a tuple.
     pub(crate) fn tuple(&mut self, conditional: bool) -> Written {
         let first = self.expression(conditional)?;

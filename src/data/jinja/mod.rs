@@ -4,8 +4,9 @@
 //! negative remainder, a tuple, a method that a key hides. Every expression is therefore read by Jinja's grammar and
 //! written again as calls of the operations in [`python`](super::python).
 //!
-//! Parts, lowest first: `tag`, `token`, `expression`, `statement`, `rewrite`.
+//! Parts, lowest first: `tag`, `token`, `cursor`, `expression`, `statement`, `rewrite`.
 
+mod cursor;
 mod expression;
 mod rewrite;
 mod statement;

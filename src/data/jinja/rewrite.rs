@@ -1,6 +1,6 @@
 //! A template of Jinja on Python as one of minijinja.
 
-use crate::data::jinja::expression::Parser;
+use crate::data::jinja::cursor::Parser;
 use crate::data::jinja::statement::{Scope, statement};
 use crate::data::jinja::tag::{tag_length, tag_start};
 use crate::data::jinja::token::tokens;

@@ -1,7 +1,8 @@
 //! Statements of Jinja: what stands in `{% … %}`.
 
 use crate::data::generation::FILTER;
-use crate::data::jinja::expression::{Parser, call};
+use crate::data::jinja::cursor::Parser;
+use crate::data::jinja::expression::call;
 use crate::data::jinja::token::tokens;
 
 type Written = Result<String, String>;

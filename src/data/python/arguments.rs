@@ -5,8 +5,11 @@ use minijinja::{Error, Value};
 
 use crate::data::python::value::{Number, Type, fault};
 
+/// Arguments by name.
+pub(crate) type Named = Vec<(String, Value)>;
+
 /// The arguments by place, and those by name in order.
-pub(crate) fn split(args: &[Value]) -> Result<(&[Value], Vec<(String, Value)>), Error> {
+pub(crate) fn split(args: &[Value]) -> Result<(&[Value], Named), Error> {
     match args.split_last() {
         Some((last, before)) if last.is_kwargs() => {
             let kwargs = Kwargs::try_from(last.clone())?;

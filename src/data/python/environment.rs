@@ -7,7 +7,7 @@ use crate::data::python::arguments::{optional_int, split};
 use crate::data::python::compare::equal;
 use crate::data::python::text::text_of;
 use crate::data::python::value::{Items, Shape, Type, fault, integer, iterate, pairs, tuple};
-use crate::data::python::{access, filters, methods, operators, tests, time};
+use crate::data::python::{access, filters, jinja_tests, methods, operators, time};
 
 /// Values of a range at most, as in Jinja's sandbox.
 const MOST_OF_RANGE: usize = 100_000;
@@ -21,7 +21,7 @@ pub(crate) fn environment() -> Environment<'static> {
     environment.set_formatter(print);
     environment.set_unknown_method_callback(methods::call);
     filters::add(&mut environment);
-    tests::add(&mut environment);
+    jinja_tests::add(&mut environment);
     add_operators(&mut environment);
     environment.remove_global("debug");
     environment.add_function("raise_exception", raise_exception);

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `value`, `arguments`, `float`, `text`, `compare`, `format_spec`, `str_format`, `percent`,
 //! `operators`, `split`, `text_methods`, `methods`, `access`, `json`, `time`, `text_filters`, `number_filters`, `order`,
-//! `list_filters`, `filters`, `tests`, `environment`.
+//! `list_filters`, `filters`, `jinja_tests`, `environment`.
 
 mod access;
 mod arguments;
@@ -14,6 +14,7 @@ mod environment;
 mod filters;
 mod float;
 mod format_spec;
+mod jinja_tests;
 mod json;
 mod list_filters;
 mod methods;
@@ -23,7 +24,6 @@ mod order;
 mod percent;
 mod split;
 mod str_format;
-mod tests;
 mod text;
 mod text_filters;
 mod text_methods;

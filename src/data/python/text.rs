@@ -112,7 +112,7 @@ fn push_quoted(out: &mut String, text: &str) {
 pub(crate) fn is_printable(c: char) -> bool {
     // Behind another character, Rust escapes exactly what is not printable; alone, combining marks too.
     matches!(c, ' ' | '"' | '\'' | '\\')
-        || !format!("a{c}").escape_debug().nth(1).is_some_and(|first| first == '\\')
+        || format!("a{c}").escape_debug().nth(1).is_none_or(|first| first != '\\')
 }
 
 /// `str.isspace` of one character.
