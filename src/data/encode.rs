@@ -107,7 +107,7 @@ impl Encoder<'_> {
     fn chat(&self, chat: Chat, targets: TargetMessages) -> Result<Encoded, Fault> {
         let tokenizer = self.tokenizer()?;
         let template = self.template.ok_or_else(|| Fault::new("no chat template"))?;
-        let blocks = template.has_generation() && targets == TargetMessages::Assistant;
+        let blocks = template.has_generation(&chat) && targets == TargetMessages::Assistant;
         let mut encoded = Encoded::default();
         for chat in template.answers(chat, targets)? {
             if blocks {

@@ -38,19 +38,19 @@ impl Engine {
     /// Compiles a template.
     pub(crate) fn compile(source: TemplateSource) -> Result<Self, Fault> {
         let compile = || {
-            let Rewritten { template, has_generation } = jinja::rewrite(&source.template);
+            let Rewritten { template, has_generation } = jinja::rewrite(&source.template)?;
             let mut environment = environment();
-            environment.add_template_owned(NAME, template)?;
-            if let Some(once) = once::rewrite(&source.template) {
+            environment.add_template_owned(NAME, template).map_err(|e| e.to_string())?;
+            if let Some(once) = once::rewrite(&source.template).and_then(|once| jinja::rewrite(&once).ok()) {
                 // Without it, each prefix of a chat is rendered.
-                let _ = environment.add_template_owned(ONCE, jinja::rewrite(&once).template);
+                let _ = environment.add_template_owned(ONCE, once.template);
             }
             Ok(Self { environment, special_tokens: source.special_tokens, has_generation })
         };
         let not = |e: &dyn std::fmt::Display| {
             Fault::new(format!("the chat template does not compile: {}", Escaped(&e.to_string())))
         };
-        catch_panic(compile).map_err(|e| not(&e))?.map_err(|e: minijinja::Error| not(&e))
+        catch_panic(compile).map_err(|e| not(&e))?.map_err(|e: String| not(&e))
     }
 
     /// Whether the template marks the assistant's text by generation blocks.
@@ -133,16 +133,60 @@ impl Prepared<'_> {
 }
 
 fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut environment = python::environment();
     environment.set_fuel(Some(FUEL));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_formatter(python::print);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", python::raise_exception);
-    environment.add_function("strftime_now", python::strftime_now);
-    environment.add_filter("tojson", python::to_json);
     environment.add_filter(generation::FILTER, |text: &str| generation::mark(text));
     environment
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// What Python renders and this environment refuses, by what the refusal says.
+    const REFUSED: [(&str, &str); 12] = [
+        ("{{ \"\\N{BULLET}\" }}", "a character by its name"),
+        ("{{ 'ß'.casefold() }}", "casefold of a text that is not ASCII is not supported"),
+        ("{{ s.__class__ }}", "`__class__` is not accessible"),
+        ("{{ none.__class__ }}", "`__class__` is not accessible"),
+        ("{{ lipsum is defined }}", "the variable `lipsum` is not supported"),
+        ("{{ self is defined }}", "the variable `self` is not supported"),
+        ("{% set ns = namespace() %}{{ ns.x }}{{ ns }}", "an object is printed"),
+        ("{% macro f(a) %}{{ varargs }}{% endmacro %}{{ f(1, 2, 3) }}", "`varargs` is not supported"),
+        ("{% macro f(a) %}{{ kwargs }}{% endmacro %}{{ f(1, z=3) }}", "`kwargs` is not supported"),
+        ("{% print n %}{% print 1, 2 %}", "the statement `print` is not supported"),
+        ("{% block a %}x{{ n }}{% endblock %}{{ self.a() }}", "the statement `block` is not supported"),
+        ("{% autoescape true %}{{ '<' }}{% endautoescape %}", "the statement `autoescape` is not supported"),
+    ];
+
+    fn render(template: &str, context: &Value) -> Result<String, String> {
+        let rewritten = jinja::rewrite(template)?.template;
+        let environment = environment();
+        let rendered = environment.template_from_str(&rewritten).and_then(|t| t.render(context));
+        rendered.map(|text| text.replace(['\u{FDD0}', '\u{FDD1}'], "")).map_err(|e| e.to_string())
+    }
+
+    /// `fixtures/data/jinja/make_expressions.py`: the results are those of transformers' environment.
+    #[test]
+    fn templates_render_as_on_python() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data/jinja/expressions.json");
+        let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let context = Value::from_serialize(&golden["context"]);
+        let (mut compared, mut refused) = (0, 0);
+        for case in golden["cases"].as_array().unwrap() {
+            let template = case[0].as_str().unwrap();
+            let rendered = render(template, &context);
+            if let Some((_, words)) = REFUSED.iter().find(|(refused, _)| *refused == template) {
+                assert!(rendered.as_ref().is_err_and(|e| e.contains(words)), "{template}: {rendered:?}");
+                refused += 1;
+                continue;
+            }
+            assert_eq!(rendered.as_deref().ok(), case[1].as_str(), "{template}: {rendered:?}");
+            compared += 1;
+        }
+        assert_eq!(refused, REFUSED.len());
+        assert!(compared >= 860, "{compared}");
+    }
 }

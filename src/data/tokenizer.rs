@@ -9,10 +9,9 @@ use tokenizers::Encoding;
 
 use crate::checkpoint::{read_config, read_small};
 use crate::data::catch_panic::catch_panic;
-use crate::data::engine::TemplateSource;
 use crate::data::fault::Fault;
 use crate::data::template::{self, ChatTemplate};
-use crate::data::tokenizer_file;
+use crate::data::{tokenizer_class, tokenizer_file};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -95,12 +94,15 @@ impl Tokenizer {
         }
         let bytes = read_small(&path)?;
         let read = tokenizer_file::read(&bytes);
-        let inner = read.map_err(|e| fault(&path, &format!("not a tokenizer: {e}"), None))?;
+        let mut inner = read.map_err(|e| fault(&path, &format!("not a tokenizer: {e}"), None))?;
 
         let config = object(&root.join("tokenizer_config.json"))?;
         let special = special_tokens(&[&config, &object(&root.join("special_tokens_map.json"))?]);
-        let eos = eos(&inner, special.get("eos_token"), root)?;
-        let template = chat_template(root, &config, special)?;
+        let model = object(&root.join("config.json"))?;
+        tokenizer_class::apply(&mut inner, &config, &model)
+            .map_err(|e| fault(&path, &Escaped(&e).to_string(), None))?;
+        let eos = eos(&inner, special.get("eos_token"), root, &model)?;
+        let template = chat_template(root, &config, &special)?;
         let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
         let splitting = added.map(|(id, token)| (id, token.content)).collect();
         Ok(Self { path, inner, eos, splitting, template })
@@ -244,7 +246,12 @@ fn special_tokens(files: &[&Value]) -> BTreeMap<String, String> {
 }
 
 /// `eos_token`, else the first `eos_token_id` of `config.json`.
-fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Result<Option<Eos>> {
+fn eos(
+    inner: &tokenizers::Tokenizer,
+    token: Option<&String>,
+    root: &Path,
+    model: &Value,
+) -> Result<Option<Eos>> {
     if let Some(text) = token {
         let path = root.join("tokenizer_config.json");
         let id = inner.token_to_id(text).ok_or_else(|| {
@@ -252,8 +259,7 @@ fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Re
         })?;
         return Ok(Some(Eos { text: text.clone(), id }));
     }
-    let config = object(&root.join("config.json"))?;
-    let id = &config["eos_token_id"];
+    let id = &model["eos_token_id"];
     let id = id.as_u64().or(id[0].as_u64()).and_then(|id| u32::try_from(id).ok());
     Ok(id.and_then(|id| Some(Eos { text: inner.id_to_token(id)?, id })))
 }
@@ -261,17 +267,15 @@ fn eos(inner: &tokenizers::Tokenizer, token: Option<&String>, root: &Path) -> Re
 fn chat_template(
     root: &Path,
     config: &Value,
-    special: BTreeMap<String, String>,
+    special: &BTreeMap<String, String>,
 ) -> Result<std::result::Result<ChatTemplate, NoTemplate>> {
-    let file = |name: &str| root.join(name);
-    let Some(source) = template::find(root, config)? else {
+    let sources = template::find(root, config)?;
+    let Some(first) = sources.default.as_ref().or(sources.tool_use.as_ref()) else {
         let fault = "the model has no chat template: neither `chat_template` here nor chat_template.jinja";
-        return Ok(Err(NoTemplate { path: file("tokenizer_config.json"), fault: fault.to_owned() }));
+        return Ok(Err(NoTemplate { path: root.join("tokenizer_config.json"), fault: fault.to_owned() }));
     };
-    let jinja = file("chat_template.jinja");
-    let path = if jinja.exists() { jinja } else { file("tokenizer_config.json") };
-    let source = TemplateSource { template: source, special_tokens: special };
-    let compiled = ChatTemplate::compile(source, path.clone());
+    let path = first.path.clone();
+    let compiled = ChatTemplate::compile(sources, special);
     Ok(compiled.map_err(|Fault { fault, .. }| NoTemplate { path, fault }))
 }
 
@@ -279,6 +283,39 @@ fn chat_template(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data").join(name)
+    }
+
+    /// A byte-level tokenizer, and one of the kind of Llama 2 as it stands in its file.
+    fn tokenizers() -> [Tokenizer; 2] {
+        ["chatml", "llama"].map(|name| Tokenizer::open(&fixture(name)).unwrap())
+    }
+
+    /// `fixtures/data/llama/make_llama.py`: ids of transformers for each class and setting.
+    #[test]
+    fn classes_of_tokenizers_are_loaded_as_transformers_loads_them() {
+        let cases = std::fs::read(fixture("llama/cases.json")).unwrap();
+        let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+        let mut compared = 0;
+        for case in &cases {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::copy(fixture("llama/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+            std::fs::write(dir.path().join("tokenizer_config.json"), case[0].to_string()).unwrap();
+            if !case[1].is_null() {
+                std::fs::write(dir.path().join("config.json"), case[1].to_string()).unwrap();
+            }
+            let tokenizer = Tokenizer::open(dir.path()).unwrap();
+            for text in case[2].as_array().unwrap() {
+                let ids = |special| tokenizer.ids(text[0].as_str().unwrap(), special).unwrap();
+                let got = serde_json::json!([text[0], ids(false), ids(true)]);
+                assert_eq!(got, *text, "{} {}", case[0], case[1]);
+                compared += 1;
+            }
+        }
+        assert!(compared >= 390, "{compared}");
+    }
 
     proptest! {
         /// Tokenizing from the last added token on is tokenizing from the start.
@@ -294,15 +331,15 @@ mod tests {
             cut: prop::sample::Index,
             after in prop_oneof![Just(""), Just("the"), Just("<|im_end|>"), Just("\n")],
         ) {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data/chatml");
-            let tokenizer = Tokenizer::open(&root).unwrap();
             let text = parts.concat();
             let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let end = *cut.get(&ends);
-            let tokens = tokenizer.tokens(&text).unwrap();
-            let alone = tokenizer.ids(&format!("{}{after}", &text[..end]), false).unwrap();
-            let expected = TokenPrefix::of(&alone, &tokens.ids);
-            prop_assert_eq!(tokenizer.prefix(&text, &tokens, end, after), Ok(expected));
+            for tokenizer in tokenizers() {
+                let tokens = tokenizer.tokens(&text).unwrap();
+                let alone = tokenizer.ids(&format!("{}{after}", &text[..end]), false).unwrap();
+                let expected = TokenPrefix::of(&alone, &tokens.ids);
+                prop_assert_eq!(tokenizer.prefix(&text, &tokens, end, after), Ok(expected));
+            }
         }
     }
 }
