@@ -5,7 +5,8 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `small_file`, `config`, `dtype`,
-//! `convert`, `header`, `header_writer`, `index`, `shard`, `locate`, `sharded`, `digest`, `sidecar`, `output_guard`,
+//! `convert`, `header`, `header_writer`, `index`, `shard`, `locate`, `quantization`,
+//! `sharded`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod bounded_list;
@@ -22,6 +23,7 @@ mod natural_order;
 mod output_guard;
 mod private_dir;
 mod process;
+mod quantization;
 mod replacement;
 mod shard;
 mod sharded;
@@ -48,6 +50,7 @@ pub use natural_order::natural_order;
 pub use output_guard::CommandInputs;
 pub use private_dir::{PrivateDir, remove_unfinished};
 pub use process::{limit_memory, processor_time, raise_open_files};
+pub use quantization::Quantization;
 pub use replacement::{Replaced, Replacement};
 pub use shard::{Access, Shard};
 pub use sharded::{Checkpoint, Tensor};

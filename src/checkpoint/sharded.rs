@@ -11,6 +11,7 @@ use super::index::Index;
 use super::locate::{Kind, Located, locate};
 use super::natural_order::natural_order;
 use super::process::check_open_files;
+use super::quantization::Quantization;
 use super::shard::{Access, Shard};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
@@ -24,6 +25,7 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     index: Option<PathBuf>,
     config: Option<Config>,
+    quantization: Option<Quantization>,
     unindexed: Vec<String>,
     /// (shard, position in its header), by natural order of names.
     order: Vec<(u32, u32)>,
@@ -66,9 +68,17 @@ impl Checkpoint {
         if let Some((path, index)) = &index {
             check_index(path, index, &shards)?;
         }
+        let config = Config::read(&root)?;
+        let tensors = order.iter().map(|place| at(&shards, *place).info);
+        let quantization = Quantization::of(
+            config.as_ref(),
+            tensors.map(|info| (info.name.as_str(), &info.dtype)),
+            &|name| shards.iter().find_map(|shard| Some(&shard.header().find(name)?.dtype)),
+        );
         Ok(Self {
             path: path.to_owned(),
-            config: Config::read(&root)?,
+            config,
+            quantization,
             root,
             kind,
             shards,
@@ -116,6 +126,33 @@ impl Checkpoint {
     /// `config.json`, where there is one.
     pub fn config(&self) -> Option<&Config> {
         self.config.as_ref()
+    }
+
+    /// The quantized weights, where there are any.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
+    }
+
+    /// Whether a tensor is part of a quantized weight.
+    pub fn is_quantized(&self, tensor: &str) -> bool {
+        self.quantization.as_ref().is_some_and(|quantization| quantization.covers(tensor))
+    }
+
+    /// Checks that no weight is quantized, for `what` computes with the stored numbers.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] saying how it is quantized.
+    pub fn check_not_quantized(&self, what: &str) -> Result<()> {
+        self.quantization.as_ref().map_or(Ok(()), |quantization| {
+            Err(Error::Checkpoint {
+                path: self.path.clone(),
+                fault: format!("the weights are quantized ({quantization}), and {what} needs plain numbers"),
+                hint: Some(
+                    "take the checkpoint that it was quantized from, or save it dequantized with transformers"
+                        .to_owned(),
+                ),
+            })
+        })
     }
 
     /// Safetensors files in the directory that the checkpoint does not use.

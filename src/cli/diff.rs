@@ -124,6 +124,9 @@ impl Diff {
         if tensors.is_empty() {
             return Err(Error::usage("no tensor matches", "leave out --only or --category"));
         }
+        if let Some(found) = a.quantization().or(b.quantization()) {
+            terminal.warn(&format!("quantized weights ({found}): compared as bytes, not measured"));
+        }
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let report = DiffReport::new(path(&self.a), path(&self.b), tensors);

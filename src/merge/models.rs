@@ -34,10 +34,9 @@ impl Models {
         let paths: Vec<_> = recipe.models().iter().map(|name| recipe.path_of(name)).collect();
         Checkpoint::check_open_files(&paths)?;
         for name in recipe.models() {
-            match Checkpoint::open(&recipe.path_of(name), access) {
-                Ok(checkpoint) => named.push((name.to_owned(), checkpoint)),
-                Err(fault) => faults.push(fault),
-            }
+            let opened = Checkpoint::open(&recipe.path_of(name), access);
+            let plain = opened.and_then(|model| model.check_not_quantized("a merge").map(|()| model));
+            named.extend(faults.keep(plain).map(|checkpoint| (name.to_owned(), checkpoint)));
         }
         faults.into_result()?;
         let identities = identities(&named)?;

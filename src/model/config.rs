@@ -63,6 +63,7 @@ impl ModelConfig {
         };
         let path = root.join("config.json");
         let keys = Keys { value: config.value(), path: &path };
+        checkpoint.check_not_quantized("a forward pass")?;
         let config = Self::from_keys(&keys, checkpoint.len())?;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
