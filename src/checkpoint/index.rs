@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::bounded_list::MOST_TENSORS;
+use super::json_bounds::Discarded;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -128,7 +129,7 @@ impl<'de> Visitor<'de> for IndexVisitor {
         let mut raw = RawIndex { weight_map: None };
         while let Some(key) = map.next_key::<String>()? {
             if key != "weight_map" {
-                map.next_value::<IgnoredAny>()?;
+                map.next_value::<Discarded>()?;
             } else if raw.weight_map.is_some() {
                 return Err(serde::de::Error::custom("duplicate `weight_map`"));
             } else {

@@ -5,7 +5,7 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `small_file`, `config`, `dtype`,
-//! `convert`, `header`, `header_writer`, `index`, `shard`, `locate`, `quantization`,
+//! `convert`, `header_json`, `header`, `header_writer`, `index`, `shard`, `locate`, `quantization`,
 //! `sharded`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
@@ -15,6 +15,7 @@ mod convert;
 mod digest;
 mod dtype;
 mod header;
+mod header_json;
 mod header_writer;
 mod index;
 mod json_bounds;
@@ -41,7 +42,8 @@ pub use digest::{
     header_digest, sample_digest, tensor_contents, tensor_digests,
 };
 pub use dtype::{Dtype, Known};
-pub use header::{Header, TensorInfo};
+pub use header::Header;
+pub use header_json::TensorInfo;
 pub(crate) use header_writer::HeaderWriter;
 pub use index::{Index, unsafe_shard_name};
 pub(crate) use json_bounds::tree_bytes;

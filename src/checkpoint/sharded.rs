@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::bounded_list::MOST_TENSORS;
 use super::config::Config;
-use super::header::TensorInfo;
+use super::header_json::TensorInfo;
 use super::index::Index;
 use super::locate::{Kind, Located, locate};
 use super::natural_order::natural_order;

@@ -26,7 +26,7 @@ pub fn read_small(path: &Path) -> Result<Vec<u8>> {
 /// Reads a JSON file of a checkpoint whole, as [`read_small`] does, for a parser that builds a tree of it.
 ///
 /// # Errors
-/// As [`read_small`], and where the tree would take over 128 MiB of memory or be over 128 levels deep.
+/// As [`read_small`], and where the tree would take over 128 MiB of memory or be over 127 levels deep.
 pub fn read_config(path: &Path) -> Result<Vec<u8>> {
     let json = read_small(path)?;
     let bytes = super::json_bounds::tree_bytes(&json);
