@@ -4,7 +4,7 @@
 //! Everything read here is hostile until checked. A [`Header`], an [`Index`] and a [`Checkpoint`]
 //! cannot be built invalid, so no later code checks them again.
 //!
-//! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `small_file`, `config`, `dtype`,
+//! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`, `config`, `dtype`,
 //! `convert`, `header_json`, `header`, `header_writer`, `index`, `shard`, `locate`, `quantization`,
 //! `sharded`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
@@ -14,6 +14,7 @@ mod config;
 mod convert;
 mod digest;
 mod dtype;
+mod foreign_format;
 mod header;
 mod header_json;
 mod header_writer;
@@ -55,7 +56,7 @@ pub use process::{limit_memory, processor_time, raise_open_files};
 pub use quantization::Quantization;
 pub use replacement::{Replaced, Replacement};
 pub use shard::{Access, Shard};
-pub use sharded::{Checkpoint, Tensor};
+pub use sharded::{Checkpoint, ReadOptions, Tensor};
 pub use sidecar::{Sidecars, sidecars, unsafe_sidecar};
 pub use small_file::{read_config, read_json, read_named, read_small};
 pub use staged_file::{Replace, StagedFile, replace_bytes, replace_file};

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
 
+use super::foreign_format::{FIRST_BYTES, foreign_format};
 use super::header::Header;
 use crate::{Error, Result};
 
@@ -91,11 +92,11 @@ impl Shard {
         }
         let file = File::open(path).map_err(Error::io("open", path))?;
         let stamp = Stamp::of(&file.metadata().map_err(Error::io("open", path))?);
-        let mut first = [0; 8];
-        let available = stamp.len.min(8) as usize;
-        let read = Error::io("read", path);
-        file.read_exact_at(&mut first[..available], 0).map_err(read)?;
-        let json_len = Header::json_len(path, &first[..available], stamp.len)?;
+        let mut first = [0; FIRST_BYTES];
+        let first = &mut first[..stamp.len.min(FIRST_BYTES as u64) as usize];
+        file.read_exact_at(first, 0).map_err(Error::io("read", path))?;
+        let json_len = Header::json_len(path, first, stamp.len)
+            .map_err(|fault| foreign_format(path, first, "weights").unwrap_or(fault))?;
         let whole = match access {
             Access::Map => Some(Whole::Map(map(&file).map_err(Error::io("map", path))?)),
             Access::Read => None,

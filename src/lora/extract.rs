@@ -51,7 +51,10 @@ pub fn extract_lora(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Extraction> {
     let (base, tuned) = (pairing.base, pairing.tuned);
-    [base, tuned].iter().try_for_each(|side| side.check_not_quantized("an extraction"))?;
+    for side in [base, tuned] {
+        side.check_not_adapter()?;
+        side.check_not_quantized("an extraction")?;
+    }
     let staging = output.stage(CommandInputs::of([base, tuned]))?;
     let mut matrices = Vec::new();
     let mut saved: Vec<Source<'_>> = Vec::new();

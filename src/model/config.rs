@@ -53,6 +53,7 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Checkpoint`] naming the key, what it says and what is supported.
     pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        checkpoint.check_not_adapter()?;
         let root = checkpoint.root();
         let Some(config) = checkpoint.config() else {
             return Err(Error::Checkpoint {

@@ -74,8 +74,13 @@ impl<'a> Pairing<'a> {
     /// A tied base has no output head of its own: its embedding is the base value of an untied head.
     ///
     /// # Errors
-    /// Every difference in names, shapes and types that no policy settles, at once.
+    /// Every difference in names, shapes and types that no policy settles, at once; an adapter beside a model; weights
+    /// that are quantized differently.
     pub fn new(base: &'a Checkpoint, tuned: &'a Checkpoint, policies: Policies) -> Result<Self> {
+        if base.is_adapter() != tuned.is_adapter() {
+            base.check_not_adapter()?;
+            tuned.check_not_adapter()?;
+        }
         let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
