@@ -48,8 +48,8 @@ fn tensors_that_the_index_does_not_list_are_taken_when_asked() {
     assert_eq!(read_tensors(&out)[tensor], read_tensors(&a)[tensor]);
     ok(&["inspect", path(&out)]);
     let merged = dir.path().join("merged");
-    let merge =
-        ["merge", "--method", "linear", "--model", path(&a), "--model", path(&b), "--out", path(&merged)];
+    let merge = ["merge", "--method", "linear", "--set", "weight=0.5", "--out", path(&merged)];
+    let merge = [&merge[..], &["--model", path(&a), "--model", path(&b)]].concat();
     fails(&merge);
     ok(&[&merge[..], &["--allow-unindexed"]].concat());
     assert_eq!(read_tensors(&merged).len(), 3);
