@@ -1,4 +1,4 @@
-//! Quantized weights are moved whole or refused: their codes are never taken for numbers.
+//! Quantized weights are moved whole, dequantized, or refused: their codes are never taken for numbers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Tensor, counted, fails, ok, path, read_tensors, run, tensor, write_checkpoint};
+use common::{Tensor, counted, fails, fixture, ok, path, read_tensors, run, tensor, write_checkpoint};
 
 /// The tensors of a matrix as a program saves them: what follows the name of its module, type, shape and bytes of an
 /// element.
@@ -77,19 +77,88 @@ fn what_computes_refuses() {
         std::fs::write(dir.join("rows.jsonl"), "{\"input_ids\": [1, 2]}\n").unwrap();
         let rows = dir.join("rows.jsonl");
         let rows = path(&rows);
-        for args in [
+        let computing = [
             &["merge", "--method", "linear", "--model", a, "--model", b, "--dtype", "bfloat16", "--out", o][..],
             &["merge", "--method", "passthrough", "--model", a, "--out", o],
+            &["train", "--model", a, "--data", rows, "--out", o],
             &["lora", "extract", a, b, "--rank", "2", "--out", o],
             &["diff", a, b, "--base", a],
             &["eval", "--model", a, "--data", rows],
-            &["train", "--model", a, "--data", rows, "--out", o],
-        ] {
+        ];
+        // The last three dequantize FP8.
+        let refusing = if program == "fp8" { &computing[..3] } else { &computing };
+        for args in refusing {
             let message = fails(args);
             assert!(message.contains("the weights are quantized ("), "{program} {args:?}: {message}");
             assert!(!out.exists(), "{program} {args:?}");
         }
     });
+}
+
+/// Every form of scales, bit for bit what transformers makes of it; NaN stays NaN, whatever its bits.
+#[test]
+fn fp8_is_dequantized_as_transformers_does() {
+    for (codes, plain) in [("grids", "grids-plain"), ("model", "model-plain")] {
+        let (codes, plain) = (fixture(&format!("quantized/{codes}")), fixture(&format!("quantized/{plain}")));
+        let output = run(&["diff", path(&codes), path(&plain), "--json"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("are dequantized in memory"), "{stderr}");
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tensors = value["tensors"].as_array().unwrap();
+        assert_eq!(tensors.len(), read_tensors(&plain).len());
+        for tensor in tensors {
+            if tensor["name"] == "layers.0.every.weight" {
+                let nan = [&tensor["nonfinite_a"], &tensor["nonfinite_b"], &tensor["changed"]];
+                assert_eq!(nan, [2, 2, 0], "{tensor}");
+            } else {
+                assert_eq!(tensor["status"], "identical", "{tensor}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_an_fp8_model_is_that_of_transformers() {
+    let (model, rows) = (fixture("quantized/model"), fixture("quantized/rows.jsonl"));
+    let expected = std::fs::read(fixture("quantized/loss.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    for more in [&[][..], &["--no-mmap"]] {
+        let args = ["eval", "--model", path(&model), "--data", path(&rows), "--device", "cpu", "--json"];
+        let found: serde_json::Value = serde_json::from_str(&ok(&[&args[..], more].concat())).unwrap();
+        assert_eq!(found["tokens"], expected["tokens"]);
+        let difference = found["loss"].as_f64().unwrap() - expected["loss"].as_f64().unwrap();
+        assert!(difference.abs() < 1e-4, "{found} {expected}");
+    }
+}
+
+/// The adapter of a model to itself in FP8 holds no change.
+#[test]
+fn an_adapter_is_extracted_from_dequantized_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let (codes, plain) = (fixture("quantized/model"), fixture("quantized/model-plain"));
+    let said = ok(&["lora", "extract", path(&plain), path(&codes), "--rank", "2", "--out", path(&out)]);
+    assert!(said.starts_with("0 matrices at rank 2"), "{said}");
+}
+
+#[test]
+fn scales_that_do_not_divide_the_codes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let weight = tensor("q_proj.weight", "F8_E4M3", &[4, 6], vec![1; 24]);
+    let scales = |shape: &[u64]| {
+        tensor("q_proj.weight_scale", "F32", shape, vec![0; 4 * shape.iter().product::<u64>() as usize])
+    };
+    let a = dir.path().join("a");
+    for shape in [&[3, 1][..], &[1, 4], &[4], &[0, 1], &[1, 1, 1]] {
+        write_checkpoint(&a, &[weight.clone(), scales(shape)], 1, "{}");
+        let message = fails(&["diff", path(&a), path(&a), "--base", path(&a)]);
+        let expected = format!("has codes [4, 6], which F32 {shape:?} do not divide");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let alone = tensor("k_proj.weight", "F8_E4M3", &[1, 1], vec![1]);
+    write_checkpoint(&a, &[alone, weight, scales(&[1])], 1, "{}");
+    let message = fails(&["diff", path(&a), path(&a), "--base", path(&a)]);
+    assert!(message.contains("`k_proj.weight` has codes without scales"), "{message}");
 }
 
 #[test]

@@ -4,14 +4,15 @@
 //! Everything read here is hostile until checked. A [`Header`], an [`Index`] and a [`Checkpoint`]
 //! cannot be built invalid, so no later code checks them again.
 //!
-//! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`, `config`, `dtype`,
+//! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`, `dtype`, `config`,
 //! `convert`, `header_json`, `header`, `header_writer`, `index`, `shard`, `locate`, `quantization`,
-//! `sharded`, `digest`, `sidecar`, `output_guard`,
+//! `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod bounded_list;
 mod config;
 mod convert;
+mod dequantize;
 mod digest;
 mod dtype;
 mod foreign_format;

@@ -28,7 +28,7 @@ const CERTAIN: [&str; 15] = [
     "qzeros",
     "SCB",
     "W_q",
-    "weight_mask_packed",
+    "qscale_weight",
 ];
 /// What follows `.weight.` in the name of a part of a quantized weight; `quant_state.…` besides.
 const BELOW_WEIGHT: [&str; 7] =
@@ -91,9 +91,11 @@ impl fmt::Display for Quantization {
     }
 }
 
+/// Keys of `config.json` that say how weights are quantized.
+pub(super) const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+
 /// What the configuration says of quantization, at the top level or in `text_config`.
 fn quantization_config(config: &Config) -> Option<&Value> {
-    const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
     let value = config.value();
     let places = [Some(value), value.get("text_config")];
     let said = places.into_iter().flatten().flat_map(|place| KEYS.iter().filter_map(|key| place.get(*key)));

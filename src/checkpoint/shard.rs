@@ -31,13 +31,15 @@ pub enum Access {
 enum Whole {
     Map(Mmap),
     Memory(Vec<u8>),
+    /// Bytes in place of those of the file.
+    Made(Vec<u8>),
 }
 
 impl Whole {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Map(map) => map,
-            Self::Memory(bytes) => bytes,
+            Self::Memory(bytes) | Self::Made(bytes) => bytes,
         }
     }
 }
@@ -133,7 +135,19 @@ impl Shard {
 
     /// Length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.stamp.len
+        self.whole.as_ref().map_or(self.stamp.len, |whole| whole.bytes().len() as u64)
+    }
+
+    /// This shard with the bytes of another safetensors file in place of its own. It still watches its file.
+    ///
+    /// # Errors
+    /// [`Error::Header`] where they are none; [`Error::Io`].
+    pub(super) fn with_contents(&self, bytes: Vec<u8>) -> Result<Self> {
+        let (path, len) = (self.path.clone(), bytes.len() as u64);
+        let json_len = Header::json_len(&path, &bytes, len)? as usize;
+        let header = Header::parse(&path, &bytes[8..8 + json_len], len)?;
+        let file = self.file.try_clone().map_err(Error::io("open", &path))?;
+        Ok(Self { path, file, whole: Some(Whole::Made(bytes)), header, stamp: self.stamp })
     }
 
     /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
@@ -145,7 +159,7 @@ impl Shard {
     /// # Panics
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         if let Some(whole) = &self.whole {
             return Ok(&whole.bytes()[range.start as usize..range.end as usize]);
         }
@@ -160,7 +174,7 @@ impl Shard {
     /// # Panics
     /// As [`Shard::bytes`].
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         Some(&self.whole.as_ref()?.bytes()[range.start as usize..range.end as usize])
     }
 
@@ -182,6 +196,9 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Ok(0);
+        }
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
             let left = (range.end - from) as usize;
@@ -197,6 +214,9 @@ impl Shard {
 
     /// Gives the file a second name.
     pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
         let mut linked = linked();
         // A change before the link would be taken for the link.
         self.check_against(&linked).map_err(std::io::Error::other)?;

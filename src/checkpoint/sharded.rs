@@ -174,6 +174,19 @@ impl Checkpoint {
         })
     }
 
+    /// This checkpoint with other shards, where there are some, that hold plain weights in place of quantized ones.
+    pub(super) fn with_plain_weights(mut self, shards: Vec<Option<Shard>>) -> Result<Self> {
+        for (shard, plain) in self.shards.iter_mut().zip(shards) {
+            if let Some(plain) = plain {
+                *shard = plain;
+            }
+        }
+        self.order = order_tensors(&self.root, &self.shards)?;
+        self.config = self.config.take().map(|config| config.without(&super::quantization::KEYS));
+        self.quantization = None;
+        Ok(self)
+    }
+
     /// Whether it is a PEFT adapter, not a model.
     pub fn is_adapter(&self) -> bool {
         let file = |shard: &Shard| shard.file_name() == "adapter_model.safetensors";

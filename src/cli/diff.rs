@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, CommandInputs};
@@ -100,13 +100,18 @@ enum SortArg {
 
 impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let a = Checkpoint::open(&self.a, self.reading.access())?;
-        let b = Checkpoint::open(&self.b, self.reading.access())?;
+        let mut a = Checkpoint::open(&self.a, self.reading.access())?;
+        let mut b = Checkpoint::open(&self.b, self.reading.access())?;
+        // Two quantized sides are compared as bytes, where equal means that nothing changed.
+        let one = a.quantization().is_some() != b.quantization().is_some();
+        if self.base.is_some() || one && a.can_be_dequantized() && b.can_be_dequantized() {
+            (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
+        }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
         if let Some(base) = &self.base {
-            let base = Checkpoint::open(base, self.reading.access())?;
+            let base = dequantized(Checkpoint::open(base, self.reading.access())?, terminal)?;
             return self.overlap(&base, [&a, &b], &wanted, terminal);
         }
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::device::DeviceArgs;
 use super::outcome::Outcome;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::terminal::Terminal;
 use super::train::{in_batches, tokenizer};
 use crate::checkpoint::Checkpoint;
@@ -60,7 +60,7 @@ impl Eval {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
         let mut device = self.device.open()?;
-        let source = Checkpoint::open(&self.model, self.reading.whole())?;
+        let source = dequantized(Checkpoint::open(&self.model, self.reading.whole())?, terminal)?;
         let vocab_size = ModelConfig::read(&source)?.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };

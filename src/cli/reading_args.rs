@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use crate::checkpoint::{Access, ReadOptions};
+use super::terminal::Terminal;
+use crate::Result;
+use crate::checkpoint::{Access, Checkpoint, ReadOptions};
 
 /// How checkpoints are read.
 #[derive(Debug, Args)]
@@ -29,4 +31,14 @@ impl ReadingArgs {
     pub(super) fn by(&self, access: Access) -> ReadOptions {
         ReadOptions { access, allow_unindexed: self.allow_unindexed }
     }
+}
+
+/// `checkpoint` with plain weights; says so where they were quantized.
+pub(super) fn dequantized(checkpoint: Checkpoint, terminal: &Terminal) -> Result<Checkpoint> {
+    let Some(quantization) = checkpoint.quantization().map(ToString::to_string) else {
+        return Ok(checkpoint);
+    };
+    let plain = checkpoint.dequantized()?;
+    terminal.note(&format!("quantized weights ({quantization}) are dequantized in memory"));
+    Ok(plain)
 }
