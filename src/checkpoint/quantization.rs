@@ -132,7 +132,7 @@ fn module<'n, 'a>(name: &'n str, dtype: &Dtype, find: &dyn Fn(&str) -> Option<&'
     if let Some(module) = scaled.filter(|module| find(module).is_some_and(is_code)) {
         return Some(module);
     }
-    let only_scaled = matches!(dtype, Dtype::Known(Known::F4 | Known::F8_E8M0));
+    let only_scaled = *dtype == Dtype::Known(Known::F8_E8M0);
     only_scaled.then(|| name.strip_suffix(".weight").or_else(|| fused("_scales")).unwrap_or(name))
 }
 
