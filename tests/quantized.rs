@@ -100,9 +100,12 @@ fn what_computes_refuses() {
 fn fp8_is_dequantized_as_transformers_does() {
     for (codes, plain) in [("grids", "grids-plain"), ("model", "model-plain")] {
         let (codes, plain) = (fixture(&format!("quantized/{codes}")), fixture(&format!("quantized/{plain}")));
-        let output = run(&["diff", path(&codes), path(&plain), "--json"]);
+        let output = run(&["diff", path(&codes), path(&plain), "--json", "--dequantize"]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains("are dequantized in memory"), "{stderr}");
+        // Without the option, stored types differ.
+        let stored = run(&["diff", path(&codes), path(&plain), "--fail-on", "dtype"]);
+        assert_eq!(stored.status.code(), Some(1));
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let tensors = value["tensors"].as_array().unwrap();
         assert_eq!(tensors.len(), read_tensors(&plain).len());

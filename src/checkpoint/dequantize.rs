@@ -33,11 +33,6 @@ enum Change<'a> {
 }
 
 impl Checkpoint {
-    /// Whether [`Checkpoint::dequantized`] can do it.
-    pub fn can_be_dequantized(&self) -> bool {
-        changes(self).is_ok()
-    }
-
     /// This checkpoint with plain weights in memory in place of quantized ones, in the type that `config.json` names, or
     /// bf16. Itself where no weight is quantized.
     ///

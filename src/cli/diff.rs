@@ -31,6 +31,9 @@ pub(super) struct Diff {
     /// Check that what this plan freezes is bit-identical and that all it trains has moved; exit code 1 if not
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Compare the numbers that FP8 weights stand for, as transformers loads them; in memory
+    #[arg(long, conflicts_with = "plan")]
+    dequantize: bool,
     /// Exit with 1 only where a tensor meets this: `rel_l2>0.01`, `nonfinite`, `missing`, …; may be repeated
     #[arg(long, value_name = "LIMIT")]
     fail_on: Vec<Limit>,
@@ -102,9 +105,7 @@ impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let mut a = Checkpoint::open(&self.a, self.reading.access())?;
         let mut b = Checkpoint::open(&self.b, self.reading.access())?;
-        // Two quantized sides are compared as bytes, where equal means that nothing changed.
-        let one = a.quantization().is_some() != b.quantization().is_some();
-        if self.base.is_some() || one && a.can_be_dequantized() && b.can_be_dequantized() {
+        if self.base.is_some() || self.dequantize {
             (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
         }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
@@ -130,7 +131,8 @@ impl Diff {
             return Err(Error::usage("no tensor matches", "leave out --only or --category"));
         }
         if let Some(found) = a.quantization().or(b.quantization()) {
-            terminal.warn(&format!("quantized weights ({found}): compared as bytes, not measured"));
+            let how = "compared as bytes, not measured; --dequantize measures FP8";
+            terminal.warn(&format!("quantized weights ({found}) are {how}"));
         }
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
         let path = |path: &Path| path.to_string_lossy().into_owned();
