@@ -85,7 +85,7 @@ fn what_computes_refuses() {
             &["diff", a, b, "--base", a],
             &["eval", "--model", a, "--data", rows],
         ];
-        // The last three dequantize FP8.
+        // The last three dequantize FP8, and MXFP4 of stacked experts.
         let refusing = if program == "fp8" { &computing[..3] } else { &computing };
         for args in refusing {
             let message = fails(args);
@@ -97,7 +97,7 @@ fn what_computes_refuses() {
 
 /// Every form of scales, bit for bit what transformers makes of it; NaN stays NaN, whatever its bits.
 #[test]
-fn fp8_is_dequantized_as_transformers_does() {
+fn codes_are_dequantized_as_transformers_does() {
     for (codes, plain) in [("grids", "grids-plain"), ("model", "model-plain")] {
         let (codes, plain) = (fixture(&format!("quantized/{codes}")), fixture(&format!("quantized/{plain}")));
         let output = run(&["diff", path(&codes), path(&plain), "--json", "--dequantize"]);

@@ -31,7 +31,7 @@ pub(super) struct Diff {
     /// Check that what this plan freezes is bit-identical and that all it trains has moved; exit code 1 if not
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Compare the numbers that FP8 weights stand for, as transformers loads them; in memory
+    /// Compare the numbers that FP8 and MXFP4 weights stand for, as transformers loads them
     #[arg(long, conflicts_with = "plan")]
     dequantize: bool,
     /// Exit with 1 only where a tensor meets this: `rel_l2>0.01`, `nonfinite`, `missing`, …; may be repeated
@@ -131,7 +131,7 @@ impl Diff {
             return Err(Error::usage("no tensor matches", "leave out --only or --category"));
         }
         if let Some(found) = a.quantization().or(b.quantization()) {
-            let how = "compared as bytes, not measured; --dequantize measures FP8";
+            let how = "compared as bytes, not measured; --dequantize measures FP8 and MXFP4";
             terminal.warn(&format!("quantized weights ({found}) are {how}"));
         }
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
