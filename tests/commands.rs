@@ -47,7 +47,7 @@ fn a_repository_name_is_looked_up_in_the_local_cache() {
     let other = base("acme/tiny@other", &["--dry-run"]);
     let stderr = String::from_utf8_lossy(&other.stderr);
     assert_eq!(other.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("acme/tiny@other: no such file"), "{stderr}");
+    assert!(stderr.contains("has `acme/tiny`, but not its revision `other`"), "{stderr}");
     // Sidecars that are links into the cache's own blobs are carried over.
     let args =
         ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::header::TensorInfo;
+use super::header_json::TensorInfo;
 use super::shard::Shard;
 use super::sharded::{Checkpoint, Tensor};
 use crate::Result;

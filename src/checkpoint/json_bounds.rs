@@ -1,9 +1,13 @@
-//! Bounds on the depth and the size of untrusted JSON, before it is parsed.
+//! Bounds on the depth and the size of untrusted JSON, before it is parsed, and on what a parser skips.
 
-/// The depth that JSON libraries commonly allow.
-const MOST: u32 = 128;
+use std::fmt;
 
-/// Whether `json` opens more than 128 objects and lists inside each other.
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// The depth that serde_json allows, and with it the reference crate of the format.
+const MOST: u32 = 127;
+
+/// Whether `json` opens more than 127 objects and lists inside each other.
 ///
 /// Parsers skip what they do not need without counting; a file made to exhaust the stack of the next
 /// reader is refused here.
@@ -45,6 +49,58 @@ pub(crate) fn tree_bytes(json: &[u8]) -> u64 {
     bytes
 }
 
+/// Any JSON value, read as strictly as one that is used and then dropped: an ignored value may hold half of a surrogate
+/// pair or a number out of range.
+pub(super) struct Discarded;
+
+impl<'de> Deserialize<'de> for Discarded {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        reader.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Discarded {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,8 +113,8 @@ mod tests {
 
     #[test]
     fn depth_counts_outside_of_strings() {
-        assert!(!too_deep("[".repeat(128).as_bytes()));
-        assert!(too_deep("[".repeat(129).as_bytes()));
+        assert!(!too_deep("[".repeat(127).as_bytes()));
+        assert!(too_deep("[".repeat(128).as_bytes()));
         assert!(!too_deep(format!(r#""{}\"{}""#, "[".repeat(200), "{".repeat(200)).as_bytes()));
         assert!(!too_deep("[]".repeat(200).as_bytes()));
     }

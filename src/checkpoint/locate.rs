@@ -46,10 +46,22 @@ pub(super) fn locate(path: &Path) -> Result<Located> {
 }
 
 fn not_found(path: &Path) -> Error {
-    let hint = repository(path).map(|(org, name, _)| {
-        format!("`{org}/{name}` is not in the local Hugging Face cache either; download it first with `hf download {org}/{name}`")
-    });
-    fault(path, "no such file or directory", hint)
+    let what = "no such file or directory";
+    let Some((org, name, revision)) = repository(path) else {
+        return fault(path, what, None);
+    };
+    let revisions = revisions(org, name);
+    if revisions.is_empty() {
+        let hint = format!(
+            "`{org}/{name}` is not in the local Hugging Face cache either; download it first with `hf download {org}/{name}`"
+        );
+        return fault(path, what, Some(hint));
+    }
+    let what = format!("the local Hugging Face cache has `{org}/{name}`, but not its revision `{revision}`");
+    let has = list(&revisions.iter().collect::<Vec<_>>());
+    let hint =
+        format!("download it with `hf download {org}/{name} --revision {revision}`, or take one of: {has}");
+    fault(path, what, Some(hint))
 }
 
 fn fault(path: &Path, fault: impl Into<String>, hint: Option<String>) -> Error {
@@ -108,12 +120,25 @@ fn directory(root: &Path) -> Result<Located> {
     Ok(located)
 }
 
+/// What helps where a directory has other files than safetensors weights.
+fn hint_without_weights(root: &Path) -> Option<String> {
+    let has = |name: &str| root.join(name).is_file();
+    if has("adapter_config.json") {
+        return Some(
+            "it is the directory of an adapter: save it as safetensors, and apply it with merge --lora"
+                .to_owned(),
+        );
+    }
+    let pickled = has("pytorch_model.bin") || has("pytorch_model.bin.index.json");
+    pickled.then(|| "it has PyTorch weights: save the model as safetensors first".to_owned())
+}
+
 /// A directory without an index: one file, or a full set of `name-00001-of-0000N` shards.
 fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
     let chosen: Vec<&String> = match weights {
         [] => {
             let what = "no safetensors weights: expected model.safetensors or model.safetensors.index.json";
-            return Err(fault(root, what, None));
+            return Err(fault(root, what, hint_without_weights(root)));
         }
         many if many.iter().any(|n| *n == "model.safetensors") => {
             many.iter().copied().filter(|n| *n == "model.safetensors").collect()
@@ -138,10 +163,28 @@ fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
     })
 }
 
+/// An index whose shards are not there, with a whole file beside it.
+fn stale_index(root: &Path, path: &Path, names: &[String], weights: &[&String]) -> Option<Error> {
+    let missing: Vec<&String> = names.iter().filter(|name| !root.join(name).is_file()).collect();
+    let single = path.to_string_lossy();
+    let single = Path::new(single.strip_suffix(".index.json")?).file_name()?.to_string_lossy().into_owned();
+    let beside = weights.iter().any(|name| **name == single) && !names.contains(&single);
+    let first = missing.first().filter(|_| beside)?;
+    let (first, n, file) = (Escaped(*first), missing.len(), Escaped(&single));
+    let what =
+        format!("stale: {n} of its shards are missing, such as `{first}`, and `{file}` stands beside it");
+    let hint = format!("give {} itself, or remove the index", Escaped(&root.join(&single)));
+    Some(fault(path, what, Some(hint)))
+}
+
+/// The shards that an index lists. Their numbers are not judged: the index says which there are.
 fn indexed(kind: Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
     let index = Index::read(&path)?;
     let mut names: Vec<String> = index.shards().iter().map(|s| (*s).to_owned()).collect();
     names.sort_by(|a, b| natural_order(a, b));
+    if let Some(fault) = stale_index(&root, &path, &names, weights) {
+        return Err(fault);
+    }
     let missing = |name: &&String| !root.join(name.as_str()).is_file();
     let faults = names.iter().filter(missing).map(|name| Error::Index {
         path: path.clone(),
@@ -149,7 +192,6 @@ fn indexed(kind: Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Res
         fault: format!("shard `{}` is listed but missing beside the index", Escaped(name)),
     });
     Faults::from_iter(faults).into_result()?;
-    check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
     let listed: HashSet<&String> = names.iter().collect();
     let left = weights.iter().filter(|n| !listed.contains(*n));
     let unindexed = left.map(|n| (*n).clone()).collect();
@@ -228,10 +270,22 @@ fn repository(path: &Path) -> Option<(&str, &str, &str)> {
     (plain(org) && plain(name) && revision_plain).then_some((org, name, revision))
 }
 
+/// The branches, tags and commits of a repository that the local Hugging Face cache has.
+fn revisions(org: &str, name: &str) -> Vec<String> {
+    let Some(dir) = repository_dir(org, name) else { return Vec::new() };
+    let names = |below: &str| file_names(&dir.join(below)).unwrap_or_default();
+    names("refs").into_iter().chain(names("snapshots")).collect()
+}
+
+/// Where the local Hugging Face cache keeps a repository.
+fn repository_dir(org: &str, name: &str) -> Option<PathBuf> {
+    Some(cache_dir()?.join(format!("models--{org}--{name}")))
+}
+
 /// The snapshot of a repository in the local Hugging Face cache.
 fn in_cache(path: &Path) -> Option<PathBuf> {
     let (org, name, revision) = repository(path)?;
-    let dir = cache_dir()?.join(format!("models--{org}--{name}"));
+    let dir = repository_dir(org, name)?;
     let commit = super::small_file::read_small(&dir.join("refs").join(revision));
     let commit = commit.ok().and_then(|text| String::from_utf8(text).ok());
     let commit = commit.unwrap_or_else(|| revision.to_owned());

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::foreign_format::{FIRST_BYTES, foreign_format};
 use super::header::Header;
 use super::map::Map;
 use super::reading::{Reading, Way};
@@ -32,13 +33,15 @@ pub enum Access {
 enum Whole {
     Map(Map),
     Memory(Vec<u8>),
+    /// Bytes in place of those of the file.
+    Made(Vec<u8>),
 }
 
 impl Whole {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Map(map) => map,
-            Self::Memory(bytes) => bytes,
+            Self::Memory(bytes) | Self::Made(bytes) => bytes,
         }
     }
 }
@@ -94,11 +97,11 @@ impl Shard {
         }
         let file = File::open(path).map_err(Error::io("open", path))?;
         let stamp = Stamp::of(&file.metadata().map_err(Error::io("open", path))?);
-        let mut first = [0; 8];
-        let available = stamp.len.min(8) as usize;
-        let read = Error::io("read", path);
-        file.read_exact_at(&mut first[..available], 0).map_err(read)?;
-        let json_len = Header::json_len(path, &first[..available], stamp.len)?;
+        let mut first = [0; FIRST_BYTES];
+        let first = &mut first[..stamp.len.min(FIRST_BYTES as u64) as usize];
+        file.read_exact_at(first, 0).map_err(Error::io("read", path))?;
+        let json_len = Header::json_len(path, first, stamp.len)
+            .map_err(|fault| foreign_format(path, first, "weights").unwrap_or(fault))?;
         let whole = match access {
             Access::Map => Some(Whole::Map(Map::new(&file).map_err(Error::io("map", path))?)),
             Access::Read => None,
@@ -131,7 +134,20 @@ impl Shard {
 
     /// Length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.stamp.len
+        self.whole.as_ref().map_or(self.stamp.len, |whole| whole.bytes().len() as u64)
+    }
+
+    /// This shard with the bytes of another safetensors file in place of its own. It still watches its file.
+    ///
+    /// # Errors
+    /// [`Error::Header`] where they are none; [`Error::Io`].
+    pub(super) fn with_contents(&self, bytes: Vec<u8>) -> Result<Self> {
+        let (path, len) = (self.path.clone(), bytes.len() as u64);
+        let json_len = Header::json_len(&path, &bytes, len)? as usize;
+        let header = Header::parse(&path, &bytes[8..8 + json_len], len)?;
+        let file = self.file.try_clone().map_err(Error::io("open", &path))?;
+        let (whole, reading) = (Some(Whole::Made(bytes)), Reading::new(0));
+        Ok(Self { path, file, whole, reading, header, stamp: self.stamp })
     }
 
     /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into `scratch`. Bytes that
@@ -143,10 +159,10 @@ impl Shard {
     /// # Panics
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         let at = range.start as usize..range.end as usize;
         match &self.whole {
-            Some(Whole::Memory(bytes)) => return Ok(&bytes[at]),
+            Some(Whole::Memory(bytes) | Whole::Made(bytes)) => return Ok(&bytes[at]),
             Some(Whole::Map(map)) if self.reading.way(&self.file) != Way::Streams => {
                 self.check_map()?;
                 self.reading.read_ahead(&self.file, &range);
@@ -171,7 +187,7 @@ impl Shard {
     /// # Panics
     /// As [`Shard::bytes`].
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         Some(&self.whole.as_ref()?.bytes()[range.start as usize..range.end as usize])
     }
 
@@ -196,6 +212,9 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Ok(0);
+        }
         self.reading.read_ahead(&self.file, &range);
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
@@ -212,6 +231,9 @@ impl Shard {
 
     /// Gives the file a second name.
     pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
         let mut linked = linked();
         // A change before the link would be taken for the link.
         self.check_against(&linked).map_err(std::io::Error::other)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, CommandInputs};
@@ -31,6 +31,9 @@ pub(super) struct Diff {
     /// Check that what this plan freezes is bit-identical and that all it trains has moved; exit code 1 if not
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Compare the numbers that FP8 and MXFP4 weights stand for, as transformers loads them
+    #[arg(long, conflicts_with = "plan")]
+    dequantize: bool,
     /// Exit with 1 only where a tensor meets this: `rel_l2>0.01`, `nonfinite`, `missing`, …; may be repeated
     #[arg(long, value_name = "LIMIT")]
     fail_on: Vec<Limit>,
@@ -100,13 +103,16 @@ enum SortArg {
 
 impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let a = Checkpoint::open(&self.a, self.reading.access())?;
-        let b = Checkpoint::open(&self.b, self.reading.access())?;
+        let mut a = Checkpoint::open(&self.a, self.reading.access())?;
+        let mut b = Checkpoint::open(&self.b, self.reading.access())?;
+        if self.base.is_some() || self.dequantize {
+            (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
+        }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
         if let Some(base) = &self.base {
-            let base = Checkpoint::open(base, self.reading.access())?;
+            let base = dequantized(Checkpoint::open(base, self.reading.access())?, terminal)?;
             return self.overlap(&base, [&a, &b], &wanted, terminal);
         }
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;
@@ -123,6 +129,10 @@ impl Diff {
         bar.finish_and_clear();
         if tensors.is_empty() {
             return Err(Error::usage("no tensor matches", "leave out --only or --category"));
+        }
+        if let Some(found) = a.quantization().or(b.quantization()) {
+            let how = "compared as bytes, not measured; --dequantize measures FP8 and MXFP4";
+            terminal.warn(&format!("quantized weights ({found}) are {how}"));
         }
         let failed = self.failures(plan.as_ref(), &tensors, &wanted);
         let both =

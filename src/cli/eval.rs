@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::device::DeviceArgs;
 use super::outcome::Outcome;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::rows::{Loader, in_batches, tokenizer};
 use super::terminal::Terminal;
 use crate::checkpoint::Checkpoint;
@@ -62,7 +62,7 @@ impl Eval {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
         let mut device = self.device.open()?;
-        let source = Checkpoint::open(&self.model, self.reading.whole())?;
+        let source = dequantized(Checkpoint::open(&self.model, self.reading.whole())?, terminal)?;
         let config = ModelConfig::read(&source)?;
         let vocab_size = config.vocab_size as u32;
         let unused: Vec<&str> =

@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::terminal::Terminal;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Link};
@@ -67,10 +67,11 @@ impl Extract {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
+        let (base, tuned) = (dequantized(base, terminal)?, dequantized(tuned, terminal)?);
         let pairing = Pairing::new(&base, &tuned, Policies { cast: true, ..Policies::default() })?;
         let mut options = Map::new();
         options.insert("rank".to_owned(), json!(self.rank));
-        let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
         let provenance = Provenance { command: "lora extract", options, inputs };
         let output = Output {
             path: self.output.path()?,

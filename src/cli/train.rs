@@ -106,7 +106,7 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
-        let source = Checkpoint::open(&self.model, Access::Read)?;
+        let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
@@ -136,7 +136,7 @@ impl Train {
             tensorboard: self.saving.tensorboard,
             sync: self.output.sync(),
             link: self.link.link(),
-            access: self.reading.whole(),
+            reading: self.reading.whole(),
         };
         Run::check(&run, &source)?;
         let space = Run::disk_bytes(&run, &source)?;

@@ -12,7 +12,7 @@ use crate::diff::{Status, StoredAs, TensorDiff};
 type Both<'a> = (Option<Tensor<'a>>, Option<Tensor<'a>>);
 
 /// Compares two checkpoints. `wanted` chooses tensors by name; `done` is told the bytes read so far, of both
-/// sides.
+/// sides. Tensors of quantized weights are compared as bytes: their codes are no numbers.
 ///
 /// # Errors
 /// [`crate::Error::Io`], or [`crate::Error::Checkpoint`] when a file changes meanwhile.
@@ -27,7 +27,11 @@ pub fn diff(
     let mut pair_of = Vec::with_capacity(both.len());
     for (x, y) in &both {
         let pair = match (x, y) {
-            (Some(x), Some(y)) => Pair::new(PairSide::of(a, *x), PairSide::of(b, *y)),
+            (Some(x), Some(y)) => {
+                let codes = [a, b].iter().any(|side| side.is_quantized(&x.info.name));
+                let sides = (PairSide::of(a, *x), PairSide::of(b, *y));
+                if codes { Pair::of_bytes(sides.0, sides.1) } else { Pair::new(sides.0, sides.1) }
+            }
             _ => None,
         };
         pair_of.push(pair.is_some().then_some(pairs.len()));

@@ -98,10 +98,13 @@ impl Limit {
         &self.text
     }
 
-    /// Whether the tensor fails. Measures hold of what was compared only.
+    /// Whether the tensor fails. Tensors of different shapes, or on one side only, are not measured; what differs in its
+    /// bytes and has no numbers to measure fails every measure.
     pub fn fails(&self, tensor: &TensorDiff) -> bool {
         let delta = tensor.delta.as_ref();
+        let unmeasured = delta.is_none() && matches!(tensor.status, Status::Changed | Status::DtypeDiffers);
         match self.test {
+            Test::Nonfinite | Test::Measure { .. } if unmeasured => true,
             Test::Nonfinite => delta.is_some_and(|d| d.nonfinite_a + d.nonfinite_b > 0),
             Test::Missing => matches!(tensor.status, Status::OnlyInA | Status::OnlyInB),
             Test::Shape => tensor.status == Status::ShapeDiffers,
@@ -141,6 +144,13 @@ mod tests {
         }
         let new = tensor(Delta { squares: 1.0, ..Delta::default() });
         assert!("rel_l2>1e300".parse::<Limit>().unwrap().fails(&new));
+        let codes = TensorDiff { delta: None, ..tensor(Delta::default()) };
+        let same = TensorDiff { status: Status::Identical, ..codes.clone() };
+        for text in ["rel_l2>1e300", "cosine<-2", "nonfinite"] {
+            let limit = text.parse::<Limit>().unwrap();
+            assert!(limit.fails(&codes) && !limit.fails(&same), "{text}");
+        }
+        assert!(!"missing".parse::<Limit>().unwrap().fails(&codes));
         let broken = tensor(Delta { nonfinite_b: 1, ..Delta::default() });
         assert!("nonfinite".parse::<Limit>().unwrap().fails(&broken));
     }

@@ -52,12 +52,17 @@ impl<'a> Pair<'a> {
             && !is_complex(of_b)
         {
             Values::F64(x, y)
-        } else if of_a == of_b && elements == a.info.elements() && elements == b.info.elements() {
-            Values::Bytes
         } else {
-            return None;
+            return Self::of_bytes(a, b);
         };
         Some(Self { a, b, values, elements })
+    }
+
+    /// Pairs two tensors as bytes. `None` where their types or shapes differ.
+    pub(crate) fn of_bytes(a: PairSide<'a>, b: PairSide<'a>) -> Option<Self> {
+        let elements = a.info.elements();
+        let same = a.info.dtype == b.info.dtype && a.info.shape == b.info.shape;
+        same.then_some(Self { a, b, values: Values::Bytes, elements })
     }
 
     /// Numbers on each side: elements, two for a complex one, or bytes.

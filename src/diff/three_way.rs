@@ -96,13 +96,14 @@ pub struct TensorOverlap {
 ///
 /// # Errors
 /// [`Error::Pairing`] for every tensor that one side lacks, or has in another shape or in a type that is not
-/// a real number; [`Error::Io`]; [`Error::Checkpoint`] when a file changes meanwhile.
+/// a real number; [`Error::Io`]; [`Error::Checkpoint`] for quantized weights, and when a file changes meanwhile.
 pub fn three_way(
     base: &Checkpoint,
     tuned: [&Checkpoint; 2],
     wanted: &dyn Fn(&str) -> bool,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<TensorOverlap>> {
+    [base, tuned[0], tuned[1]].iter().try_for_each(|side| side.check_not_quantized("a task vector"))?;
     let mut triples = Vec::new();
     let mut faults = Faults::default();
     for tensor in base.tensors().filter(|t| wanted(&t.info.name)) {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::checkpoint::{Access, Checkpoint, read_config};
+use crate::checkpoint::{Checkpoint, ReadOptions, read_config};
 use crate::error::Escaped;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::plan::{Category, TensorName};
@@ -46,7 +46,7 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Io`], a broken file, or a kind of adapter that is not plain LoRA.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    pub fn open(path: &Path, options: impl Into<ReadOptions>) -> Result<Self> {
         let config_path = path.join("adapter_config.json");
         let fault = |fault: String| Error::Checkpoint {
             path: config_path.clone(),
@@ -82,7 +82,7 @@ impl Adapter {
             rslora: value["use_rslora"] == true,
             transposed: value["fan_in_fan_out"] == true,
         };
-        let checkpoint = Checkpoint::open(&path.join("adapter_model.safetensors"), access)?;
+        let checkpoint = Checkpoint::open(&path.join("adapter_model.safetensors"), options)?;
         Ok(Self { checkpoint, config })
     }
 

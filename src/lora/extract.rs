@@ -41,7 +41,8 @@ struct Part {
 /// Writes the adapter of rank `rank` (less for smaller matrices) into a new directory.
 ///
 /// # Errors
-/// [`crate::Error::Pairing`], [`crate::Error::Output`], [`crate::Error::Io`].
+/// [`crate::Error::Checkpoint`] for quantized weights, [`crate::Error::Pairing`], [`crate::Error::Output`],
+/// [`crate::Error::Io`].
 pub fn extract_lora(
     pairing: &Pairing<'_>,
     rank: usize,
@@ -51,6 +52,10 @@ pub fn extract_lora(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Extraction> {
     let (base, tuned) = (pairing.base, pairing.tuned);
+    for side in [base, tuned] {
+        side.check_not_adapter()?;
+        side.check_not_quantized("an extraction")?;
+    }
     let staging = output.stage(CommandInputs::of([base, tuned]))?;
     let mut matrices = Vec::new();
     let mut saved: Vec<Source<'_>> = Vec::new();

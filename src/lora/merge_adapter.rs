@@ -32,8 +32,10 @@ impl<'a> LoraMerge<'a> {
     /// Finds what the adapter changes.
     ///
     /// # Errors
-    /// All tensors of the adapter that do not fit the base.
+    /// A quantized base; all tensors of the adapter that do not fit the base.
     pub fn new(base: &'a Checkpoint, adapter: &'a Adapter) -> Result<Self> {
+        base.check_not_adapter()?;
+        base.check_not_quantized("a merge")?;
         let changes = adapter.changes(base)?;
         Ok(Self { base, adapter, changes, sidecars: sidecars(base)? })
     }

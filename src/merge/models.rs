@@ -1,6 +1,6 @@
 //! The checkpoints that a recipe names.
 
-use crate::checkpoint::{Access, Checkpoint, Sha256Hex, compare_contents, natural_order, sample_digest};
+use crate::checkpoint::{Checkpoint, ReadOptions, Sha256Hex, compare_contents, natural_order, sample_digest};
 use crate::merge::recipe::Recipe;
 use crate::{Faults, Result};
 
@@ -28,16 +28,20 @@ impl Models {
     ///
     /// # Errors
     /// Everything that is wrong with any of them.
-    pub fn open(recipe: &Recipe, access: Access) -> Result<Self> {
+    pub fn open(recipe: &Recipe, options: impl Into<ReadOptions>) -> Result<Self> {
+        let options = options.into();
         let mut faults = Faults::default();
         let mut named = Vec::new();
         let paths: Vec<_> = recipe.models().iter().map(|name| recipe.path_of(name)).collect();
         Checkpoint::check_open_files(&paths)?;
         for name in recipe.models() {
-            match Checkpoint::open(&recipe.path_of(name), access) {
-                Ok(checkpoint) => named.push((name.to_owned(), checkpoint)),
-                Err(fault) => faults.push(fault),
-            }
+            let opened = Checkpoint::open(&recipe.path_of(name), options);
+            let checked = opened.and_then(|model| {
+                model.check_not_adapter()?;
+                model.check_not_quantized("a merge")?;
+                Ok((name.to_owned(), model))
+            });
+            named.extend(faults.keep(checked));
         }
         faults.into_result()?;
         let identities = identities(&named)?;

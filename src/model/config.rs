@@ -59,6 +59,7 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Checkpoint`] naming the key, what it says and what is supported.
     pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        checkpoint.check_not_adapter()?;
         let root = checkpoint.root();
         let Some(config) = checkpoint.config() else {
             return Err(Error::Checkpoint {
@@ -69,6 +70,7 @@ impl ModelConfig {
         };
         let path = root.join("config.json");
         let keys = Keys { value: config.value(), path: &path };
+        checkpoint.check_not_quantized("a forward pass")?;
         let mut config = Self::from_keys(&keys, checkpoint.len())?;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);

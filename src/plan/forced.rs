@@ -14,7 +14,8 @@ use crate::{Error, Faults, Result};
 /// Tensor → trainable.
 pub(super) type Forced = BTreeMap<String, bool>;
 
-/// Matches the globs of `selection`. A glob that matches one tensor of a tied pair holds for both.
+/// Matches the globs of `selection`. A glob that matches one tensor of a tied pair or of a
+/// quantized weight holds for all of it.
 ///
 /// # Errors
 /// All faults at once: a glob that is malformed or matches nothing, a tensor that is both trained and frozen.
@@ -61,12 +62,14 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
     Err(Error::usage(format!("{option} `{}` matches no tensor", Escaped(glob)), hint))
 }
 
-/// The tensor and, where it is half of a tied pair, the other half.
+/// The tensor and, where it is half of a tied pair or part of a quantized weight, the others of its unit.
 fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
     let parsed = TensorName::of(name);
     let pairs = parsed.category == Category::LmHead || parsed.is_token_embedding();
     match inventory.unit_of(name) {
-        Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),
+        Some(unit) if unit.quantized || pairs && inventory.tied() => {
+            unit.tensors.iter().map(String::as_str).collect()
+        }
         _ => vec![name],
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::tensor_name::{Category, TensorName, is_buffer, module_of};
-use crate::checkpoint::{Checkpoint, Config, natural_order};
+use crate::checkpoint::{Checkpoint, Config, Quantization, natural_order};
 
 /// A module: its matrix with bias and scales, or a tied pair of embedding and head.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Unit {
     pub parameters: u64,
     /// Saved with the model, but never trained: in no draw, and frozen in every plan.
     pub buffer: bool,
+    /// Whether its weight is quantized: its tensors are one weight, and none of them is a number by itself.
+    pub quantized: bool,
 }
 
 /// All tensors of a checkpoint, each in exactly one unit.
@@ -39,8 +41,17 @@ impl Inventory {
         tensors: impl IntoIterator<Item = (String, Vec<u64>)>,
     ) -> Self {
         let tensors: Vec<_> = tensors.into_iter().collect();
-        let mut units: Vec<Unit> =
-            modules(tensors, tied).into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
+        Self::grouped(architecture, tied, tensors, None)
+    }
+
+    fn grouped(
+        architecture: Option<&str>,
+        tied: bool,
+        tensors: Vec<Shaped>,
+        quantization: Option<&Quantization>,
+    ) -> Self {
+        let modules = modules(tensors, tied, quantization).into_iter();
+        let mut units: Vec<Unit> = modules.map(|(name, tensors)| unit(name, tensors, quantization)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
         let positions =
             |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
@@ -53,7 +64,7 @@ impl Inventory {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let architecture = checkpoint.config().and_then(Config::architecture);
         let tensors = checkpoint.tensors().map(|t| (t.info.name.clone(), t.info.shape.clone()));
-        Self::new(architecture, checkpoint.tied(), tensors)
+        Self::grouped(architecture, checkpoint.tied(), tensors.collect(), checkpoint.quantization())
     }
 
     /// The units, in natural order.
@@ -108,7 +119,11 @@ fn named(units: &[Unit], (unit, tensor): (u32, u32)) -> &str {
 type Shaped = (String, Vec<u64>);
 
 /// The tensors of each module; modules in the order of their first tensors.
-fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
+fn modules(
+    tensors: Vec<Shaped>,
+    tied: bool,
+    quantization: Option<&Quantization>,
+) -> Vec<(String, Vec<Shaped>)> {
     let embeddings = tensors.iter().filter(|(name, _)| tied && TensorName::of(name).is_token_embedding());
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
     let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
@@ -120,7 +135,10 @@ fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
         tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight")).collect();
     let module = |(name, _): &Shaped| match &tied_to {
         Some(embedding) if joins(name) => embedding.clone(),
-        _ => module_beside(name, &weighted).to_owned(),
+        _ => quantization
+            .and_then(|quantization| quantization.module_of(name))
+            .unwrap_or_else(|| module_beside(name, &weighted))
+            .to_owned(),
     };
     let names: Vec<String> = tensors.iter().map(module).collect();
     let mut at: HashMap<String, usize> = HashMap::with_capacity(names.len());
@@ -146,7 +164,7 @@ fn module_beside<'a>(name: &'a str, weighted: &HashSet<&str>) -> &'a str {
     own.unwrap_or(module)
 }
 
-fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
+fn unit(name: String, mut tensors: Vec<Shaped>, quantization: Option<&Quantization>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
     // A tied unit has two tensors or more.
     let many = tensors.len() > 1;
@@ -161,9 +179,13 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let parameters = counted.map(|(_, shape)| elements(shape)).fold(0u64, u64::saturating_add);
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
+    let quantized = quantization.is_some_and(|found| tensors.iter().any(|(name, _)| found.covers(name)));
+    let weight = format!("{name}.weight");
+    let alone = embedding.is_none() && quantization.is_some_and(|found| found.module_of(&name).is_some());
     Unit {
         buffer: tensors.iter().all(|(name, _)| is_buffer(name)),
-        tensor_name: TensorName::of(&first.0),
+        tensor_name: TensorName::of(if alone { &weight } else { &first.0 }),
+        quantized,
         name,
         parameters,
         tensors: tensors.into_iter().map(|(name, _)| name).collect(),

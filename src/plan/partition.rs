@@ -152,7 +152,7 @@ impl Plan {
         Inventory::new(architecture, false, names.map(|name| (name.clone(), Vec::new())))
     }
 
-    /// Checks that the plan covers exactly the tensors of `inventory` and splits no tied pair.
+    /// Checks that the plan covers exactly the tensors of `inventory` and splits no tied pair and no quantized weight.
     ///
     /// # Errors
     /// Every fault at once, each with its tensor.
@@ -167,22 +167,39 @@ impl Plan {
         let planned = self.trainable.iter().chain(&self.frozen);
         let extra = planned.filter(|name| inventory.unit_of(name).is_none());
         faults.extend(extra.map(|name| fault(None, name, "in the plan, but not in the checkpoint", hint())));
-        if inventory.tied() {
-            let has_head =
-                |unit: &&Unit| unit.tensors.iter().any(|t| TensorName::of(t).category == Category::LmHead);
-            for unit in inventory.units().iter().filter(has_head) {
-                let mut states = unit
-                    .tensors
-                    .iter()
-                    .map(|tensor| (self.is_trainable(tensor), self.masked.contains(tensor)));
-                let first = states.next();
-                if states.any(|state| Some(state) != first) {
-                    let what = "tied with the embedding, but the two are in different lists";
-                    faults.push(fault(None, &unit.tensors[0], what, None));
-                }
+        let has_head =
+            |unit: &Unit| unit.tensors.iter().any(|t| TensorName::of(t).category == Category::LmHead);
+        for unit in inventory.units() {
+            if inventory.tied() && has_head(unit) && self.splits(unit) {
+                let what = "tied with the embedding, but the two are in different lists";
+                faults.push(fault(None, &unit.tensors[0], what, None));
+            } else if unit.quantized && self.splits(unit) {
+                let what = "part of a quantized weight whose tensors are in different lists";
+                faults.push(fault(None, &unit.tensors[0], what, hint()));
             }
         }
+        faults.extend(self.masked_codes(inventory));
         faults.into_result()
+    }
+
+    /// The fault of a mask over quantized weights, which rows or elements would break.
+    fn masked_codes(&self, inventory: &Inventory) -> Option<Error> {
+        let quantized = inventory.units().iter().filter(|unit| unit.quantized);
+        let mut masked = quantized.flat_map(|unit| &unit.tensors).filter(|t| self.masked.contains(*t));
+        let first = masked.next()?;
+        let more = match masked.count() {
+            0 => String::new(),
+            n => format!(", as are {n} more"),
+        };
+        let what = format!("under a mask of rows or elements, but part of a quantized weight{more}");
+        let hint = "decide on quantized weights as a whole with --granularity tensor, --train or --freeze";
+        Some(fault(None, first, &what, Some(hint.to_owned())))
+    }
+
+    /// Whether the plan treats the tensors of a unit differently.
+    fn splits(&self, unit: &Unit) -> bool {
+        let state = |tensor: &String| (self.is_trainable(tensor), self.masked.contains(tensor));
+        unit.tensors.windows(2).any(|pair| state(&pair[0]) != state(&pair[1]))
     }
 }
 

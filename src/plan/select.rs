@@ -16,7 +16,8 @@ use crate::Result;
 ///
 /// # Errors
 /// [`Error::Usage`](crate::Error::Usage) for a ratio out of range, options that contradict each other, a glob that
-/// matches nothing, or a tensor that is both trained and frozen.
+/// matches nothing, or a tensor that is both trained and frozen;
+/// [`Error::Plan`](crate::Error::Plan) for a mask over quantized weights.
 pub fn select(inventory: &Inventory, selection: &Selection) -> Result<Plan> {
     selection.check()?;
     let forced = forced(inventory, selection)?;
@@ -32,14 +33,19 @@ pub fn select(inventory: &Inventory, selection: &Selection) -> Result<Plan> {
         }
     }
     let mask = mask(inventory, selection, &forced);
-    let shares = if mask.is_some() {
+    let masked = mask.is_some();
+    let shares = if masked {
         Some(Shares { matrices: selection.ratio, parameters: selection.ratio })
     } else {
         let whole =
             drawn(inventory, selection).filter(|unit| !unit.tensors.iter().any(|t| forced.contains_key(t)));
         Shares::of(&whole.map(|unit| (unit, trains(unit, &unit.tensors[0]))).collect::<Vec<_>>())
     };
-    Plan::build(origin(inventory, selection, shares), trainable, frozen, mask, None)
+    let plan = Plan::build(origin(inventory, selection, shares), trainable, frozen, mask, None)?;
+    if masked {
+        plan.check_against(inventory)?;
+    }
+    Ok(plan)
 }
 
 /// The units whose category is drawn, not fixed by a policy.

@@ -18,6 +18,9 @@ pub struct Inspection {
     path: String,
     architecture: Option<String>,
     tied_head: bool,
+    /// How weights are quantized, where some are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantization: Option<String>,
     /// Number of tensors.
     tensors: usize,
     /// Elements of all parameters; a tied head counts once.
@@ -103,6 +106,7 @@ impl Inspection {
             path: checkpoint.path().to_string_lossy().into_owned(),
             architecture: inventory.architecture().map(str::to_owned),
             tied_head: checkpoint.tied(),
+            quantization: checkpoint.quantization().map(ToString::to_string),
             tensors: checkpoint.len(),
             parameters: inventory.parameters(),
             bytes: checkpoint.tensor_bytes(),
@@ -136,6 +140,9 @@ impl Inspection {
             bytes(self.bytes),
             if self.tied_head { ", tied head" } else { "" },
         );
+        if let Some(quantization) = &self.quantization {
+            out += &format!("quantized: {quantization}\n\n");
+        }
         out += &self.category_table();
         out += "\n";
         out += &self.projection_table();

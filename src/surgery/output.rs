@@ -41,7 +41,8 @@ pub struct Record<'a> {
     pub plan: Value,
 }
 
-/// Copies the files `sidecars` of `checkpoint` into the staging directory.
+/// Copies the files `sidecars` of `checkpoint` into the staging directory. Its index gets the tensors that it does not
+/// list.
 ///
 /// # Errors
 /// [`crate::Error::Io`].
@@ -50,8 +51,17 @@ pub(crate) fn copy_sidecars<'p>(
     checkpoint: &Checkpoint,
     sidecars: impl IntoIterator<Item = &'p PathBuf>,
 ) -> Result<()> {
-    let mut sidecars = sidecars.into_iter();
-    sidecars.try_for_each(|relative| staging.copy_file(&checkpoint.root().join(relative), relative))
+    let completed = checkpoint.completed_index()?;
+    let index = checkpoint.index().and_then(Path::file_name);
+    for relative in sidecars {
+        match &completed {
+            Some(text) if index == Some(relative.as_os_str()) => {
+                staging.write_small(&relative.to_string_lossy(), text.as_bytes())?;
+            }
+            _ => staging.copy_file(&checkpoint.root().join(relative), relative)?,
+        }
+    }
+    Ok(())
 }
 
 /// Writes the provenance file, checks that no input changed since it was opened, and makes the staged result the

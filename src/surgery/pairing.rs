@@ -76,8 +76,13 @@ impl<'a> Pairing<'a> {
     /// is what the tuned side has.
     ///
     /// # Errors
-    /// Every difference in names, shapes and types that no policy settles, at once; no pair at all.
+    /// Every difference in names, shapes and types that no policy settles, at once; an adapter beside a model; weights
+    /// that are quantized differently; no pair at all.
     pub fn new(base: &'a Checkpoint, tuned: &'a Checkpoint, policies: Policies) -> Result<Self> {
+        if base.is_adapter() != tuned.is_adapter() {
+            base.check_not_adapter()?;
+            tuned.check_not_adapter()?;
+        }
         let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
@@ -101,6 +106,7 @@ impl<'a> Pairing<'a> {
             });
         }
         check_tied_head(tuned)?;
+        check_quantized(base, tuned, &pairs, &only_in_base)?;
         Ok(Self { base, tuned, pairs, only_in_base })
     }
 
@@ -211,6 +217,43 @@ fn cast_between(base: Tensor<'_>, tuned: Tensor<'_>, allowed: bool) -> Result<Ca
             Err(fault("there is no cast between these types; bring one side to the type of the other first"))
         }
     }
+}
+
+/// A quantized weight returns to the base with all its tensors, which must have the same types and shapes on both sides
+/// and be read by the same `quantization_config`.
+fn check_quantized(
+    base: &Checkpoint,
+    tuned: &Checkpoint,
+    pairs: &[Pair<'_>],
+    only_in_base: &[&str],
+) -> Result<()> {
+    let quantized = |name: &str| base.is_quantized(name) || tuned.is_quantized(name);
+    let fault = |tensor: Option<&str>, fault: String| Error::Pairing {
+        tensor: tensor.map(str::to_owned),
+        fault,
+        hint: Some("quantize both sides in the same way, or take the checkpoints before it".to_owned()),
+    };
+    let what = "part of a quantized weight";
+    let mut faults = Faults::default();
+    for Pair { tuned, base } in pairs.iter().filter(|pair| quantized(&pair.tuned.info.name)) {
+        let same = |value: &BaseValue<'_>| {
+            value.tensor.info.dtype == tuned.info.dtype && value.tensor.info.shape == tuned.info.shape
+        };
+        let differs = match base {
+            None => "only in tuned",
+            Some(value) if !same(value) => "base has another type or shape",
+            Some(_) => continue,
+        };
+        faults.push(fault(Some(&tuned.info.name), format!("{what}: {differs}")));
+    }
+    let gone = only_in_base.iter().filter(|name| quantized(name));
+    faults.extend(gone.map(|name| fault(Some(name), format!("{what}: only in base"))));
+    faults.into_result()?;
+    let config = |side: &Checkpoint| side.quantization().and_then(|found| found.config().cloned());
+    if config(base) == config(tuned) {
+        return Ok(());
+    }
+    Err(fault(None, "base and tuned differ in what config.json says of their quantization".to_owned()))
 }
 
 /// A configuration that says "tied" and a head that differs from the embedding contradict each other,

@@ -15,7 +15,7 @@ use super::step::plan_memory;
 use super::tensorboard::EventFile;
 use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
-    Access, Checkpoint, Link, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
+    Access, Checkpoint, Link, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::Model;
@@ -56,7 +56,7 @@ pub struct RunOptions<'a> {
     /// Shards without a trained tensor.
     pub link: Link,
     /// How the weights are read.
-    pub access: Access,
+    pub reading: ReadOptions,
 }
 
 /// A run that was checked and can start.
@@ -171,6 +171,11 @@ impl<'a> Run<'a> {
         self.dir.finish(self.options.rounds.len() as u32)
     }
 
+    /// As the options say, but not mapped.
+    fn by_position(&self) -> ReadOptions {
+        ReadOptions { access: Access::Read, ..self.options.reading }
+    }
+
     fn source_of(&self, round: u32) -> PathBuf {
         match round {
             0 => self.options.model.to_owned(),
@@ -187,7 +192,7 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let (spec, round) = (begin.spec, begin.progress.round);
-        let source = Checkpoint::open(&self.source_of(round), self.options.access)?;
+        let source = Checkpoint::open(&self.source_of(round), self.options.reading)?;
         let kept = self.dir.round_dir(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         spec.plan.write(&kept.join("plan.json"))?;
@@ -278,7 +283,7 @@ impl<'a> Run<'a> {
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
         let output = Output { path: &path, force: true, also_read: &[], sync, link };
-        let start = Checkpoint::open(self.options.model, Access::Read)?;
+        let start = Checkpoint::open(self.options.model, self.by_position())?;
         let provenance = Provenance {
             command: "train",
             options: self.options.options.clone(),
@@ -292,7 +297,7 @@ impl<'a> Run<'a> {
     /// trainable tensors that did not move and the digest of the checkpoint. Reads by position: maps would be the
     /// most memory of the run.
     fn prove(&self, spec: &RoundSpec, round: u32) -> Result<(Vec<String>, Sha256Hex)> {
-        let source = Checkpoint::open(&self.source_of(round), Access::Read)?;
+        let source = Checkpoint::open(&self.source_of(round), self.by_position())?;
         let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Read)?;
         let tensors = diff(&source, &written, &|_| true, &|_| {})?;
         let frozen_moved = frozen_moved(&tensors, &spec.plan);
