@@ -30,7 +30,7 @@ impl<'a> TensorPlan<'a> {
         let sliced = recipe.slices.iter().any(|slice| slice.sources.iter().any(|s| s.layers.is_some()));
         let (mut tensors, layers) = if sliced { planner.sliced() } else { (planner.whole(), None) };
         planner.faults.into_result()?;
-        tie_copies(models, &mut tensors)?;
+        tie_copies(models, reference, &mut tensors)?;
         tensors.sort_by(|a, b| natural_order(&a.output.name, &b.output.name));
         Ok(Self { tensors, layers })
     }

@@ -5,22 +5,27 @@ use crate::merge::Models;
 use crate::merge::plan::merge_tensor::MergeTensor;
 use crate::merge::tiles::source::Source;
 use crate::plan::{Category, TensorName};
+use crate::surgery::tied_head::token_embedding;
 use crate::{Error, Faults, Result};
 
 /// Gives a head the inputs, draws and rule of its embedding, where every model is tied and stores at most a copy of it.
 ///
 /// # Errors
 /// [`Error::Pairing`] where the recipe has other parameters for the head; [`Error::Io`] from comparing bytes.
-pub(super) fn tie_copies(models: &Models, tensors: &mut [MergeTensor<'_>]) -> Result<()> {
-    let is_embedding = |name: &str| TensorName::of(name).is_token_embedding() && name.ends_with(".weight");
-    let Some(embedding) = tensors.iter().find(|tensor| is_embedding(&tensor.output.name)).cloned() else {
+pub(super) fn tie_copies(
+    models: &Models,
+    reference: &Checkpoint,
+    tensors: &mut [MergeTensor<'_>],
+) -> Result<()> {
+    let name = token_embedding(reference).map(|embedding| embedding.info.name.as_str());
+    let embedding = tensors.iter().find(|tensor| Some(tensor.output.name.as_str()) == name).cloned();
+    let Some(embedding) = embedding else { return Ok(()) };
+    let mut heads = tensors.iter_mut().filter(|tensor| is_head(tensor, &embedding)).peekable();
+    if heads.peek().is_none() || !all_copies(models)? {
         return Ok(());
-    };
+    }
     let mut faults = Faults::default();
-    for head in tensors.iter_mut().filter(|tensor| is_head(tensor, &embedding)) {
-        if !all_copies(models, [&head.output.name, &embedding.output.name])? {
-            continue;
-        }
+    for head in heads {
         faults.extend(differing_parameters(head, &embedding));
         let (name, shard) = (std::mem::take(&mut head.output.name), head.output.shard);
         *head = embedding.clone();
@@ -32,29 +37,34 @@ pub(super) fn tie_copies(models: &Models, tensors: &mut [MergeTensor<'_>]) -> Re
 /// Whether a tensor is the matrix of a head that may be tied to this embedding.
 fn is_head(tensor: &MergeTensor<'_>, embedding: &MergeTensor<'_>) -> bool {
     let (head, embedding) = (&tensor.output, &embedding.output);
-    TensorName::of(&head.name).category == Category::LmHead
-        && head.name.ends_with(".weight")
+    is_head_name(&head.name)
         && head.shape == embedding.shape
         && head.copied.is_none()
         && embedding.copied.is_none()
 }
 
-/// Whether every model is tied, and has no tensor `head` but a copy of its tensor `embedding`.
-fn all_copies(models: &Models, [head, embedding]: [&str; 2]) -> Result<bool> {
+/// Whether every model is tied, and its head, where it stores one, is a copy of its embedding.
+fn all_copies(models: &Models) -> Result<bool> {
     if !models.all().all(Checkpoint::tied) {
         return Ok(false);
     }
     for checkpoint in models.all() {
-        let Some(head) = checkpoint.find(head) else { continue };
-        let copy = match checkpoint.find(embedding) {
-            Some(embedding) => same_bytes(checkpoint, &head, &embedding)?,
-            None => false,
-        };
-        if !copy {
-            return Ok(false);
+        let embedding = token_embedding(checkpoint);
+        for head in checkpoint.tensors().filter(|tensor| is_head_name(&tensor.info.name)) {
+            let copy = match &embedding {
+                Some(embedding) => same_bytes(checkpoint, &head, embedding)?,
+                None => false,
+            };
+            if !copy {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
+}
+
+fn is_head_name(name: &str) -> bool {
+    TensorName::of(name).category == Category::LmHead && name.ends_with(".weight")
 }
 
 fn same_bytes(checkpoint: &Checkpoint, a: &Tensor<'_>, b: &Tensor<'_>) -> Result<bool> {
