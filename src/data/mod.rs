@@ -4,8 +4,9 @@
 //! `instruction` + `output`, `text`, or `input_ids` (+ `labels`). Labels are not shifted here.
 //!
 //! Parts, lowest first: `fault`, `catch_panic`, `columns`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
-//! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `generation`, `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`,
-//! `template`, `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
+//! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `generation`,
+//! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`,
+//! `tokenizer_file`, `tokenizer`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
 
 mod answers;
 mod batch;
