@@ -99,7 +99,7 @@ fn quantization_config(config: &Config) -> Option<&Value> {
     let value = config.value();
     let places = [Some(value), value.get("text_config")];
     let said = places.into_iter().flatten().flat_map(|place| KEYS.iter().filter_map(|key| place.get(*key)));
-    said.into_iter().find(|said| !said.is_null())
+    said.into_iter().find(|said| said.is_object())
 }
 
 /// The module whose weight is quantized, where name and type of one of its tensors tell.
