@@ -65,12 +65,6 @@ impl Eval {
         let source = dequantized(Checkpoint::open(&self.model, self.reading.whole())?, terminal)?;
         let config = ModelConfig::read(&source)?;
         let vocab_size = config.vocab_size as u32;
-        let unused: Vec<&str> =
-            unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();
-        if let Some(first) = unused.first() {
-            let (count, first) = (unused.len(), Escaped(*first));
-            terminal.warn(&format!("the model does not compute with {count} tensors, of which `{first}`"));
-        }
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
         let dataset = Loader { tokenizer: tokenizer.as_ref(), limits, terminal }.held_out(&self.data)?;
@@ -82,6 +76,12 @@ impl Eval {
         let MeanLoss { nats: loss, targets: tokens } =
             eval_checkpoint(&mut device, &source, &batches, capacity)?;
         source.check_unchanged()?;
+        let unused: Vec<&str> =
+            unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();
+        if let Some(first) = unused.first() {
+            let (count, first) = (unused.len(), Escaped(*first));
+            terminal.warn(&format!("the model does not compute with {count} tensors, of which `{first}`"));
+        }
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {
             json_text(&json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows}))

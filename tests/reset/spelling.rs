@@ -32,7 +32,7 @@ fn side(prefix: &str, first: u16) -> Vec<Tensor> {
 }
 
 fn with_plain_names(dir: &Path, prefix: &str) -> Vec<(String, Vec<u8>)> {
-    let plain = |name: String| name.strip_prefix(prefix).unwrap_or_else(|| panic!("{name}")).to_owned();
+    let plain = |name: String| name.strip_prefix(prefix).unwrap().to_owned();
     read_tensors(dir).into_iter().map(|(name, bytes)| (plain(name), bytes)).collect()
 }
 
