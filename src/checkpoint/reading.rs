@@ -1,25 +1,30 @@
-//! How the bytes of a file come into memory: from a map or by position, what is read ahead, what is given back.
+//! How the bytes of a file come into memory: from a map or by position, and what is given back.
 //!
-//! A file in the page cache is used where it is. A file that is not is read ahead in large windows; together with all
-//! others that the process has open it may fit into memory, and is mapped then, or not: then it is read by position, as
-//! the kernel gives back pages that are mapped late, and what was used is dropped from the page cache.
+//! A file in the page cache is used where it is. One that is not may fit into memory, together with all others that the
+//! process has open: it is mapped too. Where it does not fit, it is read by position, as the kernel reclaims pages that
+//! are mapped late, and what was used is dropped from the page cache, before the kernel has to search for it.
+//!
+//! The kernel reads ahead on its own, in large folios; `POSIX_FADV_WILLNEED` takes small ones, and was slower.
 
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::process::available_memory;
 
-/// Bytes that are read ahead at once: many requests of the disk, little of any memory limit.
-const WINDOW: u64 = 16 << 20;
+/// Bytes that are dropped from the page cache at once: a call may wait until every processor has put its pages into
+/// the lists of the kernel.
+const DROPPED_AT_ONCE: u64 = 64 << 20;
 /// Positions of a file that are looked up in the page cache.
 const PROBES: u64 = 16;
+/// The least bytes that memory is given back by: what is left out between two ranges where they share a page.
+pub(super) const PAGE: u64 = 4096;
 
 /// Bytes of all files that this process has open to read.
 static OPEN: AtomicU64 = AtomicU64::new(0);
@@ -29,8 +34,8 @@ static OPEN: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Reading {
     len: u64,
     way: OnceLock<Way>,
-    /// Up to where the file was read ahead.
-    ahead: AtomicU64,
+    /// Ranges that were used and are still to be dropped.
+    used: Mutex<Vec<Range<u64>>>,
 }
 
 /// The ways to read a file.
@@ -48,45 +53,38 @@ impl Reading {
     /// Of a file of `len` bytes.
     pub(super) fn new(len: u64) -> Self {
         OPEN.fetch_add(len, Ordering::Relaxed);
-        Self { len, way: OnceLock::new(), ahead: AtomicU64::new(0) }
+        Self { len, way: OnceLock::new(), used: Mutex::default() }
     }
 
     /// How the file is read.
     pub(super) fn way(&self, file: &File) -> Way {
         static MEMORY: OnceLock<u64> = OnceLock::new();
         *self.way.get_or_init(|| {
-            let fits = || OPEN.load(Ordering::Relaxed) <= *MEMORY.get_or_init(available_memory);
-            match () {
-                () if is_cached(file, self.len) => Way::Cached,
-                () if fits() => Way::Fits,
-                () => Way::Streams,
+            if is_cached(file, self.len) {
+                return Way::Cached;
             }
+            if OPEN.load(Ordering::Relaxed) <= *MEMORY.get_or_init(available_memory) {
+                return Way::Fits;
+            }
+            // Advice only, as below: a kernel that cannot take it loses some speed.
+            let _ = fadvise(file, 0, None, Advice::Sequential);
+            Way::Streams
         })
     }
 
-    /// Tells the kernel which bytes will be read after `range`: the next window, where less than half of it was
-    /// announced. Advice only: a kernel that cannot take it loses some speed.
-    pub(super) fn read_ahead(&self, file: &File, range: &Range<u64>) {
-        if self.way(file) == Way::Cached {
+    /// Notes that the bytes of whole pages were used. Where the file streams, the page cache drops them, many at once.
+    pub(super) fn give_back(&self, file: &File, pages: Range<u64>) {
+        if self.way(file) != Way::Streams {
             return;
         }
-        let ahead = self.ahead.load(Ordering::Relaxed);
-        let from = match ahead {
-            // Elsewhere than the last time.
-            _ if range.start > ahead || range.end + 4 * WINDOW < ahead => range.start,
-            _ if range.end + WINDOW / 2 > ahead => ahead,
-            _ => return,
-        };
-        let to = self.len.min(range.end + WINDOW);
-        let moved = self.ahead.compare_exchange(ahead, to, Ordering::Relaxed, Ordering::Relaxed);
-        if let (Ok(_), Some(len)) = (moved, NonZeroU64::new(to.saturating_sub(from))) {
-            let _ = fadvise(file, from, Some(len), Advice::WillNeed);
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.push(pages);
+        if used.iter().map(|range| range.end - range.start).sum::<u64>() < DROPPED_AT_ONCE {
+            return;
         }
-    }
-
-    /// Drops bytes that were used from the page cache, where they came there for this process only.
-    pub(super) fn give_back(&self, file: &File, range: &Range<u64>) {
-        if self.way.get() == Some(&Way::Streams) {
+        let ranges = std::mem::take(&mut *used);
+        drop(used);
+        for range in joined(ranges) {
             let len = NonZeroU64::new(range.end - range.start);
             let _ = len.map(|len| fadvise(file, range.start, Some(len), Advice::DontNeed));
         }
@@ -97,6 +95,19 @@ impl Drop for Reading {
     fn drop(&mut self) {
         OPEN.fetch_sub(self.len, Ordering::Relaxed);
     }
+}
+
+/// The ranges in order, those that meet, or leave out the page that they share, joined.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end + PAGE => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// Whether bytes throughout the file can be read without a wait for the disk. A file system that cannot tell has none.
@@ -142,11 +153,20 @@ mod tests {
         drop(more_than_there_is);
         assert_eq!(streams.way(&file), Way::Streams, "the choice stays");
 
-        streams.read_ahead(&file, &(0..1));
-        // A read waits for the pages that are on their way.
-        file.read_exact_at(&mut [0], LEN - 1).unwrap();
-        assert!(is_cached(&file, LEN));
-        streams.give_back(&file, &(0..LEN));
+        let mut all = vec![0; LEN as usize];
+        file.read_exact_at(&mut all, 0).unwrap();
+        streams.give_back(&file, 0..LEN / 2);
+        assert!(is_cached(&file, LEN), "many at once");
+        for _ in 0..DROPPED_AT_ONCE / LEN {
+            streams.give_back(&file, LEN / 2..LEN);
+            streams.give_back(&file, 0..LEN / 2);
+        }
         assert!(!is_cached(&file, LEN));
+    }
+
+    #[test]
+    fn ranges_are_joined_over_the_page_that_they_share() {
+        let ranges = vec![3 * PAGE..5 * PAGE, 0..2 * PAGE, 7 * PAGE..8 * PAGE, 0..PAGE];
+        assert_eq!(joined(ranges), [0..5 * PAGE, 7 * PAGE..8 * PAGE]);
     }
 }

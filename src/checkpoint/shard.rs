@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::foreign_format::{FIRST_BYTES, foreign_format};
 use super::header::Header;
 use super::map::Map;
-use super::reading::{Reading, Way};
+use super::reading::{PAGE, Reading, Way};
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.
@@ -150,8 +150,8 @@ impl Shard {
         Ok(Self { path, file, whole, reading, header, stamp: self.stamp })
     }
 
-    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into `scratch`. Bytes that
-    /// follow are read ahead.
+    /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
+    /// `scratch`.
     ///
     /// # Errors
     /// [`Error::Io`] when reading fails; [`Error::Checkpoint`] when the file was truncated meanwhile.
@@ -161,21 +161,21 @@ impl Shard {
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         let at = range.start as usize..range.end as usize;
-        match &self.whole {
-            Some(Whole::Memory(bytes) | Whole::Made(bytes)) => return Ok(&bytes[at]),
-            Some(Whole::Map(map)) if self.reading.way(&self.file) != Way::Streams => {
+        match (&self.whole, self.reading.way(&self.file)) {
+            (Some(Whole::Memory(bytes) | Whole::Made(bytes)), _) => Ok(&bytes[at]),
+            (Some(Whole::Map(map)), Way::Cached | Way::Fits) => {
                 self.check_map()?;
-                self.reading.read_ahead(&self.file, &range);
-                return Ok(&map[at]);
+                Ok(&map[at])
             }
-            _ => self.read(range, scratch)?,
+            (Some(Whole::Map(_)), Way::Streams) | (None, _) => {
+                self.read(range, scratch)?;
+                Ok(scratch)
+            }
         }
-        Ok(scratch)
     }
 
     /// Reads the bytes of `range` by position into `buffer`, which is resized.
     pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
-        self.reading.read_ahead(&self.file, &range);
         buffer.resize((range.end - range.start) as usize, 0);
         let read = self.file.read_exact_at(buffer, range.start);
         // A file that became shorter is a file that changed.
@@ -193,7 +193,6 @@ impl Shard {
 
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
     pub fn release(&self, range: Range<u64>) {
-        const PAGE: u64 = 4096;
         let pages = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
         if pages.is_empty() || pages.end > self.stamp.len {
             return;
@@ -201,7 +200,7 @@ impl Shard {
         if let Some(Whole::Map(map)) = &self.whole {
             map.release(pages.clone());
         }
-        self.reading.give_back(&self.file, &pages);
+        self.reading.give_back(&self.file, pages);
     }
 
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
@@ -215,7 +214,6 @@ impl Shard {
         if matches!(self.whole, Some(Whole::Made(_))) {
             return Ok(0);
         }
-        self.reading.read_ahead(&self.file, &range);
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
             let left = (range.end - from) as usize;
