@@ -11,15 +11,28 @@ pub(super) struct Total {
     pub(super) tensors: u64,
     /// Tensors that are not identical.
     pub(super) differing: u64,
+    /// Tensors that were compared, by value or by bytes.
+    pub(super) compared: u64,
     pub(super) delta: Delta,
     /// The tensor with the largest |δ|.
     pub(super) largest: Option<String>,
 }
 
 impl Total {
+    /// The sums, where anything was compared.
+    pub(super) fn measured(&self) -> Option<&Delta> {
+        (self.compared > 0).then_some(&self.delta)
+    }
+
+    /// ‖δ‖ / ‖a‖, where anything was compared and a is not zero.
+    pub(super) fn rel_l2(&self) -> Option<f64> {
+        self.measured()?.rel_l2()
+    }
+
     fn add(&mut self, tensor: &TensorDiff) {
         self.tensors += 1;
         self.differing += u64::from(tensor.status != Status::Identical);
+        self.compared += u64::from(tensor.delta.is_some() || tensor.status == Status::Identical);
         let Some(delta) = &tensor.delta else { return };
         if delta.max_abs() > self.delta.max_abs() {
             self.largest = Some(tensor.name.clone());

@@ -41,7 +41,7 @@ fn report() -> DiffReport {
         tensor("model.layers.1.self_attn.q_proj.weight", Status::Changed, Some(moved())),
         tensor("model.norm.weight", Status::OnlyInB, None),
     ];
-    DiffReport::new("a <&> b".to_owned(), "b".to_owned(), tensors)
+    DiffReport::new("a <&> b".to_owned(), "b".to_owned(), tensors, Checks::default())
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn lists_are_sorted_by_what_is_asked() {
     (small.squares, small.largest) = (1.0, Some((9.0, 0)));
     let tensors =
         vec![tensor("x", Status::Changed, Some(moved())), tensor("y", Status::Changed, Some(small))];
-    let report = DiffReport::new(String::new(), String::new(), tensors);
+    let report = DiffReport::new(String::new(), String::new(), tensors, Checks::default());
     for (sort, first, second) in [(SortBy::RelL2, "\nx ", "\ny "), (SortBy::MaxAbs, "\ny ", "\nx ")] {
         let table = report.table(10, sort, false);
         assert!(at(&table, first) < at(&table, second), "{sort:?}\n{table}");
