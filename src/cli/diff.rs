@@ -116,7 +116,7 @@ impl Diff {
         let inputs = CommandInputs::of([&a, &b]).with(&self.plan);
         let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
         let svg = self.report_file(&self.svg, "--svg", SVG_MARKER, &inputs)?;
-        let bar = bytes_bar(terminal, "read", diff_bytes(&a, &b, &wanted));
+        let bar = bytes_bar(terminal, "read both", diff_bytes(&a, &b, &wanted));
         let tensors = diff(&a, &b, &wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         let tensors = some(tensors)?;
@@ -172,7 +172,7 @@ impl Diff {
             |c: &Checkpoint| c.tensors().filter(|t| wanted(&t.info.name)).map(|t| t.info.len()).sum::<u64>();
         let inputs = CommandInputs::of([base, tuned[0], tuned[1]]);
         let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
-        let bar = bytes_bar(terminal, "read", of(base) + of(tuned[0]) + of(tuned[1]));
+        let bar = bytes_bar(terminal, "read all three", of(base) + of(tuned[0]) + of(tuned[1]));
         let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         let tensors = some(tensors)?;

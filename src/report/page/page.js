@@ -2,7 +2,7 @@
 
 function theme(isDark) {
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
-  $("theme").setAttribute("aria-pressed", String(isDark));
+  $("theme").textContent = isDark ? "Light" : "Dark";
   paint();
 }
 

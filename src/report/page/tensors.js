@@ -95,7 +95,9 @@ function more() {
     COLUMNS.forEach(([name, , , text], i) => {
       const cell = i === 0 ? make("th", undefined, { scope: "row" }) : make("td", undefined, TEXTS.includes(name) ? { class: "text" } : {});
       if (name === "state") cell.append(make("i", undefined, { class: `swatch ${stateOf(t)}`, "aria-hidden": "true" }));
-      cell.append(text(t));
+      // A long name may break after a dot.
+      if (i === 0) text(t).split(/(?<=\.)/).forEach((part) => cell.append(part, make("wbr")));
+      else cell.append(text(t));
       if (i === 0 && t.renamed) cell.title = `the same bytes as ${safe(t.renamed)} on the other side`;
       tr.append(cell);
     });
