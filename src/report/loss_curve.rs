@@ -138,7 +138,8 @@ fn key(log: &[LogLine]) -> String {
 /// Round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, at most `most + 1` of them, and the decimals
 /// that tell them apart.
 fn ticks(low: f64, high: f64, most: u32) -> (Vec<f64>, usize) {
-    let least = ((high - low) / f64::from(most)).max(1e-9);
+    // Not below what `f64` tells apart when a number is counted in steps.
+    let least = ((high - low) / f64::from(most)).max(1e-6 * high.abs()).max(1e-9);
     let exponent = least.log10().floor();
     let decade = 10f64.powf(exponent);
     let (factor, carried) = if least <= decade {
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(ticks(2.013, 2.369, 5), (vec![2.1, 2.2, 2.3], 1));
         assert_eq!(ticks(0.0, 1.0, 5), (vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 1));
         assert_eq!(ticks(1.0, 300.0, 8), (vec![50.0, 100.0, 150.0, 200.0, 250.0, 300.0], 0));
-        assert_eq!(ticks(2.0, 2.0 + 1e-6, 5).1, 7);
+        assert_eq!(ticks(2.0, 2.0 + 1e-6, 5), (vec![2.0], 6));
         assert!(ticks(1.0, 1.0, 8).0 == [1.0]);
     }
 
