@@ -184,6 +184,8 @@ fn a_trainable_tensor_that_did_not_move_warns_and_fails_when_strict() {
         (json["plan"]["holds"].as_bool(), &json["plan"]["unmoved"][0]),
         (Some(true), &Value::from(names[1].as_str()))
     );
+    let only = code(&[&args[..], &["--only", "*.unmoved.*", "-q"]].concat());
+    assert_eq!(only, (Some(0), String::new()), "of one of two trainable tensors it is a warning, too");
     // One bit of a frozen tensor.
     tensors[0].bytes[3] ^= 0x80;
     write_checkpoint(&b, &tensors, 1, "{}");

@@ -31,7 +31,8 @@ pub struct PlanCheck {
 impl PlanCheck {
     /// Checks the tensors that `wanted` chooses. Frozen tensors must be bit-identical; tensors that the plan does not list,
     /// or that one side lacks, are violations. That a trainable tensor did not move is a violation where `strict` is set,
-    /// and where none moved at all. For a tensor with a row or element mask, only whether it differs is checked, not where.
+    /// and where all were chosen and none moved. For a tensor with a row or element mask, only whether it differs is
+    /// checked, not where.
     pub fn new(tensors: &[TensorDiff], plan: &Plan, wanted: &dyn Fn(&str) -> bool, strict: bool) -> Self {
         let mut check = Self::default();
         for tensor in tensors.iter().filter(|t| wanted(&t.name)) {
@@ -45,7 +46,9 @@ impl PlanCheck {
             }
         }
         check.violations = violations(tensors, plan).into_iter().filter(|v| wanted(&v.name)).collect();
-        if strict || check.unmoved.len() as u64 == check.trainable {
+        // Of a part of the trainable tensors, that none moved says nothing of the others.
+        let all = plan.trainable().iter().all(|name| wanted(name));
+        if strict || all && check.unmoved.len() as u64 == check.trainable {
             let unmoved = check.unmoved.iter().map(|name| Violation { name: name.clone(), what: UNMOVED });
             check.violations.extend(unmoved);
         }

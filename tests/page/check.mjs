@@ -186,6 +186,10 @@ async function look(path) {
   const target = (await page.locator("#map").isVisible()) ? page.locator("#map td[data-at]").nth(2) : page.locator("#tensors tbody tr").first();
   await target.click();
   check("on a phone the detail is in view", await page.locator("#detail").evaluate((box) => box.getBoundingClientRect().bottom <= innerHeight + 1 && box.getBoundingClientRect().top < innerHeight));
+  if (await page.locator("#map").isVisible()) {
+    const [cell, box] = [await target.boundingBox(), await page.locator("#detail").boundingBox()];
+    check("and does not hide the cell", cell.y >= 0 && cell.y + cell.height <= box.y);
+  }
   await page.locator("#detail .close").click();
   check("and goes away", !(await page.locator("#detail").evaluate((box) => box.classList.contains("open"))));
   check("nothing but the page was asked for", requests.length === 1 && requests[0].startsWith("file:"));

@@ -1,9 +1,13 @@
 //! Sums over the tensors of a category, a shard, a block or the whole checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diff::{Delta, Status, TensorDiff};
 use crate::plan::{Category, TensorName};
+
+/// Projections in the order of a forward pass; others follow in the order of their names.
+const FORWARD: [&str; 9] =
+    ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
 
 /// The sums over a group of tensors.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +63,7 @@ pub(super) struct Rollup {
     pub(super) categories: BTreeMap<Category, Total>,
     pub(super) shards: BTreeMap<String, Total>,
     pub(super) cells: BTreeMap<Cell, Total>,
-    /// Columns of the heat map: projections of blocks in the order of categories, then those outside.
+    /// Columns of the heat map: projections of blocks by category and in the order of a forward pass, then those outside.
     pub(super) columns: Vec<String>,
     /// Rows of the heat map.
     pub(super) rows: Vec<Row>,
@@ -68,7 +72,7 @@ pub(super) struct Rollup {
 impl Rollup {
     pub(super) fn new(tensors: &[TensorDiff]) -> Self {
         let mut rollup = Self::default();
-        let mut columns: BTreeMap<(bool, Category, String), ()> = BTreeMap::new();
+        let mut columns: BTreeSet<(bool, Category, usize, String)> = BTreeSet::new();
         for tensor in tensors {
             let parsed = TensorName::of(&tensor.name);
             rollup.all.add(tensor);
@@ -78,9 +82,10 @@ impl Rollup {
             rollup.shards.entry(shard.unwrap_or_default()).or_default().add(tensor);
             let row = Row { stack: parsed.stack, layer: parsed.layer };
             rollup.cells.entry((row, parsed.projection.clone())).or_default().add(tensor);
-            columns.insert((parsed.layer.is_none(), parsed.category, parsed.projection), ());
+            let order = FORWARD.iter().position(|known| *known == parsed.projection).unwrap_or(FORWARD.len());
+            columns.insert((parsed.layer.is_none(), parsed.category, order, parsed.projection));
         }
-        for (_, _, projection) in columns.into_keys() {
+        for (.., projection) in columns {
             if !rollup.columns.contains(&projection) {
                 rollup.columns.push(projection);
             }

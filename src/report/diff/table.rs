@@ -77,7 +77,7 @@ impl DiffReport {
             );
         }
         let delta = &all.delta;
-        let changed = percent(delta.changed, delta.elements);
+        let changed = share(delta);
         let rel = number(delta.rel_l2());
         let counts = format!("{} of {} tensors differ", grouped(all.differing), grouped(all.tensors));
         let uncompared = all.tensors - all.compared;
@@ -122,7 +122,7 @@ impl DiffReport {
         let mut add = |name: String, total: &Total| {
             let delta = total.measured();
             let flips = delta.map_or("-".to_owned(), |delta| grouped(delta.sign_flips));
-            let changed = percent(total.delta.changed, total.delta.elements);
+            let changed = share(&total.delta);
             let (tensors, differing) = (grouped(total.tensors), grouped(total.differing));
             let (rel, most) = (number(total.rel_l2()), number(delta.map(Delta::max_abs)));
             let cosine = delta.map_or("-".to_owned(), cosine);
@@ -174,7 +174,7 @@ impl DiffReport {
                 Escaped(&tensor.name).to_string(),
                 form.map(|form| format!("{:?}", form.shape)).unwrap_or_default(),
                 form.map(|form| form.dtype.to_string()).unwrap_or_default(),
-                percent(delta.changed, delta.elements),
+                share(delta),
                 number(delta.rel_l2()),
                 number(Some(delta.l2())),
                 number(Some(delta.max_abs())),
@@ -235,6 +235,15 @@ fn cell(value: Option<Option<f64>>, width: usize, scale: Option<Scale>) -> Strin
             format!("\u{1b}[{front};48;2;{};{};{}m{padded}\u{1b}[0m", back[0], back[1], back[2])
         }
         _ => padded,
+    }
+}
+
+/// The share that changed, `0.0 %` or `100.0 %` only where it is exactly that.
+fn share(delta: &Delta) -> String {
+    match percent(delta.changed, delta.elements) {
+        text if text == "0.0 %" && delta.changed > 0 => "<0.1 %".to_owned(),
+        text if text == "100.0 %" && delta.changed < delta.elements => ">99.9 %".to_owned(),
+        text => text,
     }
 }
 

@@ -104,4 +104,5 @@ function detail(title, sums, tensors, from) {
   box.classList.toggle("open", Boolean(from));
   // A row stands far below the map: its numbers come to it.
   box.classList.toggle("floating", from?.tagName === "TR");
+  from?.scrollIntoView({ block: "nearest" });
 }
