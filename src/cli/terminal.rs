@@ -53,6 +53,11 @@ impl Terminal {
         self.color_stdout
     }
 
+    /// Whether `--quiet` was given.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether progress bars may be drawn.
     pub(super) fn draws_progress(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()

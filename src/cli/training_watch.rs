@@ -88,7 +88,7 @@ impl Watcher for Watch<'_> {
         self.of_round = 0;
         self.cost = Some(*cost);
         if self.terminal.draws_progress() {
-            let template = "{prefix}[{bar:24}] {pos}/{len}  {msg}  {eta} left";
+            let template = "{prefix}[{bar:16}] {pos}/{len} {eta} left  {wide_msg}";
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());

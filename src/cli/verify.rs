@@ -57,9 +57,12 @@ impl Verify {
             terminal.warn(&format!("not part of the checkpoint: {}", Escaped(file)));
         }
         let file_bytes: u64 = checkpoint.shards().iter().map(|shard| shard.file_len()).sum();
-        let bar = bytes_bar(terminal, "hash", file_bytes + checkpoint.tensor_bytes());
+        // Files and tensors are hashed, which is the same bytes twice: the bar counts them once.
+        let (bar, twice) = (bytes_bar(terminal, "hash", file_bytes), file_bytes + checkpoint.tensor_bytes());
         let start = Instant::now();
-        let contents = contents(&checkpoint, &|done| bar.set_position(done))?;
+        let contents = contents(&checkpoint, &|done| {
+            bar.set_position((done as f64 / twice.max(1) as f64 * file_bytes as f64) as u64);
+        })?;
         let seconds = start.elapsed().as_secs_f64();
         bar.finish_and_clear();
         let manifest = Manifest::new(&contents);

@@ -71,6 +71,17 @@ impl Delta {
         (norms > 0.0).then(|| (self.dot / norms).clamp(-1.0, 1.0))
     }
 
+    /// 1 − cosine, from ‖δ‖² and the difference of norms, which keeps the digits that `1.0 - cosine` loses:
+    /// (‖δ‖² − (‖b‖ − ‖a‖)²) / (2 ‖a‖ ‖b‖). `None` where one side is zero.
+    pub fn cosine_distance(&self) -> Option<f64> {
+        if self.squares == 0.0 {
+            return Some(0.0);
+        }
+        let (a, b) = (self.squares_a.sqrt(), self.squares_b.sqrt());
+        let longer = (self.squares_b - self.squares_a) / (b + a);
+        (a * b > 0.0).then(|| ((self.squares - longer * longer) / (2.0 * a * b)).clamp(0.0, 2.0))
+    }
+
     /// Share of elements that changed.
     pub fn changed_share(&self) -> f64 {
         if self.elements == 0 { 0.0 } else { self.changed as f64 / self.elements as f64 }

@@ -85,17 +85,39 @@ fn measure(text: &str) -> Result<Test, String> {
     let Some((_, of)) = MEASURES.iter().find(|(known, _)| *known == name) else {
         return Err(format!("`{name}` is not measured; expected one of {}", names()));
     };
-    let bound: f64 = bound.parse().map_err(|_| format!("`{bound}` is not a number"))?;
+    let bound = parse_bound(name, bound)?;
+    Ok(Test::Measure { of: *of, order, bound })
+}
+
+/// A bound on the measure `name`. One on `changed` is a share or, as tables print it, a percentage.
+fn parse_bound(name: &str, text: &str) -> Result<f64, String> {
+    let number = |text: &str| text.parse::<f64>().map_err(|_| format!("`{text}` is not a number"));
+    let bound = match text.strip_suffix('%') {
+        Some(percent) if name == "changed" => number(percent)? / 100.0,
+        Some(_) => return Err(format!("`{name}` is no share, so its bound takes no `%`")),
+        None => number(text)?,
+    };
     if bound.is_nan() {
         return Err("a bound must be a number, got NaN".to_owned());
     }
-    Ok(Test::Measure { of: *of, order, bound })
+    if name == "changed" && !(0.0..=1.0).contains(&bound) {
+        return Err(format!("`changed` is a share from 0 to 1 or 0% to 100%, got {text}"));
+    }
+    if name == "cosine" && !(-1.0..=1.0).contains(&bound) {
+        return Err(format!("`cosine` is from -1 to 1, got {text}"));
+    }
+    Ok(bound)
 }
 
 impl Limit {
     /// As it was typed.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether this is a bound on a measure, which only a tensor that was compared has.
+    pub fn measures(&self) -> bool {
+        matches!(self.test, Test::Measure { .. } | Test::Nonfinite)
     }
 
     /// Whether the tensor fails. Tensors of different shapes, or on one side only, are not measured; what differs in its
@@ -137,6 +159,9 @@ mod tests {
             ("rel_l2 > 0.5", false),
             ("rel_l2>=0.5", true),
             ("changed<0.3", true),
+            ("changed>24%", true),
+            ("changed > 25 %", false),
+            ("changed>=25%", true),
             ("l2<=1.9", false),
             ("nonfinite", false),
         ] {
@@ -162,6 +187,10 @@ mod tests {
             ("l2>x", "`x` is not a number"),
             ("l2", "expected nonfinite"),
             ("l2>nan", "NaN"),
+            ("changed>20", "a share from 0 to 1 or 0% to 100%, got 20"),
+            ("changed>200%", "got 200%"),
+            ("l2>20%", "takes no `%`"),
+            ("cosine<2", "from -1 to 1"),
         ] {
             assert!(text.parse::<Limit>().unwrap_err().contains(expected), "{text}");
         }

@@ -1,8 +1,9 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
-//! Parts, lowest first: `number`, `table`, `json`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! Parts, lowest first: `number`, `table`, `json`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
 //! `patch`, `samples`, `loss_curve`, `training`.
 
+mod colors;
 mod diff;
 mod doctor;
 mod inspection;
@@ -10,6 +11,7 @@ mod json;
 mod loss_curve;
 mod number;
 mod overlap;
+mod page;
 mod patch;
 mod samples;
 mod selection;
@@ -17,13 +19,14 @@ mod table;
 mod training;
 mod verification;
 
-pub use diff::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy};
+pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
 pub use json::json_text;
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
-pub use overlap::{overlap_json, overlap_table};
+pub use overlap::{overlap_html, overlap_json, overlap_table};
+pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
 pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
