@@ -72,8 +72,9 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
 ];
 
 /// Crates that belong to one room.
-const OWNED: [(&str, &str); 14] = [
+const OWNED: [(&str, &str); 15] = [
     ("faer", "lora"),
+    ("fancy_regex", "lora"),
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),

@@ -12,7 +12,7 @@ use crate::merge::rules::sce::Sce;
 use crate::merge::rules::sparsify::{Kept, Rescale, Thinning, between, largest};
 use crate::merge::rules::sphere::{Gram, karcher, multislerp, slerp, stock};
 use crate::merge::rules::task::{Elect, Task};
-use crate::merge::tiles::low_rank::LowRankUpdate;
+use crate::merge::tiles::low_rank::AdapterUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{Scratch, Values};
 use crate::plan::Key;
@@ -38,7 +38,7 @@ pub(crate) enum Formula {
     NearSwap(f32),
     Fusion(Fusion),
     Mask(Masked),
-    Adapter(LowRankUpdate),
+    Adapter(AdapterUpdate),
 }
 
 impl Formula {
