@@ -139,7 +139,9 @@ fn a_stored_copy_of_a_tied_head_gets_the_bytes_of_its_embedding() {
     tensors.push(head);
     let config = config_of(&fixture("lora/base/tied"), "config.json");
     write_checkpoint(&base, &tensors, 1, &config.to_string());
-    for name in ["tied-embedding", "tied-head", "tied-both", "tied-ensured", "tokens-tied", "saved-ensured-tied"] {
+    for name in
+        ["tied-embedding", "tied-head", "tied-both", "tied-ensured", "tokens-tied", "saved-ensured-tied"]
+    {
         let out = dir.path().join(name);
         merge(&base, &adapter(name), &out, &[]);
         let got = read_tensors(&out);
@@ -227,7 +229,11 @@ fn incomplete_adapters_are_refused() {
         ("plain", |_, c| c["exclude_modules"] = json!(["v_proj"]), "adapter_config.json does not target"),
         ("layers", |_, c| c["layers_to_transform"] = json!(0), "adapter_config.json does not target"),
         ("saved-untied", |t, _| drop_part(t, "lm_head"), "no `lm_head.weight`, which modules_to_save"),
-        ("tokens", |_, c| c["trainable_token_indices"] = json!([1, 2]), "trainable_token_indices asks for [2, 16]"),
+        (
+            "tokens",
+            |_, c| c["trainable_token_indices"] = json!([1, 2]),
+            "trainable_token_indices asks for [2, 16]",
+        ),
         ("saved-untied", |t, _| nan(t, "embed_tokens"), "embed_tokens.weight`: infinite or NaN values: 1"),
         ("dora", |t, _| nan(t, "magnitude"), "lora_magnitude_vector`: infinite or NaN values: 1"),
         ("tokens", |t, _| nan(t, "token_adapter"), "trainable_tokens_delta`: infinite or NaN values: 1"),
@@ -241,7 +247,10 @@ fn incomplete_adapters_are_refused() {
         edit(&mut tensors, &mut config);
         write_adapter(&changed, &config, &tensors);
         let stderr = refused(&golden(name).base, &changed);
-        assert!(stderr.contains("adapter_model.safetensors: ") && stderr.contains(words), "{words}: {stderr}");
+        assert!(
+            stderr.contains("adapter_model.safetensors: ") && stderr.contains(words),
+            "{words}: {stderr}"
+        );
     }
     std::fs::remove_file(changed.join("adapter_config.json")).unwrap();
     let stderr = refused(&golden("plain").base, &changed);

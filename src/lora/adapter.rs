@@ -142,7 +142,9 @@ impl<'a> Module<'a> {
         let factors = linear || has(Part::EmbeddingA);
         let agree = |part: bool, said: bool, key: &str| match (part, said) {
             (true, false) => Err(self.fault(&format!("adapter_config.json does not set {key}"))),
-            (false, true) => Err(self.fault(&format!("the part is missing that {key} of adapter_config.json asks for"))),
+            (false, true) => {
+                Err(self.fault(&format!("the part is missing that {key} of adapter_config.json asks for")))
+            }
             _ => Ok(()),
         };
         agree(has(Part::Magnitude), factors && config.dora, "use_dora")?;
@@ -152,7 +154,9 @@ impl<'a> Module<'a> {
             let included = config.targets.include(self.name, head);
             let included = included.map_err(|e| config.fault(format!("a pattern cannot be matched: {e}")))?;
             if !included {
-                return Err(self.fault("adapter_config.json does not target its module, so PEFT does not load it"));
+                return Err(
+                    self.fault("adapter_config.json does not target its module, so PEFT does not load it")
+                );
             }
         }
         self.parts.values().try_for_each(|name| {

@@ -228,7 +228,8 @@ impl Reader<'_> {
 
     fn tokens(&self) -> Result<Tokens> {
         let key = "trainable_token_indices";
-        let rows = |value: &Value| -> Option<Vec<u64>> { value.as_array()?.iter().map(Value::as_u64).collect() };
+        let rows =
+            |value: &Value| -> Option<Vec<u64>> { value.as_array()?.iter().map(Value::as_u64).collect() };
         let found = match self.get(key) {
             Value::Null => Some(Tokens::Embedding(Vec::new())),
             Value::Object(map) => {

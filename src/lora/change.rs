@@ -127,7 +127,9 @@ impl<'a> Tokens<'a> {
         let expected = [ids.len() as u64, weight.shape.get(1).copied().unwrap_or_default()];
         if rows.info.shape != expected {
             let (got, key) = (&rows.info.shape, "trainable_token_indices");
-            return Err(module.fault(&format!("shapes differ: the file has {got:?}, {key} asks for {expected:?}")));
+            return Err(
+                module.fault(&format!("shapes differ: the file has {got:?}, {key} asks for {expected:?}"))
+            );
         }
         let count = weight.shape[0];
         if let Some(id) = ids.iter().find(|id| **id >= count) {
@@ -177,7 +179,8 @@ impl Change<'_> {
         if let Some(tokens) = &self.tokens {
             update.rows = tokens.read()?;
         }
-        let norms = self.updates.iter().find_map(|update| Some((update.magnitude.as_ref()?, update.transposed)));
+        let norms =
+            self.updates.iter().find_map(|update| Some((update.magnitude.as_ref()?, update.transposed)));
         if let Some((magnitude, by_columns)) = norms {
             update.normalize(values, &finite_values(magnitude)?, by_columns)?;
         }

@@ -77,7 +77,8 @@ impl<'a> Tie<'a> {
     /// a head that is stored beside is a copy.
     fn of(base: &'a Checkpoint) -> Result<Option<Self>> {
         let Some(embedding) = token_embedding(base) else { return Ok(None) };
-        let is_head = |name: &str| TensorName::of(name).category == Category::LmHead && name.ends_with(".weight");
+        let is_head =
+            |name: &str| TensorName::of(name).category == Category::LmHead && name.ends_with(".weight");
         let stored = base.tensors().find(|tensor| is_head(&tensor.info.name));
         if let Some(head) = stored {
             let (a, b) = (Source::stored(base, &embedding), Source::stored(base, &head));
@@ -86,10 +87,12 @@ impl<'a> Tie<'a> {
             return Ok((base.tied() && copy).then_some(tie));
         }
         let said = base.config().and_then(crate::checkpoint::Config::tie_word_embeddings);
-        let architecture = base.config().and_then(crate::checkpoint::Config::architecture).unwrap_or_default();
+        let architecture =
+            base.config().and_then(crate::checkpoint::Config::architecture).unwrap_or_default();
         let generates = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
         let by_default = generates.iter().any(|kind| architecture.ends_with(kind));
-        let outer = if embedding.info.name.starts_with("language_model.model.") { "language_model." } else { "" };
+        let outer =
+            if embedding.info.name.starts_with("language_model.model.") { "language_model." } else { "" };
         let tie = Self { embedding, head: format!("{outer}lm_head.weight"), stored: false };
         Ok(said.unwrap_or(by_default).then_some(tie))
     }
@@ -136,7 +139,9 @@ impl<'a> Resolver<'a> {
         let slot = self.slot(&target).ok_or_else(|| module.fault(&self.missing(&target)))?;
         if slot.tensor.info.shape != bias.info.shape || !is_writable(&slot.tensor.info.dtype) {
             let (got, expected) = (&bias.info.shape, &slot.tensor.info.shape);
-            return Err(module.fault(&format!("the bias of lora_B is {got:?}, that of the base {expected:?}")));
+            return Err(
+                module.fault(&format!("the bias of lora_B is {got:?}, that of the base {expected:?}"))
+            );
         }
         let scale = self.adapter.config.scale(module.name)?;
         self.changes.entry(slot.name).or_default().bias = Some((bias, scale));
@@ -158,7 +163,11 @@ impl<'a> Resolver<'a> {
             _ if said && shape.first() == shape.get(1) => None,
             _ => Some(said),
         };
-        Weight { shape, fan_in_first, is_embedding: TensorName::of(&slot.tensor.info.name).is_token_embedding() }
+        Weight {
+            shape,
+            fan_in_first,
+            is_embedding: TensorName::of(&slot.tensor.info.name).is_token_embedding(),
+        }
     }
 
     /// Adds a tensor that is saved whole.
@@ -170,13 +179,16 @@ impl<'a> Resolver<'a> {
         if got != expected {
             let rows = got.len() == 2 && expected.len() == 2 && got[1] == expected[1];
             let vocabulary = TensorName::of(&slot.name);
-            let resized = rows && (vocabulary.is_token_embedding() || vocabulary.category == Category::LmHead);
+            let resized =
+                rows && (vocabulary.is_token_embedding() || vocabulary.category == Category::LmHead);
             let why = if resized {
                 ": the vocabulary was resized; resize that of the base first (resize_token_embeddings)"
             } else {
                 ""
             };
-            return Err(fault(&format!("shapes differ: the adapter has {got:?}, the base {expected:?}{why}")));
+            return Err(fault(&format!(
+                "shapes differ: the adapter has {got:?}, the base {expected:?}{why}"
+            )));
         }
         let (from, to) = (&saved.info.dtype, &found.dtype);
         if from != to && !(is_float(from) && is_writable(to)) {
@@ -205,15 +217,16 @@ impl<'a> Resolver<'a> {
             None => Ok(()),
             Some(tensor) => {
                 let name = Escaped(&tensor.info.name);
-                Err(self.adapter.fault(format!("no `{name}`, which modules_to_save of adapter_config.json names")))
+                Err(self
+                    .adapter
+                    .fault(format!("no `{name}`, which modules_to_save of adapter_config.json names")))
             }
         }
     }
 
     /// Settles what becomes of a head that shares its embedding's weight.
     fn join(mut self) -> Result<Changes<'a>> {
-        let mut result =
-            Changes { by_name: BTreeMap::new(), new_head: None, untie: false, note: None };
+        let mut result = Changes { by_name: BTreeMap::new(), new_head: None, untie: false, note: None };
         if let Some(tie) = self.tie.take() {
             self.join_tied(&tie, &mut result)?;
         }
@@ -233,7 +246,8 @@ impl<'a> Resolver<'a> {
         let (only_e, only_h) = (h.is_none(), e.is_none());
         let (e, h) = (e.unwrap_or_default(), h.unwrap_or_default());
         let targets = &self.adapter.config.targets;
-        let copied = |change: &Change<'_>, name: &str| change.saved.is_some() && targets.copies(module_of(name));
+        let copied =
+            |change: &Change<'_>, name: &str| change.saved.is_some() && targets.copies(module_of(name));
         let copies = [copied(&e, &embedding), copied(&h, &tie.head)];
         let same = match (&e.saved, &h.saved) {
             (Some(a), Some(b)) => a.same_bytes(b, a.info.elements())?,
@@ -253,7 +267,9 @@ impl<'a> Resolver<'a> {
         }
         let joined = self.joined(e, h, same)?;
         let one_side = [(only_e, &embedding, &tie.head), (only_h, &tie.head, &embedding)];
-        if let Some((_, moved, other)) = one_side.iter().find(|(only, ..)| *only && !joined.updates.is_empty()) {
+        if let Some((_, moved, other)) =
+            one_side.iter().find(|(only, ..)| *only && !joined.updates.is_empty())
+        {
             result.note = Some(format!(
                 "the adapter changes `{}` alone, which shares its weight with `{}`: both change, as in PEFT",
                 Escaped(*moved),
@@ -269,7 +285,8 @@ impl<'a> Resolver<'a> {
 
     /// Both changes of one weight.
     fn joined(&self, e: Change<'a>, h: Change<'a>, same: bool) -> Result<Change<'a>> {
-        let fault = |what: &str| Err(self.adapter.fault(format!("embedding and head share one weight: {what}")));
+        let fault =
+            |what: &str| Err(self.adapter.fault(format!("embedding and head share one weight: {what}")));
         if e.saved.is_some() && h.saved.is_some() && !same {
             return fault("the adapter stores two that differ");
         }

@@ -51,7 +51,8 @@ impl<'a> LoraMerge<'a> {
         let dtype = dtype.map(parse).transpose()?;
         let sidecars = sidecars(base)?;
         let mut merge = Self { base, adapter, changes, jobs: Vec::new(), dtype, shard_size, sidecars };
-        let mut jobs: Vec<Job<'a>> = base.tensors().map(|tensor| merge.job(&tensor.info.name, tensor)).collect();
+        let mut jobs: Vec<Job<'a>> =
+            base.tensors().map(|tensor| merge.job(&tensor.info.name, tensor)).collect();
         let head = merge.changes.new_head.as_deref().zip(token_embedding(base));
         jobs.extend(head.map(|(name, embedding)| merge.job(name, embedding)));
         jobs.sort_by(|a, b| natural_order(&a.name, &b.name));
@@ -119,7 +120,14 @@ impl<'a> LoraMerge<'a> {
             common: tensor.info.elements(),
             longest: source,
         };
-        Job { name: name.to_owned(), dtype, shape: tensor.info.shape.clone(), shard: tensor.shard, inputs, copied }
+        Job {
+            name: name.to_owned(),
+            dtype,
+            shape: tensor.info.shape.clone(),
+            shard: tensor.shard,
+            inputs,
+            copied,
+        }
     }
 
     fn ready(&self, job: &Job<'a>) -> Result<Ready<'a>> {

@@ -42,7 +42,8 @@ impl AdapterName {
         let inner = bare.strip_prefix("module.").unwrap_or(&bare);
         let inner = inner.strip_prefix("base_model.model.").unwrap_or(inner);
         let parts: Vec<&str> = inner.split('.').collect();
-        let known = |part: &&str| part.starts_with("lora_") || *part == "token_adapter" || *part == "original_module";
+        let known =
+            |part: &&str| part.starts_with("lora_") || *part == "token_adapter" || *part == "original_module";
         let Some(at) = parts.iter().position(known) else {
             return Self::Whole(inner.to_owned());
         };

@@ -107,7 +107,9 @@ impl Names {
             Self::Regex(regex) => Some(regex.is_match(module)?),
             Self::Ends(names) => {
                 let end = |name: &String| {
-                    module.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                    module
+                        .strip_suffix(name.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
                 };
                 Some(names.iter().any(end))
             }
