@@ -2,23 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::Escaped;
 use crate::lora::adapter::{Adapter, Module};
 use crate::lora::change::{Change, Tokens, Update, Weight};
+use crate::lora::conv1d::is_conv1d;
 use crate::lora::names::{Part, find};
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::plan::{Category, TensorName, module_of};
 use crate::surgery::tied_head::token_embedding;
 use crate::{Faults, Result};
-
-/// `model_type`s whose projections are `Conv1D`, with weights `[in, out]`.
-const CONV1D: [&str; 5] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"];
-
-/// The projections that are.
-const CONV1D_MODULES: [&str; 4] = ["c_attn", "q_attn", "c_proj", "c_fc"];
 
 /// What an adapter does to a base.
 #[derive(Debug)]
@@ -152,16 +145,10 @@ impl<'a> Resolver<'a> {
     /// `fan_in_fan_out` says; classes that are not in transformers are unknown here.
     fn weight(&self, module: &Module<'_>, slot: &Slot<'a>) -> Weight<'a> {
         let shape: &[u64] = &slot.tensor.info.shape;
-        let config = self.base.config().map(crate::checkpoint::Config::value);
-        let kind = config.and_then(|config| config.get("model_type")).and_then(Value::as_str);
-        let custom = config.is_some_and(|config| config.get("auto_map").is_some());
-        let last = module.name.rsplit('.').next().unwrap_or_default();
         let said = self.adapter.config.fan_in_fan_out;
-        let fan_in_first = match kind {
-            Some(kind) if CONV1D.contains(&kind) => Some(CONV1D_MODULES.contains(&last)),
-            Some(_) if !custom => Some(false),
-            _ if said && shape.first() == shape.get(1) => None,
-            _ => Some(said),
+        let fan_in_first = match is_conv1d(self.base, module.name) {
+            None if said && shape.first() == shape.get(1) => None,
+            known => Some(known.unwrap_or(said)),
         };
         Weight {
             shape,

@@ -1,12 +1,13 @@
 //! LoRA adapters as PEFT stores them: merged into a base (`merge --lora`) and extracted from a fine-tune (`lora extract`).
 //!
-//! Parts, lowest first: `python_regex`, `targets`, `adapter_config`, `names`, `adapter`, `change`, `changes`,
-//! `merge_adapter`, `svd`, `extract`.
+//! Parts, lowest first: `python_regex`, `targets`, `adapter_config`, `names`, `conv1d`, `adapter`, `change`,
+//! `changes`, `merge_adapter`, `svd`, `extract`.
 
 mod adapter;
 mod adapter_config;
 mod change;
 mod changes;
+mod conv1d;
 mod extract;
 mod merge_adapter;
 mod names;
