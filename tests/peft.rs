@@ -297,6 +297,51 @@ fn tensors_of_bytes(file: &Path) -> usize {
     all.tensors().iter().map(|(_, view)| view.data().len()).sum()
 }
 
+/// A fine-tune with other biases, norms and matrices: PEFT loads what is extracted
+/// (`fixtures/lora/check_extract.py`), and merged it gives the fine-tune back.
+#[test]
+fn extracted_adapters_are_as_peft_loads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, module, a, b) in [
+        ("bias", "model.layers.0.self_attn.q_proj", [2, 16], [16, 2]),
+        ("gpt2", "transformer.h.0.attn.c_attn", [2, 16], [48, 2]),
+    ] {
+        let base = fixture("lora/base").join(name);
+        let (tuned, made, out) = (dir.path().join(name), dir.path().join("made"), dir.path().join("out"));
+        let mut tensors = tensors_of(&base.join("model.safetensors"));
+        for (i, t) in tensors.iter_mut().enumerate() {
+            let rows = t.shape[0] as usize;
+            let columns = t.bytes.len() / 4 / rows;
+            // A product of two vectors: of rank 1. The norms after attention stay as they are.
+            let moved = !t.name.contains("post_attention");
+            let delta = |k: usize| 0.25 * ((k / columns + i) as f32).sin() * ((k % columns + 1) as f32).cos();
+            let value = |(k, x): (usize, f32)| if moved { x + delta(k) } else { x };
+            t.bytes = floats(&t.bytes).into_iter().enumerate().flat_map(|k| value(k).to_le_bytes()).collect();
+        }
+        write_checkpoint(&tuned, &tensors, 1, &config_of(&base, "config.json").to_string());
+        ok(&["lora", "extract", path(&base), path(&tuned), "--rank", "2", "--out", path(&made), "--force"]);
+        merge(&base, &made, &out, &[]);
+        let (got, expected) = (read_tensors(&out), read_tensors(&tuned));
+        for (tensor, bytes) in &expected {
+            assert_near(tensor, &floats(&got[tensor]), &floats(bytes));
+        }
+        let shapes: BTreeMap<String, Vec<u64>> = tensors_of(&made.join("adapter_model.safetensors"))
+            .into_iter()
+            .map(|t| (t.name, t.shape))
+            .collect();
+        let shape = |part: &str| &shapes[&format!("base_model.model.{module}.{part}")];
+        assert_eq!(*shape("lora_A.weight"), a, "{name}");
+        assert_eq!(*shape("lora_B.weight"), b, "{name}");
+        assert_eq!(*shape("base_layer.bias"), [b[0]], "{name}");
+        let config = config_of(&made, "adapter_config.json");
+        let listed = |key: &str| -> Vec<String> { serde_json::from_value(config[key].clone()).unwrap() };
+        let saved = listed("modules_to_save");
+        assert!(!saved.iter().any(|m| listed("target_modules").iter().any(|t| m.ends_with(t))), "{saved:?}");
+        assert_eq!(config["fan_in_fan_out"], name == "gpt2");
+        assert_eq!(config["bias"], "all");
+    }
+}
+
 /// Names as torch.compile, DDP and the versions of transformers for vision-language models write them.
 #[test]
 fn other_spellings_of_names_mean_the_same_tensors() {

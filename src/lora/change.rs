@@ -86,7 +86,7 @@ impl<'a> Update<'a> {
             ([r, n], [m, s]) if r == s => ([*m, *n], *r),
             _ => return Err(module.fault(&format!("shapes do not fit: B {sb:?} times A {sa:?}"))),
         };
-        if product != *expected {
+        if product != *expected || product.contains(&0) {
             let fault = format!("shapes do not fit: B {sb:?} times A {sa:?} for {expected:?}");
             return Err(module.fault(&fault));
         }
@@ -124,14 +124,16 @@ impl<'a> Tokens<'a> {
         let Some(rows) = module.part(Part::Tokens) else {
             return Ok(None);
         };
-        let expected = [ids.len() as u64, weight.shape.get(1).copied().unwrap_or_default()];
+        let [count, width] = *weight.shape else {
+            return Err(module.fault(&format!("rows for a tensor of shape {:?}", weight.shape)));
+        };
+        let expected = [ids.len() as u64, width];
         if rows.info.shape != expected {
             let (got, key) = (&rows.info.shape, "trainable_token_indices");
             return Err(
                 module.fault(&format!("shapes differ: the file has {got:?}, {key} asks for {expected:?}"))
             );
         }
-        let count = weight.shape[0];
         if let Some(id) = ids.iter().find(|id| **id >= count) {
             return Err(module.fault(&format!("token id {id}, but the base has {count} rows")));
         }
