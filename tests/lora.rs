@@ -151,6 +151,48 @@ fn adapters_that_do_not_fit_are_refused() {
     }
 }
 
+/// Parts for tensors of a shape that they cannot have.
+#[test]
+fn parts_for_other_shapes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    base(dir.path());
+    let zeros = |name: &str, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        f32s(&format!("base_model.model.{name}"), shape, &vec![0.0; count])
+    };
+    let rows = "token_adapter.trainable_tokens_delta";
+    let pair = |module: &str, a: [u64; 2], b: [u64; 2]| {
+        let name = |part: &str| format!("{module}.{part}.weight");
+        vec![zeros(&name("lora_A"), &a), zeros(&name("lora_B"), &b)]
+    };
+    let bias = |shape: &[u64]| {
+        let q = "model.layers.0.self_attn.q_proj";
+        let mut tensors = pair(q, [2, 8], [12, 2]);
+        tensors.push(zeros(&format!("{q}.lora_B.bias"), shape));
+        tensors
+    };
+    let cases = [
+        ("[0]", vec![zeros(&format!("model.norm.{rows}"), &[1, 8])], "rows for a tensor of shape [8]"),
+        (
+            "[10]",
+            vec![zeros(&format!("model.embed_tokens.{rows}"), &[1, 8])],
+            "token id 10, but the base has 10 rows",
+        ),
+        ("[1]", vec![zeros(&format!("model.embed_tokens.{rows}"), &[1, 7])], "asks for [1, 8]"),
+        ("[]", pair("model.norm", [2, 8], [1, 2]), "shapes do not fit"),
+        ("[]", pair("model.layers.0.self_attn.q_proj", [2, 0], [12, 2]), "shapes do not fit"),
+        ("[]", bias(&[12]), "has no `model.layers.0.self_attn.q_proj.bias`"),
+    ];
+    for (ids, tensors, words) in cases {
+        let lora_bias = words.contains("bias");
+        let config =
+            format!(r#"{{"r":2,"lora_alpha":2,"lora_bias":{lora_bias},"trainable_token_indices":{ids}}}"#);
+        adapter(dir.path(), &config, &tensors);
+        let stderr = refused(dir.path());
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+}
+
 /// A difference of rank 3 is found exactly, and applied it gives the fine-tune back.
 #[test]
 fn extraction_finds_a_difference_of_its_rank() {

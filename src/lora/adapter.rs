@@ -54,7 +54,8 @@ impl Adapter {
         if adapter.checkpoint.is_empty() {
             faults.push(adapter.fault("no tensors: the adapter is empty".to_owned()));
         }
-        faults.extend(adapter.modules().filter_map(|module| module.check().err()));
+        // The first alone: one contradiction of the configuration is one of every module.
+        faults.extend(adapter.modules().find_map(|module| module.check().err()));
         faults.into_result()?;
         Ok(adapter)
     }
