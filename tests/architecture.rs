@@ -58,8 +58,9 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
 ];
 
 /// Crates that belong to one room.
-const OWNED: [(&str, &str); 15] = [
+const OWNED: [(&str, &str); 16] = [
     ("faer", "lora"),
+    ("fancy_regex", "lora"),
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),

@@ -61,7 +61,7 @@ pub(super) struct Merge {
     #[command(flatten)]
     output: OutputArgs,
     /// Apply this PEFT adapter to --base instead of merging models
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "explain"], requires = "base")]
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "seed", "explain", "vocab", "on_missing"], requires = "base")]
     lora: Option<PathBuf>,
     /// Print what happens to each tensor; write nothing
     #[arg(long)]
@@ -160,8 +160,11 @@ impl Merge {
     fn apply_adapter(&self, base: &Path, adapter: &Path, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(base, self.reading.access())?;
         let adapter = Adapter::open(adapter, self.reading.access())?;
-        let merge = LoraMerge::new(&base, &adapter)?;
+        let merge = LoraMerge::new(&base, &adapter, self.dtype.as_deref(), self.shard_limit())?;
         terminal.detail(&format!("{} tensors change", merge.changed()));
+        if let Some(note) = merge.note() {
+            terminal.warn(note);
+        }
         let path = match self.dry_run {
             false => self.out()?,
             true => {
@@ -173,7 +176,10 @@ impl Merge {
             self.hash.input("base", &base, terminal)?,
             self.hash.input("adapter", adapter.checkpoint(), terminal)?,
         ];
-        let provenance = Provenance { command: "merge", options: Map::new(), inputs };
+        let mut options = Map::new();
+        options.insert("dtype".to_owned(), json!(self.dtype));
+        options.insert("shard_size".to_owned(), json!(self.shard_size));
+        let provenance = Provenance { command: "merge", options, inputs };
         let output = Output {
             path,
             force: self.output.force,
@@ -227,6 +233,10 @@ impl Merge {
         }
     }
 
+    fn shard_limit(&self) -> Option<ShardLimit> {
+        self.shard_size.map(ShardLimit::Bytes).or_else(|| self.mergekit.shard_limit())
+    }
+
     fn options(&self) -> MergeOptions {
         MergeOptions {
             vocab: match self.vocab {
@@ -236,7 +246,7 @@ impl Merge {
                 VocabArg::Union => MergeVocab::Union,
             },
             keep_missing: self.on_missing == OnMissingArg::Keep,
-            shard_limit: self.shard_size.map(ShardLimit::Bytes).or_else(|| self.mergekit.shard_limit()),
+            shard_limit: self.shard_limit(),
             tile: None,
         }
     }

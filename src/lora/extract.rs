@@ -14,6 +14,7 @@ use crate::Result;
 use crate::checkpoint::{
     Checkpoint, CommandInputs, Dtype, HeaderWriter, Known, Staging, Target, natural_order,
 };
+use crate::lora::conv1d::is_conv1d;
 use crate::lora::svd::{Factors, factors};
 use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
@@ -99,6 +100,7 @@ pub fn extract_lora(
         .collect::<Result<_>>()?;
     let mut parts = Vec::new();
     let mut ranks = Map::new();
+    let mut fan_in_fan_out = false;
     let mut energy = Vec::new();
     for ((_, new), factors) in matrices.iter().zip(found) {
         let module = module_of(&new.info.name);
@@ -109,31 +111,78 @@ pub fn extract_lora(
         }
         energy.push((new.info.name.clone(), factors.energy));
         let name = |part: &str| format!("base_model.model.{module}.{part}.weight");
-        parts.push(Part { name: name("lora_A"), shape: [r, n], values: factors.right });
-        parts.push(Part { name: name("lora_B"), shape: [m, r], values: factors.left });
+        let conv1d = is_conv1d(base, module) == Some(true);
+        fan_in_fan_out |= conv1d;
+        let [a, b] = if conv1d {
+            let [left, right] = [transpose(&factors.left, r), transpose(&factors.right, n)];
+            [([r, m], left), ([n, r], right)]
+        } else {
+            [([r, n], factors.right), ([m, r], factors.left)]
+        };
+        parts.push(Part { name: name("lora_A"), shape: a.0, values: a.1 });
+        parts.push(Part { name: name("lora_B"), shape: b.0, values: b.1 });
     }
-    let saved = named(tuned, saved);
-    write_weights(&staging, parts, &saved)?;
     let targets = matrices.iter().map(|(_, new)| module_of(&new.info.name).to_owned()).collect();
+    let Saved { tensors: saved, modules, biases } = Saved::new(tuned, &saved, &targets);
+    write_weights(&staging, parts, &saved)?;
     let targets = short_names(tuned, targets);
-    // By whole names: PEFT takes `norm` for the end of `input_layernorm` too.
-    let whole: BTreeSet<String> = saved.iter().map(|(name, _)| module_of(name).to_owned()).collect();
-    let config = config(base.path(), rank, &targets, &whole, &ranks);
+    let mut config = config(base.path(), rank, &targets, &modules, &ranks);
+    config["bias"] = if biases { "all" } else { "none" }.into();
+    config["fan_in_fan_out"] = fan_in_fan_out.into();
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
     finish(staging, &[base, tuned], Record { provenance, seed, plan: json!({"rank": rank}) })?;
     Ok(Extraction { energy, saved: saved.into_iter().map(|(name, _)| name).collect() })
 }
 
-/// Saved tensors with their names. A tied embedding is saved as the head too: PEFT unties what it replaces.
-fn named<'a>(tuned: &Checkpoint, saved: Vec<Source<'a>>) -> Vec<(String, Source<'a>)> {
-    const HEAD: &str = "lm_head.weight";
-    let mut named: Vec<(String, Source<'a>)> = saved.into_iter().map(|s| (s.info.name.clone(), s)).collect();
-    let embedding =
-        named.iter().find(|(name, _)| TensorName::of(name).is_token_embedding()).map(|(_, s)| s.clone());
-    if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
-        named.push((HEAD.to_owned(), embedding));
+/// What is saved whole.
+struct Saved<'a> {
+    /// By the names that PEFT loads them by.
+    tensors: Vec<(String, Source<'a>)>,
+    /// The modules for `modules_to_save`, by whole names: PEFT takes `norm` for the end of `input_layernorm` too.
+    modules: BTreeSet<String>,
+    /// Whether there are biases of other modules.
+    biases: bool,
+}
+
+impl<'a> Saved<'a> {
+    /// Biases are saved alone, as with `bias: all`; of what else differs, every tensor of the module, because PEFT
+    /// replaces modules whole. A tied embedding is saved as the head too: PEFT unties what it replaces.
+    fn new(tuned: &'a Checkpoint, differing: &[Source<'a>], targets: &BTreeSet<String>) -> Self {
+        const HEAD: &str = "lm_head.weight";
+        let of_weight = |name: &str| {
+            let weight = name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
+            weight.is_some_and(|weight| tuned.find(&weight).is_some())
+        };
+        let changed: BTreeSet<&str> = differing.iter().map(|s| s.info.name.as_str()).collect();
+        let whole = changed.iter().filter(|name| !of_weight(name));
+        let mut modules: BTreeSet<String> = whole.map(|name| module_of(name).to_owned()).collect();
+        let (mut tensors, mut biases) = (Vec::new(), false);
+        for tensor in tuned.tensors() {
+            let name = tensor.info.name.as_str();
+            let module = module_of(name);
+            let is_bias = !modules.contains(module) && changed.contains(name);
+            biases |= is_bias;
+            let stored = match (is_bias, modules.contains(module)) {
+                (true, _) if targets.contains(module) => format!("{module}.base_layer.bias"),
+                (true, _) | (_, true) => name.to_owned(),
+                _ => continue,
+            };
+            tensors.push((stored, Source::stored(tuned, &tensor)));
+        }
+        let is_embedding = |name: &str| TensorName::of(name).is_token_embedding();
+        let embedding = tensors.iter().find(|(name, _)| is_embedding(name)).map(|(_, s)| s.clone());
+        if let Some(embedding) = embedding.filter(|_| tuned.tied() && tuned.find(HEAD).is_none()) {
+            modules.insert(module_of(HEAD).to_owned());
+            tensors.push((HEAD.to_owned(), embedding));
+        }
+        Self { tensors, modules, biases }
     }
-    named
+}
+
+/// The transpose of a row-major matrix of `columns` columns.
+fn transpose(x: &[f32], columns: u64) -> Vec<f32> {
+    let columns = columns as usize;
+    (0..columns).flat_map(|c| x.iter().skip(c).step_by(columns).copied()).collect()
 }
 
 /// The last parts of module names, where all modules with such a name are meant; the whole names otherwise.

@@ -189,12 +189,10 @@ impl ConfigChange {
     }
 }
 
+/// Types of results as PyTorch names them.
+pub(crate) const TORCH_NAMES: [(&str, Known); 4] =
+    [("float32", Known::F32), ("float16", Known::F16), ("bfloat16", Known::BF16), ("float64", Known::F64)];
+
 fn torch_name(dtype: &Dtype) -> Option<&'static str> {
-    match dtype {
-        Dtype::Known(Known::F32) => Some("float32"),
-        Dtype::Known(Known::F16) => Some("float16"),
-        Dtype::Known(Known::BF16) => Some("bfloat16"),
-        Dtype::Known(Known::F64) => Some("float64"),
-        _ => None,
-    }
+    TORCH_NAMES.iter().find(|(_, known)| *dtype == Dtype::Known(*known)).map(|(name, _)| *name)
 }

@@ -16,7 +16,7 @@ use crate::merge::rules::ram::{Ram, RamParameters};
 use crate::merge::rules::sce::{Sce, SceParameters};
 use crate::merge::rules::task::Task;
 use crate::merge::rules::task_arithmetic::{Draws, GlobalThresholds, TaskArithmetic};
-use crate::merge::tiles::low_rank::LowRankUpdate;
+use crate::merge::tiles::low_rank::AdapterUpdate;
 use crate::merge::tiles::source::Source;
 use crate::merge::tiles::values::{TileBuffers, Values};
 
@@ -61,7 +61,7 @@ pub(crate) enum PreparedRule {
     NearSwap(NearSwap),
     Fusion(Fusion),
     Mask(Masked),
-    Adapter(LowRankUpdate),
+    Adapter(AdapterUpdate),
 }
 
 impl PreparedTensor<'_> {
