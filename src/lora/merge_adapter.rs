@@ -49,6 +49,8 @@ impl<'a> LoraMerge<'a> {
         dtype: Option<&str>,
         shard_limit: Option<ShardLimit>,
     ) -> Result<Self> {
+        base.check_not_adapter()?;
+        base.check_not_quantized("a merge")?;
         let changes = Changes::new(adapter, base)?;
         let dtype = dtype.map(parse).transpose()?;
         let sidecars = sidecars(base)?;
