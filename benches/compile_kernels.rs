@@ -1,20 +1,20 @@
-//! Compiles every kernel for three generations of cards and prints registers and spills. Needs NVRTC, no card.
+//! Compiles every kernel for three generations of GPUs and prints registers and spills. Needs NVRTC, no GPU.
 //!
-//! Fails when a kernel spills, apart from the attention of heads over 128 elements, which is there for
+//! Fails when a kernel spills registers, except the attention of heads with more than 128 elements, which exists for
 //! completeness and not for speed.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 
 use std::process::ExitCode;
 
-use hft_surgery::backend::cuda::{Usage, Working, compile, signatures};
+use hft_surgery::backend::cuda::{ComputeDtype, Usage, compile, signatures};
 
-const CARDS: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
+const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
 fn main() -> ExitCode {
     let mut columns = Vec::new();
-    for arch in CARDS {
-        for (working, name) in [(Working::F32, "f32"), (Working::Bf16, "bf16")] {
-            match compile(arch, working) {
+    for arch in ARCHITECTURES {
+        for (compute_dtype, name) in [(ComputeDtype::F32, "f32"), (ComputeDtype::Bf16, "bf16")] {
+            match compile(arch, compute_dtype) {
                 Ok(compiled) => {
                     columns.push((format!("{arch} {name}"), compiled.cubin.len(), compiled.usage()))
                 }

@@ -1,9 +1,9 @@
-"""The part of gpu.sh that trains: loss curves on the card against the CPU, then speed and memory.
+"""The part of gpu.sh that trains: loss curves on the GPU against the CPU, then speed and memory.
 
-Curves: 20 steps of 2 rows of 64 tokens; f32 on the card must stay within 1e-4 of the CPU, bf16 within 2e-2.
+Curves: 20 steps of 2 rows of 64 tokens; f32 on the GPU must stay within 1e-4 of the CPU, bf16 within 2e-2.
 Throughput: rows of --seq tokens, --batch a step, in bf16, full and half, beside PyTorch with the same rows and the
 same trainable tensors. Ratios: half against full at each of --tokens. A step's time is the median over the steps but
-the first two, in which PyTorch compiles and we record.
+the first two, in which PyTorch compiles and hft-surgery records CUDA graphs.
 """
 import argparse
 import json
@@ -148,14 +148,14 @@ def operations(path):
     return errors, {"copy": copy, "adamw": adamw, "share": adamw / copy}
 
 
-def peak_of(card):
-    return next((tflops * 1e3 for name, tflops in PEAKS.items() if name in card), None)
+def peak_of(gpu):
+    return next((tflops * 1e3 for name, tflops in PEAKS.items() if name in gpu), None)
 
 
 def report(found):
     """The numbers as Markdown."""
-    card, shape, bandwidth, gap = found["card"], found["shape"], found["bandwidth"], found["gap"]
-    lines = [f"# {card['name']}, compute capability {card['compute_capability']}", "",
+    gpu, shape, bandwidth, gap = found["gpu"], found["shape"], found["bandwidth"], found["gap"]
+    lines = [f"# {gpu['name']}, compute capability {gpu['compute_capability']}", "",
              f"compute-sanitizer: {found['sanitizer']}. 20 steps: f32 within {gap['f32']:.1e} of the CPU, bf16 within "
              f"{gap['bf16']:.1e}.", "",
              f"Copy {bandwidth['copy']:.0f} GB/s, masked AdamW {bandwidth['adamw']:.0f} GB/s: {bandwidth['share']:.0%}.", "",
@@ -193,9 +193,9 @@ def main():
         plans[name] = f"{options.work}/{name}.json"
         output([options.binary, "plan", model, "--ratio", ratio, "--seed", "0", "--out", plans[name]])
     throughput, ratios = speeds(options, model, plans)
-    card = doctor["cards"][0]
-    found = {"card": card, "libraries": doctor["libraries"], "sanitizer": options.sanitizer, "operations": errors,
-             "bandwidth": bandwidth, "losses": losses, "gap": gap, "peak_gflops": peak_of(card["name"]),
+    gpu = doctor["GPUs"][0]
+    found = {"gpu": gpu, "libraries": doctor["libraries"], "sanitizer": options.sanitizer, "operations": errors,
+             "bandwidth": bandwidth, "losses": losses, "gap": gap, "peak_gflops": peak_of(gpu["name"]),
              "model": os.path.basename(options.model) if options.model else "random weights in the shape of TinyLlama-1.1B",
              "shape": {"seq": options.seq, "batch": options.batch, "steps": options.steps},
              "throughput": throughput, "ratios": ratios, "pytorch": not options.without_pytorch}
@@ -207,7 +207,7 @@ def main():
         f.write(text)
     print(text)
     if gap["f32"] > 1e-4 or gap["bf16"] > 2e-2:
-        sys.exit("the card does not follow the CPU")
+        sys.exit("the losses on the GPU differ from those on the CPU by more than the bounds")
 
 
 main()

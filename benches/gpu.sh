@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a card: each operation against the CPU, compute-sanitizer where it is installed, training in
+# Everything that needs a GPU: each operation against the CPU, compute-sanitizer where it is installed, training in
 # f32 and bf16 against the CPU, throughput and memory full and half beside PyTorch, half against full at several
-# sizes, and the bandwidth of AdamW. Fails when there is no card.
+# sizes, and the bandwidth of AdamW. Fails when there is no GPU.
 #
 # usage: benches/gpu.sh [--model CKPT] [--results DIR] [options of benches/gpu.py]
 #
@@ -17,22 +17,22 @@ binary=${HFT_BINARY:-target/release/hft-surgery}
 tests=${HFT_TESTS:-$(find target/release/deps -maxdepth 1 -name 'cuda-*' -executable -type f -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -1 | cut -d' ' -f2)}
 [ -x "$binary" ] || { echo "error: no $binary; build it with cargo build --release" >&2; exit 1; }
 [ -n "$tests" ] || { echo "error: no tests; build them with cargo test --release --no-run --test cuda" >&2; exit 1; }
-part() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
+section() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
-part card
-"$binary" doctor || { echo "error: no card to measure" >&2; exit 1; }
+section GPU
+"$binary" doctor || { echo "error: no GPU to measure" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 operations=(operations_agree masks_have a_masked_merge a_head a_graph)
-part operations against the CPU
+section operations against the CPU
 HFT_TEST_GPU=1 "$tests" --nocapture --test-threads 1 "${operations[@]}" bandwidth_of | tee "$work/operations"
-part compute-sanitizer
+section compute-sanitizer
 if command -v compute-sanitizer >/dev/null; then
     HFT_TEST_GPU=1 timeout 150 compute-sanitizer --error-exitcode 1 "$tests" --test-threads 1 "${operations[@]}"
     sanitizer=clean
 else
     sanitizer="not installed"
 fi
-part training
+section training
 "$python" benches/gpu.py "$binary" --operations "$work/operations" --sanitizer "$sanitizer" --work "$work" "$@"
-part done
+section done

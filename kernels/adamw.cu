@@ -7,7 +7,7 @@
 
 const u32 PIECE = 16384;
 
-// Pieces first_piece.. belong to the tensor.
+// The blocks of the tensor start at first_piece.
 struct Gradient {
     float* grad;
     const u32* mask;

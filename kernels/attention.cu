@@ -1,4 +1,4 @@
-// attention: causal softmax attention inside each sequence, forward and backward, never a whole square of scores
+// attention: causal softmax attention inside each sequence, forward and backward, without storing the score matrix
 // out = softmax(q k^T / sqrt(E)) v;  p = exp(s - lse), ds = p (dout v^T - dout . out), dq = ds k, dk = ds^T q, dv = p^T dout
 // q, out, dout, dq [T, H, E] work, k, v, dk, dv [T, K, E] work, lse and delta [T, H] float, E at most 32 C
 // source: Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691
@@ -8,7 +8,7 @@
 // Rows of a tile, and of a warp.
 const u32 ROWS = 16;
 const u32 EACH = 4;
-// Keys (or, backward for keys, queries) that meet a tile at once: one per lane.
+// Keys (in key_tile, queries) that a tile is multiplied with at once: one per lane.
 const u32 LANES = 32;
 
 struct Tile {
@@ -172,7 +172,7 @@ __device__ __forceinline__ void query_tile(const work* dout, const work* q, cons
     store_rows<C>(acc, one, row, last, h.heads, head, h.width, dq);
 }
 
-// Overwrites k and v: nothing but this block reads its rows.
+// Overwrites k and v: only this block reads its rows.
 template <int C>
 __device__ __forceinline__ void key_tile(const work* dout, const work* q, const float* lse, const float* delta,
                                          Tile tile, Heads h, work* k, work* v, float* shared) {
@@ -184,7 +184,7 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
     float* ps = os + LANES * (h.width + 1) + warp * EACH * LANES;
     float* ds = os + LANES * (h.width + 1) + (4 + warp) * EACH * LANES;
     u32 last = tile.first + ROWS < tile.end ? tile.first + ROWS : tile.end, row = tile.first + warp * EACH;
-    // The queries that see the last key of the tile.
+    // The end of the queries that attend to the last key of the tile.
     u32 end = tile.end - (last - 1) < h.window ? tile.end : last - 1 + h.window;
     load_rows(k, tile.first, ROWS, last, h.kv_heads, kv, h.width, ks, h.width);
     load_rows(v, tile.first, ROWS, last, h.kv_heads, kv, h.width, vs, h.width);

@@ -85,7 +85,7 @@ __device__ __forceinline__ float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(ALL, x, 2));
 }
 
-// Takes the scores of keys first.. into the running softmax of two rows: s becomes exp(s - most).
+// Online softmax: adds a step of scores to the running maximum and sum of two rows; s becomes 2^(s - most).
 template <int E, int STEP>
 __device__ __forceinline__ void soften(float s[STEP / 8][4], float most[2], float sum[2], float acc[E / 8][4]) {
 #pragma unroll
@@ -94,7 +94,7 @@ __device__ __forceinline__ void soften(float s[STEP / 8][4], float most[2], floa
 #pragma unroll
         for (int n = 0; n < STEP / 8; n++) larger = fmaxf(larger, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
         larger = row_max(larger);
-        // A row that has seen nothing yet: all of its scores are minus infinity.
+        // A row without a visible key so far: all of its scores are minus infinity.
         float base = larger == NEGATIVE_INFINITY ? 0.0f : larger, shrink = exp2f(most[half] - base);
 #pragma unroll
         for (int n = 0; n < STEP / 8; n++) {
@@ -203,7 +203,7 @@ __device__ __forceinline__ void mma_query(const bf16* dout, const bf16* q, const
     store_fragments<E>(acc, factor, row, last, h.heads, head, dq);
 }
 
-// What a tile of keys meets: `STEP` queries of one head.
+// Begins to copy what a tile of keys is multiplied with: `STEP` queries of one head.
 template <int E, int STEP>
 __device__ __forceinline__ void fetch_queries(const bf16* dout, const bf16* q, const float* lse, const float* delta,
                                               u32 first, u32 end, Heads h, u32 head, bf16* qs, bf16* os, float* of_query) {
@@ -216,7 +216,7 @@ __device__ __forceinline__ void fetch_queries(const bf16* dout, const bf16* q, c
     }
 }
 
-// Overwrites k and v: nothing but this block reads its rows.
+// Overwrites k and v: only this block reads its rows.
 template <int E, int STEP>
 __device__ __forceinline__ void mma_key(const bf16* dout, const bf16* q, const float* lse, const float* delta, Tile tile,
                                         Heads h, bf16* k, bf16* v, bf16* shared) {
@@ -224,7 +224,7 @@ __device__ __forceinline__ void mma_key(const bf16* dout, const bf16* q, const f
     bf16 *ks = shared, *vs = ks + TILE * PITCH, *qs = vs + TILE * PITCH, *os = qs + 2 * STEP * PITCH;
     float* of_query = (float*)(os + 2 * STEP * PITCH);
     u32 last = min(tile.first + TILE, tile.end), row = tile.first + warp * 16;
-    // The queries that see the last key of the tile.
+    // The end of the queries that attend to the last key of the tile.
     u32 end = tile.end - (last - 1) < h.window ? tile.end : last - 1 + h.window;
     u32 steps = (end - tile.first + STEP - 1) / STEP, turns = group * steps;
     float dk[E / 8][4] = {}, dv[E / 8][4] = {}, s[STEP / 8][4], dp[STEP / 8][4], scale = h.scale * LOG2_E;

@@ -1,7 +1,7 @@
-// What every kernel uses. The source compiles with NVRTC, which has no headers, and with g++ through
+// Types and reductions of all kernels. The source compiles with NVRTC, which has no headers, and with g++ through
 // tests/mock_cuda/shim.h, which defines HOST_SHIM.
 //
-// `work` is the type of weights and activations: float, or bfloat16 with WORKING_BF16. Sums, statistics,
+// `work` is the type of weights and activations: float, or bfloat16 with COMPUTE_BF16. Sums, statistics,
 // moments, master weights and gradients of weights are float. Nothing is summed in an order that depends on
 // timing: no atomics.
 #ifndef HOST_SHIM
@@ -28,7 +28,7 @@ __device__ __forceinline__ void put(bf16* to, float x) {
     to->bits = (unsigned short)rounded;
 }
 
-#ifdef WORKING_BF16
+#ifdef COMPUTE_BF16
 typedef bf16 work;
 #else
 typedef float work;

@@ -1,4 +1,4 @@
-// embedding: a row of the table for every token, and back
+// embedding: the row of the table for every token, and the gradient of the table
 // out[t] = table[ids[t]];  grad[ids[t]] += dout[t], tokens in order
 // table [V, D] work, ids [T] u32, out and dout [T, D] work, grad [V, D] float
 // source: the lookup of transformers; a sum per token id, sorted on the host, needs no atomics
@@ -17,7 +17,7 @@ KERNEL(256) embedding_forward(const work* __restrict__ table, const u32* __restr
     }
 }
 
-// Tokens tokens[starts[i]..starts[i + 1]] have id ids[i]; none of them: nothing is done.
+// Tokens tokens[starts[i]..starts[i + 1]] have id ids[i]; an empty group does nothing.
 KERNEL(256) embedding_backward(const work* __restrict__ dout, const u32* __restrict__ tokens,
                                const u32* __restrict__ starts, const u32* __restrict__ ids, u32 cols,
                                float* __restrict__ grad) {

@@ -1,4 +1,4 @@
-// mask: element masks by the counter generator, and the merge by a mask
+// mask: element masks of Bernoulli draws by the Philox generator, and the merge by a mask
 // bit i = (word(i / each) < threshold) != flip;  out = M ? base + scale (tuned - base) : base
 // bits one per element, least significant first; base, tuned, out [n] work
 // source: Philox4x32-10, Salmon et al. 2011; task arithmetic, Ilharco et al. 2022, arXiv:2212.04089

@@ -1,6 +1,6 @@
-// Tensor cores: products of 16 x 16 by 16 x 8 elements of bf16 by a warp, and what brings their operands.
+// Tensor cores: products of 16 x 16 by 16 x 8 elements of bf16 by a warp, and the loads of their operands.
 //
-// tests/mock_cuda/mma.h says the same in C++. Of a fragment, with g = lane / 4 and t = lane % 4, a lane holds pairs:
+// tests/mock_cuda/mma.h implements the same in C++. Of a fragment, with g = lane / 4 and t = lane % 4, a lane holds pairs:
 // a  [16, 16]  rows g and g + 8 at columns 2 t, then both at columns 2 t + 8
 // b  [16, 8]   rows 2 t, then 2 t + 8, of column g
 // c  [16, 8]   row g at columns 2 t and 2 t + 1, then row g + 8
@@ -50,7 +50,7 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool zero
 // Ends a group of copies of this thread.
 __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits for the copies of this thread, but for those of the last N groups.
+// Waits for the copies of this thread, except those of the last N groups.
 template <int N>
 __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");

@@ -1,5 +1,5 @@
 // rope: rotary position embedding, in place, forward and backward
-// (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + E/2) of every head; sign -1 turns back
+// (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + E/2) of every head; sign -1 rotates back
 // x [T, heads, E] work, cos and sin [positions, E/2] float, positions [T] u32
 // source: Su et al. 2021, arXiv:2104.09864, in the layout of transformers (rotate_half)
 // CPU twin: src/backend/cpu/rope.rs

@@ -3,14 +3,19 @@
 pub mod backend;
 pub mod checkpoint;
 pub mod cli;
+pub mod data;
+pub mod diff;
 pub mod error;
-mod faults;
-pub mod llama;
+pub mod eval;
+pub mod lora;
+pub mod merge;
+pub mod model;
+pub mod patch;
 pub mod plan;
 pub mod report;
+pub mod reset;
 mod simd;
 pub mod surgery;
 pub mod train;
 
-pub use error::{Error, Result};
-pub use faults::Faults;
+pub use error::{Error, Faults, Result};

@@ -1,48 +1,88 @@
-//! Modules name only the modules they may: data flows one way.
+//! Data flows one way: rooms name only the rooms they may, and inside a room each part names only the parts below it.
+//!
+//! A room is a folder of `src/`. The line `Parts, lowest first:` in its `mod.rs` declares the order of its parts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod imports;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Each module with the modules it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 12] = [
+use imports::{Source, parts_of, upward_imports};
+
+/// Each room with the rooms it may name. What is not listed here does not exist yet.
+const MAY_NAME: [(&str, &[&str]); 18] = [
     ("error", &[]),
-    ("faults", &["error"]),
     ("simd", &[]),
-    ("checkpoint", &["error"]),
+    ("checkpoint", &["error", "simd"]),
     ("plan", &["error", "simd", "checkpoint"]),
     ("surgery", &["error", "simd", "checkpoint", "plan"]),
-    ("backend", &["simd", "checkpoint"]),
-    ("llama", &["error", "checkpoint", "backend"]),
-    ("train", &["error", "checkpoint", "plan", "surgery", "backend", "llama"]),
-    ("report", &["error", "checkpoint", "plan", "surgery", "backend", "train"]),
-    ("cli", &["error", "checkpoint", "plan", "surgery", "backend", "llama", "train", "report"]),
-    ("lib", &["error", "checkpoint", "plan", "surgery", "train", "report", "cli"]),
+    ("reset", &["error", "checkpoint", "plan", "surgery"]),
+    ("diff", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("patch", &["error", "checkpoint", "surgery"]),
+    ("merge", &["error", "simd", "checkpoint", "plan", "surgery"]),
+    ("lora", &["error", "simd", "checkpoint", "plan", "surgery", "merge"]),
+    ("data", &["error", "checkpoint", "plan"]),
+    ("backend", &["error", "simd", "checkpoint"]),
+    ("model", &["error", "checkpoint", "backend"]),
+    ("eval", &["error", "checkpoint", "data", "backend", "model"]),
+    (
+        "train",
+        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],
+    ),
+    (
+        "report",
+        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "train", "eval"],
+    ),
+    (
+        "cli",
+        &[
+            "error",
+            "checkpoint",
+            "plan",
+            "surgery",
+            "reset",
+            "diff",
+            "patch",
+            "merge",
+            "lora",
+            "data",
+            "backend",
+            "model",
+            "eval",
+            "train",
+            "report",
+        ],
+    ),
+    ("main", &["cli"]),
 ];
 
-/// Crates that belong to one module.
-const OWNED: [(&str, &str); 14] = [
-    ("faer", "surgery"),
+/// Crates that belong to one room.
+const OWNED: [(&str, &str); 16] = [
+    ("faer", "lora"),
+    ("fancy_regex", "lora"),
     ("clap", "cli"),
     ("indicatif", "cli"),
     ("comfy_table", "report"),
+    ("libc", "checkpoint"),
     ("memmap2", "checkpoint"),
     ("rustix", "checkpoint"),
     ("globset", "plan"),
-    ("tokenizers", "train"),
-    ("minijinja", "train"),
-    ("parquet", "train"),
+    ("tokenizers", "data"),
+    ("minijinja", "data"),
+    ("parquet", "data"),
     ("gemm", "backend"),
     ("cudarc", "backend"),
     ("libloading", "backend"),
-    ("ctrlc", "cli"),
+    ("signal_hook", "cli"),
 ];
 
-fn sources(dir: &Path) -> Vec<PathBuf> {
+fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(sources(&path));
+            files.extend(files_below(&path));
         } else if path.extension().is_some_and(|e| e == "rs") {
             files.push(path);
         }
@@ -51,71 +91,137 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// (module, path below src, code without comments) of every source file.
-fn modules() -> Vec<(String, String, String)> {
+fn sources() -> Vec<Source> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let file = |path: PathBuf| {
+    let read = |path: PathBuf| {
         let below = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
-        let module = below.split(['/', '.']).next().unwrap().to_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
-        (module, below, code.join("\n"))
+        Source::new(&below, &std::fs::read_to_string(&path).unwrap())
     };
-    sources(&src).into_iter().map(file).filter(|(module, ..)| module != "main").collect()
+    files_below(&src).into_iter().map(read).collect()
 }
 
-/// The first names after `crate::`, braces expanded.
-fn named(code: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for rest in code.split("crate::").skip(1) {
-        let list = rest
-            .strip_prefix('{')
-            .map_or(rest, |list| list.split_once('}').map_or(list, |(inside, _)| inside));
-        let parts: Vec<&str> = if rest.starts_with('{') { list.split(',').collect() } else { vec![list] };
-        for part in parts {
-            let name: String = part.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            names.push(name);
+/// What is wrong with the rooms that `source` names.
+fn rooms_above(sources: &[Source]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for source in sources.iter().filter(|s| s.path != "lib.rs") {
+        let Some((_, allowed)) = MAY_NAME.iter().find(|(room, _)| *room == source.room()) else {
+            faults.push(format!("{}: add `{}` to the table of rooms", source.path, source.room()));
+            continue;
+        };
+        for target in source.targets(sources) {
+            let room = target[0].as_str();
+            if room != source.room() && !allowed.contains(&room) {
+                faults.push(format!("{} names `{}`", source.path, target.join("::")));
+            }
         }
     }
-    names
+    faults.sort();
+    faults.dedup();
+    faults
 }
 
 #[test]
-fn modules_name_only_what_they_may() {
-    let mut checked = 0;
-    for (module, path, code) in modules() {
-        let (_, allowed) = MAY_NAME
-            .iter()
-            .find(|(m, _)| *m == module)
-            .unwrap_or_else(|| panic!("{path}: add `{module}` to the table"));
-        for name in named(&code) {
-            let is_module = MAY_NAME.iter().any(|(m, _)| *m == name);
-            checked += usize::from(is_module);
-            assert!(
-                !is_module || name == module || allowed.contains(&name.as_str()),
-                "{path} names `{name}`"
-            );
+fn rooms_name_only_what_they_may() {
+    let faults = rooms_above(&sources());
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Each entry names only rooms that are listed before it, so the table itself has no circle.
+#[test]
+fn the_table_of_rooms_has_no_circle() {
+    for (at, (room, allowed)) in MAY_NAME.iter().enumerate() {
+        for name in *allowed {
+            let below = MAY_NAME[..at].iter().any(|(lower, _)| lower == name);
+            assert!(below, "`{room}` may name `{name}`, which is not listed before it");
         }
     }
-    assert!(checked > 30, "the search found only {checked} names");
 }
 
 #[test]
-fn crates_are_named_in_their_module_only() {
-    for (module, path, code) in modules() {
+fn parts_name_only_the_parts_below_them() {
+    let sources = sources();
+    let faults = upward_imports(&sources);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let imports: usize = sources.iter().map(|s| s.targets(&sources).len()).sum();
+    assert!(imports > 500, "only {imports} imports were found");
+}
+
+#[test]
+fn a_planted_circle_is_found() {
+    let planted = [
+        Source::new("plan/mod.rs", "//! Parts, lowest first: `quota`, `select`.\nmod quota;\nmod select;\n"),
+        Source::new("plan/quota.rs", "use super::select::Draw;\n"),
+        Source::new("plan/select.rs", "use super::quota::total;\n"),
+    ];
+    let faults = upward_imports(&planted);
+    assert_eq!(faults, ["plan/quota.rs names `plan::select`, which stands above `quota` in `plan`"]);
+}
+
+#[test]
+fn a_circle_through_a_re_export_is_found() {
+    let planted = [
+        Source::new(
+            "plan/mod.rs",
+            "//! Parts, lowest first:\n//! `quota`, `select`.\nmod quota;\nmod select;\npub use select::{Draw as Drawn};\n",
+        ),
+        Source::new("plan/quota.rs", "fn f(d: &crate::plan::Drawn) {}\n"),
+        Source::new("plan/select.rs", ""),
+    ];
+    let faults = upward_imports(&planted);
+    assert_eq!(faults, ["plan/quota.rs names `plan::select`, which stands above `quota` in `plan`"]);
+}
+
+#[test]
+fn a_room_without_an_order_is_found() {
+    let planted = [
+        Source::new("plan/mod.rs", "//! Plans.\nmod quota;\n"),
+        Source::new("plan/quota.rs", "use super::Plan;\n"),
+    ];
+    let faults = upward_imports(&planted);
+    assert_eq!(
+        faults,
+        [
+            "plan/mod.rs: expected the line `Parts, lowest first:` with quota, got nothing",
+            "plan/quota.rs names `plan`, the room that it is a part of",
+        ]
+    );
+    assert_eq!(parts_of("//! Parts, lowest first: `a`,\n//! `b`.\n//!\n//! `c`"), ["a", "b"]);
+}
+
+#[test]
+fn an_upward_import_between_rooms_is_found() {
+    let planted = [
+        Source::new("lib.rs", "pub use error::Error;\n"),
+        Source::new("error.rs", ""),
+        Source::new("plan/mod.rs", "mod quota;\n"),
+        Source::new("plan/quota.rs", "use crate::{Error, cli::{self, Terminal}};\n"),
+        Source::new("cli/mod.rs", "mod terminal;\npub use terminal::Terminal;\n"),
+        Source::new("cli/terminal.rs", ""),
+    ];
+    assert_eq!(rooms_above(&planted), ["plan/quota.rs names `cli::terminal`", "plan/quota.rs names `cli`"]);
+}
+
+#[test]
+fn crates_are_named_in_their_room_only() {
+    for source in sources() {
         for (name, owner) in OWNED {
-            let used = code.contains(&format!("{name}::")) || code.contains(&format!("use {name}"));
-            assert!(!used || module == owner, "{path} names `{name}`, which belongs to `{owner}`");
+            let used =
+                source.code.contains(&format!("{name}::")) || source.code.contains(&format!("use {name}"));
+            assert!(
+                !used || source.room() == owner,
+                "{} names `{name}`, which belongs to `{owner}`",
+                source.path
+            );
         }
     }
 }
 
 #[test]
 fn unsafe_code_stays_in_four_places() {
-    for (_, path, code) in modules() {
+    for Source { path, code, .. } in sources() {
         assert!(
             !code.contains("unsafe {")
-                || ["checkpoint/shard.rs", "backend/cpu/matmul.rs"].contains(&path.as_str())
+                || ["checkpoint/map.rs", "backend/cpu/matmul.rs"].contains(&path.as_str())
                 || path.starts_with("simd/")
                 || path.starts_with("backend/cuda/"),
             "{path} is unsafe"
@@ -125,8 +231,20 @@ fn unsafe_code_stays_in_four_places() {
 
 #[test]
 fn files_stay_readable() {
-    for (_, path, code) in modules() {
+    for Source { path, code, .. } in sources() {
         let lines = code.lines().count();
         assert!(lines <= 400, "{path} has {lines} lines; would two ideas in two files read better?");
+    }
+}
+
+#[test]
+fn no_room_holds_more_than_a_fifth_of_the_code() {
+    let mut lines: BTreeMap<String, usize> = BTreeMap::new();
+    for source in sources() {
+        *lines.entry(source.room().to_owned()).or_default() += source.code.lines().count();
+    }
+    let all: usize = lines.values().sum();
+    for (room, count) in lines {
+        assert!(count * 5 <= all, "`{room}` holds {count} of {all} lines");
     }
 }

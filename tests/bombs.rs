@@ -337,8 +337,8 @@ mod parquet_files {
         let dir = dir("parquet-rows");
         let file = dir.join("ids.parquet");
         write::<Int32Type>(&file, IDS, &[list(3, 1_000_000, 7)]);
-        let limits = hft_surgery::train::data::Limits { max_length: None, vocab_size: 8 };
-        let rows = hft_surgery::train::data::load(&file, None, limits).unwrap().rows;
+        let limits = hft_surgery::data::Limits { max_length: None, vocab_size: 8 };
+        let rows = hft_surgery::data::load(&file, None, limits).unwrap().rows;
         assert!(rows.len() == 3 && rows.iter().all(|row| row.input_ids == vec![7; 1_000_000]));
     }
 

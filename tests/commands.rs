@@ -38,17 +38,20 @@ fn a_repository_name_is_looked_up_in_the_local_cache() {
     let (fixture_base, tuned) = (fixture("base"), fixture("tuned"));
     let base = |name: &str, more: &[&str]| {
         let args = [&["reset", "--base", name, "--tuned", path(&tuned)], more].concat();
-        common::hft(&args).env("HF_HUB_CACHE", dir.path()).output().unwrap()
+        common::output(common::hft(&args).env("HF_HUB_CACHE", dir.path()))
     };
     let out = dir.path().join("out");
     for name in ["acme/tiny", "acme/tiny@main", "acme/tiny@0123abc"] {
         assert_eq!(base(name, &["--out", path(&out), "--force"]).status.code(), Some(0), "{name}");
     }
-    assert_eq!(base("acme/tiny@other", &["--dry-run"]).status.code(), Some(2));
+    let other = base("acme/tiny@other", &["--dry-run"]);
+    let stderr = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("has `acme/tiny`, but not its revision `other`"), "{stderr}");
     // Sidecars that are links into the cache's own blobs are carried over.
     let args =
         ["reset", "--tuned", "acme/tiny", "--base", path(&fixture_base), "--out", path(&out), "--force"];
-    assert_eq!(common::hft(&args).env("HF_HUB_CACHE", dir.path()).output().unwrap().status.code(), Some(0));
+    assert_eq!(common::output(common::hft(&args).env("HF_HUB_CACHE", dir.path())).status.code(), Some(0));
     assert!(out.join("tokenizer.json").is_file());
 }
 
@@ -61,7 +64,7 @@ fn verify_writes_and_checks_manifests() {
     let json: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
     // Of an independent program.
     let shard = "model-00001-of-00003.safetensors";
-    let sum = std::process::Command::new("sha256sum").arg(base.join(shard)).output().unwrap();
+    let sum = common::output(std::process::Command::new("sha256sum").arg(base.join(shard)));
     let sum = String::from_utf8(sum.stdout).unwrap();
     assert_eq!(json["files"][shard]["sha256"].as_str(), sum.split(' ').next());
     ok(&["verify", path(&base), "--manifest", path(&manifest)]);
@@ -150,15 +153,83 @@ fn completions_and_the_manual_name_the_commands() {
         assert!(ok(&["completions", shell]).contains("inspect"));
     }
     assert!(ok(&["man"]).contains("hft\\-surgery"));
-    assert!(ok(&["man", "reset"]).contains("dry\\-run"));
+    for (page, words) in [
+        (&["reset"][..], ["hft\\-surgery\\-reset", "dry\\-run", "\\-\\-threads", "EXAMPLES"]),
+        (&["plan", "complement"], ["hft\\-surgery plan complement", "PLAN", "\\-\\-threads", "EXAMPLES"]),
+        (&["patch", "create"], ["hft\\-surgery patch create", "\\-\\-level", "\\-\\-threads", "EXAMPLES"]),
+        (&["lora", "extract"], ["hft\\-surgery lora extract", "\\-\\-rank", "\\-\\-threads", "EXAMPLES"]),
+    ] {
+        let text = ok(&[&["man"], page].concat());
+        words.iter().for_each(|word| assert!(text.contains(word), "{page:?}: {word}: {text}"));
+    }
     assert!(fails(&["man", "nothing"]).contains("no subcommand `nothing`"));
+    assert!(fails(&["man", "plan", "nothing"]).contains("no subcommand `plan nothing`"));
+}
+
+/// What is required stands in the usage line; the global options stand last, under their own heading.
+#[test]
+fn help_shows_what_is_required_and_global_options_last() {
+    for (command, usage) in [
+        (&["reset"][..], "reset [OPTIONS] --base <CKPT> --tuned <CKPT> --out <DIR>"),
+        (&["merge"], "merge [OPTIONS] --out <DIR> <RECIPE.yml>"),
+        (&["train"], "train [OPTIONS] --model <CKPT> --data <FILE> --out <DIR>"),
+        (&["eval"], "eval [OPTIONS] --model <CKPT> --data <FILE>"),
+        (&["patch", "create"], "patch create [OPTIONS] --out <FILE> <BASE> <TUNED>"),
+        (&["patch", "apply"], "patch apply [OPTIONS] --out <DIR> <BASE> <PATCH>"),
+        (&["lora", "extract"], "lora extract [OPTIONS] --rank <R> --out <DIR> <BASE> <TUNED>"),
+        (&["plan", "complement"], "plan complement [OPTIONS] <PLAN>"),
+    ] {
+        let (short, long) = (ok(&[command, &["-h"]].concat()), ok(&[command, &["--help"]].concat()));
+        for text in [&short, &long] {
+            assert!(text.contains(&format!("Usage: hft-surgery {usage}\n")), "{text}");
+            let (own, global) = text.split_once("Global options:\n").unwrap();
+            let options = ["--threads", "--quiet", "--verbose", "--color"];
+            assert!(options.iter().all(|o| global.contains(o) && !own.contains(o)), "{text}");
+        }
+        assert!(long.contains("\nExamples:\n") && !short.contains("Examples:"), "{long}");
+    }
+}
+
+/// More shards than a process may open are one error before any is opened; a soft limit is raised to the hard one.
+#[test]
+fn files_are_counted_before_they_are_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let tensors: Vec<_> = (0..60).map(|i| common::counted(&format!("t{i}"), &[2, 2], i)).collect();
+        common::write_checkpoint(&dir.path().join(name), &tensors, 60, "{}");
+    }
+    let bin = assert_cmd::cargo::cargo_bin("hft-surgery");
+    let limited = |ulimit: &str, line: &str| {
+        let script = format!("ulimit {ulimit} && exec {} {line}", path(&bin));
+        let mut command = std::process::Command::new("sh");
+        common::output(command.args(["-c", &script]).current_dir(dir.path()))
+    };
+    let merge = "merge --method linear --model a:weight=1 --model b:weight=1 --out out";
+    for (limit, line, fault) in [
+        ("-n 64", "inspect a", "error: a: 60 files to be open at once, but this process may open 64"),
+        (
+            "-n 128",
+            merge,
+            "error: 2 checkpoints: 120 files to be open at once, but this process may open 128",
+        ),
+    ] {
+        let output = limited(limit, line);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.starts_with(fault) && message.matches("error: ").count() == 1, "{message}");
+        assert!(message.contains("hint: raise the limit, such as with `ulimit -n "), "{message}");
+    }
+    for line in ["inspect a", merge] {
+        let output = limited("-S -n 64", line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
 fn a_closed_pipe_is_no_error() {
     let bin = assert_cmd::cargo::cargo_bin("hft-surgery");
     let script = format!("{} inspect --tensors {} | head -n 1", path(&bin), path(&fixture("base")));
-    let output = std::process::Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
+    let output = common::output(std::process::Command::new("bash").args(["-o", "pipefail", "-c", &script]));
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
 
@@ -222,7 +293,8 @@ fn a_full_stdout_does_not_blame_the_output() {
     let (base, tuned, out) = (fixture("base"), fixture("tuned"), dir.path().join("out"));
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let args = ["reset", "--base", path(&base), "--tuned", path(&tuned), "--out", path(&out)];
-    let output = common::hft(&args).stdout(full).output().unwrap();
+    let mut command = common::hft(&args);
+    let output = common::wait(command.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("write stdout") && !stderr.contains("--out"), "{stderr}");

@@ -1,7 +1,7 @@
-//! Every operation on a card against the CPU, on odd shapes.
+//! Every operation on a GPU against the CPU, on odd shapes.
 //!
-//! The card is the stand-in of `tests/mock_cuda`, which runs each kernel under three orders of threads and
-//! compares them bit by bit. With `HFT_TEST_GPU=1` it is the card of this machine; then no card is a failure.
+//! The GPU is the mock of `tests/mock_cuda`, which runs each kernel on the CPU under three orders of threads and
+//! compares the results bit by bit. With `HFT_TEST_GPU=1` it is the GPU of this machine; then no GPU is a failure.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
@@ -14,18 +14,18 @@ use std::path::Path;
 use std::process::Command;
 
 use cases::{CASES, Case};
-use hft_surgery::backend::cuda::{Asked, Coins, Cuda, ask};
-use hft_surgery::backend::{Backend, Cpu, Stored, Working};
+use hft_surgery::backend::cuda::{BernoulliDraws, Cuda, Directories, set_directories};
+use hft_surgery::backend::{Backend, ComputeDtype, Cpu, Stored};
 use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::plan::{Domain, Key, bernoulli};
 
-/// A card.
-fn card(working: Working) -> Cuda {
+/// The GPU under test.
+fn gpu(compute_dtype: ComputeDtype) -> Cuda {
     if std::env::var_os("HFT_TEST_GPU").is_none() {
         let libraries = mock_cuda::libraries().to_owned();
-        ask(Asked { cache: libraries.join("cache"), libraries });
+        set_directories(Directories { cache: libraries.join("cache"), libraries });
     }
-    Cuda::open(working).unwrap_or_else(|error| panic!("{error}"))
+    Cuda::open(compute_dtype).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Largest difference of any result, as a share of the largest number in it.
@@ -45,45 +45,45 @@ fn error(case: &Case, cpu: &[Vec<f32>], cuda: &[Vec<f32>]) -> f64 {
     worst
 }
 
-fn agree(working: Working, bound: impl Fn(&Case) -> f64) {
+fn agree(compute_dtype: ComputeDtype, bound: impl Fn(&Case) -> f64) {
     for case in CASES {
-        let (mut cpu, mut cuda) = (Cpu::default(), card(working));
+        let (mut cpu, mut cuda) = (Cpu::default(), gpu(compute_dtype));
         let (expected, got) = ((case.cpu)(&mut cpu), (case.cuda)(&mut cuda));
         cuda.check().unwrap_or_else(|fault| panic!("{}: {fault}", case.name));
         let (e, bound) = (error(case, &expected, &got), bound(case));
-        println!("{:24} {working:?} error {e:.1e} (at most {bound:.0e})", case.name);
+        println!("{:24} {compute_dtype:?} error {e:.1e} (at most {bound:.0e})", case.name);
         assert!(e <= bound, "{}: {e:e}", case.name);
     }
 }
 
 #[test]
 fn operations_agree_in_f32() {
-    agree(Working::F32, |_| 1e-5);
+    agree(ComputeDtype::F32, |_| 1e-5);
 }
 
 #[test]
 fn operations_agree_in_bf16() {
-    agree(Working::Bf16, |case| case.bf16);
+    agree(ComputeDtype::Bf16, |case| case.bf16);
 }
 
 #[test]
 fn masks_have_the_bits_of_the_cpu() {
-    let cuda = card(Working::F32);
+    let cuda = gpu(ComputeDtype::F32);
     for (len, each, ratio, complement) in
         [(1000, 1, 0.5, false), (77, 7, 0.3, true), (64, 64, 1.0, false), (65, 1, 0.0, true)]
     {
         let key = Key::new(3, 1, "model.layers.0.mlp.up_proj.weight");
         let domain = if each == 1 { Domain::Element } else { Domain::Row };
-        let mut coins = vec![false; len / each + 1];
-        bernoulli(&key, domain, 0, ratio, &mut coins);
+        let mut expected = vec![false; len / each + 1];
+        bernoulli(&key, domain, 0, ratio, &mut expected);
         let threshold = (ratio * (1u64 << 32) as f64).round() as u64;
-        let made =
-            Coins { key: key.words(), domain: domain as u32, threshold, complement, each: each as u64 };
-        let bits = cuda.mask_bits(&cuda.bernoulli_mask(made, len)).unwrap();
+        let (key, domain, elements_per_draw) = (key.words(), domain as u32, each as u64);
+        let draws = BernoulliDraws { key, domain, threshold, complement, elements_per_draw };
+        let bits = cuda.mask_bits(&cuda.bernoulli_mask(draws, len)).unwrap();
         for i in 0..len {
             assert_eq!(
                 bits[i / 64] >> (i % 64) & 1 == 1,
-                coins[i / each] != complement,
+                expected[i / each] != complement,
                 "element {i} of {len}"
             );
         }
@@ -92,44 +92,47 @@ fn masks_have_the_bits_of_the_cpu() {
 
 #[test]
 fn a_masked_merge_rounds_once() {
-    for working in [Working::F32, Working::Bf16] {
-        let cuda = card(working);
+    for compute_dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let cuda = gpu(compute_dtype);
         let n = 131;
         let (base, tuned) = (cases::numbers(n, 1), cases::numbers(n, 2));
         let bits: Vec<u64> = (0..n.div_ceil(64) as u64).map(|i| 0xa5a5_0ff0_1234_5678 ^ i).collect();
         let mask = cuda.mask(bits.clone());
-        let place = |values: &[f32]| {
+        let upload = |values: &[f32]| {
             let mut buffer = cuda.activations(n);
             cuda.set(&mut buffer, values).unwrap();
             buffer
         };
         for scale in [1.0f32, 0.3] {
             let mut out = cuda.activations(n);
-            cuda.masked_merge(&place(&base), &place(&tuned), &mask, scale, &mut out);
+            cuda.masked_merge(&upload(&base), &upload(&tuned), &mask, scale, &mut out);
             for (i, got) in cuda.to_host(&out).unwrap().iter().enumerate() {
                 let merged = if scale == 1.0 { tuned[i] } else { base[i] + scale * (tuned[i] - base[i]) };
                 let exact = if bits[i / 64] >> (i % 64) & 1 == 1 { merged } else { base[i] };
-                let rounded =
-                    if working == Working::F32 { exact } else { half::bf16::from_f32(exact).to_f32() };
-                assert_eq!(got.to_bits(), rounded.to_bits(), "{working:?} element {i}");
+                let rounded = if compute_dtype == ComputeDtype::F32 {
+                    exact
+                } else {
+                    half::bf16::from_f32(exact).to_f32()
+                };
+                assert_eq!(got.to_bits(), rounded.to_bits(), "{compute_dtype:?} element {i}");
             }
         }
     }
 }
 
 #[test]
-fn a_head_that_is_too_wide_is_an_error_that_stays() {
-    let mut cuda = card(Working::F32);
+fn a_head_that_is_too_wide_is_the_fault_of_every_later_check() {
+    let mut cuda = gpu(ComputeDtype::F32);
     cases::attention_of_width(&mut cuda, 257);
     let fault = cuda.check().unwrap_err().to_string();
     assert!(fault.contains("head_dim 257"), "{fault}");
     assert!(cuda.to_host(&cuda.zeros(3)).is_err());
 }
 
-/// More than both halves of the pinned memory hold, up and down, turned into another type on the way.
+/// Copies to and from the GPU of more than the transfer buffer holds, with a conversion between types.
 #[test]
 fn large_copies_keep_their_order() {
-    let cuda = card(Working::F32);
+    let cuda = gpu(ComputeDtype::F32);
     let n = 8_400_003;
     let (first, second) = (cases::numbers(n, 1), cases::numbers(n, 2));
     let (mut a, mut b) = (cuda.zeros(n), cuda.zeros(n));
@@ -144,12 +147,12 @@ fn large_copies_keep_their_order() {
     assert!(*cuda.weight_to_host(&weight).unwrap() == first);
 }
 
-/// Bytes per second of a copy and of masked AdamW; on a card, of as much memory as a large tensor has.
+/// Bytes per second of a copy and of masked AdamW; on a GPU, of as much memory as a large tensor has.
 #[test]
 fn bandwidth_of_a_copy_and_of_adamw() {
     let (rows, cols, times) =
         if std::env::var_os("HFT_TEST_GPU").is_some() { (1 << 14, 1 << 14, 20) } else { (16, 40, 1) };
-    let mut cuda = card(Working::Bf16);
+    let mut cuda = gpu(ComputeDtype::Bf16);
     let seconds = cases::adamw_seconds(&mut cuda, (rows, cols), times);
     cuda.check().unwrap();
     let elements = (rows * cols) as f64;
@@ -160,24 +163,25 @@ fn bandwidth_of_a_copy_and_of_adamw() {
     println!("bandwidth copy {copy:.3} GB/s, adamw {adamw:.3} GB/s");
 }
 
-/// What is recorded gives the bits of what is not, on other tokens and after other shapes.
+/// A recorded graph gives the bits of the operations that it was recorded from, on other tokens and after other
+/// shapes.
 #[test]
 fn a_graph_gives_the_bits_of_its_operations() {
-    for working in [Working::F32, Working::Bf16] {
-        let (mut alone, mut recorded) = (card(working), card(working));
-        let (expected, got) = (cases::parts(&mut alone, false), cases::parts(&mut recorded, true));
-        alone.check().unwrap();
+    for compute_dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let (mut direct, mut recorded) = (gpu(compute_dtype), gpu(compute_dtype));
+        let (expected, got) = (cases::passes(&mut direct, false), cases::passes(&mut recorded, true));
+        direct.check().unwrap();
         recorded.check().unwrap();
         assert_eq!(expected.len(), got.len());
         for (i, (expected, got)) in expected.iter().zip(&got).enumerate() {
             assert!(expected.iter().any(|x| *x != 0.0), "a test of zeros says nothing");
             let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(expected), bits(got), "{working:?}: result {i}");
+            assert_eq!(bits(expected), bits(got), "{compute_dtype:?}: result {i}");
         }
     }
 }
 
-/// What the host run of kernels catches: each fault of `faults.cpp` shows under some order of threads.
+/// Each fault that is planted in `faults.cpp` is found under some order of threads.
 #[test]
 fn planted_faults_are_caught() {
     let dir = tempfile::tempdir().unwrap();

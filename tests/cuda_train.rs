@@ -1,4 +1,4 @@
-//! `train` and `eval` on the stand-in of a card against the CPU, and what is said when there is none.
+//! `train` and `eval` on the mock GPU against the CPU, and the messages when there is no GPU.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
@@ -40,7 +40,7 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// A command with the stand-ins, and a cache of its own.
+    /// A command that finds the mock libraries, with a cache of its own.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = hft(args);
         command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", self.path("cache"));
@@ -103,22 +103,22 @@ fn training_agrees_with_the_cpu() {
         let lab = Lab::new(family);
         good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
         let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
-        good(&lab.train("card", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
-        for (cpu, card) in lab.losses("cpu").iter().zip(lab.losses("card")) {
-            assert!((cpu - card).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {card} on the card");
+        good(&lab.train("GPU", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
+        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
+            assert!((cpu - gpu).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
         }
-        let e = lab.distance("card", "cpu");
+        let e = lab.distance("GPU", "cpu");
         println!("{family}: off by {e:.1e} of the update");
         assert!(e > 0.0 && e < 1e-4, "{family}: off by {e:e} of the update");
         // bf16: the same curve within its precision.
         good(&lab.train("half", &["--device", "cuda"]).env("MOCK_SCHEDULE", schedule).output().unwrap());
-        for (cpu, card) in lab.losses("cpu").iter().zip(lab.losses("half")) {
-            assert!((cpu - card).abs() < 2e-2 * cpu, "{family}: {cpu} on the CPU, {card} in bf16");
+        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("half")) {
+            assert!((cpu - gpu).abs() < 2e-2 * cpu, "{family}: {cpu} on the CPU, {gpu} in bf16");
         }
     }
 }
 
-/// A model with heads of 64, whose attention in bf16 is that of the tensor cores, and rows over several tiles.
+/// A model with heads of 64, whose attention in bf16 runs on tensor cores, and rows of several tiles.
 #[test]
 fn heads_of_64_follow_the_cpu() {
     let lab = Lab::new("llama2");
@@ -158,20 +158,20 @@ fn heads_of_64_follow_the_cpu() {
     let rows: Vec<String> = [150, 64, 65, 3, 129, 80].iter().map(|n| row(*n).to_string()).collect();
     std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
     good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
-    good(&lab.train("card", &["--device", "cuda"]).output().unwrap());
-    let (cpu, card) = (lab.losses("cpu"), lab.losses("card"));
-    println!("{cpu:?} on the CPU, {card:?} in bf16");
+    good(&lab.train("GPU", &["--device", "cuda"]).output().unwrap());
+    let (cpu, gpu) = (lab.losses("cpu"), lab.losses("GPU"));
+    println!("{cpu:?} on the CPU, {gpu:?} in bf16");
     assert!(cpu.len() == 3 && cpu[2] < cpu[0], "{cpu:?}");
-    for (cpu, card) in cpu.iter().zip(&card) {
-        assert!((cpu - card).abs() < 1e-2 * cpu, "{cpu} on the CPU, {card} in bf16");
+    for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        assert!((cpu - gpu).abs() < 1e-2 * cpu, "{cpu} on the CPU, {gpu} in bf16");
     }
     // bf16 gradients give updates that point the same way.
-    let e = lab.distance("card", "cpu");
+    let e = lab.distance("GPU", "cpu");
     assert!(e < 0.3, "off by {e:e} of the update");
 }
 
 #[test]
-fn element_masks_and_accumulation_work_on_the_card() {
+fn element_masks_and_accumulation_agree_with_the_cpu() {
     let lab = Lab::new("llama3");
     let more = ["--granularity", "element", "--ratio", "0.5", "--gradient-accumulation-steps", "2"];
     let on = |device: &'static str| {
@@ -183,14 +183,14 @@ fn element_masks_and_accumulation_work_on_the_card() {
         [&more[..], chosen].concat()
     };
     good(&lab.train("cpu", &on("cpu")).output().unwrap());
-    good(&lab.train("card", &on("cuda")).output().unwrap());
-    let e = lab.distance("card", "cpu");
+    good(&lab.train("GPU", &on("cuda")).output().unwrap());
+    let e = lab.distance("GPU", "cpu");
     assert!(e > 0.0 && e < 1e-4, "off by {e:e} of the update");
     // The elements that a mask freezes stay bit-identical, on both.
-    let (start, cpu, card) = (lab.values("model"), lab.values("cpu"), lab.values("card"));
+    let (start, cpu, gpu) = (lab.values("model"), lab.values("cpu"), lab.values("GPU"));
     let mut frozen = 0;
-    for ((start, cpu), card) in start.iter().zip(&cpu).zip(&card) {
-        for ((s, a), b) in start.1.iter().zip(&cpu.1).zip(&card.1) {
+    for ((start, cpu), gpu) in start.iter().zip(&cpu).zip(&gpu) {
+        for ((s, a), b) in start.1.iter().zip(&cpu.1).zip(&gpu.1) {
             frozen += usize::from(s == a);
             assert!((s == a) == (s == b) || (a - b).abs() < 1e-6, "{}", start.0);
         }
@@ -210,9 +210,9 @@ fn eval_agrees_with_the_cpu_and_the_kernels_are_compiled_once() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].as_f64().unwrap()
     };
     let cpu = eval(&["--device", "cpu"]);
-    let card = eval(&["--device", "cuda", "--compute-dtype", "float32"]);
-    assert!((cpu - card).abs() < 1e-5 * cpu, "{cpu} on the CPU, {card} on the card");
-    assert_eq!(card, eval(&["--device", "auto", "--compute-dtype", "float32"]), "a card that works is taken");
+    let gpu = eval(&["--device", "cuda", "--compute-dtype", "float32"]);
+    assert!((cpu - gpu).abs() < 1e-5 * cpu, "{cpu} on the CPU, {gpu} on the GPU");
+    assert_eq!(gpu, eval(&["--device", "auto", "--compute-dtype", "float32"]), "auto chooses a usable GPU");
     let compiled = || std::fs::read_to_string(lab.path("nvrtc.log")).unwrap();
     assert_eq!(compiled(), "sm_90 f32\n", "once for each type, then from the cache");
     eval(&["--device", "auto"]);
@@ -231,10 +231,10 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     let without = refused(&without);
     assert!(without.starts_with("error: driver: damaged") && without.contains("doctor"), "{without}");
     let old = refused(&lab.train("out", &cuda).env("MOCK_COMPUTE_CAPABILITY", "75").output().unwrap());
-    assert!(old.contains("mock card is too old: compute capability 7.5"), "{old}");
+    assert!(old.contains("mock GPU is too old: compute capability 7.5"), "{old}");
     let none = refused(&lab.train("out", &cuda).env("MOCK_NO_DEVICE", "1").output().unwrap());
     assert!(none.contains("CUDA_ERROR_NO_DEVICE"), "{none}");
-    // Room for the scratch of products, not for a model.
+    // Memory for the workspace of cuBLASLt, not for a model.
     let full = refused(&lab.train("out", &cuda).env("MOCK_MEMORY", "33650000").output().unwrap());
     assert!(full.contains("OUT_OF_MEMORY") && full.contains("--batch-size"), "{full}");
     let bf16 =
@@ -242,7 +242,7 @@ fn what_is_missing_is_an_error_and_never_a_panic() {
     assert!(bf16.contains("the CPU computes in float32"), "{bf16}");
 }
 
-/// Lines of the stand-in's log: what was done, and with what.
+/// Lines of the log of the mock driver: (event, its object).
 fn log_of(path: &Path) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).unwrap();
     let pair = |line: &str| line.split_once(' ').map(|(what, which)| (what.to_owned(), which.to_owned()));
@@ -277,7 +277,7 @@ fn no_step_allocates_and_the_plan_is_what_is_used() {
         let result: Value = serde_json::from_slice(&output.stdout).unwrap();
         let planned = result["rounds"][0]["planned_bytes"].as_u64().unwrap();
         assert_eq!(result["device_memory"].as_u64().unwrap(), used, "{out}");
-        // Without the scratch of cuBLASLt, beside which this model is small.
+        // Without the workspace of cuBLASLt, which is much larger than this model.
         let (used, planned) = (used - (32 << 20), planned - (32 << 20));
         assert!(
             used <= planned && planned as f64 <= 1.1 * used as f64,
@@ -286,7 +286,7 @@ fn no_step_allocates_and_the_plan_is_what_is_used() {
     }
 }
 
-/// Parts of one shape are recorded once, and learn from the tokens of each.
+/// Passes of one shape are recorded once, and each is computed on its own tokens.
 #[test]
 fn steps_of_one_shape_run_as_one_graph() {
     let lab = Lab::new("llama3");
@@ -299,19 +299,19 @@ fn steps_of_one_shape_run_as_one_graph() {
     let log = lab.path("driver.log");
     let steps = |out: &str, device: &[&'static str]| lab.train(out, &[&more[..], device].concat());
     good(&steps("cpu", &["cpu"]).output().unwrap());
-    let card = steps("card", &["cuda", "--compute-dtype", "float32"]).env("MOCK_DRIVER_LOG", &log).output();
-    good(&card.unwrap());
-    for (cpu, card) in lab.losses("cpu").iter().zip(lab.losses("card")) {
-        assert!((cpu - card).abs() < 1e-5 * cpu, "{cpu} on the CPU, {card} on the card");
+    let gpu = steps("GPU", &["cuda", "--compute-dtype", "float32"]).env("MOCK_DRIVER_LOG", &log).output();
+    good(&gpu.unwrap());
+    for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
+        assert!((cpu - gpu).abs() < 1e-5 * cpu, "{cpu} on the CPU, {gpu} on the GPU");
     }
     let lines = log_of(&log);
     let count = |what: &str| lines.iter().filter(|(a, _)| a == what).count();
     assert_eq!((count("graph"), count("replay")), (1, 2), "seen, recorded and run, run");
 }
 
-/// The command for a machine with a card never passes without one.
+/// The benchmark for a machine with a GPU fails on one without.
 #[test]
-fn the_gpu_bench_fails_without_a_card() {
+fn the_gpu_bench_fails_without_a_gpu() {
     let lab = Lab::new("llama2");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh");
     let binary = hft(&[]).get_program().to_owned();
@@ -330,7 +330,7 @@ fn the_gpu_bench_fails_without_a_card() {
     assert!(!lab.path("results").exists());
 }
 
-/// The whole command on the stand-in, with a script in place of the test program, whose output it reads.
+/// The whole benchmark on the mock GPU, with a script in place of the test program, whose output it reads.
 #[test]
 fn the_gpu_bench_writes_its_report() {
     use std::os::unix::fs::PermissionsExt;
@@ -348,7 +348,7 @@ fn the_gpu_bench_writes_its_report() {
     command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
     good(&command.output().unwrap());
     let report = std::fs::read_to_string(results.join("gpu.md")).unwrap();
-    for part in ["# mock card", "PyTorch was left out", "| 16 |", "masked AdamW 3 GB/s: 75%", "unknown"] {
+    for part in ["# mock GPU", "PyTorch was left out", "| 16 |", "masked AdamW 3 GB/s: 75%", "unknown"] {
         assert!(report.contains(part), "{part}: {report}");
     }
     let json: Value = serde_json::from_slice(&std::fs::read(results.join("gpu.json")).unwrap()).unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use common::{counted, fails, fixture, ok, path, plan_of, run, tensor, write_checkpoint};
 use hft_surgery::checkpoint::{Access, Checkpoint};
-use hft_surgery::surgery::{Status, TensorDiff, diff};
+use hft_surgery::diff::{Status, TensorDiff, diff};
 use serde_json::Value;
 
 fn compare(a: &std::path::Path, b: &std::path::Path, access: Access) -> Vec<TensorDiff> {
@@ -20,6 +20,13 @@ fn close(got: f64, expected: &Value) -> bool {
 
 fn maybe_close(got: Option<f64>, expected: &Value) -> bool {
     got.map_or(expected.is_null(), |got| !expected.is_null() && close(got, expected))
+}
+
+/// To six digits, also of a distance far below the rounding of a cosine: within 1e-7 of the square of the relative change.
+fn distance_close(delta: &hft_surgery::diff::Delta, expected: &Value) -> bool {
+    let (got, rel) = (delta.cosine_distance(), delta.rel_l2().unwrap_or(1.0));
+    let Some(expected) = expected.as_f64() else { return got.is_none() };
+    got.is_some_and(|got| (got - expected).abs() <= 1e-6 * expected + 1e-7 * rel * rel)
 }
 
 #[test]
@@ -48,6 +55,7 @@ fn agrees_with_pytorch() {
                 ("max_index", expected["max_index"].as_u64() == delta.largest.map(|(_, at)| at)),
                 ("rel_l2", maybe_close(delta.rel_l2(), &expected["rel_l2"])),
                 ("cosine", maybe_close(delta.cosine(), &expected["cosine"])),
+                ("cosine_distance", distance_close(delta, &expected["cosine_distance"])),
                 ("histogram", counts == bins),
             ];
             let failed = checks.iter().filter(|(_, right)| !right).map(|(what, _)| *what);
@@ -129,15 +137,99 @@ fn a_plan_is_proved_or_its_violations_are_listed() {
     let plan = dir.path().join("plan.json");
     std::fs::write(&plan, plan_of(&out).to_string()).unwrap();
     assert_eq!(code(&["diff", path(&base), path(&out), "--plan", path(&plan)]).0, Some(0));
-    let (differs, text) = code(&["diff", path(&base), path(&tuned), "--plan", path(&plan)]);
+    let (differs, text) = code(&["diff", path(&base), path(&tuned), "--plan", path(&plan), "--quiet"]);
     assert_eq!(differs, Some(1));
     let frozen = plan_of(&out)["frozen"].as_array().map(Vec::len);
     assert_eq!(Some(text.matches("frozen, but it moved").count()), frozen);
-    let (_, text) = code(&["diff", path(&base), path(&base), "--plan", path(&plan), "--json"]);
+    assert!(text.lines().all(|line| line.starts_with("failed: tensor `")), "{text}");
+    // Nothing moved at all: a proof of nothing is no proof.
+    let (same, text) = code(&["diff", path(&base), path(&base), "--plan", path(&plan), "--json"]);
     let failed = serde_json::from_str::<Value>(&text).unwrap()["failed"].clone();
     let trainable = plan_of(&out)["trainable"].as_array().map(Vec::len);
-    assert_eq!(failed.as_array().map(Vec::len), trainable);
+    assert_eq!((same, failed.as_array().map(Vec::len)), (Some(1), trainable));
     assert_eq!(failed[0]["what"], "trainable, but it did not move");
+}
+
+/// bf16 rounds a small update of a norm away: that is no fault of the trainer.
+#[test]
+fn a_trainable_tensor_that_did_not_move_warns_and_fails_when_strict() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (a, b, plan) = (at("a"), at("b"), at("plan.json"));
+    let names = ["frozen", "unmoved", "moved"].map(|part| format!("model.layers.0.{part}.weight"));
+    let mut tensors: Vec<_> = names.iter().map(|name| counted(name, &[4], 7)).collect();
+    write_checkpoint(&a, &tensors, 1, "{}");
+    tensors[2].bytes[0] ^= 1;
+    write_checkpoint(&b, &tensors, 1, "{}");
+    let document = serde_json::json!({
+        "format": "hft-surgery/plan", "version": 1, "frozen": [names[0]], "trainable": [names[1], names[2]],
+    });
+    std::fs::write(&plan, document.to_string()).unwrap();
+    let args = ["diff", path(&a), path(&b), "--plan", path(&plan)];
+    let output = run(&args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(
+        out.starts_with("plan holds: 1 frozen tensors are bit-identical, 1 of 2 trainable tensors moved\n"),
+        "{out}"
+    );
+    assert!(
+        err.starts_with(&format!("warning: 1 of 2 trainable tensors did not move: `{}`;", names[1])),
+        "{err}"
+    );
+    let strict = code(&[&args[..], &["--strict", "-q"]].concat());
+    assert_eq!(strict, (Some(1), format!("failed: tensor `{}`: trainable, but it did not move\n", names[1])));
+    let json: Value = serde_json::from_str(&code(&[&args[..], &["--json"]].concat()).1).unwrap();
+    assert_eq!(
+        (json["plan"]["holds"].as_bool(), &json["plan"]["unmoved"][0]),
+        (Some(true), &Value::from(names[1].as_str()))
+    );
+    let only = code(&[&args[..], &["--only", "*.unmoved.*", "-q"]].concat());
+    assert_eq!(only, (Some(0), String::new()), "of one of two trainable tensors it is a warning, too");
+    // One bit of a frozen tensor.
+    tensors[0].bytes[3] ^= 0x80;
+    write_checkpoint(&b, &tensors, 1, "{}");
+    let (failed, out) = code(&args);
+    assert_eq!(failed, Some(1));
+    let verdict = "plan violated: 1 of 1 frozen tensors moved, 1 of 2 trainable tensors moved\nfailed: tensor `model.layers.0.frozen.weight`: frozen, but it moved\n";
+    assert!(out.starts_with(verdict), "{out}");
+}
+
+/// What was not compared has no measure: `-`, never 0 or 1, and no limit passes for want of it.
+#[test]
+fn two_kinds_of_model_are_said_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let config = |architecture: &str| format!(r#"{{"architectures":["{architecture}"]}}"#);
+    write_checkpoint(
+        &at("a"),
+        &[counted("model.layers.0.mlp.up_proj.weight", &[4], 7)],
+        1,
+        &config("LlamaForCausalLM"),
+    );
+    write_checkpoint(
+        &at("b"),
+        &[counted("transformer.h.0.mlp.c_fc.weight", &[4], 9)],
+        1,
+        &config("GPT2LMHeadModel"),
+    );
+    let (_, out) = code(&["diff", path(&at("a")), path(&at("b"))]);
+    assert!(out.starts_with("different architectures: LlamaForCausalLM and GPT2LMHeadModel\nno tensor could be compared: 1 only in a, 1 only in b\n"), "{out}");
+    let all = out.lines().find(|line| line.starts_with("all ")).unwrap_or_default();
+    assert_eq!(
+        all.split_whitespace().collect::<Vec<_>>(),
+        ["all", "2", "2", "-", "-", "-", "-", "-"],
+        "{out}"
+    );
+    let json: Value =
+        serde_json::from_str(&code(&["diff", path(&at("a")), path(&at("b")), "--json"]).1).unwrap();
+    assert_eq!((&json["summary"]["cosine"], &json["summary"]["rel_l2"]), (&Value::Null, &Value::Null));
+    let limit = code(&["diff", path(&at("a")), path(&at("b")), "-q", "--fail-on", "rel_l2>0.1"]);
+    assert_eq!(limit, (Some(1), "failed: rel_l2>0.1: no tensor was compared\n".to_owned()));
+    let adapter = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
+    write_checkpoint(&at("b"), &[counted(adapter, &[4], 9)], 1, "{}");
+    let (_, out) = code(&["diff", path(&at("a")), path(&at("b"))]);
+    assert!(out.starts_with("the second is an adapter, the first a whole model: merge"), "{out}");
 }
 
 #[test]
@@ -146,9 +238,13 @@ fn limits_decide_the_exit_code() {
     let with = |limit: &str| code(&["diff", path(&base), path(&tuned), "--fail-on", limit]);
     assert_eq!(with("rel_l2>1e9").0, Some(0));
     assert_eq!(with("nonfinite").0, Some(0));
+    assert_eq!((with("changed<1%").0, with("changed>50%").0), (Some(0), Some(1)));
     let (failed, text) = with("changed>0");
     assert_eq!(failed, Some(1));
-    assert!(text.contains("failed: tensor `lm_head.weight`: changed>0"), "{text}");
+    assert!(
+        text.starts_with("57 tensors meet `changed>0`\nfailed: tensor `lm_head.weight`: changed>0\n"),
+        "{text}"
+    );
     let output = run(&["diff", path(&base), path(&tuned), "--fail-on", "rell2>1"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`rell2` is not measured"));

@@ -16,7 +16,7 @@ use serde_json::Value;
 fn doctor(environment: &[(&str, &str)], json: bool) -> Output {
     let mut command = hft(if json { &["doctor", "--json"] } else { &["doctor"] });
     command.env_clear().env("PATH", "/nonexistent").envs(environment.iter().copied());
-    command.output().unwrap()
+    common::output(&mut command)
 }
 
 fn parsed(output: &Output) -> Value {
@@ -51,16 +51,16 @@ fn a_working_card_is_shown_with_its_libraries() {
     let output = doctor(&mock(), true);
     let found = parsed(&output);
     assert_eq!(output.status.code(), Some(0), "{found:#}");
-    assert_eq!(found["cards"][0]["name"], "mock card");
-    assert_eq!(found["cards"][0]["compute_capability"], "9.0");
-    assert_eq!(found["cards"][0]["memory"].as_u64(), Some(1 << 34));
+    assert_eq!(found["GPUs"][0]["name"], "mock GPU");
+    assert_eq!(found["GPUs"][0]["compute_capability"], "9.0");
+    assert_eq!(found["GPUs"][0]["memory"].as_u64(), Some(1 << 34));
     for library in found["libraries"].as_array().unwrap() {
         let version = if library["name"] == "NVRTC" { "13.99" } else { "13.0" };
         assert_eq!(library["version"], version, "{library}");
         assert!(Path::new(library["path"].as_str().unwrap()).starts_with(mock_cuda::libraries()));
     }
     let text = String::from_utf8(doctor(&mock(), false).stdout).unwrap();
-    assert!(text.contains("mock card") && text.contains("CUDA can be used"), "{text}");
+    assert!(text.contains("mock GPU") && text.contains("CUDA can be used"), "{text}");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn no_card_and_an_old_card_are_told_apart() {
     let fault = parsed(&old)["missing"][0]["fault"].as_str().unwrap().to_owned();
     assert_eq!(
         (old.status.code(), fault.as_str()),
-        (Some(1), "mock card is too old: compute capability 7.5, expected 8.0")
+        (Some(1), "mock GPU is too old: compute capability 7.5, expected 8.0")
     );
     let none = with("MOCK_NO_DEVICE", "1");
     let fault = parsed(&none)["missing"][0]["fault"].as_str().unwrap().to_owned();

@@ -133,7 +133,7 @@ fn adapters_that_do_not_fit_are_refused() {
         (r#"{"r":2}"#, pair(q, &[2, 8]), "lora_alpha"),
         (r#"{"r":3,"lora_alpha":4}"#, pair(q, &[2, 8]), "rank differs"),
         (r#"{"r":2,"lora_alpha":4}"#, pair(q, &[1, 16]), "shapes do not fit"),
-        (r#"{"r":2,"lora_alpha":4}"#, pair("model.layers.7.x", &[2, 8]), "the base has no"),
+        (r#"{"r":2,"lora_alpha":4}"#, pair("model.layers.7.x", &[2, 8]), "has no `model.layers.7.x.weight`"),
     ];
     for (config, tensors, word) in cases {
         adapter(dir.path(), config, &tensors);
@@ -148,6 +148,48 @@ fn adapters_that_do_not_fit_are_refused() {
             path(&out),
         ]);
         assert!(stderr.contains(word) && !out.exists(), "{word}: {stderr}");
+    }
+}
+
+/// Parts for tensors of a shape that they cannot have.
+#[test]
+fn parts_for_other_shapes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    base(dir.path());
+    let zeros = |name: &str, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        f32s(&format!("base_model.model.{name}"), shape, &vec![0.0; count])
+    };
+    let rows = "token_adapter.trainable_tokens_delta";
+    let pair = |module: &str, a: [u64; 2], b: [u64; 2]| {
+        let name = |part: &str| format!("{module}.{part}.weight");
+        vec![zeros(&name("lora_A"), &a), zeros(&name("lora_B"), &b)]
+    };
+    let bias = |shape: &[u64]| {
+        let q = "model.layers.0.self_attn.q_proj";
+        let mut tensors = pair(q, [2, 8], [12, 2]);
+        tensors.push(zeros(&format!("{q}.lora_B.bias"), shape));
+        tensors
+    };
+    let cases = [
+        ("[0]", vec![zeros(&format!("model.norm.{rows}"), &[1, 8])], "rows for a tensor of shape [8]"),
+        (
+            "[10]",
+            vec![zeros(&format!("model.embed_tokens.{rows}"), &[1, 8])],
+            "token id 10, but the base has 10 rows",
+        ),
+        ("[1]", vec![zeros(&format!("model.embed_tokens.{rows}"), &[1, 7])], "asks for [1, 8]"),
+        ("[]", pair("model.norm", [2, 8], [1, 2]), "shapes do not fit"),
+        ("[]", pair("model.layers.0.self_attn.q_proj", [2, 0], [12, 2]), "shapes do not fit"),
+        ("[]", bias(&[12]), "has no `model.layers.0.self_attn.q_proj.bias`"),
+    ];
+    for (ids, tensors, words) in cases {
+        let lora_bias = words.contains("bias");
+        let config =
+            format!(r#"{{"r":2,"lora_alpha":2,"lora_bias":{lora_bias},"trainable_token_indices":{ids}}}"#);
+        adapter(dir.path(), &config, &tensors);
+        let stderr = refused(dir.path());
+        assert!(stderr.contains(words), "{words}: {stderr}");
     }
 }
 
@@ -202,13 +244,13 @@ fn numbers_that_cannot_be_are_refused() {
     let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
     let pair = |a: &[f32]| [f32s(&name("lora_A"), &[2, 8], a), f32s(&name("lora_B"), &[12, 2], &b)];
     let cases = [
-        (r#"{"r":2,"lora_alpha":1e308}"#, pair(&a), "the scale is not finite"),
-        (r#"{"r":2,"lora_alpha":4,"alpha_pattern":{"q_proj":1e300}}"#, pair(&a), "the scale is not finite"),
+        (r#"{"r":2,"lora_alpha":1e308}"#, pair(&a), "is not finite: lora_alpha"),
+        (r#"{"r":2,"lora_alpha":4,"alpha_pattern":{"q_proj":1e300}}"#, pair(&a), "is not finite: lora_alpha"),
         (r#"{"r":0,"lora_alpha":4}"#, pair(&a), "`r`: got 0"),
         (r#"{"r":2,"lora_alpha":"4"}"#, pair(&a), "`lora_alpha`: got \"4\""),
         (r#"{"r":2,"lora_alpha":4,"alpha_pattern":{"q_proj":"x"}}"#, pair(&a), "`alpha_pattern.q_proj`"),
         (r#"{"r":2,"lora_alpha":4,"rank_pattern":{"q_proj":null}}"#, pair(&a), "`rank_pattern.q_proj`"),
-        (r#"{"r":2,"lora_alpha":4}"#, pair(&nan), "infinite or NaN values in a factor of the adapter: 1"),
+        (r#"{"r":2,"lora_alpha":4}"#, pair(&nan), "lora_A.weight`: infinite or NaN values: 1"),
     ];
     for (config, tensors, word) in cases {
         adapter(dir.path(), config, &tensors);
@@ -295,5 +337,5 @@ fn a_saved_head_of_an_unknown_type_is_compared_by_bytes() {
     write(dir);
     ok(&["diff", path(&dir.join("expected")), path(&dir.join("out"))]);
     adapter(dir, r#"{"r":2,"lora_alpha":2}"#, &saved(3));
-    assert!(refused(dir).contains("the base has no `lm_head.weight`"));
+    assert!(refused(dir).contains("embedding and head share one weight: the adapter stores two that differ"));
 }

@@ -10,6 +10,8 @@ mod properties;
 mod refused;
 #[path = "merge/statistics.rs"]
 mod statistics;
+#[path = "merge/tied_head.rs"]
+mod tied_head;
 #[path = "merge/union.rs"]
 mod union;
 

@@ -1,4 +1,4 @@
-//! What tensor names mean, against the module trees of transformers (fixtures/names).
+//! The meaning of tensor names, against the module trees of transformers (fixtures/names).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::fixture;
-use hft_surgery::plan::{Category, Inventory, Place, module_of};
+use hft_surgery::plan::{Category, Inventory, TensorName, module_of};
 
 /// (family, name, layer, category, projection) of every golden line.
 fn goldens() -> Vec<[String; 5]> {
@@ -32,9 +32,9 @@ fn every_family_reads_as_its_module_tree() {
     let goldens = goldens();
     assert!(goldens.len() > 1000);
     let read = |name: &str| {
-        let place = Place::of(name);
-        let layer = place.layer.map_or("-".to_owned(), |layer| layer.to_string());
-        [layer, place.category.to_string(), place.projection]
+        let parsed = TensorName::of(name);
+        let layer = parsed.layer.map_or("-".to_owned(), |layer| layer.to_string());
+        [layer, parsed.category.to_string(), parsed.projection]
     };
     let wrong = goldens.iter().filter_map(|[family, name, expected @ ..]| {
         let got = read(name);
@@ -56,11 +56,11 @@ fn is_end_of(path: &str, end: &str) -> bool {
 /// In a block, a label stands for one module, or for one per expert.
 #[test]
 fn labels_tell_modules_apart() {
-    let mut modules: BTreeMap<(String, Place2), BTreeSet<String>> = BTreeMap::new();
+    let mut modules: BTreeMap<(String, Module), BTreeSet<String>> = BTreeMap::new();
     for [family, name, ..] in goldens() {
-        let place = Place::of(&name);
-        if let Some(layer) = place.layer {
-            let key = (place.stack, layer, place.group, place.projection);
+        let parsed = TensorName::of(&name);
+        if let Some(layer) = parsed.layer {
+            let key = (parsed.stack, layer, parsed.group, parsed.projection);
             // Mixtral's experts have a second name in memory.
             let module = module_of(&name).replace("block_sparse_moe", "mlp");
             modules.entry((family, key)).or_default().insert(module);
@@ -70,7 +70,8 @@ fn labels_tell_modules_apart() {
     assert!(shared.is_empty(), "{shared:#?}");
 }
 
-type Place2 = (String, u32, String, String);
+/// (stack, layer, group, projection).
+type Module = (String, u32, String, String);
 
 #[test]
 fn every_tensor_is_in_one_unit_and_a_bias_is_in_that_of_its_weight() {
@@ -135,9 +136,9 @@ fn stored_forms_are_known_too() {
         (".weight", None, Category::Other, "weight"),
     ];
     for (name, layer, category, projection) in cases {
-        let place = Place::of(name);
+        let parsed = TensorName::of(name);
         assert_eq!(
-            (place.layer, place.category, place.projection.as_str()),
+            (parsed.layer, parsed.category, parsed.projection.as_str()),
             (layer, category, projection),
             "{name}"
         );
@@ -186,7 +187,7 @@ fn buffers_are_never_grouped_with_a_parameter() {
     let inventory = Inventory::new(None, false, names);
     for buffer in buffers {
         let unit = inventory.unit_of(&format!("{block}.{buffer}")).unwrap();
-        assert_eq!((unit.tensors.len(), unit.place.category), (1, Category::Other), "{buffer}");
+        assert_eq!((unit.tensors.len(), unit.tensor_name.category), (1, Category::Other), "{buffer}");
     }
     assert_eq!(inventory.units().len(), buffers.len() + 3);
 }

@@ -1,13 +1,17 @@
 //! The output appears whole or not at all, and never over an input.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{counted, fails, files, fixture, hft, ok, path, read_tensors, run, write_checkpoint};
+use common::{
+    counted, fails, files, fixture, hft, ok, path, read_tensors, run, wait, wait_until, write_checkpoint,
+};
 
 fn args<'a>(base: &'a Path, tuned: &'a Path, out: &'a Path) -> [&'a str; 7] {
     ["reset", "--base", path(base), "--tuned", path(tuned), "--out", path(out)]
@@ -21,13 +25,21 @@ fn copy_of(fixture_name: &str, to: &Path) -> PathBuf {
     to.to_owned()
 }
 
-/// A pair of some 48 MB a side, so that a run takes long enough to be killed.
+/// Work for each element, so that a run writes for long enough to be killed meanwhile.
+const SLOW: [&str; 4] = ["--granularity", "element", "--threads", "1"];
+
+/// A pair of some 48 MB a side.
 fn large_pair(dir: &Path) -> (PathBuf, PathBuf) {
+    pair(dir, 1000)
+}
+
+/// A pair of 24 matrices of `rows` times 1000 elements a side.
+fn pair(dir: &Path, rows: u64) -> (PathBuf, PathBuf) {
     for (side, first) in [("base", 1u16), ("tuned", 2)] {
         let name = |i: u32, p: &str| format!("model.layers.{i}.mlp.{p}.weight");
         let tensors = (0..8).flat_map(|i| {
             ["gate_proj", "up_proj", "down_proj"]
-                .map(|p| counted(&name(i, p), &[1000, 1000], first + 10 * i as u16))
+                .map(|p| counted(&name(i, p), &[rows, 1000], first + 10 * i as u16))
         });
         write_checkpoint(&dir.join(side), &tensors.collect::<Vec<_>>(), 4, "{}");
     }
@@ -110,35 +122,47 @@ fn an_existing_target_needs_force_and_force_needs_a_checkpoint() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
-/// kill −9 at fifty moments spread over a run: the target is absent or complete, and the next run is not
+/// Starts the command and kills it `after` its staging directory appeared. Whether it was killed while it worked
+/// there; otherwise it had ended.
+fn kill_while_writing(command: &[&str], staging: &Path, after: Duration) -> bool {
+    let mut child = hft(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(&mut child, || staging.exists());
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    let status = wait(child).status;
+    assert!(status.signal() == Some(9) || status.code() == Some(0), "{status}");
+    status.signal() == Some(9) && staging.exists()
+}
+
+/// kill −9 at thirty moments spread over the writing: the target is absent or complete, and the next run is not
 /// disturbed by what the killed one left.
 #[test]
 fn a_kill_leaves_all_or_nothing() {
+    const KILLS: u32 = 30;
     let dir = tempfile::tempdir().unwrap();
-    let (base, tuned) = large_pair(dir.path());
+    let (base, tuned) = pair(dir.path(), 100);
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let staging = dir.path().join(".out.hft-surgery");
     let start = Instant::now();
-    ok(&args(&base, &tuned, &whole));
+    ok(&[&args(&base, &tuned, &whole)[..], &SLOW].concat());
     let duration = start.elapsed();
     let expected = files(&whole);
-    let (mut absent, mut complete) = (0, 0);
-    for i in 0..50u32 {
-        let mut child = hft(&args(&base, &tuned, &out)).stdout(std::process::Stdio::null()).spawn().unwrap();
-        // From the first moment to a little after the usual end, in an order that jumps about.
-        let moment = duration * ((i * 23) % 50) / 40;
-        std::thread::sleep(moment);
-        child.kill().unwrap();
-        child.wait().unwrap();
+    let mut kills = 0;
+    for i in 0..4 * KILLS {
+        // From the first moment to the usual end, in an order that jumps about.
+        let moment = duration * ((i * 23) % 50) / 50;
+        let command = [&args(&base, &tuned, &out)[..], &SLOW].concat();
+        kills += u32::from(kill_while_writing(&command, &staging, moment));
         if out.exists() {
             assert!(files(&out) == expected, "a target that is there is complete");
             std::fs::remove_dir_all(&out).unwrap();
-            complete += 1;
-        } else {
-            absent += 1;
+        }
+        if kills == KILLS {
+            break;
         }
     }
-    assert!(absent >= 5, "{absent} of 50 runs were killed before their end, {complete} after");
-    ok(&args(&base, &tuned, &out));
+    assert_eq!(kills, KILLS, "too few of {} runs were killed while they wrote", 4 * KILLS);
+    ok(&[&args(&base, &tuned, &out)[..], &SLOW].concat());
     assert!(files(&out) == expected);
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "nothing is left behind: {left:?}");
@@ -146,26 +170,30 @@ fn a_kill_leaves_all_or_nothing() {
 
 #[test]
 fn a_kill_during_a_replacement_leaves_the_old_or_the_new() {
+    const KILLS: u64 = 15;
     let dir = tempfile::tempdir().unwrap();
-    let (base, tuned) = large_pair(dir.path());
+    let (base, tuned) = pair(dir.path(), 100);
     let out = dir.path().join("out");
     let result = |seed: &str| -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
         let target = dir.path().join(format!("seed{seed}"));
-        ok(&[&args(&base, &tuned, &target)[..], &["--seed", seed]].concat());
+        ok(&[&args(&base, &tuned, &target)[..], &["--seed", seed], &SLOW].concat());
         files(&target)
     };
     let either = [result("1"), result("2")];
-    ok(&[&args(&base, &tuned, &out)[..], &["--seed", "1"]].concat());
-    for i in 0..20u64 {
+    ok(&[&args(&base, &tuned, &out)[..], &["--seed", "1"], &SLOW].concat());
+    let mut kills = 0;
+    for i in 0..6 * KILLS {
         let seed = if i % 2 == 0 { "2" } else { "1" };
-        let command = [&args(&base, &tuned, &out)[..], &["--seed", seed, "--force", "--no-sync"]].concat();
-        let mut child = hft(&command).stdout(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(i * 7 % 60));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let now = files(&out);
-        assert!(either.contains(&now));
+        let command =
+            [&args(&base, &tuned, &out)[..], &["--seed", seed, "--force", "--no-sync"], &SLOW].concat();
+        let moment = Duration::from_millis(i * 7 % 60);
+        kills += u64::from(kill_while_writing(&command, &dir.path().join(".out.hft-surgery"), moment));
+        assert!(either.contains(&files(&out)), "the old or the new");
+        if kills == KILLS {
+            return;
+        }
     }
+    panic!("{kills} of {} runs were killed while they wrote, expected {KILLS}", 6 * KILLS);
 }
 
 #[test]
@@ -176,9 +204,9 @@ fn two_runs_at_once_on_one_target() {
     for _ in 0..5 {
         let spawn = || {
             let mut command = hft(&args(&base, &tuned, &out));
-            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
         };
-        let runs = [spawn(), spawn(), spawn()].map(|child| child.wait_with_output().unwrap());
+        let runs = [spawn(), spawn(), spawn()].map(wait);
         let winners = runs.iter().filter(|r| r.status.code() == Some(0)).count();
         assert_eq!(winners, 1);
         for loser in runs.iter().filter(|r| r.status.code() != Some(0)) {
@@ -208,11 +236,11 @@ fn a_full_disk_is_found_before_anything_is_written() {
         path(&assert_cmd::cargo::cargo_bin("hft-surgery")),
         command.join(" ")
     );
-    let output = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
-        .args([path(&fixture("base")), path(&fixture("tuned")), path(&mount.join("out")), path(&mount)])
-        .output()
-        .unwrap();
+    let output = common::output(
+        Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
+            .args([path(&fixture("base")), path(&fixture("tuned")), path(&mount.join("out")), path(&mount)]),
+    );
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(
@@ -233,7 +261,7 @@ fn a_write_that_fails_leaves_nothing() {
         "trap '' XFSZ; ulimit -f 2048; exec {} {line}",
         path(&assert_cmd::cargo::cargo_bin("hft-surgery"))
     );
-    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let output = common::output(Command::new("sh").args(["-c", &script]));
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("File too large") && message.contains(".safetensors"), "{message}");
@@ -273,6 +301,6 @@ fn memory_is_bounded_without_a_map() {
         "ulimit -d 65536; exec {} --threads 2 {line} --no-mmap --granularity element",
         path(&assert_cmd::cargo::cargo_bin("hft-surgery"))
     );
-    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let output = common::output(Command::new("sh").args(["-c", &script]));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -46,7 +46,10 @@ impl Lab {
             std::fs::copy(fixture("llama/llama3").join(name), lab.at("in/model").join(name)).unwrap();
         }
         let rows = r#"{"input_ids": [1, 2, 3, 4, 5]}"#;
-        std::fs::write(lab.at("in/rows.jsonl"), format!("{rows}\n{rows}\n")).unwrap();
+        for name in ["in/rows.jsonl", "in/eval.jsonl"] {
+            std::fs::write(lab.at(name), format!("{rows}\n{rows}\n")).unwrap();
+        }
+        std::fs::write(lab.at("in/train.yml"), "max_steps: 1\n").unwrap();
         let (base, tuned) = (lab.text("in/base"), lab.text("in/hub/snapshots/abc"));
         let recipe = format!(
             "merge_method: linear\nparameters: {{weight: 0.5}}\nmodels:\n- model: {base}\n- model: {tuned}\n"
@@ -84,8 +87,7 @@ impl Lab {
         let file = |line: &str, option| self.writer(line, option, false);
         let directory = |line: &str| self.writer(line, "--out", true);
         let flags = "merge --method task_arithmetic --set weight=0.5 --base @base --model @hub/snapshots/abc";
-        let train =
-            format!("--quiet train --device cpu --model @model --data {}", self.text("in/rows.jsonl"));
+        let train = "--quiet train --device cpu --model @model --data @rows.jsonl";
         vec![
             file("diff @base @hub/snapshots/abc", "--html"),
             file("diff @base @hub/snapshots/abc --plan @plan.json", "--svg"),
@@ -102,7 +104,8 @@ impl Lab {
             directory(flags),
             directory("merge --base @base --lora @adapter"),
             directory("lora extract @base @hub/snapshots/abc --rank 2"),
-            directory(&train),
+            directory(train),
+            directory(&format!("{train} --eval-data @eval.jsonl --config @train.yml")),
         ]
     }
 }
@@ -112,7 +115,7 @@ impl Writer {
         let mut args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         args.push(path(out));
         args.extend(more);
-        hft(&args).output().unwrap()
+        common::output(&mut hft(&args))
     }
 
     /// Expects exit code 2 and one message with one of these faults, that says which option to change.
@@ -211,6 +214,10 @@ fn a_directory_that_holds_an_input_is_not_replaced() {
         ("merge", "recipe.yml", ""),
         ("merge --base @base --lora", "adapter", ""),
         ("lora extract @base", "hub/snapshots/abc", "--rank 2"),
+        ("--quiet train --device cpu --model @model --data", "rows.jsonl", ""),
+        ("--quiet train --device cpu --model @model --data @rows.jsonl --eval-data", "eval.jsonl", ""),
+        ("--quiet train --device cpu --model @model --data @rows.jsonl --config", "train.yml", ""),
+        ("--quiet train --device cpu --data @rows.jsonl --model", "model", ""),
     ];
     // A checkpoint that `--force` would replace, were it not for what lies in it.
     let out = lab.at("out");
@@ -271,7 +278,7 @@ fn a_report_that_cannot_be_written_leaves_the_old_one() {
         let line = format!("{} {} {force}", writer.args.join(" "), path(&out));
         let program = assert_cmd::cargo::cargo_bin("hft-surgery");
         let script = format!("trap '' XFSZ; ulimit -f 1; exec {} {line}", path(&program));
-        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let output = common::output(Command::new("sh").args(["-c", &script]));
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {message}");
         assert!(message.contains("File too large"), "{line}: {message}");
@@ -371,7 +378,7 @@ fn results_have_the_mode_of_the_umask() {
     for writer in lab.writers().iter().filter(|w| w.args[0] != "--quiet") {
         let out = lab.at("out");
         let line = format!("umask 027; exec {} {} {}", path(&program), writer.args.join(" "), path(&out));
-        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let output = common::output(Command::new("sh").args(["-c", &line]));
         assert!(output.status.code().is_some_and(|code| code < 2), "{line}");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         if writer.directory {

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use hft_surgery::backend::{Backend, Cpu, HeadGradients, Sequences, Targets};
 use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
-use hft_surgery::llama::{Activations, Batch, LlamaConfig, Model, Recompute, backward, forward};
-use hft_surgery::train::{AdamW, MicroBatch, step};
+use hft_surgery::data;
+use hft_surgery::eval::next_token_targets;
+use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
+use hft_surgery::train::{AdamW, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 7] = ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3"];
-const MODES: [Recompute; 3] = [Recompute::None, Recompute::Light, Recompute::Block];
+const FAMILIES: [&str; 9] =
+    ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3-pad", "llama-pad"];
+const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
 fn family(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama").join(name)
@@ -62,7 +65,7 @@ impl Golden {
 }
 
 fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<Cpu<'a>> {
-    let config = LlamaConfig::read(checkpoint).unwrap();
+    let config = ModelConfig::read(checkpoint).unwrap();
     let cpu = Cpu::default();
     Model::load(config, checkpoint, &cpu, |name, stored| {
         let on = trains(name);
@@ -93,7 +96,7 @@ fn logits_loss_and_every_gradient_agree() {
             let mut cpu = Cpu::default();
             let mut model = load(&checkpoint, &|_| true);
             let (d, v) = (model.config.hidden_size, model.config.vocab_size);
-            let sizes = (ids.len(), 16);
+            let sizes = Capacity { tokens: ids.len(), positions: 16 };
             let mut acts = Activations::new(&cpu, &model.config, sizes, mode, true);
             let batch = Batch { ids: &ids, sequences: Sequences { offsets: &offsets } };
             let hidden = forward(&mut cpu, &model, batch, &mut acts).clone();
@@ -105,8 +108,7 @@ fn logits_loss_and_every_gradient_agree() {
                 let e = error(&logits[range.start * v..range.end * v], expected);
                 assert!(e < 1e-4, "{name}: logits of row {i}: {e:e}");
             }
-            let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
-            let (rows, targets) = micro.targets();
+            let (rows, targets) = next_token_targets(&labels, &offsets);
             let mut dhidden = cpu.zeros(ids.len() * d);
             let scale = 1.0 / rows.len() as f32;
             let gradients = HeadGradients {
@@ -139,8 +141,16 @@ fn ten_steps_agree_full_and_masked() {
         let middle = offsets[2] as usize;
         let second: Vec<u32> = offsets[2..].iter().map(|o| o - offsets[2]).collect();
         let micros = [
-            MicroBatch { ids: &ids[..middle], labels: &labels[..middle], offsets: &offsets[..3] },
-            MicroBatch { ids: &ids[middle..], labels: &labels[middle..], offsets: &second },
+            data::Batch {
+                input_ids: ids[..middle].to_vec(),
+                labels: labels[..middle].to_vec(),
+                cu_seqlens: offsets[..3].to_vec(),
+            },
+            data::Batch {
+                input_ids: ids[middle..].to_vec(),
+                labels: labels[middle..].to_vec(),
+                cu_seqlens: second,
+            },
         ];
         let checkpoint = open(name);
         for key in ["full", "half"] {
@@ -149,11 +159,11 @@ fn ten_steps_agree_full_and_masked() {
             for mode in MODES {
                 let mut cpu = Cpu::default();
                 let mut model = load(&checkpoint, &trains);
-                let mut acts = Activations::new(&cpu, &model.config, (ids.len(), 16), mode, true);
-                let mut dhidden = cpu.zeros(ids.len() * model.config.hidden_size);
+                let capacity = Capacity { tokens: ids.len(), positions: 16 };
+                let mut buffers = StepBuffers::new(&cpu, &model, capacity, mode);
                 for (i, expected) in golden.get(&format!("losses.{key}")).iter().enumerate() {
-                    let constants = (&adam, 3e-3, i as u64 + 1);
-                    let report = step(&mut cpu, &mut model, &mut acts, &mut dhidden, &micros, constants);
+                    let update = Update { adam: &adam, lr: 3e-3, count: i as u64 + 1 };
+                    let report = step(&mut cpu, &mut model, &mut buffers, &micros, update);
                     let e = (report.loss - expected).abs() / expected;
                     assert!(e < 1e-5, "{name} {key} {mode:?}: loss of step {i}: {} ({e:e})", report.loss);
                 }

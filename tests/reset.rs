@@ -1,7 +1,11 @@
 //! `reset` gives exactly the bytes of the plan, for every granularity, policy and way of writing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "reset/buffers.rs"]
+mod buffers;
 mod common;
+#[path = "reset/spelling.rs"]
+mod spelling;
 
 use std::path::Path;
 

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "train/config_variants.rs"]
+mod config_variants;
 #[path = "train/run_dir.rs"]
 mod run_dir;
 

@@ -7,9 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
-use hft_surgery::train::data::{
-    Dataset, IGNORED, Limits, Preference, Row, Side, Tokenizer, load, load_preferences, preview,
-};
+use hft_surgery::data::{Dataset, IGNORED, Limits, Row, Tokenizer, load, preview};
 use hft_surgery::{Error, Result};
 use serde_json::{Value, json};
 
@@ -78,7 +76,7 @@ fn other_formats_follow_trl() {
     }
     let all = load_rows(&rows, &tokenizer, limits(None)).unwrap();
     assert_eq!((all.rows.len(), all.summary.read), (rows.len(), rows.len()));
-    assert!(all.rows.iter().enumerate().all(|(i, row)| row.source.line == i as u64 + 1));
+    assert!(all.rows.iter().enumerate().all(|(i, row)| row.location.line == i as u64 + 1));
 }
 
 #[test]
@@ -97,7 +95,7 @@ fn a_model_without_a_template_gets_the_alpaca_prompt() {
                   Add.\n\n### Input:\n1 2\n\n### Response:\n";
     assert_eq!(text, [(prompt, false), ("3</s>", true)]);
 
-    let chat = json!({"messages": [{"role": "user", "content": "a"}]});
+    let chat = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
     let error = load_rows(&[chat], &tokenizer, limits(None)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("tokenizer_config.json: the model has no chat template"), "{message}");
@@ -122,7 +120,7 @@ fn preview_shows_what_is_learnt() {
     ];
     assert_eq!(text, expected);
     assert_eq!(samples[2].spans[1].text, "🦊 jumps 漢<|im_end|>\n");
-    assert_eq!((samples.len(), samples[1].source.line), (3, 2));
+    assert_eq!((samples.len(), samples[1].location.line), (3, 2));
 }
 
 #[test]
@@ -161,9 +159,16 @@ fn wrong_rows() -> Vec<(&'static str, &'static str)> {
         (r#"{"messages": [{"content": "a"}]}"#, "`messages[0].role`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user"}]}"#, "`messages[0].content`: expected a text, got nothing"),
         (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "no target token"),
-        (r#"{"conversations": [{"from": "who", "value": "a"}]}"#, "`from`: expected human, gpt, system"),
+        (
+            r#"{"conversations": [{"from": "who", "value": "a"}]}"#,
+            "`conversations[0].from`: expected human, gpt, system",
+        ),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, "a preference row"),
-        (r#"{"prompt": "a", "chosen": "b"}"#, "`rejected`: expected a text, got nothing"),
+        (r#"{"prompt": "a", "chosen": "b"}"#, "a preference row"),
+        (
+            r#"{"prompt_input_ids": [1], "chosen_input_ids": [2], "rejected_input_ids": [3]}"#,
+            "a preference row",
+        ),
     ]
 }
 
@@ -196,7 +201,8 @@ fn an_empty_file_is_an_error() {
         let error = load_text("rows.json", text.as_bytes(), &tokenizer, limits(None)).unwrap_err();
         assert!(error.to_string().ends_with("rows.json: no rows"), "{error}");
     }
-    assert!(load(Path::new("/no/such/file.jsonl"), Some(&tokenizer), limits(None)).is_err());
+    let error = load(Path::new("/no/such/file.jsonl"), Some(&tokenizer), limits(None)).unwrap_err();
+    assert!(error.to_string().starts_with("open /no/such/file.jsonl: "), "{error}");
 }
 
 #[test]
@@ -224,7 +230,7 @@ fn a_directory_of_every_kind_gives_the_rows_of_its_files() {
         .rows
         .iter()
         .step_by(one.rows.len())
-        .map(|row| PathBuf::from(row.source.path.file_name().unwrap()))
+        .map(|row| PathBuf::from(row.location.path.file_name().unwrap()))
         .collect();
     assert_eq!(&names[..3], ["part-1.json", "part-9.jsonl.zst", "part-10.jsonl"].map(PathBuf::from));
 }
@@ -259,26 +265,6 @@ fn a_template_that_runs_on_is_stopped() {
     let tokenizer = Tokenizer::open(dir.path()).unwrap();
     let error = load_rows(&lines("chat.jsonl")[..1], &tokenizer, limits(None)).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl:1: the chat template: ") && error.contains("fuel"), "{error}");
-}
-
-#[test]
-fn preference_rows_have_a_type_of_their_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rows.jsonl");
-    let text = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}
-{"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}
-{"prompt_input_ids": [1], "chosen_input_ids": [2, 3], "rejected_input_ids": [4]}"#;
-    std::fs::write(&path, text).unwrap();
-    let rows = load_preferences(&path).unwrap();
-    let side = |text: &str| Side::Text(text.to_owned());
-    assert_eq!(rows[0].0, Preference { prompt: side("a"), chosen: side("b"), rejected: side("c") });
-    let answer = |text: &str| Side::Messages(vec![json!({"role": "assistant", "content": text})]);
-    assert_eq!((&rows[1].0.chosen, &rows[1].0.rejected), (&answer("b"), &answer("c")));
-    assert_eq!((&rows[2].0.chosen, rows[2].1.line), (&Side::Tokens(vec![2, 3]), 3));
-
-    std::fs::write(&path, format!("{text}\n{{\"text\": \"a\"}}")).unwrap();
-    let error = load_preferences(&path).unwrap_err().to_string();
-    assert!(error.ends_with("rows.jsonl:4: no preference row"), "{error}");
 }
 
 /// As in DeepSeek-R1, whose generation prompt opens a reasoning that the chat does not hold.

@@ -1,4 +1,4 @@
-"""Training steps on a card with transformers and fused AdamW, in bf16 autocast with torch.compile, the tensors of a
+"""Training steps on a GPU with transformers and fused AdamW, in bf16 autocast with torch.compile, the tensors of a
 plan trained.
 
 usage: peer_train_cuda.py MODEL --rows FILE --plan FILE --batch N

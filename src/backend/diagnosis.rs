@@ -1,23 +1,23 @@
-//! What a machine offers for computing on a GPU, and what is missing.
+//! The report of `doctor`: CUDA libraries, GPUs, and what is missing to compute on one.
 
 use std::path::PathBuf;
 
-/// One library that was looked for.
+/// The result of the search for one library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LibraryReport {
-    /// What it is for: "driver", "NVRTC", "cuBLASLt".
+    /// "driver", "NVRTC" or "cuBLASLt".
     pub name: &'static str,
-    /// The file that was loaded; `None` where there is none.
+    /// The file that was loaded; `None` when it was not found.
     pub path: Option<PathBuf>,
-    /// Its version, where it tells.
+    /// Its version; `None` when the library does not report one.
     pub version: Option<String>,
-    /// Where it was looked for, in this order.
+    /// The directories that were searched, in this order.
     pub searched: Vec<String>,
 }
 
-/// A card.
+/// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub struct Gpu {
     /// Its name.
     pub name: String,
     /// Compute capability: major and minor.
@@ -26,43 +26,29 @@ pub struct Card {
     pub memory: u64,
 }
 
-/// Something that stands in the way.
+/// A reason why no GPU can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// What is wrong.
+    /// The fault.
     pub fault: String,
-    /// What helps.
+    /// How to remove it.
     pub hint: String,
 }
 
-/// All of it.
+/// The whole report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnosis {
     /// The libraries.
     pub libraries: Vec<LibraryReport>,
-    /// The cards that the driver lists.
-    pub cards: Vec<Card>,
+    /// The GPUs that the driver lists.
+    pub gpus: Vec<Gpu>,
     /// Empty when CUDA can be used.
     pub missing: Vec<Missing>,
 }
 
 impl Diagnosis {
-    /// Whether training can run on a card.
+    /// Whether training can run on a GPU.
     pub fn usable(&self) -> bool {
         self.missing.is_empty()
-    }
-}
-
-/// Looks for everything that the CUDA backend needs.
-pub fn diagnose() -> Diagnosis {
-    #[cfg(feature = "cuda")]
-    return super::cuda::diagnose();
-    #[cfg(not(feature = "cuda"))]
-    Diagnosis {
-        missing: vec![Missing {
-            fault: "this build has no CUDA backend".to_owned(),
-            hint: "build it with --features cuda".to_owned(),
-        }],
-        ..Diagnosis::default()
     }
 }

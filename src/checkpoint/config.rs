@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::dtype::Known;
 use crate::{Error, Result};
 
 /// A model's `config.json`.
@@ -41,6 +42,32 @@ impl Config {
     /// `architectures[0]`.
     pub fn architecture(&self) -> Option<&str> {
         self.value.get("architectures")?.get(0)?.as_str()
+    }
+
+    /// The type of the weights in memory: `dtype`, or `torch_dtype` as it was called. BF16 where the file does not say.
+    pub(super) fn dtype(&self) -> Known {
+        let places = [Some(&self.value), self.value.get("text_config")];
+        let said =
+            places.into_iter().flatten().find_map(|v| v.get("dtype").or(v.get("torch_dtype"))?.as_str());
+        match said {
+            Some("float32") => Known::F32,
+            Some("float16") => Known::F16,
+            _ => Known::BF16,
+        }
+    }
+
+    /// The file without these keys, at the top level and in `text_config`.
+    pub(super) fn without(mut self, keys: &[&str]) -> Self {
+        let remove = |value: &mut Value| {
+            if let Value::Object(map) = value {
+                map.retain(|key, _| !keys.contains(&key.as_str()));
+            }
+        };
+        remove(&mut self.value);
+        if let Some(text) = self.value.get_mut("text_config") {
+            remove(text);
+        }
+        self
     }
 
     /// Whether input embedding and output head are one tensor: `tie_word_embeddings`, at the top level

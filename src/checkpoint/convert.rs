@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 use safetensors::Dtype as Known;
 
-use super::Dtype;
+use super::dtype::Dtype;
+use crate::simd;
 
 /// Decodes little-endian elements to `f32`, rounding to nearest; `None` for a type that is not a
 /// whole-byte real number. `bytes` must hold `out.len()` elements.
@@ -15,7 +16,7 @@ pub fn decode_f32(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     assert_eq!(bytes.len(), out.len() * width, "a slice holds whole elements");
     let Dtype::Known(known) = dtype else { return None };
     match known {
-        Known::BF16 => each(bytes, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
+        Known::BF16 => simd::bf16::decode(bytes, out),
         Known::F16 => each(bytes, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
         Known::F32 => each(bytes, out, f32::from_le_bytes),
         _ => {
@@ -65,7 +66,10 @@ pub fn encode_f32(dtype: &Dtype, values: &[f32], out: &mut Vec<u8>) -> Option<()
         }
     }
     match dtype {
-        Dtype::Known(Known::BF16) => put(values, out, |x| bf16::from_f32(x).to_le_bytes()),
+        Dtype::Known(Known::BF16) => {
+            out.resize(2 * values.len(), 0);
+            simd::bf16::encode(values, out);
+        }
         Dtype::Known(Known::F16) => put(values, out, |x| f16::from_f32(x).to_le_bytes()),
         Dtype::Known(Known::F32) => put(values, out, f32::to_le_bytes),
         Dtype::Known(Known::F64) => put(values, out, |x| f64::from(x).to_le_bytes()),

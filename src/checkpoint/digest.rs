@@ -1,6 +1,7 @@
 //! SHA-256 of files and tensors, and digests of a whole checkpoint that do not depend on its shards.
 
 use std::cmp::Ordering as Order;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Shard, Tensor, TensorInfo};
+use super::header_json::TensorInfo;
+use super::shard::Shard;
+use super::sharded::{Checkpoint, Tensor};
 use crate::Result;
 
 /// Bytes hashed between two steps of the progress, and the largest read without a map.
@@ -113,23 +116,17 @@ pub struct Contents {
 pub fn contents(checkpoint: &Checkpoint, done: &(dyn Fn(u64) + Sync)) -> Result<Contents> {
     let hashed = AtomicU64::new(0);
     let step = |n: u64| done(hashed.fetch_add(n, Ordering::Relaxed) + n);
-    // A file cannot be split, so the files, being the longest tasks, go first.
-    let files: Vec<_> = checkpoint.shards().iter().map(|s| (s, 0..s.file_len())).collect();
-    let tensors = checkpoint.tensors().map(|t| (&checkpoint.shards()[t.shard], t.info.bytes.clone()));
-    let mut tasks = files;
-    let file_count = tasks.len();
-    tasks.extend(tensors);
-    let sums = hash_all(&tasks, &step)?;
+    let one_each = checkpoint.shards().par_iter().with_max_len(1);
+    let shards = one_each.map(|shard| hash_shard(shard, PIECE, &step)).collect::<Result<Vec<_>>>()?;
     checkpoint.check_unchanged()?;
-    let files = checkpoint.shards().iter().zip(&sums).map(|(shard, sha256)| FileDigest {
+    let files = checkpoint.shards().iter().zip(&shards).map(|(shard, (sha256, _))| FileDigest {
         name: shard.file_name(),
         bytes: shard.file_len(),
         sha256: *sha256,
     });
     let tensors = checkpoint
         .tensors()
-        .zip(&sums[file_count..])
-        .map(|(t, sha256)| TensorDigest { name: t.info.name.clone(), sha256: *sha256 });
+        .map(|t| TensorDigest { name: t.info.name.clone(), sha256: shards[t.shard].1[t.info.name.as_str()] });
     let tensors: Vec<_> = tensors.collect();
     Ok(Contents {
         files: files.collect(),
@@ -193,7 +190,7 @@ pub fn header_digest(checkpoint: &Checkpoint) -> Sha256Hex {
 /// Checkpoints of one digest may still differ outside of the sample: [`compare_contents`] tells.
 ///
 /// # Errors
-/// [`crate::Error::Io`] from reading by position.
+/// As [`contents`].
 pub fn sample_digest(checkpoint: &Checkpoint) -> Result<Sha256Hex> {
     let tensors: Vec<Tensor<'_>> = checkpoint.tensors().collect();
     let sample = |tensor: &Tensor<'_>| {
@@ -204,6 +201,7 @@ pub fn sample_digest(checkpoint: &Checkpoint) -> Result<Sha256Hex> {
         Ok(checkpoint.shards()[tensor.shard].bytes(start..start + n, &mut scratch)?.to_vec())
     };
     let samples = tensors.par_iter().map(sample).collect::<Result<Vec<_>>>()?;
+    checkpoint.check_unchanged()?;
     let mut hasher = Sha256::new();
     for (tensor, sample) in tensors.iter().zip(samples) {
         describe(&mut hasher, tensor.info);
@@ -215,7 +213,7 @@ pub fn sample_digest(checkpoint: &Checkpoint) -> Result<Sha256Hex> {
 /// Orders two checkpoints of the same [`header_digest`] by the bytes of their tensors, in natural order of names.
 ///
 /// # Errors
-/// [`crate::Error::Io`] from reading by position.
+/// As [`contents`].
 pub fn compare_contents(a: &Checkpoint, b: &Checkpoint) -> Result<Order> {
     let (mut x, mut y) = (Vec::new(), Vec::new());
     for (left, right) in a.tensors().zip(b.tensors()) {
@@ -228,7 +226,8 @@ pub fn compare_contents(a: &Checkpoint, b: &Checkpoint) -> Result<Order> {
             let of = |t: Tensor<'_>| t.info.bytes.start + at..t.info.bytes.start + at + n;
             let order = shards.0.bytes(of(left), &mut x)?.cmp(shards.1.bytes(of(right), &mut y)?);
             if order.is_ne() {
-                return Ok(order);
+                a.check_unchanged()?;
+                return b.check_unchanged().map(|()| order);
             }
         }
     }
@@ -263,13 +262,88 @@ fn hash_all(tasks: &[(&Shard, Range<u64>)], step: &(dyn Fn(u64) + Sync)) -> Resu
 
 fn hash(shard: &Shard, range: Range<u64>, step: &(dyn Fn(u64) + Sync)) -> Result<Sha256Hex> {
     let mut hasher = Sha256::new();
-    let mut scratch = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let end = range.end.min(at + PIECE);
-        hasher.update(shard.bytes(at..end, &mut scratch)?);
-        step(end - at);
-        at = end;
-    }
+    pieces(shard, range, PIECE, |_, bytes| {
+        hasher.update(bytes);
+        step(bytes.len() as u64);
+    })?;
     Ok(Sha256Hex(hasher.finalize().into()))
+}
+
+/// SHA-256 of a file and of each of its tensors, by name, from one pass over its bytes, `piece` at a time.
+fn hash_shard<'a>(
+    shard: &'a Shard,
+    piece: u64,
+    step: &(dyn Fn(u64) + Sync),
+) -> Result<(Sha256Hex, HashMap<&'a str, Sha256Hex>)> {
+    let mut file = Sha256::new();
+    let mut sums = HashMap::new();
+    // A header lists tensors in the order of their bytes.
+    let (mut hasher, mut left) = (Sha256::new(), shard.header().tensors().iter().peekable());
+    pieces(shard, 0..shard.file_len(), piece, |at, bytes| {
+        let of_file = || {
+            file.update(bytes);
+            step(bytes.len() as u64);
+        };
+        let of_tensors = || {
+            let end = at + bytes.len() as u64;
+            while let Some(info) = left.peek().filter(|info| info.bytes.start <= end) {
+                let part = info.bytes.start.max(at)..info.bytes.end.min(end);
+                hasher.update(&bytes[(part.start - at) as usize..(part.end - at) as usize]);
+                step(part.end - part.start);
+                if info.bytes.end > end {
+                    break;
+                }
+                sums.insert(info.name.as_str(), Sha256Hex(hasher.finalize_reset().into()));
+                left.next();
+            }
+        };
+        rayon::join(of_file, of_tensors);
+    })?;
+    Ok((Sha256Hex(file.finalize().into()), sums))
+}
+
+/// Gives `work` the bytes of a range, `most` at a time, with the place of each piece in the file.
+fn pieces(shard: &Shard, range: Range<u64>, most: u64, mut work: impl FnMut(u64, &[u8])) -> Result<()> {
+    let mut scratch = Vec::new();
+    for at in range.clone().step_by(most as usize) {
+        let piece = at..range.end.min(at + most);
+        work(at, shard.bytes(piece.clone(), &mut scratch)?);
+        shard.release(piece);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Access;
+
+    /// Against SHA-256 of the same bytes at once, for pieces of any size: tensors begin and end anywhere in them.
+    #[test]
+    fn one_pass_gives_the_digests_of_the_file_and_of_each_tensor() {
+        let json = r#"{"z":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},
+            "y":{"dtype":"U8","shape":[0],"data_offsets":[3,3]},
+            "x":{"dtype":"U8","shape":[13],"data_offsets":[3,16]},
+            "w":{"dtype":"U8","shape":[50],"data_offsets":[16,66]},
+            "v":{"dtype":"U8","shape":[0],"data_offsets":[66,66]}}"#;
+        let data: Vec<u8> = (0..66).collect();
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        let shard = Shard::open(&path, Access::Map).unwrap();
+        let of = |range: Range<usize>| Sha256Hex::of(&data[range]);
+        let expected =
+            [("v", of(0..0)), ("w", of(16..66)), ("x", of(3..16)), ("y", of(0..0)), ("z", of(0..3))];
+        for piece in 1..=bytes.len() as u64 {
+            let hashed = AtomicU64::new(0);
+            let step = |n: u64| {
+                hashed.fetch_add(n, Ordering::Relaxed);
+            };
+            let (file, tensors) = hash_shard(&shard, piece, &step).unwrap();
+            assert_eq!(file, Sha256Hex::of(&bytes), "pieces of {piece}");
+            assert_eq!(tensors, HashMap::from(expected), "pieces of {piece}");
+            assert_eq!(hashed.into_inner(), (bytes.len() + data.len()) as u64);
+        }
+    }
 }

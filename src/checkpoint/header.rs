@@ -3,52 +3,17 @@
 //! Layout: `u64` little-endian N, N bytes of a JSON object, data. The rules enforced are those of
 //! the format's README; leading white space in the JSON is tolerated, as the reference crate does.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::Deserializer as _;
 
-use super::{Dtype, MOST_TENSORS};
+use super::header_json::{HeaderVisitor, TensorInfo};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// The cap of the reference implementation on the JSON part, in bytes.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
-/// PyTorch's limit on the rank of a tensor.
-const MOST_DIMENSIONS: usize = 64;
-
-/// One tensor of a header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Its name.
-    pub name: String,
-    /// The type of its elements.
-    pub dtype: Dtype,
-    /// Row-major shape; empty for a scalar.
-    pub shape: Vec<u64>,
-    /// Where its bytes are, counted from the start of the file.
-    pub bytes: Range<u64>,
-}
-
-impl TensorInfo {
-    /// Number of elements: the product of the shape.
-    pub fn elements(&self) -> u64 {
-        self.shape.iter().product()
-    }
-
-    /// Number of bytes.
-    pub fn len(&self) -> u64 {
-        self.bytes.end - self.bytes.start
-    }
-
-    /// Whether it holds no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-}
-
 /// A header that obeys every rule of the format.
 #[derive(Debug, Clone)]
 pub struct Header {
@@ -92,7 +57,7 @@ impl Header {
         let data_start = 8 + json.len() as u64;
         let text = std::str::from_utf8(json)
             .map_err(|e| fault_in(path, None, format!("header is not UTF-8: {e}")))?;
-        if super::nesting::too_deep(json) {
+        if super::json_bounds::too_deep(json) {
             return Err(fault_in(path, None, "header is nested too deeply".to_owned()));
         }
         let mut at = None;
@@ -228,130 +193,6 @@ fn check_layout(path: &Path, tensors: &[TensorInfo], data_len: u64) -> Result<()
         return Err(fault_in(path, None, fault));
     }
     Ok(())
-}
-
-/// What the JSON says, before validation; offsets are still relative to the data.
-struct RawHeader {
-    tensors: Vec<TensorInfo>,
-    metadata: Option<Vec<(String, String)>>,
-}
-
-#[derive(Deserialize)]
-struct RawTensor {
-    dtype: String,
-    shape: Numbers<MOST_DIMENSIONS>,
-    data_offsets: Numbers<2>,
-}
-
-/// A list of at most `MOST` numbers: a longer one is refused before it takes memory.
-struct Numbers<const MOST: usize>(Vec<u64>);
-
-impl<'de, const MOST: usize> Deserialize<'de> for Numbers<MOST> {
-    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> std::result::Result<Self, D::Error> {
-        reader.deserialize_seq(NumbersVisitor::<MOST>).map(Self)
-    }
-}
-
-struct NumbersVisitor<const MOST: usize>;
-
-impl<'de, const MOST: usize> Visitor<'de> for NumbersVisitor<MOST> {
-    type Value = Vec<u64>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of numbers")
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Vec<u64>, A::Error> {
-        let mut numbers = Vec::new();
-        while let Some(number) = list.next_element()? {
-            if numbers.len() == MOST {
-                return Err(serde::de::Error::custom(format!("too many numbers: expected at most {MOST}")));
-            }
-            numbers.push(number);
-        }
-        Ok(numbers)
-    }
-}
-
-/// Reads the object and leaves in `at` the name of the entry it was reading when it failed.
-struct HeaderVisitor<'a> {
-    at: &'a mut Option<String>,
-}
-
-impl<'de> Visitor<'de> for HeaderVisitor<'_> {
-    type Value = RawHeader;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
-        let mut raw = RawHeader { tensors: Vec::new(), metadata: None };
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                *self.at = Some(name);
-                if raw.metadata.is_some() {
-                    return Err(serde::de::Error::custom("duplicate `__metadata__`"));
-                }
-                raw.metadata = Some(map.next_value::<Metadata>()?.0);
-                *self.at = None;
-            } else if raw.tensors.len() == MOST_TENSORS {
-                *self.at = Some(name);
-                let fault = format!("too many tensors: expected at most {MOST_TENSORS}");
-                return Err(serde::de::Error::custom(fault));
-            } else {
-                let read = map.next_value().and_then(|tensor: RawTensor| match tensor.data_offsets.0[..] {
-                    [start, end] => Ok((tensor, start..end)),
-                    _ => Err(serde::de::Error::custom("expected two data offsets")),
-                });
-                let (tensor, bytes) = match read {
-                    Ok(read) => read,
-                    Err(fault) => {
-                        *self.at = Some(name);
-                        return Err(fault);
-                    }
-                };
-                raw.tensors.push(TensorInfo {
-                    name,
-                    dtype: Dtype::parse(&tensor.dtype),
-                    shape: tensor.shape.0,
-                    bytes,
-                });
-            }
-        }
-        Ok(raw)
-    }
-}
-
-/// `__metadata__`: a flat object of strings without duplicate keys.
-struct Metadata(Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> std::result::Result<Self, D::Error> {
-        reader.deserialize_map(MetadataVisitor).map(Self)
-    }
-}
-
-struct MetadataVisitor;
-
-impl<'de> Visitor<'de> for MetadataVisitor {
-    type Value = Vec<(String, String)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("metadata: an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-        let mut pairs = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        while let Some((key, value)) = map.next_entry::<String, String>()? {
-            if !seen.insert(key.clone()) {
-                return Err(serde::de::Error::custom(format!("duplicate metadata key `{key}`")));
-            }
-            pairs.push((key, value));
-        }
-        Ok(pairs)
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
-use super::MOST_TENSORS;
+use super::bounded_list::MOST_TENSORS;
+use super::json_bounds::Discarded;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
@@ -30,7 +32,7 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] listing every unsafe shard name.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
-        if super::nesting::too_deep(json) {
+        if super::json_bounds::too_deep(json) {
             return Err(fault_in(path, None, "index is nested too deeply".to_owned()));
         }
         let raw: RawIndex = serde_json::from_slice(json)
@@ -55,6 +57,27 @@ impl Index {
         }
         faults.into_result()?;
         Ok(Self { weight_map })
+    }
+
+    /// The text of the index at `path` with further `entries` of tensor and shard, `total_size` bytes in all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Index`].
+    pub(super) fn completed(
+        path: &Path,
+        entries: impl Iterator<Item = (String, String)>,
+        total_size: u64,
+    ) -> Result<String> {
+        let json = super::small_file::read_small(path)?;
+        let mut index: Value = serde_json::from_slice(&json)
+            .map_err(|e| fault_in(path, None, format!("index is not valid: {}", Escaped(&e))))?;
+        if let Some(map) = index["weight_map"].as_object_mut() {
+            map.extend(entries.map(|(tensor, shard)| (tensor, shard.into())));
+        }
+        if let Some(total) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut("total_size")) {
+            *total = total_size.into();
+        }
+        Ok(format!("{index:#}\n"))
     }
 
     /// Tensor name → shard file name, sorted by tensor name.
@@ -128,7 +151,7 @@ impl<'de> Visitor<'de> for IndexVisitor {
         let mut raw = RawIndex { weight_map: None };
         while let Some(key) = map.next_key::<String>()? {
             if key != "weight_map" {
-                map.next_value::<IgnoredAny>()?;
+                map.next_value::<Discarded>()?;
             } else if raw.weight_map.is_some() {
                 return Err(serde::de::Error::custom("duplicate `weight_map`"));
             } else {

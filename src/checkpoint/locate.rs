@@ -4,13 +4,24 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
-use super::natural_order;
+use super::natural_order::natural_order;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
+/// What the user named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory in Hugging Face layout.
+    Directory,
+    /// A single `.safetensors` file.
+    File,
+    /// An index file and the shards beside it.
+    Index,
+}
+
 /// The files of a checkpoint, found but not opened.
 pub(super) struct Located {
-    pub(super) kind: super::Kind,
+    pub(super) kind: Kind,
     /// The directory that holds the shards.
     pub(super) root: PathBuf,
     /// Shard paths in natural order.
@@ -35,10 +46,22 @@ pub(super) fn locate(path: &Path) -> Result<Located> {
 }
 
 fn not_found(path: &Path) -> Error {
-    let hint = repository(path).map(|(org, name, _)| {
-        format!("`{org}/{name}` is not in the local Hugging Face cache either; download it first with `hf download {org}/{name}`")
-    });
-    fault(path, "no such file or directory", hint)
+    let what = "no such file or directory";
+    let Some((org, name, revision)) = repository(path) else {
+        return fault(path, what, None);
+    };
+    let revisions = revisions(org, name);
+    if revisions.is_empty() {
+        let hint = format!(
+            "`{org}/{name}` is not in the local Hugging Face cache either; download it first with `hf download {org}/{name}`"
+        );
+        return fault(path, what, Some(hint));
+    }
+    let what = format!("the local Hugging Face cache has `{org}/{name}`, but not its revision `{revision}`");
+    let has = list(&revisions.iter().collect::<Vec<_>>());
+    let hint =
+        format!("download it with `hf download {org}/{name} --revision {revision}`, or take one of: {has}");
+    fault(path, what, Some(hint))
 }
 
 fn fault(path: &Path, fault: impl Into<String>, hint: Option<String>) -> Error {
@@ -50,7 +73,7 @@ fn file(path: &Path) -> Result<Located> {
     let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     if name.ends_with(".safetensors") {
         return Ok(Located {
-            kind: super::Kind::File,
+            kind: Kind::File,
             root,
             shards: vec![path.to_owned()],
             index: None,
@@ -58,7 +81,7 @@ fn file(path: &Path) -> Result<Located> {
         });
     }
     if name.ends_with(".json") {
-        return indexed(super::Kind::Index, root, path.to_owned(), &[]);
+        return indexed(Kind::Index, root, path.to_owned(), &[]);
     }
     Err(fault(
         path,
@@ -82,7 +105,7 @@ fn directory(root: &Path) -> Result<Located> {
             return Err(fault(root, "more than one index", Some(hint)));
         }
     };
-    let located = indexed(super::Kind::Directory, root.to_owned(), root.join(index), &weights)?;
+    let located = indexed(Kind::Directory, root.to_owned(), root.join(index), &weights)?;
     let single = index.trim_end_matches(".index.json");
     if located.unindexed.iter().any(|name| name == single) {
         let what = format!(
@@ -97,12 +120,25 @@ fn directory(root: &Path) -> Result<Located> {
     Ok(located)
 }
 
+/// What helps where a directory has other files than safetensors weights.
+fn hint_without_weights(root: &Path) -> Option<String> {
+    let has = |name: &str| root.join(name).is_file();
+    if has("adapter_config.json") {
+        return Some(
+            "it is the directory of an adapter: save it as safetensors, and apply it with merge --lora"
+                .to_owned(),
+        );
+    }
+    let pickled = has("pytorch_model.bin") || has("pytorch_model.bin.index.json");
+    pickled.then(|| "it has PyTorch weights: save the model as safetensors first".to_owned())
+}
+
 /// A directory without an index: one file, or a full set of `name-00001-of-0000N` shards.
 fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
     let chosen: Vec<&String> = match weights {
         [] => {
             let what = "no safetensors weights: expected model.safetensors or model.safetensors.index.json";
-            return Err(fault(root, what, None));
+            return Err(fault(root, what, hint_without_weights(root)));
         }
         many if many.iter().any(|n| *n == "model.safetensors") => {
             many.iter().copied().filter(|n| *n == "model.safetensors").collect()
@@ -119,7 +155,7 @@ fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
         }
     };
     Ok(Located {
-        kind: super::Kind::Directory,
+        kind: Kind::Directory,
         root: root.to_owned(),
         shards: chosen.iter().map(|name| root.join(name)).collect(),
         index: None,
@@ -127,10 +163,28 @@ fn unindexed(root: &Path, weights: &[&String]) -> Result<Located> {
     })
 }
 
-fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
+/// An index whose shards are not there, with a whole file beside it.
+fn stale_index(root: &Path, path: &Path, names: &[String], weights: &[&String]) -> Option<Error> {
+    let missing: Vec<&String> = names.iter().filter(|name| !root.join(name).is_file()).collect();
+    let single = path.to_string_lossy();
+    let single = Path::new(single.strip_suffix(".index.json")?).file_name()?.to_string_lossy().into_owned();
+    let beside = weights.iter().any(|name| **name == single) && !names.contains(&single);
+    let first = missing.first().filter(|_| beside)?;
+    let (first, n, file) = (Escaped(*first), missing.len(), Escaped(&single));
+    let what =
+        format!("stale: {n} of its shards are missing, such as `{first}`, and `{file}` stands beside it");
+    let hint = format!("give {} itself, or remove the index", Escaped(&root.join(&single)));
+    Some(fault(path, what, Some(hint)))
+}
+
+/// The shards that an index lists. Their numbers are not judged: the index says which there are.
+fn indexed(kind: Kind, root: PathBuf, path: PathBuf, weights: &[&String]) -> Result<Located> {
     let index = Index::read(&path)?;
     let mut names: Vec<String> = index.shards().iter().map(|s| (*s).to_owned()).collect();
     names.sort_by(|a, b| natural_order(a, b));
+    if let Some(fault) = stale_index(&root, &path, &names, weights) {
+        return Err(fault);
+    }
     let missing = |name: &&String| !root.join(name.as_str()).is_file();
     let faults = names.iter().filter(missing).map(|name| Error::Index {
         path: path.clone(),
@@ -138,7 +192,6 @@ fn indexed(kind: super::Kind, root: PathBuf, path: PathBuf, weights: &[&String])
         fault: format!("shard `{}` is listed but missing beside the index", Escaped(name)),
     });
     Faults::from_iter(faults).into_result()?;
-    check_numbers(&path, &names.iter().collect::<Vec<_>>())?;
     let listed: HashSet<&String> = names.iter().collect();
     let left = weights.iter().filter(|n| !listed.contains(*n));
     let unindexed = left.map(|n| (*n).clone()).collect();
@@ -217,11 +270,23 @@ fn repository(path: &Path) -> Option<(&str, &str, &str)> {
     (plain(org) && plain(name) && revision_plain).then_some((org, name, revision))
 }
 
+/// The branches, tags and commits of a repository that the local Hugging Face cache has.
+fn revisions(org: &str, name: &str) -> Vec<String> {
+    let Some(dir) = repository_dir(org, name) else { return Vec::new() };
+    let names = |below: &str| file_names(&dir.join(below)).unwrap_or_default();
+    names("refs").into_iter().chain(names("snapshots")).collect()
+}
+
+/// Where the local Hugging Face cache keeps a repository.
+fn repository_dir(org: &str, name: &str) -> Option<PathBuf> {
+    Some(cache_dir()?.join(format!("models--{org}--{name}")))
+}
+
 /// The snapshot of a repository in the local Hugging Face cache.
 fn in_cache(path: &Path) -> Option<PathBuf> {
     let (org, name, revision) = repository(path)?;
-    let dir = cache_dir()?.join(format!("models--{org}--{name}"));
-    let commit = super::read_small(&dir.join("refs").join(revision));
+    let dir = repository_dir(org, name)?;
+    let commit = super::small_file::read_small(&dir.join("refs").join(revision));
     let commit = commit.ok().and_then(|text| String::from_utf8(text).ok());
     let commit = commit.unwrap_or_else(|| revision.to_owned());
     let commit = commit.trim();

@@ -3,30 +3,43 @@
 //!
 //! Everything read here is hostile until checked. A [`Header`], an [`Index`] and a [`Checkpoint`]
 //! cannot be built invalid, so no later code checks them again.
+//!
+//! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
+//! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`,
+//! `spelling`, `quantization`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
+//! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
-mod bounded;
+mod bounded_list;
 mod config;
 mod convert;
+mod dequantize;
 mod digest;
 mod dtype;
+mod foreign_format;
 mod header;
+mod header_json;
+mod header_writer;
 mod index;
+mod json_bounds;
 mod locate;
-mod natural;
-mod nesting;
+mod map;
+mod natural_order;
 mod output_guard;
 mod private_dir;
 mod process;
+mod quantization;
+mod reading;
 mod replacement;
 mod shard;
 mod sharded;
 mod sidecar;
 mod small_file;
+mod spelling;
 mod staged_file;
 mod staging;
 mod writer;
 
-pub use bounded::{MOST_TENSORS, at_most};
+pub use bounded_list::{MOST_TENSORS, at_most};
 pub use config::Config;
 pub use convert::{Cast, decode_f32, decode_f64, encode_f32};
 pub use digest::{
@@ -34,16 +47,20 @@ pub use digest::{
     header_digest, sample_digest, tensor_contents, tensor_digests,
 };
 pub use dtype::{Dtype, Known};
-pub use header::{Header, TensorInfo};
+pub use header::Header;
+pub use header_json::TensorInfo;
+pub(crate) use header_writer::HeaderWriter;
 pub use index::{Index, unsafe_shard_name};
-pub use natural::natural_order;
-pub(crate) use nesting::tree_bytes;
+pub(crate) use json_bounds::tree_bytes;
+pub use locate::Kind;
+pub use natural_order::natural_order;
 pub use output_guard::CommandInputs;
-pub use private_dir::PrivateDir;
-pub use process::{limit_memory, processor_time};
+pub use private_dir::{PrivateDir, remove_unfinished};
+pub use process::{limit_memory, processor_time, raise_open_files};
+pub use quantization::Quantization;
 pub use replacement::{Replaced, Replacement};
 pub use shard::{Access, Shard};
-pub use sharded::{Checkpoint, Kind, Tensor};
+pub use sharded::{Checkpoint, ReadOptions, Tensor};
 pub use sidecar::{Sidecars, sidecars, unsafe_sidecar};
 pub use small_file::{read_config, read_json, read_named, read_small};
 pub use staged_file::{Replace, StagedFile, replace_bytes, replace_file};

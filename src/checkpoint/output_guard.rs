@@ -8,7 +8,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, Kind};
+use super::locate::Kind;
+use super::sharded::Checkpoint;
 use crate::error::Escaped;
 use crate::{Error, Result};
 

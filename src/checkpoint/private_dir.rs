@@ -5,17 +5,18 @@
 //! without the marker, of another user, or that others may write to, and anything that is an input, is left
 //! alone. What a killed run left is unlocked, and is cleared by the next run.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::CommandInputs;
-use super::output_guard::refuse;
+use super::output_guard::{CommandInputs, refuse};
 use crate::{Error, Result};
 
 /// Name of the marker file.
@@ -25,6 +26,25 @@ const TEXT: &[u8] =
     b"Made by hft-surgery for unfinished output, or for what a run replaces, until that run has ended.\n";
 /// Names and tries at most.
 const TRIES: usize = 100;
+
+/// The private directories that this process made and still uses.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes every private directory that this process made and still uses, for a process that is about to end;
+/// returns those that were removed. No output is finished afterwards: a thread that would create, finish or
+/// remove a private directory waits for ever.
+pub fn remove_unfinished() -> Vec<PathBuf> {
+    let live = live();
+    // Another thread may put a file into a directory that is being removed.
+    let removed = |path: &&PathBuf| (0..TRIES).any(|_| remove(path).is_ok() || !path.exists());
+    let all = live.iter().filter(removed).cloned().collect();
+    std::mem::forget(live);
+    all
+}
 
 /// A locked private directory. It is removed with its contents when it is dropped, unless it is kept.
 #[derive(Debug)]
@@ -54,6 +74,7 @@ impl PrivateDir {
     /// [`Error::Output`] when another run uses it; [`Error::Io`].
     pub fn create(target: &Path, ending: &str, inputs: &CommandInputs) -> Result<Self> {
         let (mut number, mut tries) = (0, 0);
+        let mut live = live();
         while number < TRIES && tries < 2 * TRIES {
             tries += 1;
             let path = name(target, ending, number);
@@ -70,6 +91,7 @@ impl PrivateDir {
             match found {
                 Found::Ours(lock) => {
                     clear(&path)?;
+                    live.insert(path.clone());
                     return Ok(Self { path, kept: false, _lock: lock });
                 }
                 Found::Held => return Err(held(target)),
@@ -105,9 +127,31 @@ impl PrivateDir {
         &self.path
     }
 
+    /// Runs `rename`, which moves what is finished out of the directory. [`remove_unfinished`] waits for its end.
+    ///
+    /// # Errors
+    /// As `rename`.
+    pub fn finish(&self, rename: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _live = live();
+        rename()
+    }
+
+    /// As [`PrivateDir::finish`] and [`PrivateDir::keep`], with no moment between them.
+    ///
+    /// # Errors
+    /// As `rename`; the directory is removed then.
+    pub fn finish_and_keep(mut self, rename: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut live = live();
+        rename()?;
+        self.kept = true;
+        live.remove(&self.path);
+        Ok(())
+    }
+
     /// Ends the lock and leaves the directory with what is in it to a later run.
     pub fn keep(mut self) {
         self.kept = true;
+        live().remove(&self.path);
     }
 
     /// Removes the directory with what is in it.
@@ -116,6 +160,8 @@ impl PrivateDir {
     /// [`Error::Io`].
     pub fn remove(mut self) -> Result<()> {
         self.kept = true;
+        let mut live = live();
+        live.remove(&self.path);
         remove(&self.path)
     }
 }
@@ -123,6 +169,8 @@ impl PrivateDir {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         if !self.kept {
+            let mut live = live();
+            live.remove(&self.path);
             // Best effort: what cannot be removed now is cleared by the next run.
             let _ = remove(&self.path);
         }

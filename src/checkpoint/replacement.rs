@@ -6,9 +6,9 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use super::output_guard::Guarded;
+use super::output_guard::{CommandInputs, Guarded};
+use super::private_dir::PrivateDir;
 use super::staging::{OPTION, exchange, guard, sync_directory};
-use super::{CommandInputs, PrivateDir};
 use crate::{Error, Result};
 
 /// What the endings of the private directories begin with, before 16 hexadecimal digits.
@@ -28,7 +28,7 @@ impl Replacement {
     /// checkpoint, or with `own` a directory that the caller knows as one of this program.
     ///
     /// # Errors
-    /// As [`super::Staging::create`].
+    /// As [`super::staging::Staging::create`].
     pub fn create(out: &Path, inputs: &CommandInputs, force: bool, own: bool) -> Result<Self> {
         let guarded =
             if force && own { Guarded::new(out, OPTION, inputs)? } else { guard(out, inputs, force)? };
@@ -65,12 +65,13 @@ impl Replacement {
     /// Puts the new directory at the target; what stood there is then in the private directory.
     ///
     /// # Errors
-    /// As [`super::Staging::commit`]. The target is then as it was.
+    /// As [`super::staging::Staging::commit`]. The target is then as it was.
     pub fn place(self) -> Result<()> {
-        exchange(&self.path, &self.guarded)?;
+        let exchange = || exchange(&self.path, &self.guarded);
         if self.guarded.there.is_some() {
-            self.private.keep();
+            self.private.finish_and_keep(exchange)?;
         } else {
+            self.private.finish(exchange)?;
             self.private.remove()?;
         }
         sync_directory(&self.guarded.parent)

@@ -7,19 +7,22 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rustix::io::Errno;
 
-use super::Header;
+use super::foreign_format::{FIRST_BYTES, foreign_format};
+use super::header::Header;
+use super::map::Map;
+use super::reading::{PAGE, Reading, Way};
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// Memory-mapped: no copy, shared with the page cache.
+    /// Memory-mapped: no copy, shared with the page cache. Files that are neither there nor fit into memory are read by
+    /// position.
     #[default]
     Map,
-    /// Read by position: for network file systems, where a lost connection would kill a mapped process.
+    /// Read by position: for network file systems, where the pages of a map may be lost.
     Read,
     /// Read whole when it is opened: for those who need all bytes at once and cannot map.
     Memory,
@@ -28,15 +31,17 @@ pub enum Access {
 /// The bytes of a whole file.
 #[derive(Debug)]
 enum Whole {
-    Map(Mmap),
+    Map(Map),
     Memory(Vec<u8>),
+    /// Bytes in place of those of the file.
+    Made(Vec<u8>),
 }
 
 impl Whole {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Map(map) => map,
-            Self::Memory(bytes) => bytes,
+            Self::Memory(bytes) | Self::Made(bytes) => bytes,
         }
     }
 }
@@ -47,6 +52,7 @@ pub struct Shard {
     path: PathBuf,
     file: File,
     whole: Option<Whole>,
+    reading: Reading,
     header: Header,
     stamp: Stamp,
 }
@@ -91,27 +97,23 @@ impl Shard {
         }
         let file = File::open(path).map_err(Error::io("open", path))?;
         let stamp = Stamp::of(&file.metadata().map_err(Error::io("open", path))?);
-        let mut first = [0; 8];
-        let available = stamp.len.min(8) as usize;
-        let read = Error::io("read", path);
-        file.read_exact_at(&mut first[..available], 0).map_err(read)?;
-        let json_len = Header::json_len(path, &first[..available], stamp.len)?;
+        let mut first = [0; FIRST_BYTES];
+        let first = &mut first[..stamp.len.min(FIRST_BYTES as u64) as usize];
+        file.read_exact_at(first, 0).map_err(Error::io("read", path))?;
+        let json_len = Header::json_len(path, first, stamp.len)
+            .map_err(|fault| foreign_format(path, first, "weights").unwrap_or(fault))?;
         let whole = match access {
-            Access::Map => Some(Whole::Map(map(&file).map_err(Error::io("map", path))?)),
+            Access::Map => Some(Whole::Map(Map::new(&file).map_err(Error::io("map", path))?)),
             Access::Read => None,
             Access::Memory => {
                 Some(Whole::Memory(read_whole(&file, stamp.len).map_err(Error::io("read", path))?))
             }
         };
-        let header = if let Some(whole) = &whole {
-            Header::parse(path, &whole.bytes()[8..8 + json_len as usize], stamp.len)?
-        } else {
-            let mut json = vec![0; json_len as usize];
-            let read = Error::io("read", path);
-            file.read_exact_at(&mut json, 8).map_err(read)?;
-            Header::parse(path, &json, stamp.len)?
-        };
-        Ok(Self { path: path.to_owned(), file, whole, header, stamp })
+        let mut json = vec![0; json_len as usize];
+        file.read_exact_at(&mut json, 8).map_err(Error::io("read", path))?;
+        let header = Header::parse(path, &json, stamp.len)?;
+        let reading = Reading::new(stamp.len);
+        Ok(Self { path: path.to_owned(), file, whole, reading, header, stamp })
     }
 
     /// The path it was opened by.
@@ -132,26 +134,52 @@ impl Shard {
 
     /// Length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.stamp.len
+        self.whole.as_ref().map_or(self.stamp.len, |whole| whole.bytes().len() as u64)
+    }
+
+    /// This shard with the bytes of another safetensors file in place of its own. It still watches its file.
+    ///
+    /// # Errors
+    /// [`Error::Header`] where they are none; [`Error::Io`].
+    pub(super) fn with_contents(&self, bytes: Vec<u8>) -> Result<Self> {
+        let (path, len) = (self.path.clone(), bytes.len() as u64);
+        let json_len = Header::json_len(&path, &bytes, len)? as usize;
+        let header = Header::parse(&path, &bytes[8..8 + json_len], len)?;
+        let file = self.file.try_clone().map_err(Error::io("open", &path))?;
+        let (whole, reading) = (Some(Whole::Made(bytes)), Reading::new(0));
+        Ok(Self { path, file, whole, reading, header, stamp: self.stamp })
     }
 
     /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
     /// `scratch`.
     ///
     /// # Errors
-    /// [`Error::Io`] when reading by position fails.
+    /// [`Error::Io`] when reading fails; [`Error::Checkpoint`] when the file was truncated meanwhile.
     ///
     /// # Panics
     /// When `range` exceeds the file; ranges from the header never do.
     pub fn bytes<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
-        if let Some(whole) = &self.whole {
-            return Ok(&whole.bytes()[range.start as usize..range.end as usize]);
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
+        let at = range.start as usize..range.end as usize;
+        match (&self.whole, self.reading.way(&self.file)) {
+            (Some(Whole::Memory(bytes) | Whole::Made(bytes)), _) => Ok(&bytes[at]),
+            (Some(Whole::Map(map)), Way::Cached | Way::Fits) => {
+                self.check_map()?;
+                Ok(&map[at])
+            }
+            (Some(Whole::Map(_)), Way::Streams) | (None, _) => {
+                self.read(range, scratch)?;
+                Ok(scratch)
+            }
         }
-        scratch.resize((range.end - range.start) as usize, 0);
-        let read = Error::io("read", &self.path);
-        self.file.read_exact_at(scratch, range.start).map_err(read)?;
-        Ok(scratch)
+    }
+
+    /// Reads the bytes of `range` by position into `buffer`, which is resized.
+    pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+        buffer.resize((range.end - range.start) as usize, 0);
+        let read = self.file.read_exact_at(buffer, range.start);
+        // A file that became shorter is a file that changed.
+        read.map_err(|e| self.check_unchanged().err().unwrap_or_else(|| Error::io("read", &self.path)(e)))
     }
 
     /// The bytes of `range`, where the file is mapped or in memory.
@@ -159,18 +187,20 @@ impl Shard {
     /// # Panics
     /// As [`Shard::bytes`].
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
-        assert!(range.end <= self.stamp.len, "a range of a header lies inside its file");
+        assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
         Some(&self.whole.as_ref()?.bytes()[range.start as usize..range.end as usize])
     }
 
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
     pub fn release(&self, range: Range<u64>) {
-        const PAGE: u64 = 4096;
-        let whole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
-        let inside = !whole.is_empty() && whole.end <= self.stamp.len;
-        if let (Some(Whole::Map(map)), true) = (&self.whole, inside) {
-            release(map, whole);
+        let pages = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        if pages.is_empty() || pages.end > self.stamp.len {
+            return;
         }
+        if let Some(Whole::Map(map)) = &self.whole {
+            map.release(pages.clone());
+        }
+        self.reading.give_back(&self.file, pages);
     }
 
     /// Copies bytes into another file without bringing them into this process; gives how many were copied. The
@@ -181,6 +211,9 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Ok(0);
+        }
         let (mut from, mut to) = (range.start, offset);
         while from < range.end {
             let left = (range.end - from) as usize;
@@ -196,6 +229,9 @@ impl Shard {
 
     /// Gives the file a second name.
     pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
+        if matches!(self.whole, Some(Whole::Made(_))) {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
         let mut linked = linked();
         // A change before the link would be taken for the link.
         self.check_against(&linked).map_err(std::io::Error::other)?;
@@ -209,9 +245,22 @@ impl Shard {
     /// change time, which may also be that of the last link that this process made to the file.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime.
+    /// [`Error::Checkpoint`] when it was replaced, truncated or written to in the meantime; [`Error::Io`] when a page of
+    /// the map could not be read.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.check_against(&linked())
+        self.check_against(&linked())?;
+        match &self.whole {
+            Some(Whole::Map(map)) if map.is_lost() => Err(Error::io("read", &self.path)(Errno::IO.into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Shard::check_unchanged`], where a page of the map could not be read.
+    fn check_map(&self) -> Result<()> {
+        match &self.whole {
+            Some(Whole::Map(map)) if map.is_lost() => self.check_unchanged(),
+            _ => Ok(()),
+        }
     }
 
     fn check_against(&self, linked: &Linked) -> Result<()> {
@@ -256,24 +305,6 @@ type Linked = BTreeMap<(u64, u64), (i64, i64)>;
 fn linked() -> MutexGuard<'static, Linked> {
     static LINKED: Mutex<Linked> = Mutex::new(BTreeMap::new());
     LINKED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[expect(unsafe_code, reason = "mapping a file is unsafe by nature; this is the one place")]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is read-only and private to `Shard`, which hands out plain bytes only. Another
-    // process that truncates the file can still stop this one with SIGBUS, which loses nothing, as
-    // output is staged; `Access::Read` is for those who expect that.
-    let map = unsafe { Mmap::map(file)? };
-    // Advice only: a kernel that cannot take it loses a little speed.
-    let _ = map.advise(Advice::Sequential);
-    Ok(map)
-}
-
-#[expect(unsafe_code, reason = "the advice is unsafe for private pages that were written to")]
-fn release(map: &Mmap, range: Range<u64>) {
-    let (offset, len) = (range.start as usize, (range.end - range.start) as usize);
-    // SAFETY: the map is read-only and of a file, so its pages come back with the same bytes.
-    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
 }
 
 #[cfg(test)]

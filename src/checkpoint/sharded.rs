@@ -1,24 +1,23 @@
 //! A checkpoint: one or many shards seen as one set of tensors.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::locate::{Located, locate};
-use super::{Access, Config, MOST_TENSORS, Shard, TensorInfo, natural_order};
+use super::bounded_list::MOST_TENSORS;
+use super::config::Config;
+use super::header_json::TensorInfo;
+use super::index::Index;
+use super::locate::{Kind, Located, locate};
+use super::natural_order::natural_order;
+use super::process::check_open_files;
+use super::quantization::Quantization;
+use super::shard::{Access, Shard};
+use super::spelling::plain_name;
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
-
-/// What the user named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory in Hugging Face layout.
-    Directory,
-    /// A single `.safetensors` file.
-    File,
-    /// An index file and the shards beside it.
-    Index,
-}
 
 /// An open checkpoint whose shards and index agree: every tensor stands in exactly one shard.
 #[derive(Debug)]
@@ -29,15 +28,34 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     index: Option<PathBuf>,
     config: Option<Config>,
+    quantization: Option<Quantization>,
     unindexed: Vec<String>,
+    unlisted: Vec<String>,
     /// (shard, position in its header), by natural order of names.
     order: Vec<(u32, u32)>,
+    /// The place of each plain name, made at the first use; `None` where tensors have it in common.
+    by_plain_name: OnceLock<HashMap<String, Option<(u32, u32)>>>,
 }
 
 /// Unmapping a file takes about as long as mapping it, so the shards go in parallel.
 impl Drop for Checkpoint {
     fn drop(&mut self) {
         self.shards.par_drain(..).for_each(drop);
+    }
+}
+
+/// How a checkpoint is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    /// How the bytes of its files are reached.
+    pub access: Access,
+    /// Whether tensors that stand in a shard and not in the index are part of it, as for transformers, or a fault.
+    pub allow_unindexed: bool,
+}
+
+impl From<Access> for ReadOptions {
+    fn from(access: Access) -> Self {
+        Self { access, allow_unindexed: false }
     }
 }
 
@@ -55,8 +73,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Every fault of every shard and of the index, in both directions, at once.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    pub fn open(path: &Path, options: impl Into<ReadOptions>) -> Result<Self> {
+        let ReadOptions { access, allow_unindexed } = options.into();
         let Located { kind, root, shards: paths, index, unindexed } = locate(path)?;
+        check_open_files(Escaped(path), paths.len())?;
         let mut shards = Vec::with_capacity(paths.len());
         let mut faults = Faults::default();
         for path in &paths {
@@ -67,19 +87,40 @@ impl Checkpoint {
         }
         faults.into_result()?;
         let order = order_tensors(&root, &shards)?;
+        let mut unlisted = Vec::new();
         if let Some((path, index)) = &index {
-            check_index(path, index, &shards)?;
+            unlisted = check_index(path, index, &shards, allow_unindexed)?;
         }
+        let config = Config::read(&root)?;
+        let tensors = order.iter().map(|place| at(&shards, *place).info);
+        let quantization = Quantization::of(
+            config.as_ref(),
+            tensors.map(|info| (info.name.as_str(), &info.dtype)),
+            &|name| shards.iter().find_map(|shard| Some(&shard.header().find(name)?.dtype)),
+        );
         Ok(Self {
             path: path.to_owned(),
-            config: Config::read(&root)?,
+            config,
+            quantization,
             root,
             kind,
             shards,
             index: index.map(|(path, _)| path),
             unindexed,
+            unlisted,
             order,
+            by_plain_name: OnceLock::new(),
         })
+    }
+
+    /// Checks that this process may have the shards of all checkpoints `paths` open at once. A path that is no
+    /// checkpoint counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the number of files and the limit.
+    pub fn check_open_files(paths: &[PathBuf]) -> Result<()> {
+        let files = paths.iter().filter_map(|path| Some(locate(path).ok()?.shards.len())).sum();
+        check_open_files(format_args!("{} checkpoints", paths.len()), files)
     }
 
     /// The path as given.
@@ -112,9 +153,86 @@ impl Checkpoint {
         self.config.as_ref()
     }
 
+    /// The quantized weights, where there are any.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
+    }
+
+    /// Whether a tensor is part of a quantized weight.
+    pub fn is_quantized(&self, tensor: &str) -> bool {
+        self.quantization.as_ref().is_some_and(|quantization| quantization.covers(tensor))
+    }
+
+    /// Checks that no weight is quantized, for `what` computes with the stored numbers.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] saying how it is quantized.
+    pub fn check_not_quantized(&self, what: &str) -> Result<()> {
+        self.quantization.as_ref().map_or(Ok(()), |quantization| {
+            Err(Error::Checkpoint {
+                path: self.path.clone(),
+                fault: format!("the weights are quantized ({quantization}), and {what} needs plain numbers"),
+                hint: Some(
+                    "take the checkpoint that it was quantized from, or save it dequantized with transformers"
+                        .to_owned(),
+                ),
+            })
+        })
+    }
+
+    /// This checkpoint with other shards, where there are some, that hold plain weights in place of quantized ones.
+    pub(super) fn with_plain_weights(mut self, shards: Vec<Option<Shard>>) -> Result<Self> {
+        for (shard, plain) in self.shards.iter_mut().zip(shards) {
+            if let Some(plain) = plain {
+                *shard = plain;
+            }
+        }
+        self.order = order_tensors(&self.root, &self.shards)?;
+        self.config = self.config.take().map(|config| config.without(&super::quantization::KEYS));
+        self.quantization = None;
+        Ok(self)
+    }
+
+    /// Whether it is a PEFT adapter, not a model.
+    pub fn is_adapter(&self) -> bool {
+        let file = |shard: &Shard| shard.file_name() == "adapter_model.safetensors";
+        self.shards.iter().any(file) && self.root.join("adapter_config.json").is_file()
+    }
+
+    /// Checks that it is a model.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for an adapter.
+    pub fn check_not_adapter(&self) -> Result<()> {
+        if !self.is_adapter() {
+            return Ok(());
+        }
+        Err(Error::Checkpoint {
+            path: self.path.clone(),
+            fault: "an adapter, where a model is expected".to_owned(),
+            hint: Some("apply it to its base first: merge --base <CKPT> --lora <DIR> --out <DIR>".to_owned()),
+        })
+    }
+
     /// Safetensors files in the directory that the checkpoint does not use.
     pub fn unindexed(&self) -> &[String] {
         &self.unindexed
+    }
+
+    /// Tensors that the index does not list: some only with [`ReadOptions::allow_unindexed`].
+    pub fn unlisted(&self) -> &[String] {
+        &self.unlisted
+    }
+
+    /// The text of the index with the tensors that it does not list; `None` where it lists all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Index`].
+    pub fn completed_index(&self) -> Result<Option<String>> {
+        let Some(path) = self.index().filter(|_| !self.unlisted.is_empty()) else { return Ok(None) };
+        let found = self.unlisted.iter().filter_map(|name| self.find(name));
+        let entries = found.map(|t| (t.info.name.clone(), self.shards[t.shard].file_name()));
+        Index::completed(path, entries, self.tensor_bytes()).map(Some)
     }
 
     /// Number of tensors.
@@ -137,6 +255,29 @@ impl Checkpoint {
         let order = |place: &(u32, u32)| natural_order(&at(&self.shards, *place).info.name, name);
         let found = self.order.binary_search_by(order).ok()?;
         Some(at(&self.shards, self.order[found]))
+    }
+
+    /// The tensor that `name`, a name of `other`, is in this checkpoint: the one of that name, or else the only one
+    /// whose name differs just in what wraps the model, such as `model.`, `_orig_mod.` or `module.`, where it is the
+    /// only such name of `other` too. If a is the twin of b, b is the twin of a.
+    pub fn twin(&self, name: &str, other: &Self) -> Option<Tensor<'_>> {
+        self.find(name).or_else(|| {
+            let plain = plain_name(name);
+            other.by_plain_name().get(&plain).copied().flatten()?;
+            let place = self.by_plain_name().get(&plain).copied().flatten()?;
+            Some(at(&self.shards, place))
+        })
+    }
+
+    fn by_plain_name(&self) -> &HashMap<String, Option<(u32, u32)>> {
+        self.by_plain_name.get_or_init(|| {
+            let mut places = HashMap::with_capacity(self.order.len());
+            for place in &self.order {
+                let plain = plain_name(&at(&self.shards, *place).info.name);
+                places.entry(plain).and_modify(|known| *known = None).or_insert(Some(*place));
+            }
+            places
+        })
     }
 
     /// Whether the configuration says that input embedding and output head are one tensor.
@@ -187,8 +328,9 @@ fn order_tensors(root: &Path, shards: &[Shard]) -> Result<Vec<(u32, u32)>> {
     Ok(order)
 }
 
-/// Every mapped name must be in its shard, and every tensor of a shard must be mapped to it.
-fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()> {
+/// Every mapped name must be in its shard, and every tensor of a shard must be mapped to it, unless `allow_unindexed`.
+/// Gives the names that are not mapped.
+fn check_index(path: &Path, index: &Index, shards: &[Shard], allow_unindexed: bool) -> Result<Vec<String>> {
     let fault = |tensor: &str, fault: String| Error::Index {
         path: path.to_owned(),
         tensor: Some(tensor.to_owned()),
@@ -203,14 +345,18 @@ fn check_index(path: &Path, index: &super::Index, shards: &[Shard]) -> Result<()
             faults.push(fault(tensor, format!("listed in `{}`, but not in that file", Escaped(shard))));
         }
     }
-    for shard in shards {
-        for tensor in shard.header().tensors() {
-            if !index.weight_map().contains_key(&tensor.name) {
-                let file = shard.file_name();
-                let file = Escaped(&file);
-                faults.push(fault(&tensor.name, format!("in `{file}`, but not listed in the index")));
-            }
-        }
+    let in_shards =
+        shards.iter().flat_map(|shard| shard.header().tensors().iter().map(move |t| (shard, &t.name)));
+    let unlisted: Vec<_> = in_shards.filter(|(_, name)| !index.weight_map().contains_key(*name)).collect();
+    if let (Some((shard, name)), false) = (unlisted.first(), allow_unindexed) {
+        let (name, file, rest) = (Escaped(*name), shard.file_name(), unlisted.len() - 1);
+        let more = if rest > 0 { format!(", as are {rest} more") } else { String::new() };
+        faults.push(Error::Checkpoint {
+            path: path.to_owned(),
+            fault: format!("tensor `{name}` is in `{}`, but not listed in the index{more}", Escaped(&file)),
+            hint: Some("take the tensors that the index does not list with --allow-unindexed".to_owned()),
+        });
     }
-    faults.into_result()
+    faults.into_result()?;
+    Ok(unlisted.into_iter().map(|(_, name)| name.clone()).collect())
 }

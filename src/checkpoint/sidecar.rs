@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, Kind};
+use super::locate::Kind;
+use super::sharded::Checkpoint;
 use crate::{Error, Result};
 
 /// What stands beside the weights.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use super::foreign_format::{FIRST_BYTES, foreign_format};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -15,28 +16,31 @@ const MOST_TREE_BYTES: u64 = 128 << 20;
 /// Reads a small file of a checkpoint whole; a pipe or a device in its place is refused without being opened.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Checkpoint`] beyond 64 MiB and where it is not a regular file.
+/// [`Error::Io`], or [`Error::Checkpoint`] beyond 64 MiB, where it is not a regular file, and where a Git LFS pointer or a
+/// page of a server stands in its place.
 pub fn read_small(path: &Path) -> Result<Vec<u8>> {
     if !std::fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
         return Err(fault(path, "not a regular file".to_owned()));
     }
-    read_named(path)
+    let bytes = read_named(path)?;
+    let first = &bytes[..bytes.len().min(FIRST_BYTES)];
+    foreign_format(path, first, "the file").map_or(Ok(bytes), Err)
 }
 
 /// Reads a JSON file of a checkpoint whole, as [`read_small`] does, for a parser that builds a tree of it.
 ///
 /// # Errors
-/// As [`read_small`], and where the tree would take over 128 MiB of memory or be over 128 levels deep.
+/// As [`read_small`], and where the tree would take over 128 MiB of memory or be over 127 levels deep.
 pub fn read_config(path: &Path) -> Result<Vec<u8>> {
     let json = read_small(path)?;
-    let bytes = super::nesting::tree_bytes(&json);
+    let bytes = super::json_bounds::tree_bytes(&json);
     if bytes > MOST_TREE_BYTES {
         let what = format!(
             "too many values: its JSON takes about {bytes} bytes of memory, expected at most {MOST_TREE_BYTES}"
         );
         return Err(fault(path, what));
     }
-    if super::nesting::too_deep(&json) {
+    if super::json_bounds::too_deep(&json) {
         return Err(fault(path, "nested too deeply".to_owned()));
     }
     Ok(json)

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::output_guard::{Guarded, another, exists, refuse};
+use super::output_guard::{CommandInputs, Guarded, another, exists, refuse};
+use super::private_dir::PrivateDir;
 use super::staging::{ENDING, sync_directory};
-use super::{CommandInputs, PrivateDir};
 use crate::{Error, Result};
 
 /// When a file that exists is replaced.
@@ -96,11 +96,11 @@ impl StagedFile {
         }
         let Guarded { parent, target, there } = &self.guarded;
         let flags = if there.is_some() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, &self.path, CWD, target, flags) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => return Err(exists(target, self.option)),
-            Err(e) => return Err(Error::io("rename to", target)(e.into())),
-        }
+        self.private.finish(|| match renameat_with(CWD, &self.path, CWD, target, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(exists(target, self.option)),
+            Err(e) => Err(Error::io("rename to", target)(e.into())),
+        })?;
         if self.sync {
             sync_directory(parent)?;
         }
@@ -127,7 +127,7 @@ pub fn replace_file(
     if sync {
         out.get_ref().sync_all().map_err(Error::io("sync", path))?;
     }
-    std::fs::rename(&staged, path).map_err(Error::io("rename to", path))?;
+    private.finish(|| std::fs::rename(&staged, path).map_err(Error::io("rename to", path)))?;
     if sync {
         sync_directory(parent)?;
     }

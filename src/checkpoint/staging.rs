@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use rustix::io::Errno;
 
-use super::output_guard::{Guarded, another, exists, refuse};
-use super::{CommandInputs, PrivateDir};
+use super::output_guard::{CommandInputs, Guarded, another, exists, refuse};
+use super::private_dir::PrivateDir;
 use crate::{Error, Result};
 
 /// The option that names the directory.
@@ -108,7 +108,7 @@ impl Staging {
     /// cannot replace one atomically. The target is then as it was.
     pub fn commit(self) -> Result<()> {
         self.sync_directories(&self.path)?;
-        exchange(&self.path, &self.guarded)?;
+        self.private.finish(|| exchange(&self.path, &self.guarded))?;
         if self.sync {
             sync_directory(&self.guarded.parent)?;
         }

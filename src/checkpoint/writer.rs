@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::{Shard, Staging};
+use super::shard::Shard;
+use super::staging::Staging;
 use crate::error::Escaped;
 use crate::{Error, Result};
+
+/// Bytes that are read at a time where the kernel cannot copy.
+const PIECE: u64 = 8 << 20;
 
 /// How a shard that comes unchanged from one side reaches the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,11 +88,11 @@ impl Target {
         self.file.write_all_at(bytes, offset).map_err(Error::io("write", &self.path))
     }
 
-    /// Copies the bytes `range` of a shard to `offset`: inside the kernel where it can, from the map or through
-    /// `scratch` otherwise.
+    /// Copies the bytes `range` of a shard to `offset`: inside the kernel where it can, through `scratch`
+    /// otherwise.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Checkpoint`] when the file of the shard was truncated meanwhile.
     pub fn copy_at(
         &self,
         shard: &Shard,
@@ -98,11 +102,12 @@ impl Target {
     ) -> Result<()> {
         let copied = shard.copy_in_kernel(range.clone(), &self.file, offset);
         let done = copied.map_err(Error::io("write", &self.path))?;
-        let rest = range.start + done..range.end;
-        if rest.is_empty() {
-            return Ok(());
+        // Not from the map: where a page of it cannot be read, the kernel tells of a bad address.
+        for at in (range.start + done..range.end).step_by(PIECE as usize) {
+            shard.read(at..range.end.min(at + PIECE), scratch)?;
+            self.write_at(scratch, offset + (at - range.start))?;
         }
-        self.write_at(shard.bytes(rest, scratch)?, offset + done)
+        Ok(())
     }
 
     /// Reads back what was written at `offset`.

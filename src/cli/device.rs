@@ -1,7 +1,7 @@
 //! `--device`: where a model is computed.
 
 use crate::Result;
-use crate::backend::{Device, DeviceChoice, Working};
+use crate::backend::{ComputeDtype, Device, DeviceChoice};
 
 /// Where to compute.
 #[derive(Debug, clap::Args)]
@@ -10,18 +10,18 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
     device: DeviceArg,
     /// The type of weights and activations; sums, master weights and moments are float32 in any case [default:
-    /// bfloat16 on a card, float32 on the CPU]
+    /// bfloat16 on a GPU, float32 on the CPU]
     #[arg(long, value_enum, value_name = "TYPE")]
     compute_dtype: Option<DtypeArg>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum DeviceArg {
-    /// A CUDA card where one can be used, the CPU otherwise
+    /// A CUDA GPU where one can be used, the CPU otherwise
     Auto,
     /// The CPU
     Cpu,
-    /// A CUDA card; `doctor` tells what is missing
+    /// A CUDA GPU; `doctor` tells what is missing
     Cuda,
 }
 
@@ -45,8 +45,8 @@ impl DeviceArgs {
             DeviceArg::Cuda => DeviceChoice::Cuda,
         };
         let working = self.compute_dtype.map(|dtype| match dtype {
-            DtypeArg::Bfloat16 => Working::Bf16,
-            DtypeArg::Float32 => Working::F32,
+            DtypeArg::Bfloat16 => ComputeDtype::Bf16,
+            DtypeArg::Float32 => ComputeDtype::F32,
         });
         Device::open(choice, working)
     }

@@ -2,34 +2,42 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-use serde_json::json;
-
+use super::outcome::Outcome;
 use super::progress::bytes_bar;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs};
-use crate::error::Escaped;
+use crate::diff::{Limit, PlanCheck, TensorDiff, diff, diff_bytes, three_way, unlike};
 use crate::plan::{Category, Filter, Plan};
-use crate::report::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_json, overlap_table};
-use crate::surgery::{Limit, TensorDiff, diff, diff_bytes, three_way, violations};
+use crate::report::{
+    CheckedLimit, CheckedPlan, Checks, DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_html,
+    overlap_json, overlap_table,
+};
 use crate::{Error, Result};
+use clap::ValueEnum;
 
 /// Show what changed between two checkpoints: exit code 0 identical, 1 differs
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
     /// The first checkpoint
     a: PathBuf,
     /// The second; differences are b − a
     b: PathBuf,
     /// Compare the task vectors of A and B over this base: where two fine-tunes collide
-    #[arg(long, value_name = "CKPT", conflicts_with_all = ["plan", "fail_on", "csv", "html", "svg", "sort"])]
+    #[arg(long, value_name = "CKPT", conflicts_with_all = ["plan", "fail_on", "csv", "svg", "sort"])]
     base: Option<PathBuf>,
-    /// Check that what this plan freezes is bit-identical and that all it trains has moved; exit code 1 if not
+    /// Check that what this plan freezes is bit-identical: exit code 1 if not; warns of trainable tensors that did not move
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Exit with 1 only where a tensor meets this: `rel_l2>0.01`, `nonfinite`, `missing`, …; may be repeated
+    /// Compare the numbers that FP8 and MXFP4 weights stand for, as transformers loads them
+    #[arg(long, conflicts_with = "plan")]
+    dequantize: bool,
+    /// Exit with 1 for a trainable tensor that did not move, too
+    #[arg(long, requires = "plan")]
+    strict: bool,
+    /// Exit with 1 only where a tensor meets this: `changed>20%`, `nonfinite`, `missing`, …; may be repeated
     #[arg(long, value_name = "LIMIT")]
     fail_on: Vec<Limit>,
     /// Only tensors whose names match; may be repeated
@@ -60,8 +68,19 @@ pub(super) struct Diff {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # What changed, by layer and projection, with a page for the browser
+  hft-surgery diff llama llama-chat --html diff.html
+
+  # Are the frozen tensors bit-identical? A line for each that is not, and nothing else
+  hft-surgery diff llama llama-hft --plan plan.json --quiet
+
+  # Where do two fine-tunes of one base collide?
+  hft-surgery diff math code --base llama";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -87,74 +106,78 @@ enum SortArg {
 
 impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let a = Checkpoint::open(&self.a, self.reading.access())?;
-        let b = Checkpoint::open(&self.b, self.reading.access())?;
+        let mut a = Checkpoint::open(&self.a, self.reading.access())?;
+        let mut b = Checkpoint::open(&self.b, self.reading.access())?;
+        if self.base.is_some() || self.dequantize {
+            (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
+        }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
         if let Some(base) = &self.base {
-            let base = Checkpoint::open(base, self.reading.access())?;
+            let base = dequantized(Checkpoint::open(base, self.reading.access())?, terminal)?;
             return self.overlap(&base, [&a, &b], &wanted, terminal);
         }
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;
         let inputs = CommandInputs::of([&a, &b]).with(&self.plan);
-        let html = self
-            .html
-            .as_deref()
-            .map(|path| ReportFile::check(path, "--html", &inputs, HTML_MARKER, self.force));
-        let svg =
-            self.svg.as_deref().map(|path| ReportFile::check(path, "--svg", &inputs, SVG_MARKER, self.force));
-        let (html, svg) = (html.transpose()?, svg.transpose()?);
-        let bar = bytes_bar(terminal, "read", diff_bytes(&a, &b, &wanted));
+        let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
+        let svg = self.report_file(&self.svg, "--svg", SVG_MARKER, &inputs)?;
+        let bar = bytes_bar(terminal, "read both", diff_bytes(&a, &b, &wanted));
         let tensors = diff(&a, &b, &wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        if tensors.is_empty() {
-            return Err(Error::usage("no tensor matches", "leave out --only or --category"));
+        let tensors = some(tensors)?;
+        if let Some(found) = a.quantization().or(b.quantization()) {
+            let how = "compared as bytes, not measured; --dequantize measures FP8 and MXFP4";
+            terminal.warn(&format!("quantized weights ({found}) are {how}"));
         }
-        let failed = self.failures(plan.as_ref(), &tensors, &wanted);
-        let path = |path: &Path| path.to_string_lossy().into_owned();
-        let report = DiffReport::new(path(&self.a), path(&self.b), tensors);
+        let both =
+            |tensor: &&TensorDiff| tensor.a.is_some() && tensor.b.is_some() && tensor.renamed.is_some();
+        let respelled = tensors.iter().filter(both).count();
+        if respelled > 0 {
+            terminal
+                .warn(&format!("{respelled} tensors have another spelling of their name in a; see --json"));
+        }
+        let checks = Checks {
+            plan: plan.map(|plan| CheckedPlan {
+                check: PlanCheck::new(&tensors, &plan, &wanted, self.strict),
+                plan,
+            }),
+            limits: self.fail_on.iter().map(|limit| CheckedLimit::new(limit, &tensors)).collect(),
+            unlike: unlike(&a, &b),
+        };
+        let report = DiffReport::new(text(&self.a), text(&self.b), tensors, checks);
         html.map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
         svg.map_or(Ok(()), |file| file.write(&report.svg(), terminal))?;
-        self.print(&report, &failed, terminal)?;
+        self.print(&report, terminal)?;
+        report.warnings().iter().for_each(|warning| terminal.warn(warning));
         let checked = self.plan.is_some() || !self.fail_on.is_empty();
-        let good = if checked { failed.is_empty() } else { report.identical() };
+        let good = report.good() && (checked || respelled == 0);
         Ok(if good { Outcome::Success } else { Outcome::CheckFailed })
     }
 
-    /// (tensor, what is wrong with it), by the plan and the limits.
-    fn failures(
+    /// The report that an option asks for, where it is given; the path has passed the guard.
+    fn report_file<'a>(
         &self,
-        plan: Option<&Plan>,
-        tensors: &[TensorDiff],
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Vec<(String, String)> {
-        let of_plan = plan.map(|plan| violations(tensors, plan)).unwrap_or_default();
-        let of_plan = of_plan.into_iter().filter(|v| wanted(&v.name)).map(|v| (v.name, v.what.to_owned()));
-        let limits = self.fail_on.iter().flat_map(|limit| {
-            let failing = tensors.iter().filter(|tensor| limit.fails(tensor));
-            failing.map(|tensor| (tensor.name.clone(), limit.text().to_owned()))
-        });
-        of_plan.chain(limits).collect()
+        path: &'a Option<PathBuf>,
+        option: &'static str,
+        marker: &'a str,
+        inputs: &'a CommandInputs,
+    ) -> Result<Option<ReportFile<'a>>> {
+        path.as_deref().map(|path| ReportFile::check(path, option, inputs, marker, self.force)).transpose()
     }
 
-    fn print(&self, report: &DiffReport, failed: &[(String, String)], terminal: &Terminal) -> Result<()> {
+    fn print(&self, report: &DiffReport, terminal: &Terminal) -> Result<()> {
         if self.json {
-            let mut value = report.json();
-            if self.plan.is_some() || !self.fail_on.is_empty() {
-                let rows = failed.iter().map(|(name, what)| json!({"name": name, "what": what}));
-                value["failed"] = rows.collect();
-            }
-            return terminal.print(&json_text(&value));
+            return terminal.print(&json_text(&report.json()));
         }
         if self.csv {
             return terminal.print(&report.csv());
         }
-        let mut out = report.table(self.top, self.sort.into(), terminal.paints_tables());
-        for (name, what) in failed {
-            out += &format!("failed: tensor `{}`: {}\n", Escaped(name), Escaped(what));
+        let checked = self.plan.is_some() || !self.fail_on.is_empty();
+        if checked && terminal.is_quiet() {
+            return terminal.print(&report.failures());
         }
-        terminal.print(&out)
+        terminal.print(&report.table(self.top, self.sort.into(), terminal.paints_tables()))
     }
 
     fn overlap(
@@ -166,9 +189,16 @@ impl Diff {
     ) -> Result<Outcome> {
         let of =
             |c: &Checkpoint| c.tensors().filter(|t| wanted(&t.info.name)).map(|t| t.info.len()).sum::<u64>();
-        let bar = bytes_bar(terminal, "read", of(base) + of(tuned[0]) + of(tuned[1]));
+        let inputs = CommandInputs::of([base, tuned[0], tuned[1]]);
+        let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
+        let bar = bytes_bar(terminal, "read all three", of(base) + of(tuned[0]) + of(tuned[1]));
         let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
+        let tensors = some(tensors)?;
+        if let Some(file) = html {
+            let [base, a, b] = [base, tuned[0], tuned[1]].map(|side| text(side.path()));
+            file.write(&overlap_html(&base, [&a, &b], &tensors), terminal)?;
+        }
         if self.json {
             terminal.print(&json_text(&overlap_json(&tensors)))?;
         } else {
@@ -176,6 +206,21 @@ impl Diff {
         }
         Ok(Outcome::Success)
     }
+}
+
+/// What was compared.
+///
+/// # Errors
+/// [`Error::Usage`] where no tensor was chosen.
+fn some<T>(tensors: Vec<T>) -> Result<Vec<T>> {
+    if tensors.is_empty() {
+        return Err(Error::usage("no tensor matches", "leave out --only or --category"));
+    }
+    Ok(tensors)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 impl From<CategoryArg> for Category {

@@ -1,6 +1,6 @@
 //! `doctor`: what a machine offers for computing on a GPU, and what to install.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use super::terminal::Terminal;
 use crate::Result;
 use crate::backend::diagnose;
@@ -11,11 +11,20 @@ use crate::report::{doctor_json, doctor_text, json_text};
 /// Libraries are looked for in the directory that HFT_CUDA_LIBRARIES names, by the system's loader, in the
 /// nvidia-* wheels of the active Python environment, and in CUDA toolkits.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Doctor {
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Can CUDA be used, and if not, what is missing?
+  hft-surgery doctor
+
+  # The same for a program
+  hft-surgery doctor --json";
 
 impl Doctor {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {

@@ -5,18 +5,22 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::device::DeviceArgs;
+use super::outcome::Outcome;
+use super::reading_args::{ReadingArgs, dequantized};
+use super::rows::{Loader, in_batches, tokenizer};
 use super::terminal::Terminal;
-use super::train::{in_batches, tokenizer};
-use super::{Outcome, Reading};
 use crate::checkpoint::Checkpoint;
-use crate::llama::LlamaConfig;
+use crate::data::{Batch, Limits};
+use crate::error::Escaped;
+use crate::eval::{MeanLoss, eval_checkpoint};
+use crate::model::{Capacity, ModelConfig, unused};
+use crate::plan::is_buffer;
 use crate::report::{grouped, json_text};
-use crate::train::data::{Batch, Limits, load};
-use crate::train::eval_checkpoint;
 use crate::{Error, Result};
 
 /// Loss and perplexity of a model on rows of any training format
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Eval {
     /// The checkpoint
     #[arg(long, value_name = "CKPT")]
@@ -36,8 +40,16 @@ pub(super) struct Eval {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Loss and perplexity
+  hft-surgery eval --model llama --data rows.jsonl
+
+  # On the CPU, for a program
+  hft-surgery eval --model llama --data rows.jsonl --device cpu --json";
 
 impl Eval {
     /// Works on a thread of the pool, as training does.
@@ -50,17 +62,26 @@ impl Eval {
             return Err(Error::usage("--batch-size: got 0, expected 1 or more", ""));
         }
         let mut device = self.device.open()?;
-        let source = Checkpoint::open(&self.model, self.reading.whole())?;
-        let vocab_size = LlamaConfig::read(&source)?.vocab_size as u32;
+        let source = dequantized(Checkpoint::open(&self.model, self.reading.whole())?, terminal)?;
+        let config = ModelConfig::read(&source)?;
+        let vocab_size = config.vocab_size as u32;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: self.max_length, vocab_size };
-        let dataset = load(&self.data, tokenizer.as_ref(), limits)?;
+        let dataset = Loader { tokenizer: tokenizer.as_ref(), limits, terminal }.held_out(&self.data)?;
         let batches = in_batches(&dataset.rows, self.batch_size);
         let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
-        let sizes = (longest.max(device.tokens_at_once().min(most)), longest);
-        let (loss, tokens) = eval_checkpoint(&mut device, &source, &batches, sizes)?;
+        let tokens = longest.max(device.tokens_at_once().min(most));
+        let capacity = Capacity { tokens, positions: longest };
+        let MeanLoss { nats: loss, targets: tokens } =
+            eval_checkpoint(&mut device, &source, &batches, capacity)?;
         source.check_unchanged()?;
+        let unused: Vec<&str> =
+            unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();
+        if let Some(first) = unused.first() {
+            let (count, first) = (unused.len(), Escaped(*first));
+            terminal.warn(&format!("the model does not compute with {count} tensors, of which `{first}`"));
+        }
         let (perplexity, rows) = (loss.exp(), dataset.rows.len());
         terminal.print(&if self.json {
             json_text(&json!({"loss": loss, "perplexity": perplexity, "tokens": tokens, "rows": rows}))

@@ -1,9 +1,10 @@
-//! `inspect`: what is inside a checkpoint, from headers alone.
+//! `inspect`: the content of a checkpoint, read from headers alone.
 
 use std::path::PathBuf;
 
+use super::outcome::Outcome;
+use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::plan::Inventory;
@@ -11,6 +12,7 @@ use crate::report::Inspection;
 
 /// Show shards, tensors, types and parameters; reads headers only
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Inspect {
     /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
     #[arg(value_name = "CKPT")]
@@ -22,8 +24,16 @@ pub(super) struct Inspect {
     #[arg(long)]
     tensors: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Shards, types and parameters of a directory, a file or a model in the local Hugging Face cache
+  hft-surgery inspect llama
+
+  # Every tensor, for a program
+  hft-surgery inspect llama --tensors --json";
 
 impl Inspect {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {

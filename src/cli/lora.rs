@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::{Map, json};
 
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
-use crate::surgery::{Input, Output, Pairing, Policies, Provenance, extract_lora};
+use crate::lora::extract_lora;
+use crate::surgery::{Input, Output, Pairing, Policies, Provenance};
 
 /// Make LoRA adapters; `merge --lora` applies them
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,7 @@ enum Command {
 
 /// Extract a PEFT adapter from a fine-tune by randomized singular value decomposition
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 struct Extract {
     /// The pre-trained checkpoint
     base: PathBuf,
@@ -35,21 +39,22 @@ struct Extract {
     /// The rank of the adapter
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=4096))]
     rank: u32,
-    /// The directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Seed of the random projection
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Replace an existing directory at --out
-    #[arg(long)]
-    force: bool,
-    /// Do not wait until the result is on the disk
-    #[arg(long)]
-    no_sync: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # The fine-tune as an adapter of rank 32
+  hft-surgery lora extract llama llama-chat --rank 32 --out adapter
+
+  # How much of the change of each matrix the adapter holds
+  hft-surgery lora extract llama llama-chat --rank 8 --out adapter --force --verbose";
 
 impl Lora {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
@@ -62,16 +67,17 @@ impl Extract {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
+        let (base, tuned) = (dequantized(base, terminal)?, dequantized(tuned, terminal)?);
         let pairing = Pairing::new(&base, &tuned, Policies { cast: true, ..Policies::default() })?;
         let mut options = Map::new();
         options.insert("rank".to_owned(), json!(self.rank));
-        let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
         let provenance = Provenance { command: "lora extract", options, inputs };
         let output = Output {
-            path: &self.out,
-            force: self.force,
+            path: self.output.path()?,
+            force: self.output.force,
             also_read: &[],
-            sync: !self.no_sync,
+            sync: self.output.sync(),
             link: Link::Copy,
         };
         let bar = bytes_bar(terminal, "extract", tuned.tensor_bytes());

@@ -8,23 +8,38 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::hash_args::HashArgs;
+use super::mergekit_args::MergekitArgs;
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
+use super::shard_size::bytes as size;
 use super::terminal::{Terminal, list};
-use super::{Outcome, Reading};
-use crate::checkpoint::{Checkpoint, Link, contents_digest};
+use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
+use crate::lora::{Adapter, LoraMerge};
+use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe, ShardLimit};
 use crate::report::bytes;
-use crate::surgery::{
-    self, Adapter, Input, LoraMerge, MergeOptions, MergeVocab, Models, NonFinite, Output, Provenance, Recipe,
-};
+use crate::surgery::{Input, Output, Provenance};
 use crate::{Error, Result};
 
 /// Merge checkpoints by a recipe, or by flags
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run", "out_after_recipe"])),
+    override_usage = "hft-surgery merge [OPTIONS] --out <DIR> <RECIPE.yml>
+       hft-surgery merge [OPTIONS] --out <DIR> --method <METHOD> [--base <CKPT>] --model <CKPT[:KEY=VALUE,…]>...
+       hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>",
+    after_long_help = EXAMPLES
+)]
 pub(super) struct Merge {
     /// A recipe in mergekit's form
     #[arg(value_name = "RECIPE.yml", conflicts_with_all = ["method", "base", "model", "set"])]
     recipe: Option<PathBuf>,
+    /// The directory to write, as mergekit takes it: the same as --out
+    #[arg(value_name = "OUT", conflicts_with = "out", hide = true)]
+    out_after_recipe: Option<PathBuf>,
     /// The method: linear, slerp, task_arithmetic, ties, dare_linear, della, mask, …
     #[arg(long, value_name = "METHOD", required_unless_present_any = ["recipe", "lora"])]
     method: Option<String>,
@@ -38,16 +53,15 @@ pub(super) struct Merge {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Seed of random choices
-    #[arg(long, value_name = "N")]
+    #[arg(long, alias = "random-seed", value_name = "N")]
     seed: Option<u64>,
     /// Type of the result
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<String>,
-    /// The directory to write
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["explain", "dry_run"])]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Apply this PEFT adapter to --base instead of merging models
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "explain"], requires = "base")]
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "seed", "explain", "vocab", "on_missing"], requires = "base")]
     lora: Option<PathBuf>,
     /// Print what happens to each tensor; write nothing
     #[arg(long)]
@@ -64,18 +78,24 @@ pub(super) struct Merge {
     /// Most bytes of one file, such as 5GB [default: files as the base has them]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shard_size: Option<u64>,
-    /// Replace an existing checkpoint at --out
-    #[arg(long)]
-    force: bool,
-    /// Do not wait until the result is on the disk
-    #[arg(long)]
-    no_sync: bool,
-    /// Record SHA-256 digests of the contents of all inputs
-    #[arg(long)]
-    hash: bool,
     #[command(flatten)]
-    reading: Reading,
+    hash: HashArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
+    #[command(flatten)]
+    mergekit: MergekitArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # A recipe as mergekit reads it
+  hft-surgery merge recipe.yml --out merged
+
+  # The same by flags
+  hft-surgery merge --method ties --base llama --model math:weight=1,density=0.3 --model code:weight=0.5,density=0.3 --out merged
+
+  # Fold a LoRA adapter into its base
+  hft-surgery merge --base llama --lora adapter --out merged";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum VocabArg {
@@ -97,29 +117,30 @@ enum OnMissingArg {
 
 impl Merge {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        self.mergekit.check(terminal)?;
         if let (Some(adapter), Some(base)) = (&self.lora, &self.base) {
             return self.apply_adapter(base, adapter, terminal);
         }
         let recipe = self.read()?;
         let models = Models::open(&recipe, self.reading.access())?;
-        let merge = surgery::Merge::new(&recipe, &models, self.options())?;
+        let merge = crate::merge::Merge::new(&recipe, &models, self.options())?;
         if self.explain {
             terminal.print(&merge.explain())?;
             return Ok(Outcome::Success);
         }
         tell(&merge, terminal);
-        let path = match (&self.out, self.dry_run) {
-            (Some(path), false) => path,
-            _ => {
+        let path = match self.dry_run {
+            false => self.out()?,
+            true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
             }
         };
         let output = Output {
             path,
-            force: self.force,
+            force: self.output.force,
             also_read: self.recipe.as_slice(),
-            sync: !self.no_sync,
+            sync: self.output.sync(),
             link: Link::Copy,
         };
         let provenance = Provenance {
@@ -131,7 +152,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
-        terminal.detail(&format!("wrote {}", Escaped(path)));
+        wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }
 
@@ -139,43 +160,50 @@ impl Merge {
     fn apply_adapter(&self, base: &Path, adapter: &Path, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(base, self.reading.access())?;
         let adapter = Adapter::open(adapter, self.reading.access())?;
-        let merge = LoraMerge::new(&base, &adapter)?;
+        let merge = LoraMerge::new(&base, &adapter, self.dtype.as_deref(), self.shard_limit())?;
         terminal.detail(&format!("{} tensors change", merge.changed()));
-        let path = match (&self.out, self.dry_run) {
-            (Some(path), false) => path,
-            _ => {
+        if let Some(note) = merge.note() {
+            terminal.warn(note);
+        }
+        let path = match self.dry_run {
+            false => self.out()?,
+            true => {
                 terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
                 return Ok(Outcome::Success);
             }
         };
         let inputs = vec![
-            self.input("base", &base, terminal)?,
-            self.input("adapter", adapter.checkpoint(), terminal)?,
+            self.hash.input("base", &base, terminal)?,
+            self.hash.input("adapter", adapter.checkpoint(), terminal)?,
         ];
-        let provenance = Provenance { command: "merge", options: Map::new(), inputs };
+        let mut options = Map::new();
+        options.insert("dtype".to_owned(), json!(self.dtype));
+        options.insert("shard_size".to_owned(), json!(self.shard_size));
+        let provenance = Provenance { command: "merge", options, inputs };
         let output = Output {
             path,
-            force: self.force,
+            force: self.output.force,
             also_read: self.lora.as_slice(),
-            sync: !self.no_sync,
+            sync: self.output.sync(),
             link: Link::Copy,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
+    }
+
+    /// The directory to write.
+    fn out(&self) -> Result<&Path> {
+        self.out_after_recipe.as_deref().map_or_else(|| self.output.path(), Ok)
     }
 
     /// The recipe of the file, or the one that the flags say.
     fn read(&self) -> Result<Recipe> {
         if let Some(path) = &self.recipe {
-            if self.seed.is_none() && self.dtype.is_none() {
-                return Recipe::read(path);
-            }
-            let mut value = Recipe::read(path)?.value().clone();
-            self.overrides(&mut value);
-            return Recipe::new(value);
+            return self.overrides(Recipe::read(path)?);
         }
         let mut value = json!({"merge_method": self.method});
         let mut paths = Names::default();
@@ -191,28 +219,34 @@ impl Merge {
             }
             value["parameters"] = set.into();
         }
-        self.overrides(&mut value);
-        Ok(Recipe::new(value)?.with_paths(paths.0))
+        self.overrides(Recipe::new(value)?.with_paths(paths.0))
     }
 
-    fn overrides(&self, value: &mut Value) {
+    /// The recipe with `--seed` and `--dtype` in place of its own.
+    fn overrides(&self, mut recipe: Recipe) -> Result<Recipe> {
         if let Some(seed) = self.seed {
-            value["seed"] = seed.into();
+            recipe = recipe.with_seed(seed);
         }
-        if let Some(dtype) = &self.dtype {
-            value["out_dtype"] = dtype.clone().into();
+        match &self.dtype {
+            Some(dtype) => recipe.with_dtype(dtype),
+            None => Ok(recipe),
         }
+    }
+
+    fn shard_limit(&self) -> Option<ShardLimit> {
+        self.shard_size.map(ShardLimit::Bytes).or_else(|| self.mergekit.shard_limit())
     }
 
     fn options(&self) -> MergeOptions {
         MergeOptions {
             vocab: match self.vocab {
+                VocabArg::Error if self.mergekit.truncate_embeddings => MergeVocab::Common,
                 VocabArg::Error => MergeVocab::Error,
                 VocabArg::Common => MergeVocab::Common,
                 VocabArg::Union => MergeVocab::Union,
             },
             keep_missing: self.on_missing == OnMissingArg::Keep,
-            shard_size: self.shard_size,
+            shard_limit: self.shard_limit(),
             tile: None,
         }
     }
@@ -226,6 +260,12 @@ impl Merge {
         options.insert("vocab".to_owned(), name(&|| self.vocab.to_possible_value()));
         options.insert("on_missing".to_owned(), name(&|| self.on_missing.to_possible_value()));
         options.insert("shard_size".to_owned(), json!(self.shard_size));
+        if let Some(parameters) = self.mergekit.shard_parameters {
+            options.insert("out_shard_size".to_owned(), json!(parameters));
+        }
+        if self.mergekit.truncate_embeddings {
+            options.insert("unsafe_truncate_embeddings".to_owned(), json!(true));
+        }
         options
     }
 
@@ -233,20 +273,16 @@ impl Merge {
         let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
         let mut inputs = Vec::new();
         for (i, (_, checkpoint)) in models.named().iter().enumerate() {
-            inputs.push(self.input(base(i), checkpoint, terminal)?);
+            inputs.push(self.hash.input(base(i), checkpoint, terminal)?);
         }
         Ok(inputs)
     }
+}
 
-    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
-        if !self.hash {
-            return Ok(Input::new(role, checkpoint, None));
-        }
-        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
-        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
-        bar.finish_and_clear();
-        Ok(Input::new(role, checkpoint, Some(digest)))
-    }
+/// Says what was written, and what to do with it next.
+fn wrote(path: &Path, size: u64, terminal: &Terminal) {
+    terminal.note(&format!("wrote {}: {}", Escaped(path), bytes(size)));
+    terminal.next(&["verify".as_ref(), path.as_os_str()]);
 }
 
 /// Says what is not finite in the result.
@@ -260,7 +296,7 @@ fn warn_of(found: &NonFinite, terminal: &Terminal) {
 }
 
 /// Says what was not merged.
-fn tell(merge: &surgery::Merge<'_>, terminal: &Terminal) {
+fn tell(merge: &crate::merge::Merge<'_>, terminal: &Terminal) {
     const MOST: usize = 5;
     for why in ["not in all models", "not a floating-point type"] {
         let names: Vec<&str> = merge.copied().filter(|(_, w)| *w == why).map(|(name, _)| name).collect();
@@ -336,23 +372,6 @@ fn pair(text: &str) -> Result<(String, Value)> {
     Ok((key.trim().to_owned(), read))
 }
 
-/// Bytes, with a decimal or binary unit.
-fn size(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KIB" => 1 << 10,
-        "MIB" => 1 << 20,
-        "GIB" => 1u64 << 30,
-        _ => return Err("expected bytes with a unit, such as 500MB or 5GB".to_owned()),
-    };
-    let number = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
-    number.ok_or_else(|| "expected a whole number of bytes, such as 500MB or 5GB".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,13 +383,7 @@ mod tests {
         let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
         assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));
         assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
-        assert!(model("a:weight=1,x").is_err());
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("5GB"), Ok(5_000_000_000));
-        assert_eq!(size("64KiB"), Ok(65_536));
-        assert!(size("5 parsecs").is_err() && size("0").is_err() && size("99999999999GB").is_err());
+        let message = model("a:weight=1,x").unwrap_err().to_string();
+        assert_eq!(message, "got `x`, expected KEY=VALUE");
     }
 }

@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use clap::Subcommand;
 
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::error::Escaped;
+use crate::patch::{Application, Creation, PatchOutput};
 use crate::report::{PatchInspection, bytes};
-use crate::surgery::{self, Application, Creation, PatchOutput};
 
 /// Store what a fine-tune changed as one small file, and apply it to the base again
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,10 @@ enum Command {
 
 /// Write the patch that makes TUNED from BASE
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.value_name("FILE").help("The patch file to write")),
+    after_long_help = CREATE_EXAMPLES
+)]
 struct Create {
     /// The checkpoint that both sides have
     #[arg(value_name = "BASE")]
@@ -37,9 +43,8 @@ struct Create {
     /// The checkpoint to be made from it
     #[arg(value_name = "TUNED")]
     tuned: PathBuf,
-    /// The patch file to write
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
     /// The zstd level, 1 to 19: higher is smaller and slower
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=19))]
     level: u8,
@@ -47,13 +52,12 @@ struct Create {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    writing: Writing,
-    #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
 
 /// Make the tuned checkpoint from BASE and PATCH, byte for byte
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = APPLY_EXAMPLES)]
 struct Apply {
     /// The checkpoint that the patch was made from, in any sharding
     #[arg(value_name = "BASE")]
@@ -61,17 +65,15 @@ struct Apply {
     /// The patch file
     #[arg(value_name = "PATCH")]
     patch: PathBuf,
-    /// The directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
     #[command(flatten)]
-    writing: Writing,
+    output: OutputArgs,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
 
 /// Show what a patch holds; reads its table of contents only
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = INSPECT_EXAMPLES)]
 struct Inspect {
     /// The patch file
     #[arg(value_name = "PATCH")]
@@ -84,15 +86,29 @@ struct Inspect {
     tensors: bool,
 }
 
-#[derive(Debug, clap::Args)]
-struct Writing {
-    /// Replace what is at --out
-    #[arg(long)]
-    force: bool,
-    /// Do not wait until the result is on the disk
-    #[arg(long)]
-    no_sync: bool,
-}
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  # What the fine-tune changed, as one file
+  hft-surgery patch create llama llama-chat --out chat.hftp
+
+  # Smaller and slower
+  hft-surgery patch create llama llama-chat --out chat.hftp --level 19";
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  # The fine-tune again, byte for byte
+  hft-surgery patch apply llama chat.hftp --out llama-chat
+
+  # Replace the checkpoint that is there
+  hft-surgery patch apply llama chat.hftp --out llama-chat --force";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  # Sizes and the base that the patch needs
+  hft-surgery patch inspect chat.hftp
+
+  # Every tensor, for a program
+  hft-surgery patch inspect chat.hftp --tensors --json";
 
 impl Patch {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
@@ -106,46 +122,47 @@ impl Patch {
 
 impl Create {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        let path = self.output.path()?;
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
         let creation = Creation::new(&base, &tuned)?;
-        for (file, why) in creation.left() {
+        for (file, why) in creation.excluded() {
             terminal.warn(&format!("not in the patch: {} ({why})", Escaped(file)));
         }
         let output = PatchOutput {
-            path: &self.out,
-            force: self.writing.force,
-            sync: !self.writing.no_sync,
+            path,
+            force: self.output.force,
+            sync: self.output.sync(),
             level: i32::from(self.level),
         };
         let bar = bytes_bar(terminal, "create", creation.work());
         creation.write(&output, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        show(&self.out, self.json, false, terminal)
+        show(path, self.json, false, terminal)
     }
 }
 
 impl Apply {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let patch = surgery::Patch::open(&self.patch)?;
+        let patch = crate::patch::Patch::open(&self.patch)?;
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let application = Application::new(&patch, &base)?;
         let bar = bytes_bar(terminal, "apply", patch.bytes() + patch.output_bytes());
-        let (force, sync) = (self.writing.force, !self.writing.no_sync);
+        let (path, force, sync) = (self.output.path()?, self.output.force, self.output.sync());
         let start = Instant::now();
-        application.write(&self.out, force, sync, &|done| bar.set_position(done))?;
+        application.write(path, force, sync, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         let (size, seconds) = (bytes(patch.output_bytes()), start.elapsed().as_secs_f64());
         terminal.note(&format!(
             "wrote {}: {size} in {seconds:.2} s, all as when the patch was made",
-            Escaped(&self.out)
+            Escaped(path)
         ));
         Ok(Outcome::Success)
     }
 }
 
 fn show(path: &Path, json: bool, tensors: bool, terminal: &Terminal) -> Result<Outcome> {
-    let inspection = PatchInspection::new(&surgery::Patch::open(path)?, tensors);
+    let inspection = PatchInspection::new(&crate::patch::Patch::open(path)?, tensors);
     terminal.print(&if json { inspection.to_json() } else { inspection.to_text() })?;
     Ok(Outcome::Success)
 }

@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::outcome::Outcome;
+use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::selection::{SelectionArgs, StrategyArg};
 use super::terminal::{Terminal, list};
-use super::{Outcome, Reading};
 use crate::checkpoint::{Access, Checkpoint, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
-use crate::report::{Side, json_text, selection_json, selection_table};
+use crate::report::{Half, json_text, selection_json, selection_table};
 use crate::{Error, Result};
 
 /// Choose which tensors are trainable and which frozen
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_long_help = EXAMPLES)]
 pub(super) struct Plan {
     #[command(subcommand)]
     algebra: Option<Algebra>,
@@ -25,8 +26,6 @@ pub(super) struct Plan {
     /// The share that is trainable, 0 to 1 [default: 0.5]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     ratio: Option<f64>,
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// Write the plan here
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -37,20 +36,63 @@ pub(super) struct Plan {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Draw half of each kind of matrix in each block
+  hft-surgery plan llama --out plan.json
+
+  # Train the attention of the last blocks only
+  hft-surgery plan llama --strategy explicit --train *.layers.3?.self_attn.* --out plan.json
+
+  # The other half, for the next round
+  hft-surgery plan complement plan.json --out second.json";
 
 #[derive(Debug, Subcommand)]
 enum Algebra {
     /// Trainable in any of the plans
+    #[command(after_long_help = "Examples:
+  # Write the result
+  hft-surgery plan union a.json b.json --out c.json
+
+  # Count its parameters; write nothing
+  hft-surgery plan union a.json b.json --checkpoint llama")]
     Union(Operands),
     /// Trainable in all of the plans
+    #[command(after_long_help = "Examples:
+  # Write the result
+  hft-surgery plan intersect a.json b.json --out c.json
+
+  # Count its parameters; write nothing
+  hft-surgery plan intersect a.json b.json --checkpoint llama")]
     Intersect(Operands),
     /// Trainable in the first plan and in none of the others
+    #[command(after_long_help = "Examples:
+  # Write the result
+  hft-surgery plan difference a.json b.json --out c.json
+
+  # Count its parameters; write nothing
+  hft-surgery plan difference a.json b.json --checkpoint llama")]
     Difference(Operands),
     /// Trainable and frozen swapped
+    #[command(after_long_help = "Examples:
+  # The other half, for the next round
+  hft-surgery plan complement a.json --out b.json
+
+  # Print it
+  hft-surgery plan complement a.json --json")]
     Complement(Operand),
     /// Show a plan
+    #[command(after_long_help = "Examples:
+  # Count tensors
+  hft-surgery plan show a.json
+
+  # Count parameters too
+  hft-surgery plan show a.json --checkpoint llama")]
     Show(Operand),
 }
 
@@ -183,8 +225,8 @@ fn show(plan: &plan::Plan, inventory: Option<&Inventory>, json: bool, terminal: 
     };
     let summary = Summary::new(inventory, plan);
     if json {
-        let value = selection_json(&summary, plan, Side::Trainable);
+        let value = selection_json(&summary, plan, Half::Trainable);
         return terminal.print(&json_text(&value));
     }
-    terminal.print(&selection_table(&summary, plan, Side::Trainable, sizes_known))
+    terminal.print(&selection_table(&summary, plan, Half::Trainable, sizes_known))
 }

@@ -4,13 +4,84 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::terminal::Terminal;
 
+/// One line at any width from 40 columns on: the bar takes what the rest leaves. Units are decimal, as in every other output.
+const TEMPLATE: &str = "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {eta}";
+
 /// A bar over `total` bytes; hidden unless stderr is a terminal.
 pub(super) fn bytes_bar(terminal: &Terminal, doing: &'static str, total: u64) -> ProgressBar {
-    if !terminal.draws_progress() {
-        return ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+    let target =
+        if terminal.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    styled(ProgressBar::with_draw_target(Some(total), target)).with_message(doing)
+}
+
+fn styled(bar: ProgressBar) -> ProgressBar {
+    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style.progress_chars("=> "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that keeps the lines written to it.
+    #[derive(Debug, Clone)]
+    struct Screen {
+        columns: u16,
+        lines: Arc<Mutex<Vec<String>>>,
     }
-    let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let style = ProgressStyle::with_template(template);
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_message(doing)
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            self.columns
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, line: &str) -> io::Result<()> {
+            self.write_str(line)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bar_is_one_line_of_decimal_units_at_any_width() {
+        for columns in [40, 50, 80, 200] {
+            let screen = Screen { columns, lines: Arc::default() };
+            let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+            let bar =
+                styled(ProgressBar::with_draw_target(Some(269_060_552_000), target)).with_message("extract");
+            bar.set_position(134_515_008_000);
+            bar.force_draw();
+            let lines = screen.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let shown = lines.iter().rev().find(|line| line.contains("GB")).cloned().unwrap_or_default();
+            assert!(shown.contains("134.52 GB/269.06 GB"), "{columns} columns: {lines:?}");
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= usize::from(columns)),
+                "{columns}: {lines:?}"
+            );
+        }
+    }
 }

@@ -5,19 +5,30 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::hash_args::HashArgs;
+use super::link_args::LinkArgs;
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
+use super::report_file::ReportFile;
+use super::roles::warn_of_roles;
 use super::selection::SelectionArgs;
 use super::terminal::{Terminal, list};
-use super::{LinkArg, Outcome, Reading};
-use crate::checkpoint::{Checkpoint, contents_digest};
+use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
-use crate::report::{Side, bytes, json_text, selection_json, selection_table};
-use crate::surgery::{self, Input, OnMissing, Output, Pairing, Policies, Provenance, Vocab};
+use crate::report::{Half, bytes, json_text, selection_json, selection_table};
+use crate::surgery::{OnMissing, Output, Pairing, Policies, Provenance, Vocab};
 use crate::{Error, Result};
 
 /// Put a share of a fine-tuned model back to its base (half-reset)
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.required(false).required_unless_present("dry_run")),
+    override_usage = "hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --out <DIR>",
+    after_long_help = EXAMPLES
+)]
 pub(super) struct Reset {
     /// The pre-trained checkpoint
     #[arg(long, value_name = "CKPT")]
@@ -25,18 +36,18 @@ pub(super) struct Reset {
     /// The checkpoint that was fine-tuned from it
     #[arg(long, value_name = "CKPT")]
     tuned: PathBuf,
-    /// The directory to write
-    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// The share that returns to base, 0 to 1 [default: 0.5]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// Return what this plan freezes, keep what it trains
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "seed", "round", "granularity", "selector", "complement_of"])]
     plan: Option<PathBuf>,
-    #[command(flatten)]
-    selection: SelectionArgs,
-    /// Show what would be done; write nothing
+    /// Write the plan that is carried out here too
+    #[arg(long, value_name = "FILE")]
+    write_plan: Option<PathBuf>,
+    /// Show what would be done; write nothing but --write-plan
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -51,21 +62,26 @@ pub(super) struct Reset {
     /// What to do when the vocabularies differ in size
     #[arg(long, value_enum, default_value_t = VocabArg::Error, value_name = "POLICY")]
     vocab: VocabArg,
-    /// How shards that come whole from one side are brought over
-    #[arg(long, value_enum, default_value_t = LinkArg::Reflink, value_name = "HOW")]
-    link: LinkArg,
-    /// Replace an existing checkpoint at --out
-    #[arg(long)]
-    force: bool,
-    /// Do not wait until the result is on the disk
-    #[arg(long)]
-    no_sync: bool,
-    /// Record SHA-256 digests of the contents of both inputs
-    #[arg(long)]
-    hash: bool,
     #[command(flatten)]
-    reading: Reading,
+    link: LinkArgs,
+    #[command(flatten)]
+    hash: HashArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Half of each kind of matrix in each block returns to base
+  hft-surgery reset --base llama --tuned llama-chat --out llama-half
+
+  # See what would return; write nothing
+  hft-surgery reset --base llama --tuned llama-chat --ratio 0.3 --seed 1 --dry-run
+
+  # Of each matrix, keep the half of the elements that changed most
+  hft-surgery reset --base llama --tuned llama-chat --out llama-top --granularity element --selector top-magnitude";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OnMissingArg {
@@ -87,24 +103,37 @@ impl Reset {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        warn_of_roles(&base, &tuned, terminal);
+        let read = CommandInputs::of([&base, &tuned]).with(self.also_read());
+        let plan_file = self.write_plan.as_deref();
+        let plan_file =
+            plan_file.map(|path| ReportFile::check(path, "--write-plan", &read, Plan::MARKER, false));
+        let plan_file = plan_file.transpose()?;
         let inventory = Inventory::of(&tuned);
         let plan = self.choose(&inventory)?;
         let pairing = Pairing::new(&base, &tuned, self.policies())?;
-        let reset = surgery::Reset::new(pairing, &inventory, &plan)?;
+        let reset = crate::reset::Reset::new(pairing, &inventory, &plan)?;
         tell(&reset, &inventory, terminal);
-        let summary = Summary::new(&inventory, &plan);
+        let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
             self.write(&reset, terminal)?;
         }
+        if let Some(file) = plan_file {
+            file.write(&plan.to_json(), terminal)?;
+        }
         let result = if self.json {
-            let json = selection_json(&summary, &plan, Side::Frozen);
+            let json = selection_json(&summary, &plan, Half::Frozen);
             json_text(&json)
         } else {
-            selection_table(&summary, &plan, Side::Frozen, true)
+            selection_table(&summary, &plan, Half::Frozen, true)
         };
         terminal.print(&result)?;
         if self.dry_run {
             terminal.note(&format!("dry run: {} would be written", bytes(reset.bytes())));
+        } else {
+            let path = self.output.path()?;
+            terminal.note(&format!("wrote {}: {}", Escaped(path), bytes(reset.bytes())));
+            terminal.next(&["diff".as_ref(), self.base.as_os_str(), path.as_os_str()]);
         }
         Ok(Outcome::Success)
     }
@@ -124,6 +153,11 @@ impl Reset {
         self.selection.plan(inventory, 1.0 - ratio)
     }
 
+    /// The files that are read beside the checkpoints.
+    fn also_read(&self) -> impl Iterator<Item = &PathBuf> {
+        self.plan.iter().chain(self.selection.complement_of())
+    }
+
     fn policies(&self) -> Policies {
         Policies {
             on_missing: match self.on_missing {
@@ -138,42 +172,28 @@ impl Reset {
         }
     }
 
-    fn write(&self, reset: &surgery::Reset<'_>, terminal: &Terminal) -> Result<()> {
-        let Some(path) = &self.out else {
-            return Err(Error::usage("--out is missing", ""));
-        };
-        let also_read: Vec<PathBuf> =
-            self.plan.iter().chain(self.selection.complement_of()).cloned().collect();
+    fn write(&self, reset: &crate::reset::Reset<'_>, terminal: &Terminal) -> Result<()> {
+        let path = self.output.path()?;
+        let also_read: Vec<PathBuf> = self.also_read().cloned().collect();
         let output = Output {
             path,
-            force: self.force,
+            force: self.output.force,
             also_read: &also_read,
-            sync: !self.no_sync,
-            link: self.link.into(),
+            sync: self.output.sync(),
+            link: self.link.link(),
         };
         let provenance = Provenance {
             command: "reset",
             options: self.options(),
             inputs: vec![
-                self.input("base", reset.pairing().base, terminal)?,
-                self.input("tuned", reset.pairing().tuned, terminal)?,
+                self.hash.input("base", reset.pairing().base, terminal)?,
+                self.hash.input("tuned", reset.pairing().tuned, terminal)?,
             ],
         };
         let bar = bytes_bar(terminal, "write", reset.bytes());
         reset.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
-        terminal.detail(&format!("wrote {}", Escaped(path)));
         Ok(())
-    }
-
-    fn input(&self, role: &'static str, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Input> {
-        if !self.hash {
-            return Ok(Input::new(role, checkpoint, None));
-        }
-        let bar = bytes_bar(terminal, "hash", checkpoint.tensor_bytes());
-        let digest = contents_digest(checkpoint, &|done| bar.set_position(done))?;
-        bar.finish_and_clear();
-        Ok(Input::new(role, checkpoint, Some(digest)))
     }
 
     /// The options that decide the bytes of the result and are not in the plan.
@@ -192,7 +212,7 @@ impl Reset {
 }
 
 /// Says what a policy settled or what the names do not tell.
-fn tell(reset: &surgery::Reset<'_>, inventory: &Inventory, terminal: &Terminal) {
+fn tell(reset: &crate::reset::Reset<'_>, inventory: &Inventory, terminal: &Terminal) {
     const MOST: usize = 5;
     let other: Vec<&str> = inventory.other_names();
     if !other.is_empty() {
@@ -205,6 +225,12 @@ fn tell(reset: &surgery::Reset<'_>, inventory: &Inventory, terminal: &Terminal) 
     let dropped = reset.pairing().only_in_base();
     if !dropped.is_empty() {
         terminal.warn(&format!("only in base, left out: {}", list(dropped, MOST)));
+    }
+    let respelled: Vec<String> =
+        reset.pairing().respelled().map(|(base, tuned)| format!("{base} as {tuned}")).collect();
+    if !respelled.is_empty() {
+        let names: Vec<&str> = respelled.iter().map(String::as_str).collect();
+        terminal.note(&format!("paired under two spellings: {}", list(&names, MOST)));
     }
     for (file, why) in &reset.sidecars().left {
         let line = format!("left behind: {} ({why})", Escaped(file));

@@ -57,7 +57,7 @@ pub(super) enum StrategyArg {
     Layer,
     /// Matrices of the whole model
     Model,
-    /// A coin for every matrix
+    /// An independent Bernoulli draw for each matrix
     RandomTensor,
     /// What --train and --freeze say
     Explicit,
@@ -87,7 +87,7 @@ enum GranularityArg {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SelectorArg {
-    /// A coin for each
+    /// An independent Bernoulli draw for each
     Bernoulli,
     /// The largest |tuned − base| stay trainable
     TopMagnitude,

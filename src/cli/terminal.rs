@@ -1,12 +1,14 @@
 //! stdout and stderr.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 
-use super::{Color, Global};
-use crate::error::{Escaped, STDOUT, is_hidden};
+use super::global_args::{Color, GlobalArgs};
+use crate::error::{Escaped, Group, STDOUT, groups, is_hidden};
 use crate::{Error, Result};
 
 /// Where output goes and how much of it.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Terminal {
     color: bool,
     color_stdout: bool,
@@ -15,7 +17,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    pub(super) fn new(global: &Global) -> Self {
+    pub(super) fn new(global: &GlobalArgs) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let colors = |is_terminal: bool| match global.color {
             Color::Always => true,
@@ -51,6 +53,11 @@ impl Terminal {
         self.color_stdout
     }
 
+    /// Whether `--quiet` was given.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether progress bars may be drawn.
     pub(super) fn draws_progress(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
@@ -60,6 +67,15 @@ impl Terminal {
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
             say(&visible(text));
+        }
+    }
+
+    /// The command that most people run next, for a person at a terminal.
+    pub(super) fn next(&self, arguments: &[&OsStr]) {
+        if !self.quiet && std::io::stderr().is_terminal() {
+            let words = arguments.iter().map(|word| shell_word(&word.to_string_lossy()));
+            let line = words.fold("hft-surgery".to_owned(), |line, word| line + " " + &word);
+            say(&format!("{} {}", self.paint("next:", "1;36"), visible(&line)));
         }
     }
 
@@ -77,27 +93,38 @@ impl Terminal {
         }
     }
 
-    /// An error with its advice; each of several on its own lines.
+    /// An error with its advice; many faults in groups of one kind.
     pub(super) fn error(&self, error: &Error) {
-        const MOST: usize = 50;
+        const MOST: usize = 10;
         let (all, more) = match error {
             Error::Many(faults) => (faults.first(), faults.more()),
             one => (std::slice::from_ref(one), 0),
         };
-        let mut last_hint = None;
-        for (i, error) in all.iter().take(MOST).enumerate() {
-            say(&format!("{} {}", self.paint("error:", "1;31"), visible(&error.to_string())));
-            let hint = error.hint();
-            let next = all.get(i + 1).filter(|_| i + 1 < MOST).and_then(Error::hint);
-            // Advice that the next fault repeats is given once, after the last of them.
-            if let Some(hint) = hint.filter(|h| next.as_ref() != Some(h) && last_hint.as_ref() != Some(h)) {
+        let groups = groups(all);
+        for (i, group) in groups.iter().take(MOST).enumerate() {
+            group.messages().iter().for_each(|message| self.fault(message));
+            let hint = group.hint();
+            // Advice that the next group repeats is given once, after the last of them.
+            let next = groups.get(i + 1).filter(|_| i + 1 < MOST).and_then(Group::hint);
+            if let Some(hint) = hint.filter(|hint| next.as_ref() != Some(hint)) {
                 say(&format!("{} {}", self.paint("hint:", "1;36"), visible(&hint)));
-                last_hint = Some(hint);
             }
         }
-        let more = more + all.len().saturating_sub(MOST);
+        let more = more + groups.iter().skip(MOST).map(Group::len).sum::<usize>();
         if more > 0 {
-            say(&format!("{} and {more} more", self.paint("error:", "1;31")));
+            self.fault(&format!("and {more} more faults"));
+        }
+    }
+
+    /// One message of an error.
+    pub(super) fn fault(&self, text: &str) {
+        say(&format!("{} {}", self.paint("error:", "1;31"), visible(text)));
+    }
+
+    /// Ends the line that a progress bar may stand on.
+    pub(super) fn end_line(&self) {
+        if self.draws_progress() {
+            say("");
         }
     }
 
@@ -114,6 +141,16 @@ fn visible(text: &str) -> String {
         if is_hidden(c) && c != '\n' { out.extend(c.escape_unicode()) } else { out.push(c) }
     }
     out
+}
+
+/// `text` as one word of a shell's command line.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// stderr may be closed; there is nobody left to tell then.

@@ -1,31 +1,40 @@
 //! `train`: masked fine-tuning.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::device::DeviceArgs;
+use super::interrupt::stop_flag;
+use super::link_args::LinkArgs;
+use super::outcome::Outcome;
+use super::output_args::OutputArgs;
+use super::reading_args::ReadingArgs;
+use super::rows::{Loader, in_batches, tokenizer};
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
-use super::{LinkArg, Outcome, Reading};
 use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
 };
+use crate::data::{Batch, Batches, Dataset, Limits, Tokenizer, preview};
 use crate::error::Escaped;
-use crate::llama::LlamaConfig;
+use crate::model::{Capacity, ModelConfig};
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
-use crate::train::data::{Batch, Batches, Dataset, Limits, Row, Tokenizer, load, preview};
-use crate::train::{RoundSpec, Run, RunDir, RunOptions, Stage, rows_digest};
+use crate::train::{LogLine, NewRun, RoundSpec, Run, RunDir, RunOptions, Stage, StartedBy, rows_digest};
 use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("out", |out| out.required(false).required_unless_present("preview").help("The directory of the run and of its result")),
+    mut_arg("force", |force| force.conflicts_with("resume").help("Set an existing checkpoint or run at --out aside, and remove it when this run has ended")),
+    override_usage = "hft-surgery train [OPTIONS] --model <CKPT> --data <FILE> --out <DIR>",
+    after_long_help = EXAMPLES
+)]
 pub(super) struct Train {
     /// The checkpoint to start from
     #[arg(long, value_name = "CKPT")]
@@ -33,9 +42,8 @@ pub(super) struct Train {
     /// Training rows (.jsonl, .jsonl.zst, .parquet, or a directory); several: one stage each
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
-    /// The directory of the run and of its result
-    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Read options from a YAML file with the names of these flags; flags on the command line win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -50,24 +58,19 @@ pub(super) struct Train {
     rounds: Option<u32>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Go on with a run that was interrupted
+    /// Go on with the run at --out, which was interrupted; its options need not be given again
     #[arg(long)]
     resume: bool,
-    /// Set an existing checkpoint or run at --out aside, and remove it when this run has ended
-    #[arg(long, conflicts_with = "resume")]
-    force: bool,
     /// Print the first N rows as the model sees them, with what is learnt marked, and stop
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
-    /// Do not wait until checkpoints are on the disk
-    #[arg(long)]
-    no_sync: bool,
-    /// How shards without a trained tensor are brought over
-    #[arg(long, value_enum, default_value_t = LinkArg::Reflink, value_name = "HOW")]
-    link: LinkArg,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
     #[command(flatten)]
     rows: DataArgs,
     #[command(flatten)]
@@ -76,9 +79,18 @@ pub(super) struct Train {
     saving: SavingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
-    #[command(flatten)]
-    reading: Reading,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Half Fine-Tuning: half of the parameters stay bit-identical
+  hft-surgery train --model llama --data rows.jsonl --out llama-hft
+
+  # Look at the rows as the model sees them; train nothing
+  hft-surgery train --model llama --data rows.jsonl --preview 3
+
+  # Go on after an interruption, with the options of its beginning
+  hft-surgery train --out llama-hft --resume";
 
 /// The rows of all stages, tokenized.
 struct Data {
@@ -94,16 +106,16 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
-        let source = Checkpoint::open(&self.model, Access::Read)?;
-        let config = LlamaConfig::read(&source)?;
+        let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
+        let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {
             return self.show(n, tokenizer.as_ref(), limits, terminal);
         }
-        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", ""))?;
+        let (out, force) = (self.output.path()?, self.output.force);
         let inputs = self.inputs(&source);
-        RunDir::check(out, &inputs, self.force, self.resume)?;
+        RunDir::check(out, &inputs, force, self.resume)?;
         let rounds = self.plans(&source)?;
         let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, terminal)?;
@@ -112,7 +124,7 @@ impl Train {
         let contents = contents_digest(&source, &|_| {})?;
         let stages = self.arrange(data, device.tokens_at_once())?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
-        let tokens = stages.iter().map(|stage| stage.sizes.0).max().unwrap_or(0);
+        let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
             round: self.optimizer.round_options(&self.saving, &config, tokens),
@@ -122,9 +134,9 @@ impl Train {
             options: options.clone(),
             seed: self.selection.seed(),
             tensorboard: self.saving.tensorboard,
-            sync: !self.no_sync,
-            link: self.link.into(),
-            access: self.reading.whole(),
+            sync: self.output.sync(),
+            link: self.link.link(),
+            reading: self.reading.whole(),
         };
         Run::check(&run, &source)?;
         let space = Run::disk_bytes(&run, &source)?;
@@ -132,7 +144,12 @@ impl Train {
         let dir = if self.resume {
             RunDir::resume(out, &inputs, &fingerprint, space)?
         } else {
-            RunDir::create(out, &inputs, self.force, &fingerprint, space)?
+            RunDir::create(
+                out,
+                &inputs,
+                force,
+                &NewRun { options: &fingerprint, started_by: StartedBy::this_process().as_ref(), space },
+            )?
         };
         for path in dir.replaced() {
             terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
@@ -148,28 +165,24 @@ impl Train {
         rounds: usize,
         terminal: &Terminal,
     ) -> Result<Outcome> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        let handler = ctrlc::set_handler(move || {
-            // The second one ends the process at once, as without a handler.
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
-        handler.map_err(|e| Error::usage(format!("cannot listen for Ctrl-C: {e}"), ""))?;
         let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
-        let log = run.execute(device, &mut watch, &stop)?;
+        let log = run.execute(device, &mut watch, stop_flag())?;
         let svg = run.dir().root().join("loss.svg");
-        replace_bytes(&svg, !self.no_sync, loss_svg(log.lines()).as_bytes())?;
+        replace_bytes(&svg, self.output.sync(), loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
-        terminal.detail(&format!("wrote {}", Escaped(&root)));
+        terminal.note(&outcome(log.lines()));
+        terminal.note(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
             json_text(&training_json(&result, log.lines()))
         } else {
             training_table(&result)
         })?;
+        let plan = root.join("hft_surgery.json");
+        let proof =
+            ["diff".as_ref(), self.model.as_os_str(), root.as_os_str(), "--plan".as_ref(), plan.as_os_str()];
+        terminal.next(&proof);
         Ok(Outcome::Success)
     }
 
@@ -184,7 +197,7 @@ impl Train {
             return Err(Error::usage("--preview needs the tokenizer.json of the model", ""));
         };
         for path in &self.data {
-            let dataset = load(path, Some(tokenizer), limits)?;
+            let dataset = Loader { tokenizer: Some(tokenizer), limits, terminal }.training(path)?;
             let samples = preview(&dataset.rows, tokenizer, n)?;
             terminal.print(&samples_text(&samples, terminal.paints_tables()))?;
         }
@@ -226,35 +239,19 @@ impl Train {
     }
 
     fn load(&self, tokenizer: Option<&Tokenizer>, limits: Limits, terminal: &Terminal) -> Result<Data> {
-        let load = |path: &Path| -> Result<Dataset> {
-            let dataset = load(path, tokenizer, limits)?;
-            let s = dataset.summary;
-            terminal.note(&format!(
-                "{}: {} rows, {} tokens, {} of them targets",
-                Escaped(path),
-                dataset.rows.len(),
-                s.tokens,
-                s.targets
-            ));
-            if s.truncated_rows + s.dropped_rows > 0 {
-                terminal.warn(&format!(
-                    "{}: {} rows cut to {} tokens, {} left out as no target was left; {} tokens lost",
-                    Escaped(path),
-                    s.truncated_rows,
-                    self.rows.max_length,
-                    s.dropped_rows,
-                    s.lost_tokens
-                ));
-            }
-            Ok(dataset)
-        };
-        let stages = self.data.iter().map(|path| load(path)).collect::<Result<_>>()?;
-        let eval = self.saving.eval_data.as_deref().map(load).transpose()?;
+        let rows = Loader { tokenizer, limits, terminal };
+        let stages = self.data.iter().map(|path| rows.training(path)).collect::<Result<Vec<_>>>()?;
+        let eval = self.saving.eval_data.as_deref().map(|path| rows.held_out(path)).transpose()?;
+        let eval_path = self.saving.eval_data.iter();
+        for (path, dataset) in self.data.iter().zip(&stages).chain(eval_path.zip(&eval)) {
+            rows.note(path, dataset);
+        }
         Ok(Data { stages, eval })
     }
 
     fn arrange(&self, data: Data, tokens_at_once: usize) -> Result<Vec<Arranged>> {
-        let options = self.rows.batch_options(self.selection.seed());
+        let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
+        let options = self.rows.batch_options(self.selection.seed(), rows_per_step);
         let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
         let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let arrange = |dataset: Dataset| {
@@ -265,7 +262,7 @@ impl Train {
             Ok(Arranged {
                 batches,
                 eval: eval.clone(),
-                sizes: (longest.max(tokens_at_once.min(most)), longest),
+                capacity: Capacity { tokens: longest.max(tokens_at_once.min(most)), positions: longest },
             })
         };
         data.stages.into_iter().map(arrange).collect()
@@ -303,21 +300,26 @@ fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOp
 struct Arranged {
     batches: Batches,
     eval: Vec<Batch>,
-    sizes: (usize, usize),
+    capacity: Capacity,
 }
 
 impl Arranged {
     fn stage(&self) -> Stage<'_> {
-        Stage { batches: &self.batches, eval: &self.eval, sizes: self.sizes }
+        Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity }
     }
 }
 
-/// The tokenizer beside the weights, where there is one.
-pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
-    root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
-}
-
-/// Rows in their order, `size` at a time.
-pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
-    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
+/// The losses of the first and the last step, and of the evaluation rows where there are some.
+fn outcome(log: &[LogLine]) -> String {
+    let (Some(first), Some(last)) = (log.first(), log.last()) else { return "no step was taken".to_owned() };
+    let text =
+        format!("loss {:.4} at step {} → {:.4} at step {}", first.loss, first.step, last.loss, last.step);
+    let mut evals = log.iter().filter_map(|line| Some((line.eval_loss?, line.step)));
+    match (evals.next(), evals.next_back()) {
+        (Some((first, at)), Some((last, end))) => {
+            format!("{text}; eval loss {first:.4} at step {at} → {last:.4} at step {end}")
+        }
+        (Some((only, at)), None) => format!("{text}; eval loss {only:.4} at step {at}"),
+        (None, _) => text,
+    }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use crate::llama::{LlamaConfig, Recompute};
-use crate::train::data::{Arrangement, BatchOptions};
+use crate::data::{Arrangement, BatchOptions};
+use crate::model::{ModelConfig, Recompute};
 use crate::train::{AdamW, RoundOptions, Scheduler};
 use crate::{Error, Result};
 
@@ -32,12 +32,12 @@ pub(super) struct DataArgs {
 }
 
 impl DataArgs {
-    /// What the trainer calls these options.
-    pub(super) fn batch_options(&self, seed: u64) -> BatchOptions {
+    /// What the trainer calls these options; an optimizer step takes `rows_per_step` rows.
+    pub(super) fn batch_options(&self, seed: u64, rows_per_step: usize) -> BatchOptions {
         let arrangement = if self.packing {
             Arrangement::Packed { max_length: self.max_length }
         } else if self.group_by_length {
-            Arrangement::GroupByLength
+            Arrangement::GroupByLength { rows_per_step }
         } else {
             Arrangement::Plain
         };
@@ -131,22 +131,29 @@ enum SchedulerArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RecomputeArg {
-    /// Nothing where that takes little memory beside the model, otherwise light
+    /// Nothing where that takes little memory beside the model, otherwise selective
     Auto,
     /// Nothing: the fastest
     None,
-    /// Element-wise work only
-    Light,
+    /// Norms, attention and the product of the MLP
+    #[value(alias = "light")]
+    Selective,
     /// Each block: the least memory
-    Block,
+    #[value(alias = "block")]
+    Full,
 }
 
 impl OptimizerArgs {
+    /// Rows of an optimizer step of micro-batches of `batch_size` rows.
+    pub(super) fn rows_per_step(&self, batch_size: usize) -> usize {
+        batch_size.saturating_mul(usize::try_from(self.gradient_accumulation_steps).unwrap_or(usize::MAX))
+    }
+
     /// What the trainer calls these options, for `tokens` tokens at once through a model.
     pub(super) fn round_options(
         &self,
         saving: &SavingArgs,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         tokens: usize,
     ) -> RoundOptions {
         RoundOptions {
@@ -173,8 +180,8 @@ impl OptimizerArgs {
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens),
                 RecomputeArg::None => Recompute::None,
-                RecomputeArg::Light => Recompute::Light,
-                RecomputeArg::Block => Recompute::Block,
+                RecomputeArg::Selective => Recompute::Selective,
+                RecomputeArg::Full => Recompute::Full,
             },
             save_steps: saving.save_steps,
             save_total_limit: saving.save_total_limit,

@@ -7,7 +7,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
 use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
-use crate::train::{Cost, Event, LogLine, RoundSummary, Watcher};
+use crate::train::{Cost, Event, LogLine, RoundLength, RoundSummary, Watcher};
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {
@@ -63,26 +63,32 @@ impl<'a> Watch<'a> {
 }
 
 impl Watcher for Watch<'_> {
-    fn begin(&mut self, round: u32, cost: &Cost, (steps, tokens): (u64, u64)) {
+    fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, tokens }: RoundLength) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
         let rate = self.result.peak_gflops * 1e9 / flops;
         let of =
             if self.rounds > 1 { format!("round {} of {}: ", round + 1, self.rounds) } else { String::new() };
         self.terminal.note(&format!(
-            "{of}{}; {} of {} parameters trained ({trained}); {} for weights, gradients and moments, at most {} for activations; {steps} steps at no more than {} tokens/s, {} or longer",
-            self.device,
+            "{of}{} of {} parameters are trained ({trained}), on {}",
             grouped(cost.trainable),
             grouped(cost.parameters),
+            self.device,
+        ));
+        self.terminal.note(&format!(
+            "memory: {} for weights, gradients and moments, up to {} for activations",
             bytes(cost.weight_bytes),
             bytes(cost.activation_bytes),
-            grouped(rate as u64),
+        ));
+        self.terminal.note(&format!(
+            "time: {steps} steps, at least {}, at the speed of matrix products ({} tokens/s)",
             HumanDuration(Duration::from_secs_f64(tokens as f64 / rate.max(1.0))),
+            grouped(rate as u64),
         ));
         self.of_round = 0;
         self.cost = Some(*cost);
         if self.terminal.draws_progress() {
-            let template = "{prefix}[{bar:24}] {pos}/{len}  {msg}  {eta} left";
+            let template = "{prefix}[{bar:16}] {pos}/{len} {eta} left  {wide_msg}";
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());

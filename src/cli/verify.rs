@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::outcome::Outcome;
 use super::progress::bytes_bar;
+use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
-use super::{Outcome, Reading};
 use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_named};
 use crate::error::Escaped;
 use crate::report::{Manifest, Mismatch, bytes, json_text};
@@ -16,6 +17,7 @@ use crate::{Error, Result};
 
 /// Check headers and index, and hash every file and tensor with SHA-256
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Verify {
     /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
     #[arg(value_name = "CKPT")]
@@ -33,8 +35,16 @@ pub(super) struct Verify {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  # Write down the digests of all files and tensors
+  hft-surgery verify llama --write-manifest llama.sha256.json
+
+  # Is it still the same?
+  hft-surgery verify llama --manifest llama.sha256.json";
 
 impl Verify {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
@@ -47,9 +57,12 @@ impl Verify {
             terminal.warn(&format!("not part of the checkpoint: {}", Escaped(file)));
         }
         let file_bytes: u64 = checkpoint.shards().iter().map(|shard| shard.file_len()).sum();
-        let bar = bytes_bar(terminal, "hash", file_bytes + checkpoint.tensor_bytes());
+        // Files and tensors are hashed, which is the same bytes twice: the bar counts them once.
+        let (bar, twice) = (bytes_bar(terminal, "hash", file_bytes), file_bytes + checkpoint.tensor_bytes());
         let start = Instant::now();
-        let contents = contents(&checkpoint, &|done| bar.set_position(done))?;
+        let contents = contents(&checkpoint, &|done| {
+            bar.set_position((done as f64 / twice.max(1) as f64 * file_bytes as f64) as u64);
+        })?;
         let seconds = start.elapsed().as_secs_f64();
         bar.finish_and_clear();
         let manifest = Manifest::new(&contents);

@@ -1,8 +1,7 @@
 //! Plans as sets of trainable tensors.
 
-use super::Plan;
 use super::mask::Mask;
-use super::plan_type::Origin;
+use super::partition::{Origin, Plan};
 use crate::{Error, Faults, Result};
 
 impl Plan {
@@ -69,7 +68,7 @@ impl Plan {
         Self::build(self.derived(name), trainable, frozen, None, None)
     }
 
-    /// What stays true of a plan computed from this one.
+    /// The origin of a plan that is computed from this one.
     fn derived(&self, strategy: &str) -> Origin {
         Origin { strategy: Some(strategy.to_owned()), ratio: None, shares: None, ..self.origin.clone() }
     }

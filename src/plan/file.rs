@@ -5,9 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Plan;
 use super::mask::Mask;
-use super::plan_type::{Model, Origin, Shares};
+use super::partition::{Model, Origin, Plan, Shares};
 use crate::checkpoint::{MOST_TENSORS, at_most, read_json, read_named, replace_bytes};
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -43,11 +42,23 @@ struct Document {
     frozen: Vec<String>,
 }
 
+/// The part of `hft_surgery.json` that is the plan of a reset or a training run.
+#[derive(Deserialize)]
+struct Provenance {
+    command: String,
+    plan: Document,
+}
+
+/// What `hft_surgery.json` says it is.
+const PROVENANCE: &[u8] = b"\"hft-surgery/provenance\"";
+/// Its commands whose plan divides tensors into trainable and frozen ones.
+const COMMANDS: [&str; 2] = ["reset", "train"];
+
 impl Plan {
-    /// What the text of every plan that this program writes begins with.
+    /// A part of every plan, by which this program knows a file as a plan.
     pub const MARKER: &str = "\"format\": \"hft-surgery/plan\"";
 
-    /// Reads the plan at `path`.
+    /// Reads the plan at `path`, or the plan in the `hft_surgery.json` of a reset or a training run.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Plan`] as [`Plan::parse`].
@@ -55,14 +66,17 @@ impl Plan {
         Self::parse(&read_named(path)?, path)
     }
 
-    /// Parses the text of a plan; `path` is for messages.
+    /// Parses the text of a plan, or of a provenance with a plan; `path` is for messages.
     ///
     /// # Errors
     /// [`Error::Plan`]: not JSON, a key missing, unknown or twice, another format or version, a ratio out
     /// of range, a tensor listed twice.
     pub fn parse(json: &[u8], path: &Path) -> Result<Self> {
-        let document: Document =
-            read_json(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?;
+        let document = if json.windows(PROVENANCE.len()).any(|part| part == PROVENANCE) {
+            of_provenance(json, path)?
+        } else {
+            read_json(json).map_err(|e| fault(path, format!("not a valid plan: {e}")))?
+        };
         if document.format != FORMAT {
             let got = Escaped(&document.format);
             return Err(fault(path, format!("not a plan: got format `{got}`, expected `{FORMAT}`")));
@@ -120,6 +134,15 @@ impl Plan {
     pub fn write(&self, path: &Path) -> Result<()> {
         replace_bytes(path, true, self.to_json().as_bytes())
     }
+}
+
+fn of_provenance(json: &[u8], path: &Path) -> Result<Document> {
+    let what = |e| fault(path, format!("not the provenance of a reset or a training run: {e}"));
+    let Provenance { command, plan } = read_json(json).map_err(what)?;
+    if COMMANDS.contains(&command.as_str()) {
+        return Ok(plan);
+    }
+    Err(what(format!("got command `{}`, expected `reset` or `train`", Escaped(&command))))
 }
 
 fn fault(path: &Path, fault: String) -> Error {
@@ -181,6 +204,21 @@ mod tests {
             [Some(true), Some(false), None]
         );
         assert_eq!(Plan::parse(plan.to_json().as_bytes(), Path::new("q.json")).unwrap(), plan);
+    }
+
+    #[test]
+    fn the_plan_in_a_provenance_is_read() {
+        let provenance = |command: &str, plan: &str| {
+            let text =
+                format!(r#"{{"format": "hft-surgery/provenance", "command": "{command}", "plan": {plan}}}"#);
+            Plan::parse(text.as_bytes(), Path::new("p.json")).map_err(|e| e.to_string())
+        };
+        let plan = Plan::parse(with("").as_bytes(), Path::new("p.json")).unwrap();
+        assert_eq!(provenance("reset", &with("")), Ok(plan));
+        let message = "p.json: not the provenance of a reset or a training run: ";
+        let merge = provenance("merge", &with("")).unwrap_err();
+        assert_eq!(merge, format!("{message}got command `merge`, expected `reset` or `train`"));
+        assert!(provenance("merge", r#"{"merge_method": "ties"}"#).unwrap_err().starts_with(message));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A choice of tensors by name and category.
+//! A filter of tensors by name and category.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::place::{Category, Place};
+use super::tensor_name::{Category, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -15,7 +15,7 @@ pub struct Filter {
 
 impl Filter {
     /// # Errors
-    /// [`Error::Usage`] for a glob that cannot be read; `option` is the name of where it was given.
+    /// [`Error::Usage`] for a glob that cannot be read; `option` is the option that gave it.
     pub fn new(option: &str, globs: &[String], categories: Vec<Category>) -> Result<Self> {
         let fault = |glob: &str, e: &globset::Error| {
             Error::usage(format!("{option} `{}`: {}", Escaped(glob), e.kind()), "")
@@ -31,7 +31,7 @@ impl Filter {
     /// Whether the tensor of this name passes.
     pub fn passes(&self, name: &str) -> bool {
         let by_name = self.globs.as_ref().is_none_or(|globs| globs.is_match(name));
-        by_name && (self.categories.is_empty() || self.categories.contains(&Place::of(name).category))
+        by_name && (self.categories.is_empty() || self.categories.contains(&TensorName::of(name).category))
     }
 }
 

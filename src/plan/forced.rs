@@ -1,32 +1,36 @@
-//! Tensors that globs put on one side whatever is drawn.
+//! Tensors that globs make trainable or frozen, whatever is drawn.
 
 use std::collections::BTreeMap;
 
 use globset::Glob;
 
-use super::{Category, Inventory, Place, Selection};
+use super::inventory::Inventory;
+use super::selection::Selection;
+use super::suggestion::suggestion;
+use super::tensor_name::{Category, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
 /// Tensor → trainable.
 pub(super) type Forced = BTreeMap<String, bool>;
 
-/// Matches the globs of `selection`. A tied pair is one tensor: what is said of one holds for both.
+/// Matches the globs of `selection`. A glob that matches one tensor of a tied pair or of a
+/// quantized weight holds for all of it.
 ///
 /// # Errors
-/// All faults at once: a glob that is malformed or matches nothing, a tensor on both sides.
+/// All faults at once: a glob that is malformed or matches nothing, a tensor that is both trained and frozen.
 pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<Forced> {
     let names = inventory.tensor_names();
     let mut forced = Forced::new();
     let mut faults = Faults::default();
     let globs = selection.train.iter().map(|glob| (glob, true, "--train"));
     let globs = globs.chain(selection.freeze.iter().map(|glob| (glob, false, "--freeze")));
-    for (glob, side, option) in globs {
+    for (glob, trainable, option) in globs {
         match matches(glob, option, &names) {
             Ok(found) => {
                 for name in found.iter().flat_map(|name| with_twin(inventory, name)) {
-                    if forced.insert(name.to_owned(), side) == Some(!side) {
-                        faults.push(both_sides(name));
+                    if forced.insert(name.to_owned(), trainable) == Some(!trainable) {
+                        faults.push(contradiction(name));
                     }
                 }
             }
@@ -37,7 +41,7 @@ pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<For
     Ok(forced)
 }
 
-fn both_sides(name: &str) -> Error {
+fn contradiction(name: &str) -> Error {
     Error::Plan {
         path: None,
         tensor: Some(name.to_owned()),
@@ -54,33 +58,18 @@ fn matches<'a>(glob: &str, option: &str, names: &[&'a str]) -> Result<Vec<&'a st
     if !found.is_empty() {
         return Ok(found);
     }
-    let nearest = names.iter().min_by_key(|name| distance(glob, name));
-    let hint = nearest.map_or_else(String::new, |name| format!("the nearest name is `{}`", Escaped(*name)));
+    let hint = suggestion(glob, names).unwrap_or_default();
     Err(Error::usage(format!("{option} `{}` matches no tensor", Escaped(glob)), hint))
 }
 
-/// The tensor and, where it is half of a tied pair, the other half.
+/// The tensor and, where it is half of a tied pair or part of a quantized weight, the others of its unit.
 fn with_twin<'a>(inventory: &'a Inventory, name: &'a str) -> Vec<&'a str> {
-    let place = Place::of(name);
-    let pairs = place.category == Category::LmHead || place.is_token_embedding();
+    let parsed = TensorName::of(name);
+    let pairs = parsed.category == Category::LmHead || parsed.is_token_embedding();
     match inventory.unit_of(name) {
-        Some(unit) if pairs && inventory.tied() => unit.tensors.iter().map(String::as_str).collect(),
+        Some(unit) if unit.quantized || pairs && inventory.tied() => {
+            unit.tensors.iter().map(String::as_str).collect()
+        }
         _ => vec![name],
     }
-}
-
-/// Levenshtein distance over bytes, of the first 200.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (&a.as_bytes()[..a.len().min(200)], &b.as_bytes()[..b.len().min(200)]);
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

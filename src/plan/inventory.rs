@@ -2,20 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::place::{Category, Place, module_of};
-use crate::checkpoint::{Checkpoint, Config, natural_order};
+use super::tensor_name::{Category, TensorName, is_buffer, module_of};
+use crate::checkpoint::{Checkpoint, Config, Quantization, natural_order};
 
 /// A module: its matrix with bias and scales, or a tied pair of embedding and head.
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// The module's name.
     pub name: String,
-    /// Where it stands.
-    pub place: Place,
+    /// The name of its matrix, parsed.
+    pub tensor_name: TensorName,
     /// Its tensors, in natural order; never empty.
     pub tensors: Vec<String>,
     /// Elements of its tensors; a tied head counts once.
     pub parameters: u64,
+    /// Saved with the model, but never trained: in no draw, and frozen in every plan.
+    pub buffer: bool,
+    /// Whether its weight is quantized: its tensors are one weight, and none of them is a number by itself.
+    pub quantized: bool,
 }
 
 /// All tensors of a checkpoint, each in exactly one unit.
@@ -37,11 +41,21 @@ impl Inventory {
         tensors: impl IntoIterator<Item = (String, Vec<u64>)>,
     ) -> Self {
         let tensors: Vec<_> = tensors.into_iter().collect();
-        let mut units: Vec<Unit> =
-            modules(tensors, tied).into_iter().map(|(name, tensors)| unit(name, tensors)).collect();
+        Self::grouped(architecture, tied, tensors, None)
+    }
+
+    fn grouped(
+        architecture: Option<&str>,
+        tied: bool,
+        tensors: Vec<Shaped>,
+        quantization: Option<&Quantization>,
+    ) -> Self {
+        let modules = modules(tensors, tied, quantization).into_iter();
+        let mut units: Vec<Unit> = modules.map(|(name, tensors)| unit(name, tensors, quantization)).collect();
         units.sort_by(|a, b| natural_order(&a.name, &b.name));
-        let places = |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
-        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(places).collect();
+        let positions =
+            |(u, unit): (usize, &Unit)| (0..unit.tensors.len()).map(move |t| (u as u32, t as u32));
+        let mut by_name: Vec<(u32, u32)> = units.iter().enumerate().flat_map(positions).collect();
         by_name.sort_by(|a, b| natural_order(named(&units, *a), named(&units, *b)));
         Self { architecture: architecture.map(str::to_owned), tied, by_name, units }
     }
@@ -50,7 +64,7 @@ impl Inventory {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let architecture = checkpoint.config().and_then(Config::architecture);
         let tensors = checkpoint.tensors().map(|t| (t.info.name.clone(), t.info.shape.clone()));
-        Self::new(architecture, checkpoint.tied(), tensors)
+        Self::grouped(architecture, checkpoint.tied(), tensors.collect(), checkpoint.quantization())
     }
 
     /// The units, in natural order.
@@ -60,14 +74,14 @@ impl Inventory {
 
     /// The unit that holds a tensor.
     pub fn unit_of(&self, tensor: &str) -> Option<&Unit> {
-        let order = |place: &(u32, u32)| natural_order(named(&self.units, *place), tensor);
+        let order = |at: &(u32, u32)| natural_order(named(&self.units, *at), tensor);
         let found = self.by_name.binary_search_by(order).ok()?;
         Some(&self.units[self.by_name[found].0 as usize])
     }
 
     /// All tensor names, in natural order.
     pub fn tensor_names(&self) -> Vec<&str> {
-        self.by_name.iter().map(|place| named(&self.units, *place)).collect()
+        self.by_name.iter().map(|at| named(&self.units, *at)).collect()
     }
 
     /// Number of tensors.
@@ -85,14 +99,14 @@ impl Inventory {
         self.architecture.as_deref()
     }
 
-    /// Whether token embedding and output head are one.
+    /// Whether token embedding and output head share their weights.
     pub fn tied(&self) -> bool {
         self.tied
     }
 
     /// Tensors whose names do not tell their category.
     pub fn other_names(&self) -> Vec<&str> {
-        let other = self.units.iter().filter(|unit| unit.place.category == Category::Other);
+        let other = self.units.iter().filter(|unit| unit.tensor_name.category == Category::Other);
         other.flat_map(|unit| unit.tensors.iter().map(String::as_str)).collect()
     }
 }
@@ -104,20 +118,27 @@ fn named(units: &[Unit], (unit, tensor): (u32, u32)) -> &str {
 /// A tensor's name and shape.
 type Shaped = (String, Vec<u64>);
 
-/// The tensors of each module, in the order in which the modules come first.
-fn modules(tensors: Vec<Shaped>, tied: bool) -> Vec<(String, Vec<Shaped>)> {
-    let embeddings = tensors.iter().filter(|(name, _)| tied && Place::of(name).is_token_embedding());
+/// The tensors of each module; modules in the order of their first tensors.
+fn modules(
+    tensors: Vec<Shaped>,
+    tied: bool,
+    quantization: Option<&Quantization>,
+) -> Vec<(String, Vec<Shaped>)> {
+    let embeddings = tensors.iter().filter(|(name, _)| tied && TensorName::of(name).is_token_embedding());
     let embedding = embeddings.min_by(|a, b| natural_order(&a.0, &b.0));
     let tied_to = embedding.map(|(name, _)| module_of(name).to_owned());
     let joins = |name: &str| {
-        let place = Place::of(name);
-        place.category == Category::LmHead || place.is_token_embedding()
+        let parsed = TensorName::of(name);
+        parsed.category == Category::LmHead || parsed.is_token_embedding()
     };
     let weighted: HashSet<&str> =
         tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight")).collect();
     let module = |(name, _): &Shaped| match &tied_to {
         Some(embedding) if joins(name) => embedding.clone(),
-        _ => module_beside(name, &weighted).to_owned(),
+        _ => quantization
+            .and_then(|quantization| quantization.module_of(name))
+            .unwrap_or_else(|| module_beside(name, &weighted))
+            .to_owned(),
     };
     let names: Vec<String> = tensors.iter().map(module).collect();
     let mut at: HashMap<String, usize> = HashMap::with_capacity(names.len());
@@ -143,11 +164,12 @@ fn module_beside<'a>(name: &'a str, weighted: &HashSet<&str>) -> &'a str {
     own.unwrap_or(module)
 }
 
-fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
+fn unit(name: String, mut tensors: Vec<Shaped>, quantization: Option<&Quantization>) -> Unit {
     tensors.sort_by(|a, b| natural_order(&a.0, &b.0));
-    // One tensor is no alias of another.
+    // A tied unit has two tensors or more.
     let many = tensors.len() > 1;
-    let embedding = tensors.iter().find(|(name, _)| many && Place::of(name).is_token_embedding()).cloned();
+    let embedding =
+        tensors.iter().find(|(name, _)| many && TensorName::of(name).is_token_embedding()).cloned();
     let aliases = |(name, shape): &&(String, Vec<u64>)| {
         embedding.as_ref().is_some_and(|(first, its)| first != name && its == shape)
     };
@@ -157,8 +179,13 @@ fn unit(name: String, mut tensors: Vec<(String, Vec<u64>)>) -> Unit {
     let parameters = counted.map(|(_, shape)| elements(shape)).fold(0u64, u64::saturating_add);
     let weight = tensors.iter().find(|(name, _)| name.ends_with(".weight"));
     let first = embedding.as_ref().or(weight).unwrap_or(&tensors[0]);
+    let quantized = quantization.is_some_and(|found| tensors.iter().any(|(name, _)| found.covers(name)));
+    let weight = format!("{name}.weight");
+    let alone = embedding.is_none() && quantization.is_some_and(|found| found.module_of(&name).is_some());
     Unit {
-        place: Place::of(&first.0),
+        buffer: tensors.iter().all(|(name, _)| is_buffer(name)),
+        tensor_name: TensorName::of(if alone { &weight } else { &first.0 }),
+        quantized,
         name,
         parameters,
         tensors: tensors.into_iter().map(|(name, _)| name).collect(),
@@ -218,6 +245,6 @@ mod tests {
         assert_eq!(inventory.units().len(), 2);
         let unit = inventory.unit_of("lm_head.weight").unwrap();
         assert_eq!(unit.tensors, ["lm_head.weight", "model.embed_tokens.weight"]);
-        assert_eq!((unit.place.category, unit.parameters), (Category::Embedding, 32));
+        assert_eq!((unit.tensor_name.category, unit.parameters), (Category::Embedding, 32));
     }
 }

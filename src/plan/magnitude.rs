@@ -18,7 +18,7 @@ const BINS: usize = 1 << 16;
 /// Counts of magnitudes, for one of the two passes. Histograms of parts add up.
 #[derive(Debug, Clone)]
 pub struct Histogram {
-    /// The bin of the first pass that this second pass looks into.
+    /// In the second pass: the bin of the first pass whose values are counted.
     within: Option<u32>,
     counts: Vec<u64>,
 }
@@ -111,7 +111,7 @@ struct WithinBin<'a> {
 impl Kernel for WithinBin<'_> {
     type Output = Vec<u16>;
 
-    /// Without a branch on the values, which none could foresee.
+    /// Without a branch on the values, which no branch predictor could predict.
     #[inline(always)]
     fn run(self) -> Vec<u16> {
         const CHUNK: usize = 64;
@@ -129,13 +129,13 @@ impl Kernel for WithinBin<'_> {
 }
 
 /// `keep[i] = |x_i| ≥ least`, by the bits.
-struct Reach<'a> {
+struct AtLeast<'a> {
     least: u32,
     values: &'a [f32],
     keep: &'a mut [bool],
 }
 
-impl Kernel for Reach<'_> {
+impl Kernel for AtLeast<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -146,7 +146,7 @@ impl Kernel for Reach<'_> {
     }
 }
 
-/// How many items equal another.
+/// The number of `true` items.
 struct Count<I>(I);
 
 impl<I: Iterator<Item = bool>> Kernel for Count<I> {
@@ -185,7 +185,7 @@ impl Threshold {
         let here = if ties > 0 { self.count_ties(values) } else { 0 };
         if ties >= here {
             let least = if here > 0 { self.bits } else { self.bits + 1 };
-            return dispatch(Reach { least, values, keep: out });
+            return dispatch(AtLeast { least, values, keep: out });
         }
         for (keep, x) in out.iter_mut().zip(values) {
             let bits = magnitude_bits(*x);

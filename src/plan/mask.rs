@@ -6,10 +6,10 @@ use super::philox::{Domain, Key};
 use crate::checkpoint::{MOST_TENSORS, at_most};
 use crate::simd::{Kernel, dispatch};
 
-/// Blocks of words made at once.
+/// Blocks of words that are generated at once.
 const LANES: usize = 128;
 
-/// What a mask decides on.
+/// The unit of a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
@@ -19,11 +19,11 @@ pub enum Granularity {
     Row,
 }
 
-/// How a mask chooses.
+/// The rule by which a mask chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selector {
-    /// An independent coin for each, from the counter generator.
+    /// An independent Bernoulli draw for each, from the counter-based generator.
     Bernoulli,
     /// The largest |tuned − base| are trainable; for rows, the largest L2 norms of it.
     TopMagnitude,
@@ -33,11 +33,11 @@ pub enum Selector {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mask {
-    /// What it decides on.
+    /// The unit of the mask.
     pub granularity: Granularity,
-    /// How it chooses.
+    /// The rule by which it chooses.
     pub selector: Selector,
-    /// The share that is chosen, 0 to 1.
+    /// The share of each tensor that is chosen, 0 to 1.
     pub ratio: f64,
     /// Whether the chosen ones are frozen instead of trainable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,7 +47,7 @@ pub struct Mask {
     pub tensors: Vec<String>,
 }
 
-/// `out[i] = word(first + i) < probability · 2³²`: independent coins for consecutive indices.
+/// `out[i] = word(first + i) < probability · 2³²`: independent Bernoulli draws for consecutive indices.
 ///
 /// The probability is used to within 2⁻³³; 0 gives none and 1 gives all.
 pub fn bernoulli(key: &Key, domain: Domain, first: u64, probability: f64, out: &mut [bool]) {
@@ -58,7 +58,7 @@ pub fn bernoulli(key: &Key, domain: Domain, first: u64, probability: f64, out: &
         *keep = u64::from(key.word(domain, first + i as u64)) < threshold;
     }
     let block = (first + lead as u64) / 4;
-    dispatch(Coins { key, domain, block, threshold, out: rest });
+    dispatch(Bernoulli { key, domain, block, threshold, out: rest });
 }
 
 /// `out[i] = word(first + i)`: the words that [`bernoulli`] compares.
@@ -71,7 +71,7 @@ pub fn words(key: &Key, domain: Domain, first: u64, out: &mut [u32]) {
     dispatch(Words { key, domain, block: (first + lead as u64) / 4, out: rest });
 }
 
-/// Words from whole blocks on.
+/// Words from the beginning of a block on.
 struct Words<'a> {
     key: &'a Key,
     domain: Domain,
@@ -101,8 +101,8 @@ impl Kernel for Words<'_> {
     }
 }
 
-/// Coins from whole blocks of words on.
-struct Coins<'a> {
+/// Bernoulli draws from the beginning of a block of words on.
+struct Bernoulli<'a> {
     key: &'a Key,
     domain: Domain,
     block: u64,
@@ -110,7 +110,7 @@ struct Coins<'a> {
     out: &'a mut [bool],
 }
 
-impl Kernel for Coins<'_> {
+impl Kernel for Bernoulli<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -120,16 +120,16 @@ impl Kernel for Coins<'_> {
             return self.out.fill(true);
         };
         let mut block = self.block;
-        for coins in self.out.chunks_mut(4 * LANES) {
+        for out in self.out.chunks_mut(4 * LANES) {
             let [a, b, c, d] = self.key.blocks::<LANES>(self.domain, block);
-            let (fours, rest) = coins.as_chunks_mut::<4>();
+            let (fours, rest) = out.as_chunks_mut::<4>();
             let words = a.iter().zip(&b).zip(&c).zip(&d);
             for (four, (((a, b), c), d)) in fours.iter_mut().zip(words) {
                 *four = [*a < threshold, *b < threshold, *c < threshold, *d < threshold];
             }
             let last = fours.len().min(LANES - 1);
-            for (coin, word) in rest.iter_mut().zip([a[last], b[last], c[last], d[last]]) {
-                *coin = word < threshold;
+            for (keep, word) in rest.iter_mut().zip([a[last], b[last], c[last], d[last]]) {
+                *keep = word < threshold;
             }
             block += LANES as u64;
         }

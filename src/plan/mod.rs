@@ -1,31 +1,38 @@
 //! Which tensors are trainable and which are frozen.
 //!
-//! A tensor's name gives its [`Place`]; the [`Inventory`] groups the tensors of a checkpoint into units
+//! A tensor's name gives its [`TensorName`]; the [`Inventory`] groups the tensors of a checkpoint into units
 //! that move together; [`select`] draws a [`Plan`] from it. Element and row masks refine a plan below
 //! the level of tensors. All randomness is a pure function of (seed, round, name, index).
+//!
+//! Parts, lowest first: `philox`, `magnitude`, `mask`, `tensor_name`, `filter`, `inventory`, `partition`, `algebra`,
+//! `file`, `summary`, `selection`, `suggestion`, `forced`, `draw`, `quota`, `subset_sum`, `strategy`, `select`.
 
 mod algebra;
-mod balance;
-mod category;
+mod draw;
 mod file;
 mod filter;
 mod forced;
 mod inventory;
 mod magnitude;
 mod mask;
+mod partition;
 mod philox;
-mod place;
-mod plan_type;
 mod quota;
 mod select;
+mod selection;
+mod strategy;
+mod subset_sum;
+mod suggestion;
 mod summary;
+mod tensor_name;
 
 pub use filter::Filter;
 pub use inventory::{Inventory, Unit};
 pub use magnitude::{Histogram, Threshold, within_bin};
 pub use mask::{Granularity, Mask, Selector, bernoulli, words};
+pub use partition::{Plan, Shares};
 pub use philox::{Domain, Key, philox4x32_10};
-pub use place::{Category, Place, module_of};
-pub use plan_type::{Plan, Shares};
-pub use select::{Balance, Policy, Selection, Strategy, select};
-pub use summary::{Row, Summary};
+pub use select::select;
+pub use selection::{Balance, Policy, Selection, Strategy};
+pub use summary::{Counts, Summary};
+pub use tensor_name::{Category, TensorName, is_buffer, module_of};

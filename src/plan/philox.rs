@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// What the words are for; separate domains never share words.
+/// The use of the words; separate domains never share words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Domain {

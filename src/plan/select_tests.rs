@@ -1,8 +1,9 @@
 //! Counts by closed forms, over every depth and many ratios.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::plan::{Category, Granularity, Selector};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 fn llama(layers: u32, tied: bool) -> Inventory {
@@ -28,11 +29,16 @@ fn llama(layers: u32, tied: bool) -> Inventory {
     Inventory::new(Some("LlamaForCausalLM"), tied, tensors)
 }
 
+/// The message with which a selection is refused.
+fn refusal(inventory: &Inventory, selection: &Selection) -> String {
+    select(inventory, selection).unwrap_err().to_string()
+}
+
 /// Trainable units of a category in each block.
 fn per_block(inventory: &Inventory, plan: &Plan, category: Category) -> Vec<u64> {
     let mut blocks: BTreeMap<u32, u64> = BTreeMap::new();
-    for unit in inventory.units().iter().filter(|u| u.place.category == category) {
-        if let Some(layer) = unit.place.layer {
+    for unit in inventory.units().iter().filter(|u| u.tensor_name.category == category) {
+        if let Some(layer) = unit.tensor_name.layer {
             *blocks.entry(layer).or_default() += u64::from(plan.is_trainable(&unit.tensors[0]) == Some(true));
         }
     }
@@ -76,8 +82,8 @@ fn experts_are_drawn_one_by_one() {
     let inventory = Inventory::new(None, false, tensors);
     let plan = select(&inventory, &Selection::default()).unwrap();
     let mut experts: BTreeMap<(Option<u32>, String), u64> = BTreeMap::new();
-    for unit in inventory.units().iter().filter(|u| u.place.group.starts_with("experts.")) {
-        let key = (unit.place.layer, unit.place.group.clone());
+    for unit in inventory.units().iter().filter(|u| u.tensor_name.group.starts_with("experts.")) {
+        let key = (unit.tensor_name.layer, unit.tensor_name.group.clone());
         *experts.entry(key).or_default() += u64::from(plan.is_trainable(&unit.tensors[0]) == Some(true));
     }
     assert_eq!(experts.len(), 12);
@@ -109,7 +115,8 @@ fn globs_force_and_contradictions_are_named() {
     assert_eq!(select(&inventory, &explicit).unwrap().trainable().len(), 16);
     let explicit = Selection { strategy: Strategy::Explicit, ..globs(&[], &["model.layers.*.self_attn.*"]) };
     assert_eq!(select(&inventory, &explicit).unwrap().frozen().len(), 16);
-    assert!(select(&inventory, &Selection { strategy: Strategy::Explicit, ..Selection::default() }).is_err());
+    let nothing = Selection { strategy: Strategy::Explicit, ..Selection::default() };
+    assert_eq!(refusal(&inventory, &nothing), "the explicit strategy needs globs");
 }
 
 #[test]
@@ -118,7 +125,7 @@ fn balance_by_parameters_beats_the_count_under_gqa() {
     for strategy in [Strategy::Category, Strategy::Layer, Strategy::Model] {
         let selection = Selection { strategy, balance: Balance::Params, ..Selection::default() };
         let plan = select(&inventory, &selection).unwrap();
-        let attention = inventory.units().iter().filter(|u| u.place.category == Category::Attention);
+        let attention = inventory.units().iter().filter(|u| u.tensor_name.category == Category::Attention);
         if strategy == Strategy::Category {
             let on = attention.clone().filter(|u| plan.is_trainable(&u.tensors[0]) == Some(true));
             assert_eq!(
@@ -160,13 +167,13 @@ fn plan_algebra_is_set_algebra() {
 fn impossible_options_are_refused() {
     let inventory = llama(2, false);
     for ratio in [-0.1, 1.1, f64::NAN] {
-        assert!(select(&inventory, &Selection { ratio, ..Selection::default() }).is_err());
+        let fault = refusal(&inventory, &Selection { ratio, ..Selection::default() });
+        assert_eq!(fault, format!("ratio out of range: got {ratio}, expected 0 to 1"));
     }
     for strategy in [Strategy::RandomTensor, Strategy::Explicit] {
-        assert!(
-            select(&inventory, &Selection { strategy, balance: Balance::Params, ..Selection::default() })
-                .is_err()
-        );
+        let selection = Selection { strategy, balance: Balance::Params, ..Selection::default() };
+        let fault = refusal(&inventory, &selection);
+        assert_eq!(fault, "a balance by parameters needs a quota; this strategy has none");
     }
 }
 
@@ -200,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn blocks_units_and_coins_keep_their_quota(layers in 1u32..81, percent in 0u32..101, seed in 0u64..1000) {
+    fn blocks_and_units_keep_their_quota_and_bernoulli_draws_their_limits(layers in 1u32..81, percent in 0u32..101, seed in 0u64..1000) {
         let inventory = llama(layers, false);
         let ratio = f64::from(percent) / 100.0;
         let at = |strategy| select(&inventory, &Selection { strategy, ratio, seed, ..Selection::default() }).unwrap();
@@ -209,9 +216,9 @@ proptest! {
         prop_assert!((layer.iter().sum::<u64>() * 25).abs_diff(u64::from(percent * layers)) <= 50);
         let model = at(Strategy::Model).trainable().len() as u64 - 2;
         prop_assert!((model * 100).abs_diff(u64::from(percent * (layers * 9 + 1))) <= 50);
-        let coins = at(Strategy::RandomTensor).trainable().len() - 2;
-        prop_assert!(percent > 0 || coins == 0);
-        prop_assert!(percent < 100 || coins == (layers * 9 + 1) as usize);
+        let drawn = at(Strategy::RandomTensor).trainable().len() - 2;
+        prop_assert!(percent > 0 || drawn == 0);
+        prop_assert!(percent < 100 || drawn == (layers * 9 + 1) as usize);
     }
 
     /// A tied pair is never split, whatever is drawn.

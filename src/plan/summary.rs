@@ -1,13 +1,14 @@
-//! How much of what a plan trains.
+//! How many units and parameters a plan trains.
 
 use std::collections::BTreeMap;
 
-use super::place::Category;
-use super::{Inventory, Plan};
+use super::inventory::Inventory;
+use super::partition::Plan;
+use super::tensor_name::Category;
 
 /// Counts of one category, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Row {
+pub struct Counts {
     /// Units trainable, whole or under a mask.
     pub trainable: u64,
     /// All units.
@@ -18,44 +19,66 @@ pub struct Row {
     pub parameters: u64,
 }
 
-/// A plan in numbers.
+/// The counts of a plan.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Per category.
-    pub categories: BTreeMap<Category, Row>,
+    pub categories: BTreeMap<Category, Counts>,
     /// Per category and projection.
-    pub projections: BTreeMap<(Category, String), Row>,
-    /// Over everything.
-    pub total: Row,
+    pub projections: BTreeMap<(Category, String), Counts>,
+    /// Over all units.
+    pub total: Counts,
+    /// Tensors that the plan freezes, buffers aside, and that keep their values all the same.
+    pub kept: u64,
 }
 
 impl Summary {
     /// Counts `plan` over `inventory`, which it covers.
     pub fn new(inventory: &Inventory, plan: &Plan) -> Self {
-        let mut summary =
-            Self { categories: BTreeMap::new(), projections: BTreeMap::new(), total: Row::default() };
+        Self::with_kept(inventory, plan, &|_| false)
+    }
+
+    /// As [`Summary::new`], where the tensors that `kept` names keep their values whatever the plan says of them:
+    /// they count as trainable ones do.
+    pub fn with_kept(inventory: &Inventory, plan: &Plan, kept: &dyn Fn(&str) -> bool) -> Self {
+        let mut summary = Self {
+            categories: BTreeMap::new(),
+            projections: BTreeMap::new(),
+            total: Counts::default(),
+            kept: 0,
+        };
         for unit in inventory.units() {
-            let on = unit.tensors.iter().filter(|tensor| plan.is_trainable(tensor) == Some(true)).count();
+            let stays = |tensor: &&String| plan.is_trainable(tensor) == Some(false) && kept(tensor);
+            if !unit.buffer {
+                summary.kept += unit.tensors.iter().filter(stays).count() as u64;
+            }
+            let on = |tensor: &&String| plan.is_trainable(tensor) == Some(true) || kept(tensor);
+            let on = unit.tensors.iter().filter(on).count();
             let share = on as f64 / unit.tensors.len() as f64;
             let mask = unit.tensors.iter().find_map(|tensor| plan.mask_of(tensor));
-            let kept = mask.map_or(1.0, |mask| if mask.complement { 1.0 - mask.ratio } else { mask.ratio });
-            let row = Row {
+            let mask = mask.filter(|_| !unit.tensors.iter().all(|tensor| kept(tensor)));
+            let under = mask.map_or(1.0, |mask| if mask.complement { 1.0 - mask.ratio } else { mask.ratio });
+            let counts = Counts {
                 trainable: u64::from(on > 0),
                 units: 1,
-                trainable_parameters: (unit.parameters as f64 * share * kept).round() as u64,
+                trainable_parameters: (unit.parameters as f64 * share * under).round() as u64,
                 parameters: unit.parameters,
             };
-            let category = unit.place.category;
-            summary.categories.entry(category).or_default().add(row);
-            summary.projections.entry((category, unit.place.projection.clone())).or_default().add(row);
-            summary.total.add(row);
+            let category = unit.tensor_name.category;
+            summary.categories.entry(category).or_default().add(counts);
+            summary
+                .projections
+                .entry((category, unit.tensor_name.projection.clone()))
+                .or_default()
+                .add(counts);
+            summary.total.add(counts);
         }
         summary
     }
 }
 
-impl Row {
-    /// Adds the counts of another row.
+impl Counts {
+    /// Adds the other counts.
     pub fn add(&mut self, other: Self) {
         self.trainable += other.trainable;
         self.units += other.units;

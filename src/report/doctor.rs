@@ -1,4 +1,4 @@
-//! What `doctor` found.
+//! The findings of `doctor`, as text and as JSON.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::table::{table, text};
 use crate::backend::Diagnosis;
 use crate::error::Escaped;
 
-/// Libraries, cards, and what to install.
+/// Libraries, GPUs, and what to install.
 pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
     let mut out = format!("CPU: {threads} threads\n");
     if !found.libraries.is_empty() {
@@ -18,11 +18,11 @@ pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
         }
         out += &format!("\n{}", text(&rows));
     }
-    if !found.cards.is_empty() {
-        let mut rows = table(&["card", ">compute capability", ">memory"]);
-        for card in &found.cards {
-            let (major, minor) = card.compute_capability;
-            rows.add_row([card.name.clone(), format!("{major}.{minor}"), bytes(card.memory)]);
+    if !found.gpus.is_empty() {
+        let mut rows = table(&["GPU", ">compute capability", ">memory"]);
+        for gpu in &found.gpus {
+            let (major, minor) = gpu.compute_capability;
+            rows.add_row([gpu.name.clone(), format!("{major}.{minor}"), bytes(gpu.memory)]);
         }
         out += &format!("\n{}", text(&rows));
     }
@@ -35,7 +35,7 @@ pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
     }
     for library in found.libraries.iter().filter(|library| library.path.is_none()) {
         out += &format!("\n{} was looked for in\n", library.name);
-        library.searched.iter().for_each(|place| out += &format!("  {place}\n"));
+        library.searched.iter().for_each(|path| out += &format!("  {path}\n"));
     }
     out
 }
@@ -46,16 +46,16 @@ pub fn doctor_json(found: &Diagnosis, threads: usize) -> Value {
         let (name, version, searched) = (library.name, &library.version, &library.searched);
         json!({"name": name, "path": library.path, "version": version, "searched": searched})
     });
-    let cards = found.cards.iter().map(|card| {
-        let (major, minor) = card.compute_capability;
-        json!({"name": card.name, "compute_capability": format!("{major}.{minor}"), "memory": card.memory})
+    let gpus = found.gpus.iter().map(|gpu| {
+        let (major, minor) = gpu.compute_capability;
+        json!({"name": gpu.name, "compute_capability": format!("{major}.{minor}"), "memory": gpu.memory})
     });
     let missing = found.missing.iter().map(|missing| json!({"fault": missing.fault, "hint": missing.hint}));
     json!({
         "usable": found.usable(),
         "cpu_threads": threads,
         "libraries": libraries.collect::<Vec<_>>(),
-        "cards": cards.collect::<Vec<_>>(),
+        "GPUs": gpus.collect::<Vec<_>>(),
         "missing": missing.collect::<Vec<_>>(),
     })
 }

@@ -1,15 +1,16 @@
-//! What is inside a checkpoint, from headers alone.
+//! The content of a checkpoint, read from headers alone.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::json::json_text;
 use super::number::{bytes, grouped, percent};
 use super::selection::MOST_PROJECTIONS;
 use super::table::{table, text};
 use crate::checkpoint::{Checkpoint, header_digest};
 use crate::error::Escaped;
-use crate::plan::{Category, Inventory, Place};
+use crate::plan::{Category, Inventory, TensorName};
 
 /// The content of a checkpoint.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,9 @@ pub struct Inspection {
     path: String,
     architecture: Option<String>,
     tied_head: bool,
+    /// How weights are quantized, where some are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantization: Option<String>,
     /// Number of tensors.
     tensors: usize,
     /// Elements of all parameters; a tied head counts once.
@@ -30,7 +34,7 @@ pub struct Inspection {
     projections: Vec<ProjectionRow>,
     metadata: BTreeMap<String, String>,
     unindexed_files: Vec<String>,
-    /// Tensors whose names say nothing about their place.
+    /// Tensors whose names do not tell their category.
     other: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor_list: Option<Vec<TensorRow>>,
@@ -82,11 +86,12 @@ impl Inspection {
         for tensor in checkpoint.tensors() {
             let info = tensor.info;
             dtypes.entry(info.dtype.to_string()).or_default().add(info.elements(), info.len());
-            let place = Place::of(&info.name);
-            categories.entry(place.category).or_default().add(info.elements(), info.len());
-            let kind = (place.category, place.projection.clone(), info.shape.clone(), info.dtype.to_string());
-            *projections.entry(kind).or_default() += 1;
-            layers.extend(place.layer.map(|layer| (place.stack.clone(), layer)));
+            let parsed = TensorName::of(&info.name);
+            categories.entry(parsed.category).or_default().add(info.elements(), info.len());
+            let row =
+                (parsed.category, parsed.projection.clone(), info.shape.clone(), info.dtype.to_string());
+            *projections.entry(row).or_default() += 1;
+            layers.extend(parsed.layer.map(|layer| (parsed.stack.clone(), layer)));
         }
         let projections = projections.into_iter().map(|((category, projection, shape, dtype), count)| {
             ProjectionRow { category, projection, shape, dtype, count }
@@ -101,6 +106,7 @@ impl Inspection {
             path: checkpoint.path().to_string_lossy().into_owned(),
             architecture: inventory.architecture().map(str::to_owned),
             tied_head: checkpoint.tied(),
+            quantization: checkpoint.quantization().map(ToString::to_string),
             tensors: checkpoint.len(),
             parameters: inventory.parameters(),
             bytes: checkpoint.tensor_bytes(),
@@ -120,7 +126,7 @@ impl Inspection {
     /// As JSON, indented.
     pub fn to_json(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
-        super::json_text(&value)
+        json_text(&value)
     }
 
     /// As text for a person.
@@ -134,6 +140,9 @@ impl Inspection {
             bytes(self.bytes),
             if self.tied_head { ", tied head" } else { "" },
         );
+        if let Some(quantization) = &self.quantization {
+            out += &format!("quantized: {quantization}\n\n");
+        }
         out += &self.category_table();
         out += "\n";
         out += &self.projection_table();
@@ -207,7 +216,7 @@ impl Count {
 fn tensor_rows(checkpoint: &Checkpoint) -> Vec<TensorRow> {
     let row = |tensor: crate::checkpoint::Tensor<'_>| {
         let info = tensor.info;
-        let place = Place::of(&info.name);
+        let parsed = TensorName::of(&info.name);
         TensorRow {
             name: info.name.clone(),
             dtype: info.dtype.to_string(),
@@ -215,9 +224,9 @@ fn tensor_rows(checkpoint: &Checkpoint) -> Vec<TensorRow> {
             bytes: info.len(),
             shard: checkpoint.shards()[tensor.shard].file_name(),
             offset: info.bytes.start,
-            layer: place.layer,
-            category: place.category,
-            projection: place.projection,
+            layer: parsed.layer,
+            category: parsed.category,
+            projection: parsed.projection,
         }
     };
     checkpoint.tensors().map(row).collect()

@@ -1,5 +1,9 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
+//!
+//! Parts, lowest first: `number`, `table`, `json`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! `patch`, `samples`, `loss_curve`, `training`.
 
+mod colors;
 mod diff;
 mod doctor;
 mod inspection;
@@ -7,6 +11,7 @@ mod json;
 mod loss_curve;
 mod number;
 mod overlap;
+mod page;
 mod patch;
 mod samples;
 mod selection;
@@ -14,15 +19,16 @@ mod table;
 mod training;
 mod verification;
 
-pub use diff::{DiffReport, HTML_MARKER, SVG_MARKER, SortBy};
+pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
 pub use json::json_text;
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
-pub use overlap::{overlap_json, overlap_table};
+pub use overlap::{overlap_html, overlap_json, overlap_table};
+pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
 pub use samples::samples_text;
-pub use selection::{Side, selection_json, selection_table};
+pub use selection::{Half, selection_json, selection_table};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Numbers as text.
 
 /// `1234567` as `1,234,567`.
 pub fn grouped(n: u64) -> String {

@@ -1,17 +1,18 @@
-//! What is inside a patch.
+//! The content of a patch.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::json::json_text;
 use super::number::{bytes, grouped, percent};
 use super::table::{table, text};
 use crate::checkpoint::Sha256Hex;
 use crate::error::Escaped;
-use crate::plan::{Category, Place};
-use crate::surgery::{Change, Patch};
+use crate::patch::{Change, Patch};
+use crate::plan::{Category, TensorName};
 
-/// The content of a patch, from its table of contents alone.
+/// The content of a patch, read from its table of contents alone.
 #[derive(Debug, Serialize)]
 pub struct PatchInspection {
     base_sha256: Sha256Hex,
@@ -42,7 +43,7 @@ struct Count {
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 struct CategoryCount {
     identical: u64,
-    /// All that take space: changed, reshaped or new.
+    /// The tensors that the patch holds: changed, reshaped or new.
     in_patch: Count,
 }
 
@@ -84,7 +85,7 @@ impl PatchInspection {
         for tensor in patch.tensors() {
             let info = tensor.info;
             counts[tensor.change as usize].add(info.len(), tensor.stored);
-            let category = categories.entry(Place::of(&info.name).category).or_default();
+            let category = categories.entry(TensorName::of(&info.name).category).or_default();
             match tensor.change {
                 Change::Identical => category.identical += 1,
                 _ => category.in_patch.add(info.len(), tensor.stored),
@@ -101,7 +102,7 @@ impl PatchInspection {
                 });
             }
         }
-        let row = |file: crate::surgery::PatchFile<'_>| FileRow {
+        let row = |file: crate::patch::PatchFile<'_>| FileRow {
             path: file.path.to_owned(),
             bytes: file.bytes,
             sha256: file.sha256,
@@ -128,7 +129,7 @@ impl PatchInspection {
     /// As JSON, indented.
     pub fn to_json(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
-        super::json_text(&value)
+        json_text(&value)
     }
 
     /// As text for a person.

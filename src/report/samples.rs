@@ -1,13 +1,13 @@
-//! Training rows as a person reads them: what is learnt is marked.
+//! Training rows as text, with the targets marked.
 
+use crate::data::Sample;
 use crate::error::Escaped;
-use crate::train::data::Sample;
 
-/// Every sample with its place; targets stand in ⟦…⟧, and in green where colour is on.
+/// Every sample with its file and line; targets stand in ⟦…⟧, and in green where colour is on.
 pub fn samples_text(samples: &[Sample], color: bool) -> String {
     let mut out = String::new();
     for sample in samples {
-        let (path, line) = (Escaped(&*sample.source.path), sample.source.line);
+        let (path, line) = (Escaped(&*sample.location.path), sample.location.line);
         let (tokens, targets) = (sample.tokens, sample.targets);
         out += &format!("{path}:{line}: {tokens} tokens, {targets} targets\n");
         for span in &sample.spans {

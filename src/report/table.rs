@@ -1,4 +1,4 @@
-//! The look of every table: a header line, aligned columns, no frame.
+//! The layout of every table: a header line, aligned columns, no frame.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 

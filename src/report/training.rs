@@ -1,4 +1,4 @@
-//! What a training run did: where the time went, and how near to the machine's limit.
+//! The time of a training run by its parts, and its speed beside that of a large matrix product.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,9 @@ use crate::train::{Cost, LogLine, RoundSummary};
 pub struct TrainingRound {
     /// Its number, from 0.
     pub round: u32,
-    /// What a token costs.
+    /// Operations and memory per token.
     pub cost: Cost,
-    /// What was measured.
+    /// Its measurements.
     pub summary: RoundSummary,
 }
 
@@ -26,7 +26,7 @@ pub struct TrainingResult {
     pub peak_gflops: f64,
     /// The most memory that the process held.
     pub peak_memory: Option<u64>,
-    /// The most memory of a card that the run held.
+    /// The most memory of a GPU that the run held.
     pub device_memory: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ pub fn training_table(result: &TrainingResult) -> String {
         out += &format!("peak memory {}\n", bytes(memory));
     }
     if let Some(memory) = result.device_memory {
-        out += &format!("of the card {}\n", bytes(memory));
+        out += &format!("of the GPU {}\n", bytes(memory));
     }
     out
 }

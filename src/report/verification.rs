@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::json::json_text;
 use crate::checkpoint::{Contents, read_json};
 use crate::error::Escaped;
 
@@ -26,21 +27,21 @@ struct FileEntry {
     sha256: String,
 }
 
-/// One way in which a checkpoint is not what its manifest says.
+/// One difference of a checkpoint from its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// "file" or "tensor".
+    /// "file", "tensor" or "checkpoint".
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// What differs.
+    /// The difference.
     pub what: &'static str,
 }
 
 const FORMAT: &str = "hft-surgery/manifest";
 
 impl Manifest {
-    /// What the text of every manifest begins with.
+    /// A part of every manifest, by which this program knows a file as one.
     pub const MARKER: &str = "\"format\": \"hft-surgery/manifest\"";
 
     /// The manifest of these contents.
@@ -75,7 +76,7 @@ impl Manifest {
     /// As JSON, indented, in a fixed order.
     pub fn to_json(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
-        super::json_text(&value)
+        json_text(&value)
     }
 
     /// The digest over all tensors.
@@ -83,7 +84,7 @@ impl Manifest {
         &self.digest
     }
 
-    /// Everything in which `found` is not as this manifest says. A checkpoint that was only sharded
+    /// The differences of `found` from this manifest. A checkpoint that was only sharded
     /// anew differs in its files and in none of its tensors.
     pub fn compare(&self, found: &Self) -> Vec<Mismatch> {
         let mut out = differing("file", &self.files, &found.files);

@@ -1,4 +1,4 @@
-//! Widening of `bf16`, which is the upper half of an `f32`.
+//! Conversion between `f32` and `bf16`, which is the upper half of an `f32`.
 
 use super::level::{Kernel, dispatch};
 
@@ -41,10 +41,51 @@ impl Kernel for Decode<'_> {
     }
 }
 
+/// Rounds every value to nearest, ties to even, into the little-endian elements of `out`; as many as both hold. NaN
+/// becomes a quiet NaN.
+pub(crate) fn encode(values: &[f32], out: &mut [u8]) {
+    dispatch(Encode { values, out });
+}
+
+struct Encode<'a> {
+    values: &'a [f32],
+    out: &'a mut [u8],
+}
+
+impl Kernel for Encode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (element, x) in self.out.as_chunks_mut::<2>().0.iter_mut().zip(self.values) {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+            // A NaN must not be rounded into an infinity; it is made quiet.
+            let nan = bits >> 16 | 0x40;
+            let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+            *element = ((if is_nan { nan } else { rounded }) as u16).to_le_bytes();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::simd::Level;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against the `half` crate.
+        #[test]
+        fn rounding_is_to_nearest_even_at_every_level(values in prop::collection::vec(any::<f32>(), 0..100)) {
+            let expected: Vec<u8> = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+            for level in Level::available() {
+                let mut out = vec![0; 2 * values.len()];
+                level.run(Encode { values: &values, out: &mut out });
+                prop_assert_eq!(&out, &expected, "{:?}", level);
+            }
+        }
+    }
 
     /// Against the `half` crate, which sets the quiet bit of every NaN.
     #[test]

@@ -5,6 +5,9 @@
 //! does what its plain twin does, operation by operation. Kernels borrow the proof of their instruction set, `Avx512`,
 //! and read and write through `avx512`: what is `unsafe` here is only the calls into code of a proven instruction set,
 //! and the loads and stores of that file.
+//!
+//! Parts, lowest first: `prefetch`, `level`, `avx512`, `bf16`, `pair_sums`, `collect_range`, `masked_l1`,
+//! `rank_bernoulli`, `compensated_sum`, `compensated_sum_avx512`, `bf16_pairs`, `bf16_fixed_point`.
 #![expect(
     unsafe_code,
     reason = "code compiled for an instruction set may only run where the processor has it"

@@ -2,96 +2,100 @@
 
 use std::ops::Range;
 
-use super::stream::Scratch;
-use super::threshold::Chosen;
+use super::element_mask::ElementMask;
 use crate::Result;
 use crate::checkpoint::{Cast, Shard, TensorInfo};
-use crate::plan::{Domain, Key, bernoulli};
 use crate::simd::{Kernel, dispatch};
 
-/// Which elements of a tensor keep their tuned value.
-#[derive(Debug)]
-pub(super) enum Keep {
-    /// None of those that both sides have.
-    Nothing,
-    /// Each element by its own coin.
-    Elements { key: Key, share: f64, complement: bool },
-    /// Each row by its own coin.
-    Rows { key: Key, share: f64, complement: bool },
-    /// The elements, or rows, with the largest |τ|.
-    Largest(Chosen),
+/// Buffers of one thread, reused from range to range.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    pub(crate) base: Vec<u8>,
+    pub(crate) tuned: Vec<u8>,
+    pub(crate) cast: Vec<u8>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) mask: Vec<bool>,
+    pub(crate) values: [Vec<f32>; 2],
 }
 
-/// Where one side of a tensor is.
+/// A tensor with the file that holds it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Side<'a> {
-    pub(super) shard: &'a Shard,
-    pub(super) info: &'a TensorInfo,
+pub(crate) struct StoredTensor<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) info: &'a TensorInfo,
 }
 
 /// `out[i] = keep[i] ? tuned[i] : base[i]`, by bytes; elements that only tuned has stay tuned.
 #[derive(Debug)]
-pub(super) struct Mix<'a> {
-    pub(super) base: Side<'a>,
-    pub(super) tuned: Side<'a>,
-    pub(super) cast: Option<Cast>,
+pub(crate) struct Mix<'a> {
+    pub(crate) base: StoredTensor<'a>,
+    pub(crate) tuned: StoredTensor<'a>,
+    pub(crate) cast: Option<Cast>,
     /// Leading elements that both sides have.
-    pub(super) common: u64,
-    pub(super) keep: Keep,
+    pub(crate) common: u64,
+    /// Elements that keep their tuned value.
+    pub(crate) keep: ElementMask,
 }
 
 impl Mix<'_> {
     /// Number of elements.
-    pub(super) fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         self.tuned.info.elements()
     }
 
     /// Bytes of the tensor.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.tuned.info.len()
     }
 
     /// Bytes of one element.
-    pub(super) fn width(&self) -> u64 {
+    pub(crate) fn width(&self) -> u64 {
         width(self.tuned.info)
     }
 
     /// Elements of one row: a slice along the first dimension.
-    pub(super) fn row(&self) -> u64 {
+    pub(crate) fn row(&self) -> u64 {
         // Rows of an empty tensor may claim any size.
         self.tuned.info.shape.iter().skip(1).fold(1, |n: u64, d| n.saturating_mul(*d)).max(1)
     }
 
-    /// Puts the bytes of the elements `range` into `scratch.out`.
+    /// Puts the bytes of the elements `range` into `buffers.out`.
     ///
     /// # Errors
     /// [`crate::Error::Io`] from reading by position.
-    pub(super) fn compute(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn compute(&self, range: Range<u64>, buffers: &mut Buffers) -> Result<()> {
         let width = self.width() as usize;
         let common = range.start..range.end.min(self.common).max(range.start);
-        scratch.mask.resize((common.end - common.start) as usize, false);
-        self.fill_mask(common.clone(), scratch)?;
-        let tuned = self.tuned_bytes(range, &mut scratch.tuned)?;
-        scratch.out.clear();
-        scratch.out.extend_from_slice(tuned);
-        let base = base_bytes(self, common, &mut scratch.base, &mut scratch.cast)?;
-        dispatch(Restore { width, out: &mut scratch.out, base, keep: &scratch.mask });
+        buffers.mask.resize((common.end - common.start) as usize, false);
+        self.fill_mask(common.clone(), buffers)?;
+        let tuned = self.tuned_bytes(range, &mut buffers.tuned)?;
+        buffers.out.clear();
+        buffers.out.extend_from_slice(tuned);
+        let base = base_bytes(self, common, &mut buffers.base, &mut buffers.cast)?;
+        dispatch(Restore { width, out: &mut buffers.out, base, keep: &buffers.mask });
         Ok(())
     }
 
-    /// τ = tuned − base of the elements `range`, which both sides have, into `scratch.values[0]`.
+    /// Gives back the memory of the stored bytes of the elements `range`, which are not read again.
+    pub(crate) fn release(&self, range: Range<u64>) {
+        let common = range.start.min(self.common)..range.end.min(self.common);
+        self.base.shard.release(byte_range(self.base.info, common, width(self.base.info)));
+        self.tuned.shard.release(byte_range(self.tuned.info, range, self.width()));
+    }
+
+    /// τ = tuned − base of the elements `range`, which both sides have, into `buffers.values[0]`.
     ///
     /// # Errors
     /// As [`Mix::compute`].
-    pub(super) fn task_vector(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn task_vector(&self, range: Range<u64>, buffers: &mut Buffers) -> Result<()> {
         let n = (range.end - range.start) as usize;
-        let [tau, other] = &mut scratch.values;
+        let [tau, other] = &mut buffers.values;
         tau.resize(n, 0.0);
         other.resize(n, 0.0);
         let dtype = &self.tuned.info.dtype;
-        let tuned = self.tuned_bytes(range.clone(), &mut scratch.tuned)?;
+        let tuned = self.tuned_bytes(range.clone(), &mut buffers.tuned)?;
         let known = crate::checkpoint::decode_f32(dtype, tuned, tau);
-        let base = base_bytes(self, range, &mut scratch.base, &mut scratch.cast)?;
+        let base = base_bytes(self, range, &mut buffers.base, &mut buffers.cast)?;
         let known = known.and_then(|()| crate::checkpoint::decode_f32(dtype, base, other));
         assert!(known.is_some(), "a mix by magnitude is built over numbers only");
         for (t, b) in tau.iter_mut().zip(other) {
@@ -100,42 +104,19 @@ impl Mix<'_> {
         Ok(())
     }
 
-    fn tuned_bytes<'s>(&'s self, range: Range<u64>, scratch: &'s mut Vec<u8>) -> Result<&'s [u8]> {
+    fn tuned_bytes<'s>(&'s self, range: Range<u64>, buffers: &'s mut Vec<u8>) -> Result<&'s [u8]> {
         let at = byte_range(self.tuned.info, range, self.width());
-        self.tuned.shard.bytes(at, scratch)
+        self.tuned.shard.bytes(at, buffers)
     }
 
-    /// Which of the elements `range` keep their tuned value.
-    fn fill_mask(&self, range: Range<u64>, scratch: &mut Scratch) -> Result<()> {
-        match &self.keep {
-            Keep::Nothing => scratch.mask.fill(false),
-            Keep::Elements { key, share, complement } => {
-                bernoulli(key, Domain::Element, range.start, *share, &mut scratch.mask);
-                flip(&mut scratch.mask, *complement);
-            }
-            Keep::Rows { key, share, complement } => {
-                let row = self.row();
-                let first = range.start / row;
-                let mut rows = vec![false; (range.end.div_ceil(row).max(first) - first) as usize];
-                bernoulli(key, Domain::Row, first, *share, &mut rows);
-                flip(&mut rows, *complement);
-                spread(&rows, row, range.start - first * row, &mut scratch.mask);
-            }
-            Keep::Largest(chosen) => chosen.fill(self, range, scratch)?,
+    /// Marks which of the elements `range` keep their tuned value.
+    fn fill_mask(&self, range: Range<u64>, buffers: &mut Buffers) -> Result<()> {
+        if self.keep.needs_task_vector() {
+            self.task_vector(range.clone(), buffers)?;
         }
+        let Buffers { mask, values, .. } = buffers;
+        self.keep.fill(range, self.row(), &values[0], mask);
         Ok(())
-    }
-}
-
-/// Gives every element the flag of its row; the mask begins `skip` elements into the first row.
-pub(super) fn spread(rows: &[bool], row: u64, skip: u64, mask: &mut [bool]) {
-    let first = ((row - skip) as usize).min(mask.len());
-    let (head, rest) = mask.split_at_mut(first);
-    let mut flags = rows.iter();
-    for slice in std::iter::once(head).chain(rest.chunks_mut(row as usize)) {
-        if let Some(flag) = flags.next() {
-            slice.fill(*flag);
-        }
     }
 }
 
@@ -181,12 +162,6 @@ impl Kernel for Restore<'_> {
     }
 }
 
-fn flip(mask: &mut [bool], complement: bool) {
-    if complement {
-        mask.iter_mut().for_each(|keep| *keep = !*keep);
-    }
-}
-
 fn width(info: &TensorInfo) -> u64 {
     // A mix is built only over types with whole-byte elements.
     info.dtype.bytes().map_or(1, |bytes| bytes as u64)
@@ -200,11 +175,11 @@ fn byte_range(info: &TensorInfo, elements: Range<u64>, width: u64) -> Range<u64>
 fn base_bytes<'s>(
     mix: &'s Mix<'_>,
     range: Range<u64>,
-    scratch: &'s mut Vec<u8>,
+    buffers: &'s mut Vec<u8>,
     cast_out: &'s mut Vec<u8>,
 ) -> Result<&'s [u8]> {
     let at = byte_range(mix.base.info, range, width(mix.base.info));
-    let bytes = mix.base.shard.bytes(at, scratch)?;
+    let bytes = mix.base.shard.bytes(at, buffers)?;
     let Some(cast) = &mix.cast else {
         return Ok(bytes);
     };

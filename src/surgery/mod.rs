@@ -1,28 +1,24 @@
-//! Operations on whole checkpoints: what goes where is decided from headers, then streamed.
+//! What the operations on whole checkpoints share: pairing, both sides of a tensor, masks carried out, the one
+//! read → compute → write loop, and provenance.
 //!
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
+//!
+//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `pairing`, `element_mask`, `mix`, `largest`,
+//! `encode`, `stream`, `rewrite`.
 
-mod diff;
-mod merge;
-mod mix;
-mod pairing;
-mod patch;
-mod provenance;
-mod queue;
-mod reset;
+pub(crate) mod element_mask;
+mod encode;
+pub(crate) mod largest;
+pub(crate) mod mix;
+pub(crate) mod output;
+pub(crate) mod pairing;
+pub(crate) mod provenance;
+pub(crate) mod queue;
 mod rewrite;
-mod stream;
-mod threshold;
+pub(crate) mod stream;
+pub(crate) mod tied_head;
 
-pub use diff::{
-    Delta, Form, Histogram as DiffHistogram, Limit, Overlap, Status, TensorDiff, TensorOverlap, Violation,
-    diff, diff_bytes, three_way, violations,
-};
-pub use merge::{
-    Adapter, Extraction, LoraMerge, Merge, MergeOptions, MergeVocab, Models, NonFinite, Recipe, extract_lora,
-};
+pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
-pub use patch::{Application, Change, Creation, Patch, PatchFile, PatchOutput, PatchTensor};
-pub use provenance::{Input, Provenance};
-pub use reset::{Output, Reset};
+pub use provenance::{Input, Provenance, made_from};
 pub use rewrite::Rewrite;

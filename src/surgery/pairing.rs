@@ -1,7 +1,8 @@
 //! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
 
+use super::tied_head::{token_embedding, twin_or_tied};
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
-use crate::plan::{Category, Place};
+use crate::plan::{Category, TensorName, is_buffer};
 use crate::{Error, Faults, Result};
 
 /// What to do with a tensor that only one side has.
@@ -70,26 +71,42 @@ pub struct Pairing<'a> {
 impl<'a> Pairing<'a> {
     /// Pairs the tensors of two checkpoints.
     ///
-    /// A tied base has no output head of its own: its embedding is the base value of an untied head.
+    /// Tensors pair by name, or as [`Checkpoint::twin`] says. A tied base has no output head of its own: its
+    /// embedding is the base value of an untied head. A buffer that differs in shape or type, or that one side lacks,
+    /// is what the tuned side has.
     ///
     /// # Errors
-    /// Every difference in names, shapes and types that no policy settles, at once.
+    /// Every difference in names, shapes and types that no policy settles, at once; an adapter beside a model; weights
+    /// that are quantized differently; no pair at all.
     pub fn new(base: &'a Checkpoint, tuned: &'a Checkpoint, policies: Policies) -> Result<Self> {
+        if base.is_adapter() != tuned.is_adapter() {
+            base.check_not_adapter()?;
+            tuned.check_not_adapter()?;
+        }
         let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
-            match base_value(base, tensor, policies) {
+            match base_value(base, tensor, tuned, policies) {
                 Ok(base) => pairs.push(Pair { tuned: tensor, base }),
                 Err(fault) => faults.push(fault),
             }
         }
         let base_names = base.tensors().map(|t| t.info.name.as_str());
-        let only_in_base: Vec<&str> = base_names.filter(|name| tuned.find(name).is_none()).collect();
+        let alone = |name: &&str| tuned.twin(name, base).is_none() && !is_buffer_of(base, name);
+        let only_in_base: Vec<&str> = base_names.filter(alone).collect();
         if policies.on_missing == OnMissing::Error {
             faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned")));
         }
         faults.into_result()?;
+        if !pairs.is_empty() && pairs.iter().all(|pair| pair.base.is_none()) {
+            return Err(Error::Pairing {
+                tensor: None,
+                fault: "base and tuned have no tensor in common".to_owned(),
+                hint: Some("these are not a base and its fine-tune".to_owned()),
+            });
+        }
         check_tied_head(tuned)?;
+        check_quantized(base, tuned, &pairs, &only_in_base)?;
         Ok(Self { base, tuned, pairs, only_in_base })
     }
 
@@ -106,21 +123,41 @@ impl<'a> Pairing<'a> {
     /// Tensors that only the tuned side has.
     pub fn only_in_tuned(&self) -> impl Iterator<Item = &str> {
         let alone = self.pairs.iter().filter(|pair| pair.base.is_none());
-        alone.map(|pair| pair.tuned.info.name.as_str())
+        alone.map(|pair| pair.tuned.info.name.as_str()).filter(|name| !is_buffer_of(self.tuned, name))
     }
+
+    /// Pairs whose two names differ, as (base, tuned).
+    pub fn respelled(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.pairs.iter().filter_map(|pair| {
+            let base = pair.base.as_ref()?.tensor.info;
+            Some((base.name.as_str(), pair.tuned.info.name.as_str()))
+        });
+        names.filter(|(base, tuned)| base != tuned && self.base.twin(tuned, self.tuned).is_some())
+    }
+}
+
+/// Whether the tensor `name` of `checkpoint` is a buffer: a `bias` beside a `weight` is none.
+pub(crate) fn is_buffer_of(checkpoint: &Checkpoint, name: &str) -> bool {
+    let has_weight = |module: &str| checkpoint.find(&format!("{module}.weight")).is_some();
+    is_buffer(name) && !name.strip_suffix(".bias").is_some_and(has_weight)
 }
 
 fn base_value<'a>(
     base: &'a Checkpoint,
     tuned: Tensor<'_>,
+    of: &Checkpoint,
     policies: Policies,
 ) -> Result<Option<BaseValue<'a>>> {
     let name = &tuned.info.name;
-    let category = Place::of(name).category;
-    let found = base.find(name).or_else(|| {
-        let is_head = category == Category::LmHead;
-        if is_head && base.tied() { tied_embedding(base) } else { None }
-    });
+    let category = TensorName::of(name).category;
+    let found = twin_or_tied(base, name, of);
+    if is_buffer_of(of, name) {
+        let same = |tensor: &Tensor<'_>| {
+            (&tensor.info.shape, &tensor.info.dtype) == (&tuned.info.shape, &tuned.info.dtype)
+        };
+        let common = tuned.info.elements();
+        return Ok(found.filter(same).map(|tensor| BaseValue { tensor, common, cast: None }));
+    }
     let Some(tensor) = found else {
         return match policies.on_missing {
             OnMissing::Error => Err(missing(name, "tuned", "base")),
@@ -134,12 +171,6 @@ fn base_value<'a>(
         Some(cast_between(tensor, tuned, policies.cast)?)
     };
     Ok(Some(BaseValue { tensor, common, cast }))
-}
-
-/// The token embedding of a tied checkpoint.
-fn tied_embedding(base: &Checkpoint) -> Option<Tensor<'_>> {
-    let mut tensors = base.tensors();
-    tensors.find(|t| Place::of(&t.info.name).is_token_embedding() && t.info.name.ends_with(".weight"))
 }
 
 fn missing(name: &str, has: &str, lacks: &str) -> Error {
@@ -188,15 +219,52 @@ fn cast_between(base: Tensor<'_>, tuned: Tensor<'_>, allowed: bool) -> Result<Ca
     }
 }
 
+/// A quantized weight returns to the base with all its tensors, which must have the same types and shapes on both sides
+/// and be read by the same `quantization_config`.
+fn check_quantized(
+    base: &Checkpoint,
+    tuned: &Checkpoint,
+    pairs: &[Pair<'_>],
+    only_in_base: &[&str],
+) -> Result<()> {
+    let quantized = |name: &str| base.is_quantized(name) || tuned.is_quantized(name);
+    let fault = |tensor: Option<&str>, fault: String| Error::Pairing {
+        tensor: tensor.map(str::to_owned),
+        fault,
+        hint: Some("quantize both sides in the same way, or take the checkpoints before it".to_owned()),
+    };
+    let what = "part of a quantized weight";
+    let mut faults = Faults::default();
+    for Pair { tuned, base } in pairs.iter().filter(|pair| quantized(&pair.tuned.info.name)) {
+        let same = |value: &BaseValue<'_>| {
+            value.tensor.info.dtype == tuned.info.dtype && value.tensor.info.shape == tuned.info.shape
+        };
+        let differs = match base {
+            None => "only in tuned",
+            Some(value) if !same(value) => "base has another type or shape",
+            Some(_) => continue,
+        };
+        faults.push(fault(Some(&tuned.info.name), format!("{what}: {differs}")));
+    }
+    let gone = only_in_base.iter().filter(|name| quantized(name));
+    faults.extend(gone.map(|name| fault(Some(name), format!("{what}: only in base"))));
+    faults.into_result()?;
+    let config = |side: &Checkpoint| side.quantization().and_then(|found| found.config().cloned());
+    if config(base) == config(tuned) {
+        return Ok(());
+    }
+    Err(fault(None, "base and tuned differ in what config.json says of their quantization".to_owned()))
+}
+
 /// A configuration that says "tied" and a head that differs from the embedding contradict each other,
 /// and loaders disagree on which of the two counts.
 fn check_tied_head(tuned: &Checkpoint) -> Result<()> {
     if !tuned.tied() {
         return Ok(());
     }
-    let is_head = |name: &str| Place::of(name).category == Category::LmHead;
+    let is_head = |name: &str| TensorName::of(name).category == Category::LmHead;
     let head = tuned.tensors().find(|t| is_head(&t.info.name) && t.info.shape.len() == 2);
-    let Some((head, embedding)) = head.zip(tied_embedding(tuned)) else {
+    let Some((head, embedding)) = head.zip(token_embedding(tuned)) else {
         return Ok(());
     };
     let same = (embedding.info.shape == head.info.shape && embedding.info.dtype == head.info.dtype)
@@ -219,7 +287,7 @@ fn same_bytes(checkpoint: &Checkpoint, a: Tensor<'_>, b: Tensor<'_>) -> Result<b
         let of = |t: Tensor<'_>| t.info.bytes.start + at..t.info.bytes.start + at + n;
         let left = checkpoint.shards()[a.shard].bytes(of(a), &mut x)?;
         if left != checkpoint.shards()[b.shard].bytes(of(b), &mut y)? {
-            return Ok(false);
+            return checkpoint.check_unchanged().map(|()| false);
         }
     }
     Ok(true)

@@ -1,11 +1,13 @@
 //! `hft_surgery.json`: how a checkpoint was made, in every checkpoint that this tool writes.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, Sha256Hex, header_digest};
+use crate::checkpoint::{Checkpoint, Sha256Hex, header_digest, read_json, read_small};
 
 /// The name of the file.
-pub(super) const FILE_NAME: &str = "hft_surgery.json";
+pub(crate) const FILE_NAME: &str = "hft_surgery.json";
 
 /// Everything that decides the bytes of an output: no clock, no output path, no thread count.
 #[derive(Debug, Clone)]
@@ -51,9 +53,26 @@ impl Input {
     }
 }
 
+/// The command that made `checkpoint` from `input`, where `hft_surgery.json` beside its weights says so.
+///
+/// An input is recognised by its path and the digest of its headers.
+pub fn made_from(checkpoint: &Checkpoint, input: &Checkpoint) -> Option<String> {
+    let text = read_small(&checkpoint.root().join(FILE_NAME)).ok()?;
+    let provenance: Value = read_json(&text).ok()?;
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let path = real(input.path())?;
+    let headers = header_digest(input).to_string();
+    let mut inputs = provenance["inputs"].as_array()?.iter();
+    let is_input = |listed: &Value| {
+        listed["header_sha256"].as_str() == Some(&headers)
+            && listed["path"].as_str().and_then(|listed| real(Path::new(listed))).as_ref() == Some(&path)
+    };
+    inputs.any(is_input).then(|| provenance["command"].as_str().map(str::to_owned))?
+}
+
 impl Provenance {
     /// The text of the file, with the plan that was carried out.
-    pub(super) fn to_json(&self, seed: u64, plan: Value) -> String {
+    pub(crate) fn to_json(&self, seed: u64, plan: Value) -> String {
         let inputs: Vec<Value> = self.inputs.iter().map(Input::to_json).collect();
         let document = json!({
             "format": "hft-surgery/provenance",

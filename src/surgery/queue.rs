@@ -9,7 +9,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// The first fault any thread met; jobs not yet begun are then left out.
-pub(super) fn deal<J: Sync, S: Default>(
+pub(crate) fn deal<J: Sync, S: Default>(
     jobs: &[J],
     work: impl Fn(&mut S, &J) -> Result<()> + Sync,
 ) -> Result<()> {

@@ -2,14 +2,11 @@
 //! new value stay whole.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
-use serde_json::Value;
-
-use super::provenance::{FILE_NAME, Provenance};
-use super::reset::Output;
+use super::encode::Encode;
+use super::output::{Output, Record, copy_sidecars, finish};
 use super::stream::{self, FilePlan, Segment};
-use crate::checkpoint::{Checkpoint, CommandInputs, Dtype, Sidecars, encode_f32, sidecars};
+use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, encode_f32, sidecars};
 use crate::{Error, Faults, Result};
 
 /// New values that were checked against the checkpoint and are ready to be written.
@@ -18,30 +15,6 @@ pub struct Rewrite<'a> {
     source: &'a Checkpoint,
     values: HashMap<&'a str, &'a [f32]>,
     sidecars: Sidecars,
-}
-
-/// The values of one tensor, in the type of the checkpoint.
-#[derive(Debug)]
-pub(super) struct Encode<'a> {
-    pub(super) values: &'a [f32],
-    dtype: &'a Dtype,
-}
-
-impl Encode<'_> {
-    pub(super) fn len(&self) -> u64 {
-        self.values.len() as u64 * self.width()
-    }
-
-    pub(super) fn width(&self) -> u64 {
-        self.dtype.bytes().unwrap_or(0) as u64
-    }
-
-    /// The elements `range`, rounded to nearest even.
-    pub(super) fn bytes<'s>(&self, range: Range<usize>, out: &'s mut Vec<u8>) -> &'s [u8] {
-        let known = encode_f32(self.dtype, &self.values[range], out);
-        assert!(known.is_some(), "a rewrite is built over floating-point types only");
-        out
-    }
 }
 
 impl<'a> Rewrite<'a> {
@@ -83,21 +56,12 @@ impl<'a> Rewrite<'a> {
     /// all. `done` is told the bytes written so far.
     ///
     /// # Errors
-    /// As [`super::Reset::write`].
-    pub fn write(
-        &self,
-        output: &Output<'_>,
-        (provenance, seed, plan): (&Provenance, u64, Value),
-        done: &(dyn Fn(u64) + Sync),
-    ) -> Result<()> {
+    /// As [`crate::reset::Reset::write`].
+    pub fn write(&self, output: &Output<'_>, record: Record<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let staging = output.stage(CommandInputs::of([self.source]))?;
         stream::write(&self.files(), &staging, output.link, done)?;
-        for relative in &self.sidecars.carried {
-            staging.copy_file(&self.source.root().join(relative), relative)?;
-        }
-        staging.write_small(FILE_NAME, provenance.to_json(seed, plan).as_bytes())?;
-        self.source.check_unchanged()?;
-        staging.commit()
+        copy_sidecars(&staging, self.source, &self.sidecars.carried)?;
+        finish(staging, &[self.source], record)
     }
 
     fn files(&self) -> Vec<FilePlan<'a>> {

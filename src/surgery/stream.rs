@@ -1,23 +1,23 @@
-//! The one read → compute → write loop: a queue of pieces, taken by every thread in turn.
+//! The one read → compute → write loop: every thread takes the next piece of a queue.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::mix::Mix;
+use super::encode::Encode;
+use super::mix::{Buffers, Mix};
 use super::queue::deal;
-use super::rewrite::Encode;
 use crate::Result;
 use crate::checkpoint::{Link, Shard, Staging, Target, link_whole};
 
 /// Bytes of one piece. Measured: smaller pieces cost calls, larger ones unbalance the threads.
-const PIECE: u64 = 8 << 20;
+const COPY_PIECE: u64 = 8 << 20;
 /// Elements of one computed piece.
 const MIX_PIECE: u64 = 1 << 20;
 
 /// Bytes of the output and where they come from.
 #[derive(Debug)]
-pub(super) enum Segment<'a> {
+pub(crate) enum Segment<'a> {
     /// A range of a source file, as it is.
     Copy { shard: &'a Shard, range: Range<u64> },
     /// A tensor computed element by element.
@@ -28,19 +28,19 @@ pub(super) enum Segment<'a> {
 
 /// One file of the output: its segments cover it from the first byte to the last.
 #[derive(Debug)]
-pub(super) struct FilePlan<'a> {
-    pub(super) name: String,
-    pub(super) segments: Vec<Segment<'a>>,
+pub(crate) struct FilePlan<'a> {
+    pub(crate) name: String,
+    pub(crate) segments: Vec<Segment<'a>>,
 }
 
 impl<'a> FilePlan<'a> {
-    pub(super) fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         let segments = Vec::new();
         Self { name, segments }
     }
 
     /// Appends a range of a source file, joined to the segment before where it continues it.
-    pub(super) fn copy(&mut self, shard: &'a Shard, range: Range<u64>) {
+    pub(crate) fn copy(&mut self, shard: &'a Shard, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -55,7 +55,7 @@ impl<'a> FilePlan<'a> {
     }
 
     /// Bytes of the file.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.segments.iter().map(Segment::len).sum()
     }
 
@@ -80,7 +80,7 @@ impl Segment<'_> {
     /// Units that can be split anywhere: bytes of a copy, elements of a mix.
     fn units(&self) -> (u64, u64) {
         match self {
-            Self::Copy { .. } => (self.len(), PIECE),
+            Self::Copy { .. } => (self.len(), COPY_PIECE),
             Self::Mix(mix) => (mix.elements(), MIX_PIECE),
             Self::Encode(encode) => (encode.values.len() as u64, MIX_PIECE),
         }
@@ -88,22 +88,11 @@ impl Segment<'_> {
 }
 
 /// A part of a segment: what one thread does at a time.
-struct Job<'a> {
+struct Piece<'a> {
     file: usize,
     offset: u64,
     segment: &'a Segment<'a>,
     units: Range<u64>,
-}
-
-/// Buffers of one thread, reused from piece to piece.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) base: Vec<u8>,
-    pub(super) tuned: Vec<u8>,
-    pub(super) cast: Vec<u8>,
-    pub(super) out: Vec<u8>,
-    pub(super) mask: Vec<bool>,
-    pub(super) values: [Vec<f32>; 2],
 }
 
 /// Writes `files` into the staging directory. `done` is told the bytes written so far.
@@ -113,7 +102,7 @@ pub(super) struct Scratch {
 ///
 /// # Errors
 /// The first fault any thread met.
-pub(super) fn write(
+pub(crate) fn write(
     files: &[FilePlan<'_>],
     staging: &Staging,
     link: Link,
@@ -132,75 +121,77 @@ pub(super) fn write(
     staging.check_space(copied.iter().map(|file| file.len()).sum())?;
     let targets = copied.iter().map(|file| Target::create(staging, &file.name, file.len()));
     let targets = targets.collect::<Result<Vec<_>>>()?;
-    let jobs = split(&copied);
+    let pieces = split(&copied);
     let open: Vec<AtomicUsize> = copied.iter().map(|_| AtomicUsize::new(0)).collect();
-    for job in &jobs {
-        open[job.file].fetch_add(1, Ordering::Relaxed);
+    for piece in &pieces {
+        open[piece.file].fetch_add(1, Ordering::Relaxed);
     }
     let written = AtomicU64::new(0);
-    deal(&jobs, |scratch: &mut Scratch, job| {
-        let n = run(job, &targets[job.file], scratch)?;
+    deal(&pieces, |buffers: &mut Buffers, piece| {
+        let n = run(piece, &targets[piece.file], buffers)?;
         done(written.fetch_add(n, Ordering::Relaxed) + n);
-        let last = open[job.file].fetch_sub(1, Ordering::AcqRel) == 1;
+        let last = open[piece.file].fetch_sub(1, Ordering::AcqRel) == 1;
         if last && staging.sync() {
-            targets[job.file].sync()?;
+            targets[piece.file].sync()?;
         }
         Ok(())
     })
 }
 
-/// The jobs of all files. A file takes one writer at a time, so jobs of as many files as there are threads
-/// follow each other in turn.
-fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Job<'a>> {
-    let mut jobs = Vec::new();
-    let of_file: Vec<Vec<Job<'a>>> = files.iter().enumerate().map(|(i, file)| jobs_of(i, file)).collect();
+/// The pieces of all files. The kernel lets one thread write to a file at a time, so pieces alternate between as
+/// many files as there are threads.
+fn split<'a>(files: &[&'a FilePlan<'a>]) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::new();
+    let of_file: Vec<Vec<Piece<'a>>> = files.iter().enumerate().map(|(i, file)| pieces_of(i, file)).collect();
     let mut left: VecDeque<_> = of_file.into_iter().map(Vec::into_iter).collect();
     let at_once = rayon::current_num_threads();
     let mut turn = 0;
     while !left.is_empty() {
         let i = turn % left.len().min(at_once);
         match left[i].next() {
-            Some(job) => {
-                jobs.push(job);
+            Some(piece) => {
+                pieces.push(piece);
                 turn += 1;
             }
-            // The next file that waits takes its place.
+            // This file has no piece left: the next file takes its turn.
             None => drop(left.remove(i)),
         }
     }
-    jobs
+    pieces
 }
 
-fn jobs_of<'a>(file: usize, plan: &'a FilePlan<'a>) -> Vec<Job<'a>> {
-    let mut jobs = Vec::new();
+fn pieces_of<'a>(file: usize, plan: &'a FilePlan<'a>) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::new();
     let mut offset = 0;
     for segment in &plan.segments {
         let (units, most) = segment.units();
         for start in (0..units).step_by(most as usize) {
-            jobs.push(Job { file, offset, segment, units: start..units.min(start + most) });
+            pieces.push(Piece { file, offset, segment, units: start..units.min(start + most) });
         }
         offset += segment.len();
     }
-    jobs
+    pieces
 }
 
-/// Does one job; returns the bytes written.
-fn run(job: &Job<'_>, target: &Target, scratch: &mut Scratch) -> Result<u64> {
-    match job.segment {
+/// Writes one piece; returns the bytes written.
+fn run(piece: &Piece<'_>, target: &Target, buffers: &mut Buffers) -> Result<u64> {
+    match piece.segment {
         Segment::Copy { shard, range } => {
-            let piece = range.start + job.units.start..range.start + job.units.end;
-            let n = piece.end - piece.start;
-            target.copy_at(shard, piece, job.offset + job.units.start, &mut scratch.base)?;
+            let bytes = range.start + piece.units.start..range.start + piece.units.end;
+            let n = bytes.end - bytes.start;
+            target.copy_at(shard, bytes.clone(), piece.offset + piece.units.start, &mut buffers.base)?;
+            shard.release(bytes);
             Ok(n)
         }
         Segment::Mix(mix) => {
-            mix.compute(job.units.clone(), scratch)?;
-            target.write_at(&scratch.out, job.offset + job.units.start * mix.width())?;
-            Ok(scratch.out.len() as u64)
+            mix.compute(piece.units.clone(), buffers)?;
+            target.write_at(&buffers.out, piece.offset + piece.units.start * mix.width())?;
+            mix.release(piece.units.clone());
+            Ok(buffers.out.len() as u64)
         }
         Segment::Encode(encode) => {
-            let bytes = encode.bytes(job.units.start as usize..job.units.end as usize, &mut scratch.out);
-            target.write_at(bytes, job.offset + job.units.start * encode.width())?;
+            let bytes = encode.bytes(piece.units.start as usize..piece.units.end as usize, &mut buffers.out);
+            target.write_at(bytes, piece.offset + piece.units.start * encode.width())?;
             Ok(bytes.len() as u64)
         }
     }

@@ -1,7 +1,7 @@
 //! What a step costs: floating-point operations and memory, from the plan alone.
 
 use crate::backend::{Backend, head_rows};
-use crate::llama::{LlamaConfig, Model, Reach, Recompute, activation_floats};
+use crate::model::{Capacity, Model, ModelConfig, Reach, Recompute, activation_floats};
 
 /// Floating-point operations per token that a step executes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -30,15 +30,12 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The cost of a model when `tokens` tokens go through it at once, in sequences of about `length`.
-    pub fn of<B: Backend>(
-        backend: &B,
-        model: &Model<B>,
-        (tokens, length): (usize, usize),
-        recompute: Recompute,
-    ) -> Self {
+    /// The cost of a model when `capacity.tokens` tokens go through it at once, in sequences of about
+    /// `capacity.positions`.
+    pub fn of<B: Backend>(backend: &B, model: &Model<B>, capacity: Capacity, recompute: Recompute) -> Self {
+        let Capacity { tokens, positions } = capacity;
         let config = &model.config;
-        let trained = |param: &&crate::llama::Param<B>| param.train.is_some();
+        let trained = |param: &&crate::model::Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
         let logits = head_rows(tokens, config.vocab_size) * config.vocab_size;
         let hidden = tokens * config.hidden_size;
@@ -52,13 +49,13 @@ impl Cost {
             parameters,
             weight_bytes: bytes.trainable * trainable + bytes.frozen * (parameters - trainable) + masks,
             activation_bytes: bytes.activation * floats as u64,
-            flops: flops(model, length, recompute),
+            flops: flops(model, positions, recompute),
         }
     }
 }
 
-/// Of attention per token and layer, with causal masking: two products forward.
-fn attention_flops(config: &LlamaConfig, layer: usize, length: usize) -> f64 {
+/// Floating-point operations of causal attention per token in one layer, forward: two products.
+fn attention_flops(config: &ModelConfig, layer: usize, length: usize) -> f64 {
     let seen = config.windows[layer].map_or(length, |window| window.min(length));
     2.0 * 2.0 * config.q_size() as f64 * seen as f64 / 2.0
 }
@@ -76,7 +73,7 @@ fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> F
         }
         let trained = matrices().filter(|p| p.train.is_some()).map(|p| p.elements() as f64).sum::<f64>();
         flops.backward += forward + 2.0 * trained + 2.5 * attention;
-        if recompute == Recompute::Block {
+        if recompute == Recompute::Full {
             flops.backward += forward + attention;
         }
     }

@@ -1,10 +1,10 @@
-//! What tells one set of rows from another.
+//! A digest of the training rows, by which `--resume` recognizes its data.
 
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::data::Row;
+use crate::data::Row;
 
 /// SHA-256 over the ids and labels of all rows, in hexadecimal.
 pub fn rows_digest(rows: &[Row]) -> String {

@@ -2,16 +2,20 @@
 //!
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
 //! `state` is what `--resume` needs, `log` what people look at.
+//!
+//! Parts, lowest first: `fingerprint`, `schedule`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
+//! `run_record`, `run_dir`, `loss`, `step`, `round`, `run`.
 
 mod cost;
-pub mod data;
 mod elements;
 mod fingerprint;
 mod log;
+mod loss;
 mod model;
 mod round;
 mod run;
 mod run_dir;
+mod run_record;
 mod schedule;
 mod state;
 mod step;
@@ -21,8 +25,9 @@ pub use cost::{Cost, FlopsPerToken};
 pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
-pub use run::{RoundSpec, Run, RunOptions, Watcher, eval_checkpoint};
+pub use run::{RoundLength, RoundSpec, Run, RunOptions, Watcher};
 pub use run_dir::RunDir;
+pub use run_record::{NewRun, StartedBy};
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;
-pub use step::{AdamW, MicroBatch, StepReport, Timings, evaluate, step};
+pub use step::{AdamW, StepBuffers, StepReport, Timings, Update, step};

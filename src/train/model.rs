@@ -3,7 +3,7 @@
 use super::elements::element_bits;
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, encode_f32};
-use crate::llama::{LlamaConfig, Model, expected};
+use crate::model::{Model, ModelConfig, expected};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ const TIED: (&str, &str) = ("lm_head.weight", "model.embed_tokens.weight");
 ///
 /// # Errors
 /// [`Error::Plan`], every fault at once.
-pub(super) fn check_plan(checkpoint: &Checkpoint, config: &LlamaConfig, plan: &Plan) -> Result<()> {
+pub(super) fn check_plan(checkpoint: &Checkpoint, config: &ModelConfig, plan: &Plan) -> Result<()> {
     plan.check_against(&Inventory::of(checkpoint))?;
     let used: std::collections::HashSet<String> =
         expected(config).into_iter().map(|(name, _)| name).collect();
@@ -58,7 +58,7 @@ pub(super) fn load<'a, B: Backend>(
     plan: Option<&Plan>,
     weight: impl Fn(&B, Stored<'a>, bool) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let config = LlamaConfig::read(checkpoint)?;
+    let config = ModelConfig::read(checkpoint)?;
     if let Some(plan) = plan {
         check_plan(checkpoint, &config, plan)?;
     }

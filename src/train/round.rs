@@ -7,25 +7,26 @@ use std::time::{Duration, Instant};
 use super::log::{LogLine, TrainLog};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{AdamW, MicroBatch, StepReport, Timings, evaluate, reserve, step};
+use super::step::{AdamW, StepReport, Timings, Update, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
+use crate::data::{Batch, Batches, Epoch};
 use crate::error::Escaped;
-use crate::llama::{Activations, Model, Recompute};
-use crate::train::data::{Batch, Batches, Epoch};
+use crate::eval::mean_loss;
+use crate::model::{Capacity, Model, Recompute};
 use crate::{Error, Result};
 
 /// The data of a round.
 pub struct Stage<'a> {
-    /// What is learnt.
+    /// Training rows.
     pub batches: &'a Batches,
     /// Rows to measure the loss on, in micro-batches.
     pub eval: &'a [Batch],
-    /// Tokens that go through the model at once, and of the longest sequence.
-    pub sizes: (usize, usize),
+    /// The most tokens that go through the model at once.
+    pub capacity: Capacity,
 }
 
-/// What decides a round, besides its data and plan.
+/// Hyperparameters of a round.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundOptions {
     /// Highest learning rate.
@@ -68,7 +69,7 @@ impl RoundOptions {
         self.max_steps.unwrap_or(self.epochs * per_epoch)
     }
 
-    /// Tokens of as many steps, about.
+    /// The approximate number of tokens of `steps` steps.
     pub fn tokens(&self, stage: &Stage<'_>, steps: u64) -> u64 {
         let all: u64 = stage.batches.rows().iter().map(|row| row.input_ids.len() as u64).sum();
         let per_step =
@@ -77,7 +78,7 @@ impl RoundOptions {
     }
 }
 
-/// What a round tells while it runs.
+/// Progress of a round.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A step was taken: its log line, and the steps of the round.
@@ -86,9 +87,9 @@ pub enum Event<'a> {
     Saved(&'a std::path::Path),
 }
 
-/// What a round reports to.
+/// Receivers of a round's progress, and its stop flag.
 pub(super) struct Hooks<'a> {
-    /// Told of every event.
+    /// Receives every event.
     pub event: &'a mut dyn FnMut(Event<'_>),
     /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
@@ -96,11 +97,11 @@ pub(super) struct Hooks<'a> {
     pub log: &'a mut TrainLog,
     /// TensorBoard events.
     pub events: Option<&'a mut EventFile>,
-    /// Where states go.
+    /// Directory of saved states.
     pub states: PathBuf,
 }
 
-/// Where the time of a round went.
+/// Time spent in each part of a round.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RoundSummary {
     /// Steps taken in this process.
@@ -130,7 +131,7 @@ pub(super) fn run_round<B: Backend>(
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
     let adam = &options.adam;
-    let (mut acts, mut dhidden) = reserve(backend, model, stage.sizes, (options.recompute, adam));
+    let mut buffers = reserve(backend, model, stage.capacity, options.recompute, adam);
     backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
@@ -151,10 +152,9 @@ pub(super) fn run_round<B: Backend>(
             epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
         }
         let batches = next_batches(&epoch.1, progress.position, options.gradient_accumulation_steps);
-        let micros: Vec<MicroBatch<'_>> = batches.iter().map(MicroBatch::of).collect();
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut acts, &mut dhidden, &micros, (adam, lr, count));
+        let report = step(backend, model, &mut buffers, &batches, Update { adam, lr, count });
         backend.check()?;
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
@@ -166,8 +166,8 @@ pub(super) fn run_round<B: Backend>(
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
-            line.eval_loss = eval_loss(backend, model, &mut acts, stage.eval);
-            backend.check()?;
+            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval)?;
+            line.eval_loss = (loss.targets > 0).then_some(loss.nats);
         }
         record(&line, hooks)?;
         (hooks.event)(Event::Step(&line, total));
@@ -194,13 +194,6 @@ impl RoundSummary {
         self.timings.head += report.timings.head;
         self.timings.backward += report.timings.backward;
         self.timings.optimizer += report.timings.optimizer;
-    }
-}
-
-impl<'a> MicroBatch<'a> {
-    /// Borrows a batch.
-    pub fn of(batch: &'a Batch) -> Self {
-        Self { ids: &batch.input_ids, labels: &batch.labels, offsets: &batch.cu_seqlens }
     }
 }
 
@@ -253,22 +246,6 @@ fn record(line: &LogLine, hooks: &mut Hooks<'_>) -> Result<()> {
     ];
     values.extend(line.eval_loss.map(|loss| ("eval/loss", loss)));
     events.scalars(line.step, &values)
-}
-
-/// Mean loss over all target tokens; `None` without any.
-fn eval_loss<B: Backend>(
-    backend: &mut B,
-    model: &Model<B>,
-    acts: &mut Activations<B>,
-    batches: &[Batch],
-) -> Option<f64> {
-    let (mut sum, mut count) = (0.0, 0);
-    for batch in batches {
-        let losses = evaluate(backend, model, acts, &MicroBatch::of(batch));
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        count += losses.len();
-    }
-    (count > 0).then(|| sum / count as f64)
 }
 
 /// Saves the state and removes the oldest ones.

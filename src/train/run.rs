@@ -5,23 +5,23 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value, json};
 
-use super::data::Batch;
+use super::cost::Cost;
 use super::log::TrainLog;
+use super::model;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
 use super::state::{self, Progress};
 use super::step::plan_memory;
 use super::tensorboard::EventFile;
-use super::{Cost, model};
 use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
-    Access, Checkpoint, Link, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
+    Access, Checkpoint, Link, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
-use crate::llama::Model;
+use crate::diff::{Status, TensorDiff, diff, violations};
+use crate::model::Model;
+use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
-use crate::surgery::{
-    Creation, Input, Output, PatchOutput, Provenance, Rewrite, Status, TensorDiff, diff, violations,
-};
+use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
 use crate::{Error, Result};
 
 /// One round: what it trains and on which data.
@@ -33,7 +33,7 @@ pub struct RoundSpec {
     pub stage: usize,
 }
 
-/// What decides a run, and where it goes.
+/// Options of a run.
 pub struct RunOptions<'a> {
     /// The checkpoint to start from.
     pub model: &'a Path,
@@ -43,7 +43,7 @@ pub struct RunOptions<'a> {
     pub rounds: &'a [RoundSpec],
     /// Their data.
     pub stages: &'a [Stage<'a>],
-    /// The digest of its tensors.
+    /// Contents digest of the model.
     pub contents: Sha256Hex,
     /// Everything that decides the result, for the provenance.
     pub options: Map<String, Value>,
@@ -56,7 +56,7 @@ pub struct RunOptions<'a> {
     /// Shards without a trained tensor.
     pub link: Link,
     /// How the weights are read.
-    pub access: Access,
+    pub reading: ReadOptions,
 }
 
 /// A run that was checked and can start.
@@ -65,7 +65,7 @@ pub struct Run<'a> {
     dir: RunDir,
 }
 
-/// Where a round begins.
+/// The start of a round.
 struct Begin<'a> {
     spec: &'a RoundSpec,
     progress: Progress,
@@ -73,11 +73,20 @@ struct Begin<'a> {
     state: Option<&'a Path>,
 }
 
-/// What a run tells while it goes on.
+/// The length of a round.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundLength {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// About how many tokens they process.
+    pub tokens: u64,
+}
+
+/// Receives the progress of a run.
 pub trait Watcher {
-    /// A round begins: its number, what it costs, its steps and about how many tokens they have.
-    fn begin(&mut self, round: u32, cost: &Cost, steps: (u64, u64));
-    /// Something happened in it.
+    /// A round begins.
+    fn begin(&mut self, round: u32, cost: &Cost, length: RoundLength);
+    /// A step was taken or a state was saved.
     fn event(&mut self, event: Event<'_>);
     /// A round has ended.
     fn end(&mut self, round: u32, summary: &RoundSummary, unmoved: &[String]);
@@ -89,7 +98,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A configuration outside the Llama family, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
-        let config = crate::llama::LlamaConfig::read(source)?;
+        let config = crate::model::ModelConfig::read(source)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
@@ -132,14 +141,14 @@ impl<'a> Run<'a> {
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<TrainLog> {
-        let standing = self.dir.standing()?;
-        if (1..self.options.rounds.len() as u32).contains(&standing.rounds) {
-            self.check_checkpoint(standing.rounds - 1)?;
+        let resume_point = self.dir.resume_point()?;
+        if (1..self.options.rounds.len() as u32).contains(&resume_point.rounds) {
+            self.check_checkpoint(resume_point.rounds - 1)?;
         }
-        let mut state = standing.state;
+        let mut state = resume_point.state;
         let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
         let mut log = None;
-        for (round, spec) in (0..).zip(self.options.rounds).skip(standing.rounds as usize) {
+        for (round, spec) in (0..).zip(self.options.rounds).skip(resume_point.rounds as usize) {
             let before: u64 = self.options.rounds[..round as usize].iter().map(steps).sum();
             let fresh = || (None, Progress { round, step: before, ..Progress::default() });
             let (state, progress) = state.take().map_or_else(fresh, |(path, p)| (Some(path), p));
@@ -154,12 +163,17 @@ impl<'a> Run<'a> {
         log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
     }
 
-    /// Moves the result to its place.
+    /// Moves the checkpoint after the last round into the run directory itself.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
         self.dir.finish(self.options.rounds.len() as u32)
+    }
+
+    /// As the options say, but not mapped.
+    fn by_position(&self) -> ReadOptions {
+        ReadOptions { access: Access::Read, ..self.options.reading }
     }
 
     fn source_of(&self, round: u32) -> PathBuf {
@@ -178,8 +192,8 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let (spec, round) = (begin.spec, begin.progress.round);
-        let source = Checkpoint::open(&self.source_of(round), self.options.access)?;
-        let kept = self.dir.of_round(round);
+        let source = Checkpoint::open(&self.source_of(round), self.options.reading)?;
+        let kept = self.dir.round_dir(round);
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         spec.plan.write(&kept.join("plan.json"))?;
         let (cost, summary) = match device {
@@ -236,11 +250,11 @@ impl<'a> Run<'a> {
         }
         let stage = &self.options.stages[spec.stage];
         let options = &self.options.round;
-        let mut cost = Cost::of(backend, &model, stage.sizes, options.recompute);
-        let planned = plan_memory(backend, &mut model, stage.sizes, (options.recompute, &options.adam));
+        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute);
+        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
         cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
         let steps = options.steps(stage);
-        watcher.begin(round, &cost, (steps, options.tokens(stage, steps)));
+        watcher.begin(round, &cost, RoundLength { steps, tokens: options.tokens(stage, steps) });
         let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
         let mut hooks = Hooks {
             event: &mut |event| watcher.event(event),
@@ -269,25 +283,26 @@ impl<'a> Run<'a> {
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
         let output = Output { path: &path, force: true, also_read: &[], sync, link };
-        let start = Checkpoint::open(self.options.model, Access::Read)?;
+        let start = Checkpoint::open(self.options.model, self.by_position())?;
         let provenance = Provenance {
             command: "train",
             options: self.options.options.clone(),
             inputs: vec![Input::new("model", &start, Some(self.options.contents))],
         };
-        rewrite.write(&output, (&provenance, seed, spec.plan.to_value()), &|_| {})
+        let record = Record { provenance: &provenance, seed, plan: spec.plan.to_value() };
+        rewrite.write(&output, record, &|_| {})
     }
 
     /// Proves on the written checkpoint that nothing frozen moved, and keeps what did as a patch. Gives the
     /// trainable tensors that did not move and the digest of the checkpoint. Reads by position: maps would be the
     /// most memory of the run.
     fn prove(&self, spec: &RoundSpec, round: u32) -> Result<(Vec<String>, Sha256Hex)> {
-        let source = Checkpoint::open(&self.source_of(round), Access::Read)?;
+        let source = Checkpoint::open(&self.source_of(round), self.by_position())?;
         let written = Checkpoint::open(&self.dir.checkpoint(round), Access::Read)?;
         let tensors = diff(&source, &written, &|_| true, &|_| {})?;
         let frozen_moved = frozen_moved(&tensors, &spec.plan);
         assert!(frozen_moved.is_none(), "a frozen tensor leaves training bit-identical: {frozen_moved:?}");
-        let delta = self.dir.of_round(round).join("delta.hftpatch");
+        let delta = self.dir.round_dir(round).join("delta.hftpatch");
         let output = PatchOutput { path: &delta, force: true, sync: self.options.sync, level: 3 };
         Creation::new(&source, &written)?.write(&output, &|_| {})?;
         let unmoved = tensors.iter().filter(|tensor| {
@@ -298,7 +313,7 @@ impl<'a> Run<'a> {
 
     /// Checks that the checkpoint after a round has the tensors that its metrics tell.
     fn check_checkpoint(&self, round: u32) -> Result<()> {
-        let metrics = self.dir.of_round(round).join("metrics.json");
+        let metrics = self.dir.round_dir(round).join("metrics.json");
         let fault = |path: &Path, fault: String| Error::Checkpoint {
             path: path.to_owned(),
             fault,
@@ -320,43 +335,4 @@ impl<'a> Run<'a> {
 fn frozen_moved(tensors: &[TensorDiff], plan: &Plan) -> Option<String> {
     let frozen = |name: &str| plan.is_trainable(name) != Some(true);
     violations(tensors, plan).into_iter().map(|v| v.name).find(|name| frozen(name))
-}
-
-/// Mean negative log-likelihood over the target tokens of `batches`, in nats, with their number.
-///
-/// # Errors
-/// A model outside the Llama family, tensors missing or of unexpected shape, a token outside the vocabulary.
-pub fn eval_checkpoint(
-    device: &mut Device,
-    source: &Checkpoint,
-    batches: &[Batch],
-    sizes: (usize, usize),
-) -> Result<(f64, u64)> {
-    match device {
-        Device::Cpu => measure(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), source, batches, sizes),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            measure(&mut **cuda, |cuda, stored| cuda.frozen(stored), source, batches, sizes)
-        }
-    }
-}
-
-fn measure<'c, B: Backend>(
-    backend: &mut B,
-    weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
-    source: &'c Checkpoint,
-    batches: &[Batch],
-    sizes: (usize, usize),
-) -> Result<(f64, u64)> {
-    let model = model::load(backend, source, None, |backend, stored, _| weight(backend, stored))?;
-    let recompute = crate::llama::Recompute::Block;
-    let mut acts = crate::llama::Activations::new(backend, &model.config, sizes, recompute, false);
-    let (mut sum, mut count) = (0.0, 0);
-    for batch in batches {
-        let losses = super::evaluate(backend, &model, &mut acts, &super::MicroBatch::of(batch));
-        backend.check()?;
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        count += losses.len() as u64;
-    }
-    Ok((sum / count.max(1) as f64, count))
 }

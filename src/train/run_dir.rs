@@ -16,31 +16,27 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::run_record::{NewRun, endings, read_run, refuse, run_json, write_run};
 use super::state::{self, Progress};
-use crate::checkpoint::{
-    CommandInputs, Replaced, Replacement, Staging, check_space, read_json, read_small, replace_bytes,
-};
+use crate::checkpoint::{CommandInputs, Replaced, Replacement, Staging, check_space};
 use crate::error::Escaped;
 use crate::{Error, Result};
-
-/// What `run.json` says it is.
-const FORMAT: &str = "hft-surgery/run";
 
 /// An open run directory.
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
-    /// Endings of what stood there before, by [`Replaced::named`]; kept until this run has ended.
+    /// Endings of the directories that this run replaced, for [`Replaced::named`]; these are kept until it has ended.
     replaced: Vec<String>,
     /// Held while the run goes on.
     _lock: File,
 }
 
-/// Where a resumed run stands.
+/// What a resumed run continues from.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct ResumePoint {
     /// Rounds that are done.
     pub rounds: u32,
     /// The newest state of the round after them.
@@ -74,13 +70,14 @@ impl RunDir {
         }
     }
 
-    /// Creates the directory of a new run, which will need `space` bytes. With `force` an earlier run or checkpoint
+    /// Creates the directory of a new run and records there how it was started. With `force` an earlier run or checkpoint
     /// there is kept beside it, and is removed when this run has ended.
     ///
     /// # Errors
     /// [`Error::Output`] when `out` exists (without `force`), is, contains or lies inside an input, or is no run;
     /// when another run uses it, whatever `force` says; or without the space.
-    pub fn create(out: &Path, inputs: &CommandInputs, force: bool, run: &Value, space: u64) -> Result<Self> {
+    pub fn create(out: &Path, inputs: &CommandInputs, force: bool, new_run: &NewRun<'_>) -> Result<Self> {
+        let space = new_run.space;
         Self::check(out, inputs, force, false)?;
         let _lock_before = lock_existing(out)?;
         let before = read_run(out)?;
@@ -96,10 +93,7 @@ impl RunDir {
         let lock = lock(out, &new.path().join("state/lock"))?;
         let mut replaced = endings(before.as_ref());
         replaced.extend(new.replaces().then(|| new.ending().to_owned()));
-        let mut run = run.clone();
-        run["format"] = json!(FORMAT);
-        run["replaced"] = json!(replaced);
-        replace_bytes(&run_json(new.path()), true, format!("{run:#}\n").as_bytes())?;
+        write_run(new.path(), new_run, &replaced)?;
         new.place()?;
         Ok(Self { root: out.to_owned(), replaced, _lock: lock })
     }
@@ -131,7 +125,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Removes what a killed run was writing.
+    /// Removes the files that a killed run left half-written.
     fn clear_unfinished(&self) -> Result<()> {
         for path in entries(&self.states())? {
             if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
@@ -141,17 +135,17 @@ impl RunDir {
         Ok(())
     }
 
-    /// Where that is which stood here before this run.
+    /// The directories that this run replaced, as far as they still exist.
     pub fn replaced(&self) -> Vec<PathBuf> {
         let found = self.replaced.iter().filter_map(|ending| Replaced::named(&self.root, ending));
         found.filter_map(|replaced| replaced.path()).collect()
     }
 
-    /// How far the run came.
+    /// The rounds that are done, and the newest state of the round after them.
     ///
     /// # Errors
     /// [`Error::Io`], or a state that cannot be read.
-    pub fn standing(&self) -> Result<Standing> {
+    pub fn resume_point(&self) -> Result<ResumePoint> {
         let rounds = (0..).take_while(|round| self.rounds_done(*round)).count() as u32;
         let mut newest = None;
         for path in state::all(&self.states())? {
@@ -160,15 +154,15 @@ impl RunDir {
                 newest = Some((path, progress));
             }
         }
-        Ok(Standing { rounds, state: newest })
+        Ok(ResumePoint { rounds, state: newest })
     }
 
     /// A round is done when its metrics, which are written last, are there.
     fn rounds_done(&self, round: u32) -> bool {
-        self.of_round(round).join("metrics.json").is_file()
+        self.round_dir(round).join("metrics.json").is_file()
     }
 
-    /// Where states go.
+    /// The directory of saved states.
     pub fn states(&self) -> PathBuf {
         self.root.join("state")
     }
@@ -183,8 +177,8 @@ impl RunDir {
         &self.root
     }
 
-    /// What is kept of a round.
-    pub fn of_round(&self, round: u32) -> PathBuf {
+    /// The directory of a round's plan, patch and metrics.
+    pub fn round_dir(&self, round: u32) -> PathBuf {
         self.root.join("rounds").join(round.to_string())
     }
 
@@ -240,32 +234,6 @@ impl RunDir {
     }
 }
 
-fn run_json(root: &Path) -> PathBuf {
-    root.join("state/run.json")
-}
-
-/// What `run.json` says, where a run that did not end is at `out`.
-fn read_run(out: &Path) -> Result<Option<Value>> {
-    let path = run_json(out);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let fault = |fault: String| {
-        refuse(&path, &fault, "the options of the run are lost: move the directory away to start again")
-    };
-    let run: Value = read_json(&read_small(&path)?).map_err(|e| fault(format!("not valid JSON: {e}")))?;
-    if run.get("format") != Some(&json!(FORMAT)) {
-        return Err(fault(format!("not the file of a run: expected `format` to be {FORMAT}")));
-    }
-    Ok(Some(run))
-}
-
-/// The endings of what the run replaced.
-fn endings(run: Option<&Value>) -> Vec<String> {
-    let list = run.and_then(|run| run.get("replaced")).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|ending| ending.as_str().map(str::to_owned)).collect()
-}
-
 fn replaced_of(out: &Path, run: Option<&Value>) -> Vec<Replaced> {
     endings(run).iter().filter_map(|ending| Replaced::named(out, ending)).collect()
 }
@@ -319,7 +287,7 @@ fn bytes_in(dir: &Path) -> u64 {
     bytes.sum()
 }
 
-/// Removes a file, or a directory with what is in it, if it is there.
+/// Removes a file or a directory tree, if it exists.
 fn remove(path: &Path) -> Result<()> {
     let is_dir = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
     let removed = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -334,13 +302,13 @@ fn sync(dir: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io("sync", dir))
 }
 
-/// Locks a run that is at `out`, if there is one, so that it is not moved while it goes on.
+/// Locks the run at `out`, if there is one, so that no other process moves it meanwhile.
 fn lock_existing(out: &Path) -> Result<Option<File>> {
     let path = out.join("state/lock");
     path.is_file().then(|| lock(out, &path)).transpose()
 }
 
-/// Locks the run, so that two do not write to it.
+/// Takes the lock of the run, so that two processes never write to it.
 fn lock(out: &Path, path: &Path) -> Result<File> {
     let file = File::options().write(true).create(true).truncate(false).open(path);
     let file = file.map_err(Error::io("open", path))?;
@@ -358,8 +326,4 @@ fn lock(out: &Path, path: &Path) -> Result<File> {
         return Ok(file);
     }
     Err(refuse(out, "another run has just replaced it", "look at that run, then try again"))
-}
-
-fn refuse(path: &Path, fault: &str, hint: &str) -> Error {
-    Error::Output { path: path.to_owned(), fault: fault.to_owned(), hint: Some(hint.to_owned()) }
 }

@@ -10,11 +10,14 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::backend::Backend;
-use crate::checkpoint::{Access, Checkpoint, Sha256Hex, Shard, decode_f32, replace_file, tensor_digests};
-use crate::llama::Model;
+use crate::checkpoint::{
+    Access, Checkpoint, Dtype, HeaderWriter, Known, Sha256Hex, Shard, decode_f32, replace_file,
+    tensor_digests,
+};
+use crate::model::Model;
 use crate::{Error, Result};
 
-/// Where a run stands.
+/// Position of a run: round, step, epoch, micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The round.
@@ -77,23 +80,17 @@ pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progr
 
 /// The length of the header and the header, with [`NO_DIGEST`].
 fn header_of<B: Backend>(model: &Model<B>, progress: Progress) -> Vec<u8> {
-    let mut entries = serde_json::Map::new();
     let progress = serde_json::to_string(&progress).unwrap_or_default();
     let metadata = json!({"sha256": NO_DIGEST, "format": "hft-surgery/state", "progress": progress});
-    entries.insert("__metadata__".to_owned(), metadata);
-    let mut end = 0u64;
+    let mut header = HeaderWriter::new(metadata);
     for param in model.params().filter(|param| param.train.is_some()) {
         let (rows, cols) = param.shape;
         for part in PARTS {
-            let start = end;
-            end += 4 * param.elements() as u64;
-            let entry = json!({"dtype": "F32", "shape": [rows, cols], "data_offsets": [start, end]});
-            entries.insert(format!("{}.{part}", param.name), entry);
+            let (name, shape) = (format!("{}.{part}", param.name), [rows as u64, cols as u64]);
+            header.push(name, &Dtype::Known(Known::F32), &shape, 4 * param.elements() as u64);
         }
     }
-    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
-    json.resize(json.len().next_multiple_of(8), b' ');
-    [&(json.len() as u64).to_le_bytes()[..], &json].concat()
+    header.finish()
 }
 
 /// Writes the bytes of `values` and gives their SHA-256.
@@ -114,7 +111,7 @@ fn digest_of(header: &[u8], sums: &[Sha256Hex]) -> Sha256Hex {
     Sha256Hex::of(&header.iter().chain(sums).copied().collect::<Vec<u8>>())
 }
 
-/// Where `text` stands first in the header.
+/// The offset of the first `text` in the header.
 fn place_of(header: &[u8], text: &str) -> Option<std::ops::Range<usize>> {
     let start = header.windows(text.len()).position(|window| window == text.as_bytes())?;
     Some(start..start + text.len())

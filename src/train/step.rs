@@ -2,63 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::loss::{cross_entropy, mean_scale};
 use crate::backend::{
-    AdamStep, AdamTensor, Backend, HeadGradients, MaskedGrad, Part, Rehearsal, Sequences, Targets,
+    AdamStep, AdamTensor, Backend, MaskedGrad, Rehearsal, Sequences, Targets, TrainingPass,
 };
-use crate::llama::{Activations, Batch, Model, Param, Reach, Recompute, Trained, backward, forward};
-
-/// Tokens that go through the model at once: sequences laid end to end, without padding.
-#[derive(Debug, Clone, Copy)]
-pub struct MicroBatch<'a> {
-    /// Token ids, below the vocabulary size.
-    pub ids: &'a [u32],
-    /// The id that should stand here, or a negative number to ignore the place; shifted inside.
-    pub labels: &'a [i32],
-    /// Sequence `i` is tokens `offsets[i]..offsets[i + 1]`.
-    pub offsets: &'a [u32],
-}
-
-/// Whole sequences of a micro-batch that go through the model together.
-struct Pass<'a> {
-    ids: &'a [u32],
-    offsets: Vec<u32>,
-    /// Rows that predict a target, and the targets.
-    targets: (Vec<u32>, Vec<u32>),
-}
-
-impl MicroBatch<'_> {
-    /// Parts of whole sequences, each of at most `most` tokens or of one sequence.
-    fn parts(&self, most: usize) -> Vec<Pass<'_>> {
-        let mut parts = Vec::new();
-        let mut first = 0;
-        while first + 1 < self.offsets.len() {
-            let start = self.offsets[first];
-            let fits = |end: &u32| (end - start) as usize <= most;
-            let more = self.offsets[first + 1..].iter().take_while(|end| fits(end)).count().max(1);
-            let offsets: Vec<u32> = self.offsets[first..=first + more].iter().map(|o| o - start).collect();
-            let range = start as usize..self.offsets[first + more] as usize;
-            let (ids, labels) = (&self.ids[range.clone()], &self.labels[range]);
-            let targets = MicroBatch { ids, labels, offsets: &offsets }.targets();
-            parts.push(Pass { ids, offsets, targets });
-            first += more;
-        }
-        parts
-    }
-
-    fn sequences(&self) -> Sequences<'_> {
-        Sequences { offsets: self.offsets }
-    }
-
-    /// Rows that predict a label, and the labels: token `t` predicts the label of `t + 1` in its sequence.
-    pub fn targets(&self) -> (Vec<u32>, Vec<u32>) {
-        let sequences = self.sequences();
-        let pairs = sequences.ranges().flat_map(|range| {
-            let last = range.end.max(range.start + 1) - 1;
-            (range.start..last).filter_map(|t| Some((t as u32, u32::try_from(self.labels[t + 1]).ok()?)))
-        });
-        pairs.unzip()
-    }
-}
+use crate::data::Batch;
+use crate::eval::ForwardBatch;
+use crate::model::{self, Activations, Capacity, Model, Param, Reach, Recompute, Trained, backward, forward};
 
 /// Constants of the optimizer, as `torch.optim.AdamW` names them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,7 +25,35 @@ pub struct AdamW {
     pub max_grad_norm: f64,
 }
 
-/// Where the time of a step went.
+/// The update of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Constants of the optimizer.
+    pub adam: &'a AdamW,
+    /// The learning rate.
+    pub lr: f64,
+    /// Steps since the moments were zero, this one included.
+    pub count: u64,
+}
+
+/// The buffers of forward and backward passes.
+#[derive(Debug)]
+pub struct StepBuffers<B: Backend> {
+    /// Activations and their gradients.
+    pub acts: Activations<B>,
+    /// Gradient of the last hidden state, `[T, D]`.
+    pub dhidden: B::Buffer,
+}
+
+impl<B: Backend> StepBuffers<B> {
+    /// Buffers for steps of at most `capacity`.
+    pub fn new(backend: &B, model: &Model<B>, capacity: Capacity, recompute: Recompute) -> Self {
+        let acts = Activations::new(backend, &model.config, capacity, recompute, true);
+        Self { acts, dhidden: backend.activations(capacity.tokens * model.config.hidden_size) }
+    }
+}
+
+/// Time spent in each part of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Timings {
     /// Forward, without the head.
@@ -88,7 +66,7 @@ pub struct Timings {
     pub optimizer: Duration,
 }
 
-/// What a step found.
+/// Loss, gradient norm and counts of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Mean negative log-likelihood over the target tokens, in nats.
@@ -99,40 +77,38 @@ pub struct StepReport {
     pub tokens: u64,
     /// Tokens that were predicted.
     pub targets: u64,
-    /// Where the time went.
+    /// Time spent in each part.
     pub timings: Timings,
 }
 
 impl StepReport {
-    /// Whether loss and gradients are numbers. If not, the update was left out.
+    /// Whether loss and gradients are finite. If not, the update was left out.
     pub fn finite(&self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
     }
 }
 
-/// One step over `micro_batches` with learning rate `lr`; `count` is the number of steps since the moments were
-/// zero, this one included. The loss is the mean over the target tokens of all micro-batches.
+/// One step over `micro_batches`. The loss is the mean over the target tokens of all of them.
 ///
 /// When the loss or the gradients are not finite, no weight changes.
 pub fn step<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
-    acts: &mut Activations<B>,
-    dhidden: &mut B::Buffer,
-    micro_batches: &[MicroBatch<'_>],
-    (adam, lr, count): (&AdamW, f64, u64),
+    buffers: &mut StepBuffers<B>,
+    micro_batches: &[Batch],
+    update: Update<'_>,
 ) -> StepReport {
-    let parts: Vec<Pass<'_>> =
-        micro_batches.iter().flat_map(|micro| micro.parts(backend.tokens_at_once())).collect();
-    let total: usize = parts.iter().map(|part| part.targets.0.len()).sum();
-    let scale = 1.0 / total.max(1) as f32;
+    let most = backend.tokens_at_once();
+    let pieces: Vec<_> = micro_batches.iter().flat_map(|batch| ForwardBatch::split(batch, most)).collect();
+    let total: usize = pieces.iter().map(|piece| piece.target_ids.len()).sum();
+    let scale = mean_scale(&pieces);
     clear_sums(backend, model);
     let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
-    for (i, Pass { ids, offsets, targets: (rows, labels) }) in parts.iter().enumerate() {
-        let (sequences, targets) = (Sequences { offsets }, Targets { rows, ids: labels });
-        let part = Part { ids, sequences, targets, scale, accumulate: i > 0 };
+    for (i, piece) in pieces.iter().enumerate() {
+        let (sequences, targets) = (piece.sequences(), piece.targets());
+        let part = TrainingPass { ids: piece.ids, sequences, targets, scale, accumulate: i > 0 };
         let begin = Instant::now();
-        backend.part(&part, |backend| learn(backend, model, acts, dhidden, &part, &mut timings));
+        backend.training_pass(&part, |backend| gradients(backend, model, buffers, &part, &mut timings));
         queued += begin.elapsed();
     }
     let clock = Instant::now();
@@ -142,38 +118,30 @@ pub fn step<B: Backend>(
     timings.backward += clock.elapsed() + queued.saturating_sub(split);
     let clock = Instant::now();
     let loss = sum / total.max(1) as f64;
-    let grad_norm = update(backend, model, loss, (adam, lr, count));
+    let grad_norm = clip_and_update(backend, model, loss, update);
     lap(&mut timings.optimizer, clock);
-    let tokens = micro_batches.iter().map(|micro| micro.ids.len() as u64).sum();
+    let tokens = micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum();
     StepReport { loss, grad_norm, tokens, targets: total as u64, timings }
 }
 
-/// Forward, head and backward.
-fn learn<B: Backend>(
+/// Forward, loss and backward.
+fn gradients<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
-    acts: &mut Activations<B>,
-    dhidden: &mut B::Buffer,
-    part: &Part<'_>,
+    buffers: &mut StepBuffers<B>,
+    part: &TrainingPass<'_>,
     timings: &mut Timings,
 ) {
-    let Part { ids, sequences, targets, scale, accumulate } = *part;
-    let (batch, reach) = (Batch { ids, sequences }, Reach::of(model));
+    let StepBuffers { acts, dhidden } = buffers;
+    let batch = model::Batch { ids: part.ids, sequences: part.sequences };
+    let reach = Reach::of(model);
     let clock = Instant::now();
     let hidden = forward(backend, model, batch, acts);
     let clock = lap(&mut timings.forward, clock);
-    let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
-    let Param { weight, train, .. } = head;
-    let gradients = HeadGradients {
-        scale,
-        hidden: reach.hidden.then_some(&mut *dhidden),
-        weight: train.as_mut().map(|train| &mut train.grad),
-        accumulate,
-    };
-    backend.cross_entropy(hidden, weight, targets, Some(gradients));
+    cross_entropy(backend, model, hidden, reach.hidden.then_some(&mut *dhidden), part);
     let clock = lap(&mut timings.head, clock);
     if reach.hidden {
-        backward(backend, model, batch, acts, dhidden, accumulate);
+        backward(backend, model, batch, acts, dhidden, part.accumulate);
     }
     lap(&mut timings.backward, clock);
 }
@@ -197,12 +165,8 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
 }
 
 /// Clips and updates; gives the norm before clipping.
-fn update<B: Backend>(
-    backend: &mut B,
-    model: &mut Model<B>,
-    loss: f64,
-    (adam, lr, step): (&AdamW, f64, u64),
-) -> f64 {
+fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64, update: Update<'_>) -> f64 {
+    let Update { adam, lr, count: step } = update;
     let trained = model.params_mut().filter_map(|param| param.train.as_mut());
     let mut grads: Vec<MaskedGrad<'_, B>> =
         trained.map(|train| MaskedGrad { grad: &mut train.grad, mask: train.mask.as_ref() }).collect();
@@ -225,51 +189,42 @@ fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamT
     Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_ref(), weight_decay })
 }
 
-/// Bytes of a device's memory for activations and scratch of steps with at most `tokens` tokens at once, in
-/// sequences of at most `positions`; `None` where memory is not planned. Nothing is allocated.
+/// Bytes of a device's memory for activations and scratch of steps within `capacity`; `None` where memory is not
+/// planned. Nothing is allocated.
 pub(super) fn plan_memory<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
-    sizes: (usize, usize),
-    (recompute, adam): (Recompute, &AdamW),
+    capacity: Capacity,
+    recompute: Recompute,
+    adam: &AdamW,
 ) -> Option<u64> {
     backend.rehearse(Rehearsal::Count, |backend| {
-        let (mut acts, mut dhidden) = buffers(backend, model, sizes, recompute);
-        largest_steps(backend, model, &mut acts, &mut dhidden, sizes, adam);
+        let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
+        largest_steps(backend, model, &mut buffers, capacity, adam);
     })
 }
 
-/// Activations and the gradient of the last hidden state, with all memory that steps need besides.
+/// The buffers of steps within `capacity`, with all memory that steps need besides.
 pub(super) fn reserve<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
-    sizes: (usize, usize),
-    (recompute, adam): (Recompute, &AdamW),
-) -> (Activations<B>, B::Buffer) {
-    let (mut acts, mut dhidden) = buffers(backend, model, sizes, recompute);
-    backend.rehearse(Rehearsal::Reserve, |backend| {
-        largest_steps(backend, model, &mut acts, &mut dhidden, sizes, adam);
-    });
-    (acts, dhidden)
-}
-
-fn buffers<B: Backend>(
-    backend: &B,
-    model: &Model<B>,
-    sizes: (usize, usize),
+    capacity: Capacity,
     recompute: Recompute,
-) -> (Activations<B>, B::Buffer) {
-    let acts = Activations::new(backend, &model.config, sizes, recompute, true);
-    (acts, backend.activations(sizes.0 * model.config.hidden_size))
+    adam: &AdamW,
+) -> StepBuffers<B> {
+    let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
+    backend.rehearse(Rehearsal::Reserve, |backend| {
+        largest_steps(backend, model, &mut buffers, capacity, adam);
+    });
+    buffers
 }
 
 /// The steps that need the most memory: in the longest sequences, and in as many as there can be.
 fn largest_steps<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
-    acts: &mut Activations<B>,
-    dhidden: &mut B::Buffer,
-    (tokens, positions): (usize, usize),
+    buffers: &mut StepBuffers<B>,
+    Capacity { tokens, positions }: Capacity,
     adam: &AdamW,
 ) {
     let (ids, rows) = (vec![0; tokens], (0..tokens as u32).collect::<Vec<_>>());
@@ -277,56 +232,10 @@ fn largest_steps<B: Backend>(
         let starts = (0..tokens).step_by(length).map(|start| start as u32);
         let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
         let (sequences, targets) = (Sequences { offsets: &offsets }, Targets { rows: &rows, ids: &ids });
-        let part = Part { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
-        backend.part(&part, |backend| {
-            learn(backend, model, acts, dhidden, &part, &mut Timings::default());
+        let part = TrainingPass { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
+        backend.training_pass(&part, |backend| {
+            gradients(backend, model, buffers, &part, &mut Timings::default());
         });
     }
-    update(backend, model, 0.0, (adam, 0.0, 1));
-}
-
-/// Negative log-likelihood of each target token, in nats. Changes nothing.
-pub fn evaluate<B: Backend>(
-    backend: &mut B,
-    model: &Model<B>,
-    acts: &mut Activations<B>,
-    micro: &MicroBatch<'_>,
-) -> Vec<f32> {
-    for Pass { ids, offsets, targets: (rows, labels) } in micro.parts(backend.tokens_at_once()) {
-        let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
-        let hidden = forward(backend, model, batch, acts);
-        let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-        let targets = Targets { rows: &rows, ids: &labels };
-        backend.cross_entropy(hidden, &head.weight, targets, None);
-    }
-    backend.losses()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_whole_sequences_and_keep_every_target() {
-        let lengths = [300usize, 200, 13, 600, 1, 511, 2];
-        let offsets: Vec<u32> = std::iter::once(0)
-            .chain(lengths.iter().scan(0, |end, n| {
-                *end += *n as u32;
-                Some(*end)
-            }))
-            .collect();
-        let ids: Vec<u32> = (0..lengths.iter().sum::<usize>() as u32).collect();
-        let labels: Vec<i32> =
-            ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
-        let micro = MicroBatch { ids: &ids, labels: &labels, offsets: &offsets };
-        let parts = micro.parts(512);
-        let sizes: Vec<usize> = parts.iter().map(|part| part.ids.len()).collect();
-        assert_eq!(sizes, [500, 13, 600, 512, 2]);
-        let joined: Vec<u32> = parts.iter().flat_map(|part| part.targets.1.clone()).collect();
-        assert_eq!(joined, micro.targets().1);
-        for part in &parts {
-            let predicted = part.targets.0.iter().zip(&part.targets.1);
-            assert!(predicted.into_iter().all(|(row, id)| part.ids[*row as usize + 1] == *id));
-        }
-    }
+    clip_and_update(backend, model, 0.0, Update { adam, lr: 0.0, count: 1 });
 }

@@ -1,4 +1,4 @@
-//! The stand-ins for the driver, NVRTC and cuBLASLt of `tests/mock_cuda`, built with g++.
+//! The mocks of the driver, NVRTC and cuBLASLt of `tests/mock_cuda`, built with g++.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its own part")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,7 +42,7 @@ pub fn compile(source: &Path, out: &Path, options: &[&str]) {
     assert!(output.status.success(), "{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
 }
 
-/// The kernels for the host, one library for each working type.
+/// The kernels for the host, one library for each compute dtype.
 fn kernels(dir: &Path) {
     use hft_surgery::backend::cuda::{SOURCES, signatures};
     let mut program = format!("#include \"{}\"\n", root().join("tests/mock_cuda/shim.h").display());
@@ -56,7 +56,7 @@ fn kernels(dir: &Path) {
     let source = dir.join("kernels.cpp");
     std::fs::write(&source, program).unwrap();
     compile(&source, &dir.join("libkernels_f32.so"), &[]);
-    compile(&source, &dir.join("libkernels_bf16.so"), &["-DWORKING_BF16"]);
+    compile(&source, &dir.join("libkernels_bf16.so"), &["-DCOMPUTE_BF16"]);
 }
 
 /// The directory of the libraries, built once for each state of their sources.

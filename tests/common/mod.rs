@@ -1,9 +1,17 @@
 //! Checkpoints made on the spot, and the command run on them.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test file uses its own part"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
 
@@ -12,14 +20,50 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 /// The command with these arguments; paths and numbers alike.
-pub fn hft(args: &[&str]) -> std::process::Command {
-    let mut command = std::process::Command::new(cargo_bin("hft-surgery"));
+pub fn hft(args: &[&str]) -> Command {
+    let mut command = Command::new(cargo_bin("hft-surgery"));
     command.args(args).env_remove("NO_COLOR");
     command
 }
 
+/// No command of a test takes this long.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Waits for a command to end, and fails when it takes too long.
+pub fn wait(child: Child) -> Output {
+    let id = child.id().to_string();
+    let (send, ended) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(LIMIT) else {
+        Command::new("kill").args(["-KILL", &id]).status().unwrap();
+        panic!("a command still runs after {LIMIT:?}");
+    };
+    output.unwrap()
+}
+
+/// Runs a command to its end, with its stdout and stderr, and fails when it takes too long.
+pub fn output(command: &mut Command) -> Output {
+    wait(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// Waits until `reached` holds; whether it did before `child` ended. Fails when neither comes.
+pub fn wait_until(child: &mut Child, reached: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !reached() {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if start.elapsed() > LIMIT {
+            child.kill().unwrap();
+            panic!("a command neither ended nor went on within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
 pub fn run(args: &[&str]) -> Output {
-    hft(args).output().unwrap()
+    output(&mut hft(args))
 }
 
 /// Runs and expects success; stdout.
@@ -99,6 +143,15 @@ pub fn write_checkpoint(dir: &Path, tensors: &[Tensor], shards: usize, config: &
     }
     let index = format!(r#"{{"metadata": {{"total_size": 0}}, "weight_map": {{{}}}}}"#, map.join(", "));
     std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+}
+
+/// A pair of 24 MB a side, so that a run takes long enough to be interrupted or disturbed.
+pub fn large_pair(dir: &Path) {
+    for (name, first) in [("base", 1u16), ("tuned", 2)] {
+        let tensors = (0..12)
+            .map(|i| counted(&format!("model.layers.{i}.mlp.up_proj.weight"), &[1000, 1000], first + 10 * i));
+        write_checkpoint(&dir.join(name), &tensors.collect::<Vec<_>>(), 4, "{}");
+    }
 }
 
 /// Every tensor of a checkpoint directory, read by the reference crate.

@@ -1,10 +1,11 @@
-//! The operations with numbers to run them on, written once for every backend.
+//! Each operation with its input values, written once for every backend.
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a part of a test")]
 
 use hft_surgery::backend::cuda::{self, Cuda};
 use hft_surgery::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Cpu, HeadGradients, MaskedGrad, Part, RopeTable, Rotation,
-    Sequences, Stored, Targets,
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Cpu, HeadGradients,
+    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, RmsNormInputs, RopeTable, Rotation, Sequences,
+    Stored, Targets, TrainingPass,
 };
 use hft_surgery::checkpoint::{Dtype, Known};
 
@@ -26,7 +27,7 @@ impl Maker for Cuda {
     }
 }
 
-/// An operation with its numbers.
+/// An operation with its input values.
 pub struct Case {
     pub name: &'static str,
     /// Largest error in bf16, as a share of the largest number of a result.
@@ -99,11 +100,11 @@ fn host<B: Backend>(b: &B, buffers: &[&B::Buffer]) -> Vec<Vec<f32>> {
 fn embedding<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let ids = [4, 0, 4, 2, 4, 6, 0];
     let mut all = Vec::new();
-    for cols in [33, 40] {
+    for (cols, padding_idx) in [(33, None), (40, None), (40, Some(4))] {
         let table = weight(b, (7, cols), 1, true);
         let (mut out, mut grad) = (b.activations(7 * cols), floats(b, 7 * cols, 2));
         b.embedding_forward(&table, &ids, &mut out);
-        b.embedding_backward(&acts(b, 7 * cols, 3), &ids, &mut grad, cols);
+        b.embedding_backward(&acts(b, 7 * cols, 3), &ids, padding_idx, &mut grad, cols);
         all.extend(host(b, &[&out, &grad]));
     }
     all
@@ -115,7 +116,8 @@ fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize) -> Vec<Vec<f32>> {
     let (mut out, mut rstd) = (b.activations(rows * cols), b.zeros(rows));
     b.rmsnorm_forward(&x, &scale, rows, 1e-5, &mut out, &mut rstd);
     let (mut dx, mut dweight) = (acts(b, rows * cols, 4), floats(b, cols, 5));
-    b.rmsnorm_backward(&dout, &x, &scale, &rstd, rows, Some(&mut dx), Some(&mut dweight));
+    let inputs = RmsNormInputs { dout: &dout, x: &x, weight: &scale, rstd: &rstd, rows };
+    b.rmsnorm_backward(inputs, Some(&mut dx), Some(&mut dweight));
     host(b, &[&out, &rstd, &dx, &dweight])
 }
 
@@ -135,7 +137,8 @@ fn linear<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
         (acts(b, rows * outer, 4), b.activations(rows * inner), floats(b, outer * inner, 5));
     b.linear_forward(&x, &w, rows, &mut out, true);
     b.linear_backward_input(&dout, &w, rows, &mut dx, false);
-    b.linear_backward_weight(&dout, &x, rows, (outer, inner), &mut dw, true);
+    let shape = LinearShape { rows, out_features: outer, in_features: inner };
+    b.linear_backward_weight(&dout, &x, shape, &mut dw, true);
     host(b, &[&out, &dx, &dw])
 }
 
@@ -177,9 +180,11 @@ fn attend<B: Maker>(b: &mut B, shape: AttentionShape, offsets: &[u32]) -> Vec<Ve
     let (n, m) = (sequences.tokens() * heads * head_dim, sequences.tokens() * kv_heads * head_dim);
     let (mut q, mut k, mut v) = (acts(b, n, 1), acts(b, m, 2), acts(b, m, 3));
     let (mut out, mut lse) = (b.activations(n), b.zeros(sequences.tokens() * heads));
-    b.attention_forward(&q, &k, &v, shape, sequences, &mut out, &mut lse);
+    let layout = AttentionLayout { shape, sequences };
+    b.attention_forward(QueryKeyValue { q: &q, k: &k, v: &v }, layout, &mut out, &mut lse);
     let forward = host(b, &[&out, &lse]);
-    b.attention_backward(&acts(b, n, 4), &out, &lse, shape, sequences, &mut q, &mut k, &mut v);
+    let output = AttentionOutput { dout: &acts(b, n, 4), out: &out, lse: &lse };
+    b.attention_backward(output, layout, QueryKeyValueMut { q: &mut q, k: &mut k, v: &mut v });
     [forward, host(b, &[&q, &k, &v])].concat()
 }
 
@@ -212,7 +217,7 @@ fn attention_mma_128<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     attend(b, AttentionShape { heads: 3, kv_heads: 1, head_dim: 128, window: None }, &[0, 63, 230])
 }
 
-/// Windows that end within a tile, and tiles of keys that a tile sees whole but for the window.
+/// Windows that end within a tile, and tiles of keys of which only the window hides a part.
 fn attention_mma_window<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let shape = |window| AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: Some(window) };
     [3, 50, 70, 133].into_iter().flat_map(|window| attend(b, shape(window), &[0, 200, 217])).collect()
@@ -223,7 +228,8 @@ pub fn attention_of_width(b: &mut Cuda, head_dim: usize) {
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
     let x = b.activations(2 * head_dim);
     let (mut out, mut lse) = (b.activations(2 * head_dim), b.zeros(2));
-    b.attention_forward(&x, &x, &x, shape, Sequences { offsets: &[0, 2] }, &mut out, &mut lse);
+    let layout = AttentionLayout { shape, sequences: Sequences { offsets: &[0, 2] } };
+    b.attention_forward(QueryKeyValue { q: &x, k: &x, v: &x }, layout, &mut out, &mut lse);
 }
 
 fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
@@ -244,29 +250,36 @@ fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
 
 /// Three steps of three tensors, one with a mask, one longer than a block's piece.
 fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    struct Parts<B: Backend>(B::Weight, B::Buffer, B::Buffer, B::Buffer, Option<B::Mask>);
+    struct Tensor<B: Backend> {
+        weight: B::Weight,
+        grad: B::Buffer,
+        exp_avg: B::Buffer,
+        exp_avg_sq: B::Buffer,
+        mask: Option<B::Mask>,
+    }
     let shapes: [(usize, usize, bool); 3] = [(3, 7, false), (1, 70, true), (130, 131, true)];
-    let mut all: Vec<Parts<B>> = Vec::new();
+    let mut all: Vec<Tensor<B>> = Vec::new();
     for (rows, cols, masked) in shapes {
         let n = rows * cols;
         let bits =
             (0..n.div_ceil(64) as u64).map(|i| 0x9669_f00f_3c5a_81e7_u64.rotate_left(i as u32)).collect();
         let mask = masked.then(|| b.mask(bits));
-        all.push(Parts(weight(b, (rows, cols), 1, true), floats(b, n, 2), b.zeros(n), b.zeros(n), mask));
+        let (weight, grad) = (weight(b, (rows, cols), 1, true), floats(b, n, 2));
+        all.push(Tensor { weight, grad, exp_avg: b.zeros(n), exp_avg_sq: b.zeros(n), mask });
     }
     let mut norms = Vec::new();
     for step in 1..=3 {
-        for (i, part) in all.iter_mut().enumerate() {
+        for (i, tensor) in all.iter_mut().enumerate() {
             let n = shapes[i].0 * shapes[i].1;
-            b.set(&mut part.1, &numbers(n, 10 * step + i as u64)).unwrap();
+            b.set(&mut tensor.grad, &numbers(n, 10 * step + i as u64)).unwrap();
         }
         let mut grads: Vec<MaskedGrad<'_, B>> = Vec::new();
-        for Parts(_, grad, _, _, mask) in &mut all {
+        for Tensor { grad, mask, .. } in &mut all {
             grads.push(MaskedGrad { grad, mask: mask.as_ref() });
         }
         norms.push(b.mask_and_square_sum(&mut grads) as f32);
         let mut tensors: Vec<AdamTensor<'_, B>> = Vec::new();
-        for Parts(weight, grad, exp_avg, exp_avg_sq, mask) in &mut all {
+        for Tensor { weight, grad, exp_avg, exp_avg_sq, mask } in &mut all {
             tensors.push(AdamTensor {
                 weight,
                 grad,
@@ -280,16 +293,16 @@ fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
         b.adamw(&mut tensors, &constants);
     }
     let mut results = vec![norms];
-    for Parts(weight, grad, exp_avg, exp_avg_sq, _) in &all {
+    for Tensor { weight, grad, exp_avg, exp_avg_sq, .. } in &all {
         results.push(b.weight_to_host(weight).unwrap().into_owned());
         results.extend(host(b, &[grad, exp_avg, exp_avg_sq]));
     }
     results
 }
 
-/// Losses and gradients of a small model on seven parts of two shapes, in turn and in a row; `whole` parts may be
-/// recorded.
-pub fn parts<B: Maker>(b: &mut B, whole: bool) -> Vec<Vec<f32>> {
+/// Losses and gradients of a small model on seven passes of two shapes, alternating and repeated. With `as_passes`
+/// the backend may record them as graphs.
+pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
     let (tokens, vocab, cols) = (12, 19, 16);
     let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 8, window: None };
     let (table, head) = (weight(b, (vocab, cols), 1, true), weight(b, (vocab, cols), 2, true));
@@ -308,7 +321,7 @@ pub fn parts<B: Maker>(b: &mut B, whole: bool) -> Vec<Vec<f32>> {
             .into_iter()
             .collect();
         let (sequences, targets) = (Sequences { offsets }, Targets { rows: &rows, ids: &ids[..rows.len()] });
-        let part = Part { ids: &ids, sequences, targets, scale: 0.2, accumulate: false };
+        let pass = TrainingPass { ids: &ids, sequences, targets, scale: 0.2, accumulate: false };
         let mut work = |b: &mut B| {
             b.clear(&mut dtable);
             for x in [&mut q, &mut k, &mut v] {
@@ -316,15 +329,17 @@ pub fn parts<B: Maker>(b: &mut B, whole: bool) -> Vec<Vec<f32>> {
             }
             b.rope(&mut q, 2, sequences, &rope, Rotation::Forward);
             b.rope(&mut k, 2, sequences, &rope, Rotation::Forward);
-            b.attention_forward(&q, &k, &v, shape, sequences, &mut out, &mut lse);
+            let layout = AttentionLayout { shape, sequences };
+            b.attention_forward(QueryKeyValue { q: &q, k: &k, v: &v }, layout, &mut out, &mut lse);
             let (hidden, weight) = (Some(&mut dhidden), Some(&mut dhead));
-            let gradients = HeadGradients { scale: part.scale, hidden, weight, accumulate: false };
+            let gradients = HeadGradients { scale: pass.scale, hidden, weight, accumulate: false };
             b.cross_entropy(&out, &head, targets, Some(gradients));
-            b.attention_backward(&dhidden, &out, &lse, shape, sequences, &mut q, &mut k, &mut v);
-            b.embedding_backward(&v, &ids, &mut dtable, cols);
+            let output = AttentionOutput { dout: &dhidden, out: &out, lse: &lse };
+            b.attention_backward(output, layout, QueryKeyValueMut { q: &mut q, k: &mut k, v: &mut v });
+            b.embedding_backward(&v, &ids, Some(5), &mut dtable, cols);
         };
-        if whole {
-            b.part(&part, work);
+        if as_passes {
+            b.training_pass(&pass, work);
         } else {
             work(b);
         }

@@ -153,7 +153,7 @@ fn order_threads_and_shards_change_no_bit() {
             run(&args(dir, method, parameters, set, &["a", "b", "c"]), &["--threads", "1"], &dir.join("x"));
         for (models, more) in [
             (["c", "a", "b"], &["--threads", "2"][..]),
-            (["b", "c", "a"], &["--threads", "7", "--shard-size", "64KB"][..]),
+            (["b", "c", "a"], &["--threads", "7", "--out-shard-size", "32k"][..]),
             (["a", "b", "c"], &["--no-mmap", "--shard-size", "1GB"][..]),
         ] {
             let got = run(&args(dir, method, parameters, set, &models), more, &dir.join("y"));
@@ -335,7 +335,8 @@ fn explain_names_every_tensor_and_writes_nothing() {
 #[test]
 fn the_size_of_a_tile_changes_no_bit() {
     use hft_surgery::checkpoint::{Access, Link};
-    use hft_surgery::surgery::{Merge, MergeOptions, Models, Output, Provenance, Recipe};
+    use hft_surgery::merge::{Merge, MergeOptions, Models, Recipe};
+    use hft_surgery::surgery::{Output, Provenance};
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     checkpoints(dir);

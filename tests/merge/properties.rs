@@ -38,7 +38,7 @@ struct Case {
     seed: u64,
     /// The share of elements, in eighths, that fine-tuning moved.
     moved: u64,
-    shard_kb: u64,
+    shard_thousands: u64,
 }
 
 prop_compose! {
@@ -50,11 +50,11 @@ prop_compose! {
         density in 0.25f32..0.75,
         seed: u64,
         moved in 0u64..9,
-        shard_kb in 1u64..200,
+        shard_thousands in 1u64..200,
     ) -> Case {
         // Shares that are written the same wherever they stand.
         let round = |x: f32| (x * 64.0).round() / 64.0;
-        Case { dtype, shapes, method, weight: round(weight), density: round(density), seed, moved, shard_kb }
+        Case { dtype, shapes, method, weight: round(weight), density: round(density), seed, moved, shard_thousands }
     }
 }
 
@@ -154,9 +154,9 @@ proptest! {
         for (name, model) in [("a", 1), ("b", 2), ("c", 3)] {
             case.write(dir.path(), name, model);
         }
-        let (p, size) = (case.parameters(), format!("{}KB", case.shard_kb));
+        let (p, size) = (case.parameters(), format!("{}k", case.shard_thousands));
         let first = case.merge(dir.path(), &[("a", &p), ("b", &p), ("c", &p)], &["--threads", "1"]);
-        let other = ["--threads", "3", "--shard-size", &size];
+        let other = ["--threads", "3", "--out-shard-size", &size];
         prop_assert!(case.merge(dir.path(), &[("c", &p), ("a", &p), ("b", &p)], &other) == first);
         prop_assert!(case.merge(dir.path(), &[("b", &p), ("c", &p), ("a", &p)], &["--no-mmap"]) == first);
     }

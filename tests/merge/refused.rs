@@ -4,10 +4,14 @@ use super::{at_root, path};
 use crate::common::{tensor, write_checkpoint};
 
 fn refused(recipe: &str) -> String {
+    refused_with(recipe, &[])
+}
+
+fn refused_with(recipe: &str, flags: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("r.yml"), dir.path().join("out"));
     std::fs::write(&file, recipe).unwrap();
-    let output = at_root(&["merge", path(&file), "--out", path(&out)]).output().unwrap();
+    let output = at_root(&[&["merge", path(&file), "--out", path(&out)], flags].concat()).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(!out.exists() && !stderr.contains("panicked"), "{stderr}");
@@ -24,6 +28,21 @@ fn every_fault_of_a_recipe_is_listed_with_the_nearest_spelling() {
     {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
+}
+
+/// What a flag replaces must be right in the file, too.
+#[test]
+fn faults_that_flags_would_replace_are_listed() {
+    let model = "models:\n  - model: fixtures/merge/a\n    parameters: {weight: 1}\n";
+    let stderr = refused_with(
+        &format!("merge_method: linear\nseed: -1\nout_dtype: bfloat\n{model}"),
+        &["--seed", "5", "--dtype", "float32"],
+    );
+    assert!(stderr.contains("`seed` must be a whole number from 0"), "{stderr}");
+    assert!(stderr.contains("unknown out_dtype `bfloat`"), "{stderr}");
+    let stderr = refused_with(&format!("merge_method: linear\n{model}"), &["--dtype", "floot32"]);
+    assert!(stderr.contains("unknown out_dtype `floot32`"), "{stderr}");
+    assert!(stderr.contains("did you mean `float32`?"), "{stderr}");
 }
 
 #[test]

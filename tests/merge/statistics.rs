@@ -34,7 +34,7 @@ fn merged(method: &str, parameters: &str, set: &[&str]) -> (Vec<f32>, Vec<f32>) 
     (tau, got)
 }
 
-/// Five standard deviations of a share of `n` coins.
+/// Five standard deviations of the mean of `n` Bernoulli draws.
 fn bound(p: f64, n: usize) -> f64 {
     5.0 * (p * (1.0 - p) / n as f64).sqrt()
 }
@@ -89,6 +89,32 @@ fn ties_keeps_exactly_the_largest() {
     assert!(kept.iter().all(|t| *t > 0.75));
 }
 
+/// One threshold for the tensors of which the recipe says so, and a threshold of its own for each of the others: of n
+/// elements of a tensor that is trimmed by itself, the ⌊p n⌋ largest stay, however large those of other tensors are.
+#[test]
+fn a_global_trim_counts_the_tensors_that_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let layer = |i: u8| format!("model.layers.{i}.mlp.up_proj.weight");
+    let ramp = |scale: f32| (1..=64u8).map(|i| scale * f32::from(i)).collect::<Vec<f32>>();
+    for (name, scales) in [("base", [0.0; 3]), ("ft", [1.0, 100.0, 10_000.0])] {
+        let tensors =
+            [0, 1, 2].map(|i| tensor(&layer(i), "F32", &[8, 8], floats(&ramp(scales[usize::from(i)]))));
+        write_checkpoint(&at(name), &tensors, 1, r#"{"architectures":["X"]}"#);
+    }
+    let (base, out, recipe) = (at("base"), at("out"), at("r.yml"));
+    let text = format!(
+        "merge_method: ties\nbase_model: {}\nmodels:\n  - model: {}\n    parameters: {{weight: 1, density: 0.5}}\nparameters:\n  trim:\n    - filter: layers.2\n      value: tensor\n    - value: global\n",
+        path(&base),
+        path(&at("ft"))
+    );
+    std::fs::write(&recipe, text).unwrap();
+    merge(&[path(&recipe)], &out);
+    let kept = |i: u8| values(&out)[&layer(i)].iter().filter(|x| **x != 0.0).count();
+    // Of the 128 elements of layers 0 and 1, the 64 largest are those of layer 1.
+    assert_eq!([kept(0), kept(1), kept(2)], [0, 64, 32]);
+}
+
 #[test]
 fn breadcrumbs_drops_outliers_and_the_smallest() {
     let (tau, got) = merged("breadcrumbs", "density=0.5,gamma=0.125", &[]);
@@ -98,7 +124,7 @@ fn breadcrumbs_drops_outliers_and_the_smallest() {
 }
 
 #[test]
-fn seeds_change_the_coins_and_nothing_else_does() {
+fn seeds_change_the_draws_and_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     pair(dir.path());
     let (base, ft) = (dir.path().join("base"), dir.path().join("ft"));
@@ -111,9 +137,9 @@ fn seeds_change_the_coins_and_nothing_else_does() {
     assert!(run("1", "x") == run("1", "y") && run("1", "x") != run("2", "z"));
 }
 
-/// fixtures/merge/make_pinned.py says which elements stay, from the definition of the coins.
+/// fixtures/merge/make_pinned.py says which elements stay, from the definition of the draws.
 #[test]
-fn coins_are_those_of_their_definition() {
+fn draws_are_those_of_their_definition() {
     let text = std::fs::read(fixture("merge/pinned.json")).unwrap();
     let pinned: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let dir = tempfile::tempdir().unwrap();

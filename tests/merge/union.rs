@@ -279,8 +279,8 @@ fn tokenizers_that_cannot_be_merged_are_refused_with_the_other_faults() {
     let text = spoil(&|json| *json = "x".into());
     for (stderr, part) in [
         (kind, "a tokenizer of kind Tiktoken"),
-        (twice, "stand twice"),
-        (number, "`<b>` has number 9, but loaders give it 7"),
+        (twice, "occurs twice"),
+        (number, "`<b>` has id 9, but loaders give it 7"),
         (text, "no tokenizer that can be read"),
     ] {
         assert!(stderr.contains(part) && stderr.contains("linear needs `weight`"), "{part}: {stderr}");
@@ -327,5 +327,5 @@ fn rows_that_cannot_be_had_are_refused() {
     copy("base", &dir.path().join("rowless"));
     let other = dir.path().join("rowless");
     let stderr = refused(&linear(&[&at("a"), path(&other)], &json!({"source": path(&other)})));
-    assert!(stderr.contains("token `<rowless>` has number 9, but the model 9 rows"), "{stderr}");
+    assert!(stderr.contains("token `<rowless>` has id 9, but the model has 9 rows"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-// A stand-in for cuBLASLt: column-major products in f64, of float and bfloat16, D = alpha op(A) op(B) + beta C.
+// A mock of cuBLASLt: column-major products in f64, of float and bfloat16, D = alpha op(A) op(B) + beta C.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -90,15 +90,15 @@ API cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* l
     uint64_t n = op->op_b ? y->rows : y->cols, k2 = op->op_b ? y->cols : y->rows;
     if (k != k2 || w->rows != m || w->cols != n || z->rows != m || z->cols != n || x->type != y->type) return INVALID_VALUE;
     for (auto* l : {x, y, z, w}) if (l->ld < (int64_t)l->rows) return INVALID_VALUE;
-    // Into the stream of the driver beside this file.
-    static auto give = [] {
+    // Goes to the stream of the mock driver, which lies beside this file.
+    static auto enqueue = [] {
         Dl_info self;
         dladdr((void*)&cublasLtCreate, &self);
         std::string dir = self.dli_fname;
         void* driver = dlopen((dir.substr(0, dir.rfind('/') + 1) + "libcuda.so").c_str(), RTLD_NOW | RTLD_NOLOAD);
-        return driver ? (void (*)(void (*)(void*), void*))dlsym(driver, "mock_give") : nullptr;
+        return driver ? (void (*)(void (*)(void*), void*))dlsym(driver, "mock_enqueue") : nullptr;
     }();
-    if (!give) return NOT_SUPPORTED;
-    give(multiply, new (malloc(sizeof(Product))) Product{*alpha, *beta, a, b, c, d, *x, *y, *z, *w, *op, m, n, k});
+    if (!enqueue) return NOT_SUPPORTED;
+    enqueue(multiply, new (malloc(sizeof(Product))) Product{*alpha, *beta, a, b, c, d, *x, *y, *z, *w, *op, m, n, k});
     return 0;
 }

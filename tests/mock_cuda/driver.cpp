@@ -1,15 +1,15 @@
-// A stand-in for libcuda: device memory is host memory, kernels run on the CPU through shim.h.
+// A mock of libcuda: device memory is host memory, kernels run on the CPU through shim.h.
 //
 // Every allocation ends at a page that may not be touched, and is filled with NaN. A launch runs under
 // schedule MOCK_SCHEDULE (0 forward, 1 reverse, 2 random); under 3, the default, it runs under all three, and
-// results that differ by a bit are a race. What fails is reported as CUDA_ERROR_LAUNCH_FAILED, with the reason
+// results that differ by a bit are a race. A failure is reported as CUDA_ERROR_LAUNCH_FAILED, with the reason
 // on stderr.
 //
-// The stream is a queue: copies, kernels and graphs run when somebody waits, so that pinned memory that is written
-// too early shows as a wrong result. While the stream is captured they go into a graph instead.
+// The stream is a queue: copies, kernels and graphs run when the host synchronizes, so that pinned memory that is
+// overwritten too early gives a wrong result. While the stream is captured they are added to a graph instead.
 //
 // MOCK_DRIVER_LOG: a file that gets a line for every allocation, launch and graph.
-// MOCK_NO_DEVICE: no card. MOCK_COMPUTE_CAPABILITY: 75 is a Turing card. MOCK_MEMORY: bytes of the card.
+// MOCK_NO_DEVICE: no GPU. MOCK_COMPUTE_CAPABILITY: 75 is a Turing GPU. MOCK_MEMORY: bytes of device memory.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -54,18 +54,18 @@ bool inside(Pointer p, size_t n) {
     return p + n <= it->first + it->second.size;
 }
 
-// Without memory as large as the scratch of cuBLASLt, which no kernel is given.
-constexpr size_t SCRATCH = 32 << 20;
+// Without the workspace of cuBLASLt and larger memory, to which no kernel writes.
+constexpr size_t WORKSPACE = 32 << 20;
 std::vector<std::vector<char>> snapshot() {
     std::vector<std::vector<char>> all;
     for (auto& [p, a] : live)
-        if (a.size < SCRATCH) all.emplace_back((char*)p, (char*)p + a.size);
+        if (a.size < WORKSPACE) all.emplace_back((char*)p, (char*)p + a.size);
     return all;
 }
 void restore(const std::vector<std::vector<char>>& all) {
     size_t i = 0;
     for (auto& [p, a] : live)
-        if (a.size < SCRATCH) memcpy((void*)p, all[i++].data(), a.size);
+        if (a.size < WORKSPACE) memcpy((void*)p, all[i++].data(), a.size);
 }
 
 Result fail(const Function* f, const char* why) {
@@ -76,7 +76,7 @@ Result fail(const Function* f, const char* why) {
 typedef std::function<Result()> Work;
 typedef std::vector<Work> Graph;
 std::deque<Work> queue;
-uint64_t given = 0;  // works so far
+uint64_t enqueued = 0;  // number of works so far
 // Tests run beside each other, each with a stream of its own in a thread of its own.
 thread_local Graph* captured = nullptr;
 Result failed = 0;  // the first fault stays
@@ -90,23 +90,23 @@ void log(const char* what, const std::string& which) {
     fclose(file);
 }
 
-Result give(Work work) {
+Result enqueue(Work work) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (captured) captured->push_back(std::move(work));
-    else queue.push_back(std::move(work)), given++;
+    else queue.push_back(std::move(work)), enqueued++;
     return failed;
 }
-// Runs what is in the queue, but the last `but`.
-Result run(size_t but = 0) {
+// Runs the queue, except the last `keep` works.
+Result run(size_t keep = 0) {
     std::lock_guard<std::recursive_mutex> guard(lock);
-    while (queue.size() > but) {
+    while (queue.size() > keep) {
         Work work = std::move(queue.front());
         queue.pop_front();
         if (Result result = failed ? 0 : work()) failed = result;
     }
     return failed;
 }
-// What may not be called while the stream is captured.
+// Synchronizes, which is not allowed while the stream is captured.
 Result wait() { return captured ? CAPTURE_UNSUPPORTED : run(); }
 bool is_pinned(const void* p, size_t n) {
     auto it = pinned.upper_bound((char*)p);
@@ -117,16 +117,16 @@ bool is_pinned(const void* p, size_t n) {
 }  // namespace
 
 // For cublaslt.cpp.
-extern "C" __attribute__((visibility("default"))) void mock_give(void (*work)(void*), void* data) {
+extern "C" __attribute__((visibility("default"))) void mock_enqueue(void (*work)(void*), void* data) {
     std::shared_ptr<void> owned(data, free);
-    give([=] { work(owned.get()); return 0; });
+    enqueue([=] { work(owned.get()); return 0; });
 }
 
 API cuInit(unsigned) { return getenv("MOCK_NO_DEVICE") ? NO_DEVICE : 0; }
 API cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 API cuDeviceGetCount(int* n) { *n = 1; return 0; }
 API cuDeviceGet(int* d, int i) { *d = i; return i ? INVALID_DEVICE : 0; }
-API cuDeviceGetName(char* s, int n, int) { snprintf(s, n, "mock card"); return 0; }
+API cuDeviceGetName(char* s, int n, int) { snprintf(s, n, "mock GPU"); return 0; }
 API cuDeviceTotalMem_v2(size_t* b, int) { *b = memory(); return 0; }
 API cuDeviceGetAttribute(int* v, int attribute, int) {
     int cc = (int)number("MOCK_COMPUTE_CAPABILITY", 90);
@@ -195,7 +195,7 @@ API cuMemFreeHost(void* p) {
 API cuMemcpyHtoDAsync_v2(Pointer d, const void* s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(d, n)) return INVALID_VALUE;
-    if (is_pinned(s, n)) return give([=] { memcpy((void*)d, s, n); return 0; });
+    if (is_pinned(s, n)) return enqueue([=] { memcpy((void*)d, s, n); return 0; });
     if (Result result = wait()) return result;
     memcpy((void*)d, s, n);
     return 0;
@@ -203,7 +203,7 @@ API cuMemcpyHtoDAsync_v2(Pointer d, const void* s, size_t n, void*) {
 API cuMemcpyDtoHAsync_v2(void* d, Pointer s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(s, n)) return INVALID_VALUE;
-    if (is_pinned(d, n)) return give([=] { memcpy(d, (void*)s, n); return 0; });
+    if (is_pinned(d, n)) return enqueue([=] { memcpy(d, (void*)s, n); return 0; });
     if (Result result = wait()) return result;
     memcpy(d, (void*)s, n);
     return 0;
@@ -211,12 +211,12 @@ API cuMemcpyDtoHAsync_v2(void* d, Pointer s, size_t n, void*) {
 API cuMemcpyDtoDAsync_v2(Pointer d, Pointer s, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(s, n) || !inside(d, n)) return INVALID_VALUE;
-    return give([=] { memmove((void*)d, (void*)s, n); return 0; });
+    return enqueue([=] { memmove((void*)d, (void*)s, n); return 0; });
 }
 API cuMemsetD8Async(Pointer d, unsigned char v, size_t n, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!inside(d, n)) return INVALID_VALUE;
-    return give([=] { memset((void*)d, v, n); return 0; });
+    return enqueue([=] { memset((void*)d, v, n); return 0; });
 }
 
 API cuStreamCreate(void** s, unsigned) { *s = (void*)16; return 0; }
@@ -224,19 +224,19 @@ API cuStreamSynchronize(void*) { return wait(); }
 API cuStreamDestroy_v2(void*) { return 0; }
 API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
 
-// Whoever waits for an event gets everything before it done, and nothing behind it.
+// Waiting for an event completes all work before it, and none after it.
 static std::map<void*, uint64_t> recorded;  // event: number of the work that it comes after
 API cuEventCreate(void** e, unsigned) { *e = new char; return 0; }
 API cuEventRecord(void* e, void*) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (captured) return CAPTURE_UNSUPPORTED;
-    recorded[e] = given;
+    recorded[e] = enqueued;
     return failed;
 }
 API cuEventSynchronize(void* e) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (captured) return CAPTURE_UNSUPPORTED;
-    return run(given - recorded[e]);
+    return run(enqueued - recorded[e]);
 }
 API cuEventDestroy_v2(void* e) { recorded.erase(e); delete (char*)e; return 0; }
 
@@ -261,7 +261,7 @@ API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
 API cuGraphLaunch(void* executable, void*) {
     log("replay", std::to_string(((Graph*)executable)->size()));
     for (auto& work : *(Graph*)executable)
-        if (Result result = give(work)) return result;
+        if (Result result = enqueue(work)) return result;
     return 0;
 }
 API cuGraphExecDestroy(void* executable) {
@@ -319,12 +319,12 @@ API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     auto* f = (Function*)function;
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535) return fail(f, "grid out of range");
     if (!bx || !by || !bz || (size_t)bx * by * bz > 1024) return fail(f, "block out of range");
-    if ((int)shared > f->shared_limit) return fail(f, "more shared memory than was asked for");
+    if ((int)shared > f->shared_limit) return fail(f, "more dynamic shared memory than its attribute allows");
     log("launch", f->name);
-    // Arguments are copied when a kernel is given, not when it runs. The host gives eight bytes for each.
+    // Arguments are copied at the launch, not when the kernel runs. The host passes eight bytes for each.
     std::vector<uint64_t> values;
     for (int i = 0; i < f->parameters; i++) values.push_back(*(uint64_t*)args[i]);
-    return give([=]() mutable {
+    return enqueue([=]() mutable {
         unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
         std::vector<void*> pointers;
         for (auto& value : values) pointers.push_back(&value);

@@ -1,5 +1,5 @@
-// What kernels/mma.cuh says, for the host: the lanes of a warp lay out what they hold, and each takes its part.
-// Copies to shared memory are carried out when they are waited for, so one that nobody waits for never arrives.
+// The functions of kernels/mma.cuh for the host: each lane publishes its registers and reads those of the others.
+// A copy to shared memory is carried out when its thread waits for it; without a wait it never is.
 #pragma once
 
 inline float shim_float(unsigned bits) { return __uint_as_float(bits << 16); }

@@ -1,4 +1,4 @@
-// A stand-in for NVRTC: "compiles" to the name of the library of kernels that the test built for the host.
+// A mock of NVRTC: "compiles" to the name of the library of kernels that the test built for the host.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -7,7 +7,7 @@
 #define API extern "C" __attribute__((visibility("default"))) int
 struct Program { std::string image; };
 
-API nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 99; return 0; }  // no real one: caches are told apart by it
+API nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 99; return 0; }  // no real version, so that its cache entries are its own
 API nvrtcCreateProgram(void** p, const char* source, const char*, int, const char* const*, const char* const*) {
     if (!strstr(source, "__global__")) return 3;
     *p = new Program;
@@ -17,7 +17,7 @@ API nvrtcCompileProgram(void* p, int n, const char* const* options) {
     std::string mode = "f32", arch;
     for (int i = 0; i < n; i++) {
         std::string option = options[i];
-        if (option == "--define-macro=WORKING_BF16") mode = "bf16";
+        if (option == "--define-macro=COMPUTE_BF16") mode = "bf16";
         if (option.rfind("--gpu-architecture=", 0) == 0) arch = option.substr(19);
     }
     if (arch.rfind("sm_", 0) != 0) return 5;  // never PTX

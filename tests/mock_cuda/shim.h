@@ -1,8 +1,8 @@
 // Runs CUDA kernels as C++ on the CPU: a fiber for each thread of a block, blocks one after another.
 //
-// A fiber runs until it meets a barrier or ends. The order in which fibers are taken up is the schedule:
-// 0 forward, 1 reverse, 2 random. Found are: a barrier that some threads never reach, threads that wait at
-// different barriers, a shuffle from a lane that takes no part. Races show as results that differ between
+// A fiber runs until it meets a barrier or ends. The order in which fibers run is the schedule:
+// 0 forward, 1 reverse, 2 random. Reported are: a barrier that some threads never reach, threads that wait
+// at different barriers, a shuffle from a lane outside its mask. Races show as results that differ between
 // schedules. Not modelled: warps in lock step, memory order, speed.
 #pragma once
 #define HOST_SHIM
@@ -62,7 +62,7 @@ inline void* body_argument;
 inline uint3 block_index, block_size, grid_size;
 
 #ifdef __x86_64__
-// Saves the callee-saved registers and the stack of one fiber, takes up those of another.
+// Saves the callee-saved registers and the stack of one fiber, restores those of another.
 extern "C" void shim_switch(void** save, void* load);
 asm(R"(.text
 .weak shim_switch
@@ -131,7 +131,7 @@ T exchange(unsigned mask, T value, unsigned source) {
     return value;
 }
 
-// Lets warps go on whose lanes all wait. Gives whether any does.
+// Resumes warps whose lanes all wait. Returns whether there are any.
 inline bool release_warps() {
     bool any = false;
     for (size_t first = 0; first < fibers.size(); first += 32) {
@@ -151,7 +151,7 @@ inline bool release_warps() {
     return any;
 }
 
-// Lets the block go on when all of it waits at one barrier.
+// Resumes the block when all of its threads wait at one barrier.
 inline bool release_block() {
     unsigned site = 0;
     for (auto& f : fibers) {

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::super::{AdamStep, AdamTensor};
-use super::{Cpu, PIECE};
+use super::math::PIECE;
+use super::weight::Weight;
+use crate::backend::{AdamStep, AdamTensor, Backend};
 use crate::simd::{Kernel, dispatch};
 
 /// See [`crate::backend::Backend::mask_and_square_sum`].
@@ -50,7 +51,10 @@ impl Kernel for Squares<'_> {
 }
 
 /// See [`crate::backend::Backend::adamw`].
-pub(super) fn step(tensors: &mut [AdamTensor<'_, Cpu<'_>>], step: &AdamStep) {
+pub(super) fn step<'a, B>(tensors: &mut [AdamTensor<'_, B>], step: &AdamStep)
+where
+    B: Backend<Buffer = Vec<f32>, Weight = Weight<'a>, Mask = Vec<u64>>,
+{
     for tensor in tensors {
         let constants = Constants::new(step, tensor.weight_decay);
         let values = tensor.weight.values_mut().par_chunks_mut(PIECE);
@@ -63,7 +67,7 @@ pub(super) fn step(tensors: &mut [AdamTensor<'_, Cpu<'_>>], step: &AdamStep) {
     }
 }
 
-/// What is the same for all elements of a tensor.
+/// The constants of a step for all elements of one tensor.
 #[derive(Clone, Copy)]
 struct Constants {
     decay: f32,

@@ -1,39 +1,38 @@
 //! Causal attention over sequences laid end to end, with grouped key/value heads and a sliding window.
 //!
-//! Queries go in blocks, so that the scores of a block exist at a time and never the whole square. The
-//! backward pass makes the probabilities anew from the log-sum-exp of each row (Dao et al. 2022,
-//! arXiv:2205.14135).
+//! The scores of one block of queries are in memory at a time, never the whole `[T, T]` matrix. The backward pass
+//! recomputes the probabilities from the log-sum-exp of each row (Dao et al. 2022, arXiv:2205.14135).
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::{AttentionShape, Sequences};
 use super::linear::add;
 use super::math::{dot, exp, exp_sum, max};
-use super::matmul::{Into, Mat, MatMut, matmul_here};
+use super::matmul::{Mat, MatMut, Store, matmul_here};
+use crate::backend::{AttentionLayout, AttentionOutput, AttentionShape, QueryKeyValue, QueryKeyValueMut};
 use crate::simd::{Kernel, dispatch};
 
-/// Queries of a block.
+/// Number of queries of a block.
 const BLOCK: usize = 128;
 
 /// A block of queries of one sequence.
 struct Block {
     /// Tokens of the sequence, in the micro-batch.
     sequence: Range<usize>,
-    /// Its queries, counted in the sequence.
+    /// Its queries, as positions in the sequence.
     queries: Range<usize>,
     window: Option<usize>,
 }
 
 impl Block {
-    /// The keys, counted in the sequence, that any query of the block sees.
+    /// The keys, as positions in the sequence, that any query of the block attends to.
     fn keys(&self) -> Range<usize> {
-        self.seen(self.queries.start).start..self.queries.end
+        self.visible(self.queries.start).start..self.queries.end
     }
 
-    /// The keys that query `i` sees.
-    fn seen(&self, i: usize) -> Range<usize> {
+    /// The keys that query `i` attends to.
+    fn visible(&self, i: usize) -> Range<usize> {
         self.window.map_or(0, |window| (i + 1).saturating_sub(window))..i + 1
     }
 
@@ -54,12 +53,12 @@ fn head<'a>(x: &'a [f32], rows: Range<usize>, head: usize, heads: usize, width: 
 
 /// See [`crate::backend::Backend::attention_forward`].
 pub(super) fn forward(
-    [q, k, v]: [&[f32]; 3],
-    shape: AttentionShape,
-    sequences: Sequences<'_>,
+    inputs: &QueryKeyValue<'_, Vec<f32>>,
+    layout: AttentionLayout<'_>,
     out: &mut [f32],
     lse: &mut [f32],
 ) {
+    let AttentionLayout { shape, sequences } = layout;
     let (width, tokens) = (shape.heads * shape.head_dim, sequences.tokens());
     let (mut out, mut lse) = (&mut out[..tokens * width], &mut lse[..tokens * shape.heads]);
     let mut tasks = Vec::new();
@@ -74,21 +73,30 @@ pub(super) fn forward(
     }
     tasks.into_par_iter().for_each_init(Vec::new, |scores, (block, out, lse)| {
         for h in 0..shape.heads {
-            forward_head([q, k, v], shape, &block, h, scores, out, lse);
+            forward_head(inputs, shape, &block, h, BlockOutput { scores, out, lse });
         }
     });
 }
 
-/// One head of one block of queries.
+/// What the forward pass of a block writes.
+struct BlockOutput<'a> {
+    /// `[queries, keys]` of one head.
+    scores: &'a mut Vec<f32>,
+    /// `[queries, H, E]`.
+    out: &'a mut [f32],
+    /// `[queries, H]`.
+    lse: &'a mut [f32],
+}
+
+/// Head `h` of one block of queries.
 fn forward_head(
-    [q, k, v]: [&[f32]; 3],
+    inputs: &QueryKeyValue<'_, Vec<f32>>,
     shape: AttentionShape,
     block: &Block,
     h: usize,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-    lse: &mut [f32],
+    output: BlockOutput<'_>,
 ) {
+    let (QueryKeyValue { q, k, v }, BlockOutput { scores, out, lse }) = (inputs, output);
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let (keys, n) = (block.keys(), block.queries.len());
     let at = |range: &Range<usize>| block.sequence.start + range.start..block.sequence.start + range.end;
@@ -98,22 +106,22 @@ fn forward_head(
     let (q, k) =
         (head(q, at(&block.queries), h, heads, head_dim), head(k, at(&keys), kv, kv_heads, head_dim));
     let scale = 1.0 / (head_dim as f32).sqrt();
-    matmul_here(MatMut::new(scores, n, columns, columns), Into::Overwrite, scale, q, k.t());
+    matmul_here(MatMut::new(scores, n, columns, columns), Store::Overwrite, scale, q, k.t());
     for (r, row) in scores.chunks_mut(columns).enumerate() {
-        let seen = block.seen(block.queries.start + r);
-        let seen = seen.start - keys.start..seen.end - keys.start;
-        lse[r * heads + h] = dispatch(Softmax { row, seen });
+        let visible = block.visible(block.queries.start + r);
+        let visible = visible.start - keys.start..visible.end - keys.start;
+        lse[r * heads + h] = dispatch(Softmax { row, visible });
     }
     let stride = heads * head_dim;
     let out = MatMut::new(&mut out[h * head_dim..], n, head_dim, stride);
     let v = head(v, at(&keys), kv, kv_heads, head_dim);
-    matmul_here(out, Into::Overwrite, 1.0, Mat::new(scores, n, columns, columns), v);
+    matmul_here(out, Store::Overwrite, 1.0, Mat::new(scores, n, columns, columns), v);
 }
 
-/// Scores to probabilities; gives the log-sum-exp. What is not seen gets probability 0.
+/// Replaces scores by probabilities, 0 outside `visible`, and returns the log-sum-exp.
 struct Softmax<'a> {
     row: &'a mut [f32],
-    seen: Range<usize>,
+    visible: Range<usize>,
 }
 
 impl Kernel for Softmax<'_> {
@@ -121,14 +129,14 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run(self) -> f32 {
-        let (before, rest) = self.row.split_at_mut(self.seen.start);
-        let (seen, after) = rest.split_at_mut(self.seen.len());
+        let (before, rest) = self.row.split_at_mut(self.visible.start);
+        let (visible, after) = rest.split_at_mut(self.visible.len());
         before.fill(0.0);
         after.fill(0.0);
-        let largest = max(seen);
-        let sum = exp_sum(seen, largest);
+        let largest = max(visible);
+        let sum = exp_sum(visible, largest);
         let inverse = 1.0 / sum;
-        for p in seen {
+        for p in visible {
             *p *= inverse;
         }
         largest + sum.ln()
@@ -136,16 +144,17 @@ impl Kernel for Softmax<'_> {
 }
 
 /// What the backward pass reads.
-struct Given<'a> {
-    dout: &'a [f32],
-    out: &'a [f32],
-    lse: &'a [f32],
-    qkv: [&'a [f32]; 3],
+struct Inputs<'a> {
+    output: &'a AttentionOutput<'a, Vec<f32>>,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
     shape: AttentionShape,
 }
 
-/// Gradients of one query head of one sequence, each `[len, E]`; those of the key and value are its share.
-struct HeadGradients {
+/// Gradients of one query head of one sequence, each `[len, E]`; those of the key/value head are summed over its group
+/// of query heads.
+struct QueryHeadGradients {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -153,21 +162,19 @@ struct HeadGradients {
 
 /// See [`crate::backend::Backend::attention_backward`].
 pub(super) fn backward(
-    dout: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    shape: AttentionShape,
-    sequences: Sequences<'_>,
-    [q, k, v]: [&mut [f32]; 3],
+    output: &AttentionOutput<'_, Vec<f32>>,
+    layout: AttentionLayout<'_>,
+    qkv: QueryKeyValueMut<'_, Vec<f32>>,
 ) {
+    let (AttentionLayout { shape, sequences }, QueryKeyValueMut { q, k, v }) = (layout, qkv);
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let group = heads / kv_heads;
-    let given = Given { dout, out, lse, qkv: [q, k, v], shape };
+    let inputs = Inputs { output, q, k, v, shape };
     let tasks: Vec<(Range<usize>, usize)> =
         sequences.ranges().flat_map(|range| (0..heads).map(move |h| (range.clone(), h))).collect();
-    let gradients: Vec<HeadGradients> = tasks
+    let gradients: Vec<QueryHeadGradients> = tasks
         .into_par_iter()
-        .map_init(Default::default, |scratch, (range, h)| backward_head(&given, &range, h, scratch))
+        .map_init(Default::default, |scores, (range, h)| backward_head(&inputs, &range, h, scores))
         .collect();
     for (range, of_heads) in sequences.ranges().zip(gradients.chunks(heads)) {
         scatter(q, &range, heads * head_dim, |t, row| {
@@ -189,69 +196,72 @@ pub(super) fn backward(
     }
 }
 
-/// Writes every row of a sequence.
+/// Calls `write` with every row of a sequence and its position, on all threads.
 fn scatter(x: &mut [f32], range: &Range<usize>, width: usize, write: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = x[range.start * width..range.end * width].par_chunks_mut(width);
     rows.enumerate().for_each(|(t, row)| write(t, row));
 }
 
-/// Probabilities and their gradients, of one block.
+/// Work buffers for the `[queries, keys]` matrices of one block.
 #[derive(Default)]
-struct Scratch {
+struct BlockScores {
+    /// Probabilities.
     p: Vec<f32>,
+    /// Gradients of the scores.
     ds: Vec<f32>,
 }
 
 fn backward_head(
-    given: &Given<'_>,
+    inputs: &Inputs<'_>,
     sequence: &Range<usize>,
     h: usize,
-    scratch: &mut Scratch,
-) -> HeadGradients {
-    let AttentionShape { heads, kv_heads, head_dim, window } = given.shape;
-    let ([q, k, v], kv) = (given.qkv, h / (heads / kv_heads));
+    scores: &mut BlockScores,
+) -> QueryHeadGradients {
+    let Inputs { output, q, k, v, shape } = *inputs;
+    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    let kv = h / (heads / kv_heads);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let zeros = || vec![0.0; sequence.len() * head_dim];
-    let mut gradients = HeadGradients { q: zeros(), k: zeros(), v: zeros() };
+    let mut gradients = QueryHeadGradients { q: zeros(), k: zeros(), v: zeros() };
     for block in Block::all(sequence.clone(), window) {
         let (keys, n) = (block.keys(), block.queries.len());
         let columns = keys.len();
         let at = |range: &Range<usize>| sequence.start + range.start..sequence.start + range.end;
         let of_query = |x| head(x, at(&block.queries), h, heads, head_dim);
         let of_key = |x| head(x, at(&keys), kv, kv_heads, head_dim);
-        let Scratch { p, ds } = scratch;
+        let BlockScores { p, ds } = &mut *scores;
         p.resize((n * columns).max(p.len()), 0.0);
         ds.resize((n * columns).max(ds.len()), 0.0);
         let (p, ds) = (&mut p[..n * columns], &mut ds[..n * columns]);
         let scores = MatMut::new(p, n, columns, columns);
-        matmul_here(scores, Into::Overwrite, scale, of_query(q), of_key(k).t());
+        matmul_here(scores, Store::Overwrite, scale, of_query(q), of_key(k).t());
         let dp = MatMut::new(ds, n, columns, columns);
-        matmul_here(dp, Into::Overwrite, 1.0, of_query(given.dout), of_key(v).t());
+        matmul_here(dp, Store::Overwrite, 1.0, of_query(output.dout), of_key(v).t());
         for (r, (p, ds)) in p.chunks_mut(columns).zip(ds.chunks_mut(columns)).enumerate() {
             let token = sequence.start + block.queries.start + r;
-            let seen = block.seen(block.queries.start + r);
-            let seen = seen.start - keys.start..seen.end - keys.start;
+            let visible = block.visible(block.queries.start + r);
+            let visible = visible.start - keys.start..visible.end - keys.start;
             let row = (token * heads + h) * head_dim..(token * heads + h + 1) * head_dim;
-            let (out, dout) = (&given.out[row.clone()], &given.dout[row]);
-            dispatch(SoftmaxBackward { p, ds, seen, lse: given.lse[token * heads + h], out, dout });
+            let (out, dout) = (&output.out[row.clone()], &output.dout[row]);
+            dispatch(SoftmaxBackward { p, ds, visible, lse: output.lse[token * heads + h], out, dout });
         }
         let (p, ds) = (Mat::new(p, n, columns, columns), Mat::new(ds, n, columns, columns));
         let own = |x: &Range<usize>| x.start * head_dim..x.end * head_dim;
         let dq = MatMut::new(&mut gradients.q[own(&block.queries)], n, head_dim, head_dim);
-        matmul_here(dq, Into::Overwrite, scale, ds, of_key(k));
+        matmul_here(dq, Store::Overwrite, scale, ds, of_key(k));
         let dk = MatMut::new(&mut gradients.k[own(&keys)], columns, head_dim, head_dim);
-        matmul_here(dk, Into::Add, scale, ds.t(), of_query(q));
+        matmul_here(dk, Store::Add, scale, ds.t(), of_query(q));
         let dv = MatMut::new(&mut gradients.v[own(&keys)], columns, head_dim, head_dim);
-        matmul_here(dv, Into::Add, 1.0, p.t(), of_query(given.dout));
+        matmul_here(dv, Store::Add, 1.0, p.t(), of_query(output.dout));
     }
     gradients
 }
 
-/// Scores to probabilities in `p`, and `ds = p ∘ (dp − dout · out)` in place of `dp`.
+/// Replaces the scores in `p` by probabilities, and `ds = p ∘ (dp − dout · out)` in place of `dp`.
 struct SoftmaxBackward<'a> {
     p: &'a mut [f32],
     ds: &'a mut [f32],
-    seen: Range<usize>,
+    visible: Range<usize>,
     lse: f32,
     out: &'a [f32],
     dout: &'a [f32],
@@ -264,10 +274,10 @@ impl Kernel for SoftmaxBackward<'_> {
     fn run(self) {
         let delta = dot(self.out, self.dout);
         for x in [&mut *self.p, &mut *self.ds] {
-            x[..self.seen.start].fill(0.0);
-            x[self.seen.end..].fill(0.0);
+            x[..self.visible.start].fill(0.0);
+            x[self.visible.end..].fill(0.0);
         }
-        for (p, ds) in self.p[self.seen.clone()].iter_mut().zip(&mut self.ds[self.seen]) {
+        for (p, ds) in self.p[self.visible.clone()].iter_mut().zip(&mut self.ds[self.visible]) {
             *p = exp(*p - self.lse);
             *ds = *p * (*ds - delta);
         }

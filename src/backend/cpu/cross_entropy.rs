@@ -1,64 +1,86 @@
-//! The output head and cross-entropy: the logits of a few rows exist at a time, and only of rows that
-//! predict a target.
+//! The output head and cross-entropy. Logits are computed for target rows only, a chunk of rows at a time.
 
 use rayon::prelude::*;
 
-use super::super::{HeadGradients, Targets, head_rows};
+use super::linear;
 use super::math::{exp_sum, max};
-use super::matmul::{Into, Mat, MatMut, matmul};
+use super::matmul::{Mat, MatMut, Store, matmul};
 use super::weight::Weight;
-use super::{Cpu, linear};
+use crate::backend::{HeadGradients, Targets, head_rows};
 use crate::simd::{Kernel, dispatch};
 
-/// See [`crate::backend::Backend::cross_entropy`].
-pub(super) fn run(
-    cpu: &mut Cpu<'_>,
-    hidden: &[f32],
-    weight: &Weight<'_>,
-    targets: Targets<'_>,
-    gradients: Option<HeadGradients<'_, Vec<f32>>>,
-) {
-    let (vocab, cols) = (weight.rows, weight.cols);
-    let step = head_rows(targets.rows.len(), vocab);
-    let Cpu { panel, logits, gathered: [rows, drows], losses, .. } = cpu;
-    for buffer in [&mut *rows, &mut *drows] {
-        buffer.resize((step * cols).max(buffer.len()), 0.0);
-    }
-    logits.resize((step * vocab).max(logits.len()), 0.0);
-    let mut gradients = gradients;
-    if let Some(HeadGradients { hidden: Some(dhidden), .. }) = &mut gradients {
-        dhidden.fill(0.0);
-    }
-    if let Some(HeadGradients { weight: Some(dweight), accumulate: false, .. }) = &mut gradients
-        && targets.rows.is_empty()
-    {
-        dweight.fill(0.0);
-    }
-    let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
-    for (at, ids) in targets.rows.chunks(step).zip(targets.ids.chunks(step)) {
-        let n = at.len();
-        for (row, t) in rows.chunks_mut(cols).zip(at) {
-            row.copy_from_slice(&hidden[*t as usize * cols..(*t as usize + 1) * cols]);
+/// Work buffers, and the losses since the last [`CrossEntropy::take_losses`].
+#[derive(Debug, Default)]
+pub(super) struct CrossEntropy {
+    /// Logits of a chunk of rows, then their gradients.
+    logits: Vec<f32>,
+    /// Hidden states of the target rows of a chunk.
+    hidden: Vec<f32>,
+    /// Gradients of `hidden`.
+    dhidden: Vec<f32>,
+    losses: Vec<f32>,
+}
+
+impl CrossEntropy {
+    /// See [`crate::backend::Backend::cross_entropy`]. `panel` holds widened rows of a frozen weight.
+    pub(super) fn run(
+        &mut self,
+        hidden: &[f32],
+        weight: &Weight<'_>,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Vec<f32>>>,
+        panel: &mut Vec<f32>,
+    ) {
+        let (vocab, cols) = (weight.rows, weight.cols);
+        let step = head_rows(targets.rows.len(), vocab);
+        let Self { logits, hidden: rows, dhidden: drows, losses } = self;
+        for buffer in [&mut *rows, &mut *drows] {
+            buffer.resize((step * cols).max(buffer.len()), 0.0);
         }
-        let logits = &mut logits[..n * vocab];
-        linear::forward(rows, weight, n, logits, false, panel);
-        let scale = gradients.as_ref().map(|g| g.scale);
-        let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids);
-        losses
-            .par_extend(rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })));
-        let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else { continue };
-        if let Some(dhidden) = dhidden {
-            linear::backward_input(logits, weight, n, drows, false, panel);
-            for (row, t) in drows.chunks(cols).zip(at) {
-                dhidden[*t as usize * cols..(*t as usize + 1) * cols].copy_from_slice(row);
+        logits.resize((step * vocab).max(logits.len()), 0.0);
+        let mut gradients = gradients;
+        if let Some(HeadGradients { hidden: Some(dhidden), .. }) = &mut gradients {
+            dhidden.fill(0.0);
+        }
+        if let Some(HeadGradients { weight: Some(dweight), accumulate: false, .. }) = &mut gradients
+            && targets.rows.is_empty()
+        {
+            dweight.fill(0.0);
+        }
+        let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
+        for (at, ids) in targets.rows.chunks(step).zip(targets.ids.chunks(step)) {
+            let n = at.len();
+            for (row, t) in rows.chunks_mut(cols).zip(at) {
+                row.copy_from_slice(&hidden[*t as usize * cols..(*t as usize + 1) * cols]);
+            }
+            let logits = &mut logits[..n * vocab];
+            linear::forward(rows, weight, n, logits, false, panel);
+            let scale = gradients.as_ref().map(|g| g.scale);
+            let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids);
+            losses.par_extend(
+                rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })),
+            );
+            let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else {
+                continue;
+            };
+            if let Some(dhidden) = dhidden {
+                linear::backward_input(logits, weight, n, drows, false, panel);
+                for (row, t) in drows.chunks(cols).zip(at) {
+                    dhidden[*t as usize * cols..(*t as usize + 1) * cols].copy_from_slice(row);
+                }
+            }
+            if let Some(dweight) = dweight {
+                let (dlogits, rows) = (Mat::new(logits, n, vocab, vocab), Mat::new(rows, n, cols, cols));
+                let dweight = MatMut::new(dweight, vocab, cols, cols);
+                matmul(dweight, Store::accumulate(accumulate), 1.0, dlogits.t(), rows);
+                accumulate = true;
             }
         }
-        if let Some(dweight) = dweight {
-            let (dlogits, rows) = (Mat::new(logits, n, vocab, vocab), Mat::new(rows, n, cols, cols));
-            let dweight = MatMut::new(dweight, vocab, cols, cols);
-            matmul(dweight, Into::accumulate(accumulate), 1.0, dlogits.t(), rows);
-            accumulate = true;
-        }
+    }
+
+    /// See [`crate::backend::Backend::losses`].
+    pub(super) fn take_losses(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.losses)
     }
 }
 

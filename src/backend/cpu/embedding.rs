@@ -13,8 +13,8 @@ pub(super) fn forward(table: &Weight<'_>, ids: &[u32], out: &mut [f32]) {
 }
 
 /// See [`crate::backend::Backend::embedding_backward`].
-pub(super) fn backward(dout: &[f32], ids: &[u32], grad: &mut [f32], cols: usize) {
-    for (dout, id) in dout.chunks(cols).zip(ids) {
+pub(super) fn backward(dout: &[f32], ids: &[u32], padding_idx: Option<u32>, grad: &mut [f32], cols: usize) {
+    for (dout, id) in dout.chunks(cols).zip(ids).filter(|(_, id)| Some(**id) != padding_idx) {
         let at = *id as usize * cols;
         add(&mut grad[at..at + cols], dout);
     }

@@ -1,7 +1,8 @@
 //! Finite differences for the backward pass of every operation, each with its weight trainable and frozen.
 
-use super::super::*;
 use super::Cpu;
+use super::weight::Weight;
+use crate::backend::*;
 use crate::checkpoint::{Dtype, Known};
 
 /// Numbers between −1 and 1 that look random.
@@ -25,7 +26,7 @@ fn with_weight<T>(
     values: &[f32],
     (rows, cols): (usize, usize),
     trainable: bool,
-    f: impl for<'w> FnOnce(&mut Cpu<'w>, &super::Weight<'w>) -> T,
+    f: impl for<'w> FnOnce(&mut Cpu<'w>, &Weight<'w>) -> T,
 ) -> T {
     let (bytes, dtype) = (bytes(values), Dtype::Known(Known::F32));
     let stored = Stored { dtype: &dtype, bytes: &bytes, rows, cols };
@@ -78,7 +79,8 @@ fn rmsnorm() {
     for trainable in [true, false] {
         let (mut dx, mut dw) = (vec![0.0; rows * cols], vec![0.0; cols]);
         with_weight(&w, (1, cols), trainable, |cpu, w| {
-            cpu.rmsnorm_backward(&c, &x, w, &rstd, rows, Some(&mut dx), trainable.then_some(&mut dw));
+            let inputs = RmsNormInputs { dout: &c, x: &x, weight: w, rstd: &rstd, rows };
+            cpu.rmsnorm_backward(inputs, Some(&mut dx), trainable.then_some(&mut dw));
         });
         check("rmsnorm dx", &x, &dx, |x| run(x, &w).0);
         if trainable {
@@ -109,10 +111,11 @@ fn linear_with_bias() {
         check("linear dx", &x, &dx, |x| run(x, &w, &b));
     }
     let mut cpu = Cpu::default();
-    cpu.linear_backward_weight(&c, &x, rows, (outer, inner), &mut dw, false);
+    let shape = LinearShape { rows, out_features: outer, in_features: inner };
+    cpu.linear_backward_weight(&c, &x, shape, &mut dw, false);
     check("linear dweight", &w, &dw, |w| run(&x, w, &b));
     let once = dw.clone();
-    cpu.linear_backward_weight(&c, &x, rows, (outer, inner), &mut dw, true);
+    cpu.linear_backward_weight(&c, &x, shape, &mut dw, true);
     assert!(dw.iter().zip(&once).all(|(two, one)| (two - 2.0 * one).abs() < 1e-5), "accumulate adds");
     cpu.bias_backward(&c, rows, &mut db);
     check("bias", &b, &db, |b| run(&x, &w, b));
@@ -156,17 +159,20 @@ fn attention_with_groups_and_windows() {
     let sequences = Sequences { offsets: &offsets };
     for window in [None, Some(2), Some(1)] {
         let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, window };
+        let layout = AttentionLayout { shape, sequences };
         let (q, k, v) = (numbers(9 * 8, 1), numbers(9 * 4, 2), numbers(9 * 4, 3));
         let run = |q: &[f32], k: &[f32], v: &[f32]| {
             let (mut out, mut lse) = (vec![0.0; 9 * 8], vec![0.0; 9 * 4]);
             let [q, k, v] = [q.to_vec(), k.to_vec(), v.to_vec()];
-            Cpu::default().attention_forward(&q, &k, &v, shape, sequences, &mut out, &mut lse);
+            let inputs = QueryKeyValue { q: &q, k: &k, v: &v };
+            Cpu::default().attention_forward(inputs, layout, &mut out, &mut lse);
             (out, lse)
         };
         let (out, lse) = run(&q, &k, &v);
         let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
         let c = numbers(9 * 8, 99);
-        Cpu::default().attention_backward(&c, &out, &lse, shape, sequences, &mut dq, &mut dk, &mut dv);
+        let inputs = QueryKeyValueMut { q: &mut dq, k: &mut dk, v: &mut dv };
+        Cpu::default().attention_backward(AttentionOutput { dout: &c, out: &out, lse: &lse }, layout, inputs);
         check("attention dv", &v, &dv, |v| scalar(&run(&q, &k, v).0));
         if window == Some(1) {
             // A query that sees only itself does not depend on scores.
@@ -225,7 +231,7 @@ fn embedding() {
     let table = numbers(3 * cols, 1);
     let c = numbers(3 * cols, 99);
     let mut gradient = vec![0.0; 3 * cols];
-    Cpu::default().embedding_backward(&c, &ids, &mut gradient, cols);
+    Cpu::default().embedding_backward(&c, &ids, None, &mut gradient, cols);
     for trainable in [true, false] {
         check_any("embedding", &table, &gradient, |table| {
             let mut out = vec![0.0; 3 * cols];

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{Into, Mat, MatMut, matmul};
+use super::matmul::{Mat, MatMut, Store, matmul};
 use super::weight::Weight;
+use crate::backend::LinearShape;
 
 /// Rows of one partial sum of a bias gradient.
 const ROWS: usize = 64;
@@ -24,7 +25,7 @@ pub(super) fn forward(
         let last = features.min(first + step);
         let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
         let out = MatMut::new(&mut out[first..rows * features], rows, last - first, features);
-        matmul(out, Into::accumulate(accumulate), 1.0, x, w.t());
+        matmul(out, Store::accumulate(accumulate), 1.0, x, w.t());
     }
 }
 
@@ -44,7 +45,7 @@ pub(super) fn backward_input(
         let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
         let dout = Mat::new(&dout[first..rows * features], rows, last - first, features);
         let dx = MatMut::new(&mut dx[..rows * inner], rows, inner, inner);
-        matmul(dx, Into::accumulate(accumulate || first > 0), 1.0, dout, w);
+        matmul(dx, Store::accumulate(accumulate || first > 0), 1.0, dout, w);
     }
 }
 
@@ -52,15 +53,15 @@ pub(super) fn backward_input(
 pub(super) fn backward_weight(
     dout: &[f32],
     x: &[f32],
-    rows: usize,
-    (features, inner): (usize, usize),
+    shape: LinearShape,
     dweight: &mut [f32],
     accumulate: bool,
 ) {
+    let LinearShape { rows, out_features: features, in_features: inner } = shape;
     let dout = Mat::new(&dout[..rows * features], rows, features, features);
     let x = Mat::new(&x[..rows * inner], rows, inner, inner);
     let dweight = MatMut::new(dweight, features, inner, inner);
-    matmul(dweight, Into::accumulate(accumulate), 1.0, dout.t(), x);
+    matmul(dweight, Store::accumulate(accumulate), 1.0, dout.t(), x);
 }
 
 /// See [`crate::backend::Backend::bias_forward`].

@@ -1,8 +1,9 @@
-//! Elementary functions and reductions that compile to vectors.
+//! Elementary functions and reductions that the compiler vectorises.
 
 use rayon::prelude::*;
 
-use super::PIECE;
+/// Elements of one piece of an element-wise pass or of a reduction.
+pub(super) const PIECE: usize = 1 << 14;
 
 /// Partial sums kept side by side, so that a sum of floats can use vectors; a fixed number, so that its value
 /// does not depend on the processor.
@@ -52,7 +53,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(lanes) + rest
 }
 
-/// The largest element; −∞ for none. NaN is passed over.
+/// The largest element; −∞ for an empty slice. NaN is ignored.
 #[inline(always)]
 pub(super) fn max(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -65,7 +66,7 @@ pub(super) fn max(a: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
 }
 
-/// Replaces each element by `exp(scale · x − shift)` and gives their sum.
+/// Replaces each element by `exp(x − shift)` and returns their sum.
 #[inline(always)]
 pub(super) fn exp_sum(a: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -98,7 +99,7 @@ fn total(lanes: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// Copies on all threads.
+/// Copies `from` to `to`, of one length, on all threads.
 pub(super) fn copy(from: &[f32], to: &mut [f32]) {
     to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
 }

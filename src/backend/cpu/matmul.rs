@@ -56,14 +56,14 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// How a product meets what is in the output.
+/// Whether a product overwrites the output or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Into {
+pub(super) enum Store {
     Overwrite,
     Add,
 }
 
-impl Into {
+impl Store {
     pub(super) fn accumulate(accumulate: bool) -> Self {
         if accumulate { Self::Add } else { Self::Overwrite }
     }
@@ -71,31 +71,31 @@ impl Into {
 
 /// `out = factor · a · b`, on all threads.
 ///
-/// Pieces of the output are products of their own, more of them than threads: one that was held up does fewer.
-/// No value depends on how the output is cut: the crate cuts the inner dimension by its length alone, except in
-/// outputs of at most [`SMALL`] rows and columns, and larger ones are never cut down to that. What it computes
-/// in yet another way, matrices times vectors and inner dimensions of one or two, is not cut.
-pub(super) fn matmul(mut out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+/// The output is cut into pieces, more of them than threads, so that a delayed thread computes fewer of them.
+/// No value depends on the cut: the crate splits the inner dimension by its length alone, except in
+/// outputs of at most [`SMALL`] rows and columns, and no piece of a larger output is that small. Products that the
+/// crate computes by other algorithms, matrices times vectors and inner dimensions of one or two, are not cut.
+pub(super) fn matmul(mut out: MatMut<'_>, store: Store, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     let inner = a.shape.1;
     for first in (0..inner.max(1)).step_by(DEPTH) {
         let depth = first..inner.min(first + DEPTH);
-        let into = Into::accumulate(into == Into::Add || first > 0);
+        let store = Store::accumulate(store == Store::Add || first > 0);
         let (a, b) = (a.columns(depth.clone()), b.t().columns(depth).t());
         let grid = Grid::new(out.shape, a, rayon::current_num_threads());
-        product(&mut out, into, factor, (a, b), &grid);
+        product(&mut out, store, factor, a, b, &grid);
     }
 }
 
 /// As [`matmul`], on this thread.
-pub(super) fn matmul_here(mut out: MatMut<'_>, into: Into, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+pub(super) fn matmul_here(mut out: MatMut<'_>, store: Store, factor: f32, a: Mat<'_>, b: Mat<'_>) {
     let grid = Grid { shape: out.shape, parts: (1, 1) };
-    product(&mut out, into, factor, (a, b), &grid);
+    product(&mut out, store, factor, a, b, &grid);
 }
 
-/// Inner dimension of a product at most: beyond it the operands of all pieces would not stay in the last cache.
+/// The largest inner dimension of one product: beyond it the operands of all pieces exceed the last-level cache.
 const DEPTH: usize = 4096;
 
-/// The crate computes outputs of at most this many rows and columns in another way.
+/// The crate computes outputs of at most this many rows and columns by another algorithm.
 const SMALL: usize = 64;
 
 /// The pieces of an output.
@@ -106,9 +106,9 @@ struct Grid {
 }
 
 impl Grid {
-    /// Two pieces or more for each of `threads`, as long as they are large. The crate copies `b` anew for every
-    /// cut of the rows, so columns are cut. Where the inner dimension of `a` is strided it copies `a` too: then
-    /// pieces are near squares, and short, so that the copy stays in the cache.
+    /// At least two pieces for each of `threads`, unless that makes them small. The crate copies `b` once for every
+    /// piece along the rows, so columns are cut. Where the inner dimension of `a` is strided it copies `a` too: then
+    /// pieces are nearly square, and have few rows, so that the copy stays in the cache.
     fn new(shape: (usize, usize), a: Mat<'_>, threads: usize) -> Self {
         const ROWS: usize = 512;
         if shape.0 < 2 || shape.1 < 2 || a.shape.1 < 3 {
@@ -131,7 +131,7 @@ impl Grid {
         Self { shape, parts }
     }
 
-    /// Rows and columns of piece `i`. Columns are cut between vectors.
+    /// Rows and columns of piece `i`. Columns are cut at multiples of a SIMD vector.
     fn piece(&self, i: usize) -> (Range<usize>, Range<usize>) {
         const VECTOR: usize = 16;
         let cut = |len: usize, unit: usize, part: usize, parts: usize| {
@@ -144,7 +144,7 @@ impl Grid {
     }
 }
 
-/// An output that threads write disjoint pieces of.
+/// An output of which each thread writes other pieces.
 struct Shared(*mut f32);
 
 #[expect(unsafe_code, reason = "pieces of a matrix interleave in memory, which slices cannot say")]
@@ -152,7 +152,7 @@ struct Shared(*mut f32);
 unsafe impl Sync for Shared {}
 
 #[expect(unsafe_code, reason = "the product takes pointers and strides; this is the one place")]
-fn product(out: &mut MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<'_>), grid: &Grid) {
+fn product(out: &mut MatMut<'_>, store: Store, factor: f32, a: Mat<'_>, b: Mat<'_>, grid: &Grid) {
     let ((m, k), (k_b, n)) = (a.shape, b.shape);
     assert!(k == k_b && out.shape == (m, n) && grid.shape == (m, n), "shapes of a product agree");
     if m == 0 || n == 0 {
@@ -160,7 +160,7 @@ fn product(out: &mut MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<
     }
     let strides = |(row, col): (usize, usize)| (col as isize, row as isize);
     let ((oc, or), (ac, ar), (bc, br)) = (strides(out.strides), strides(a.strides), strides(b.strides));
-    let (add, stride, to) = (into == Into::Add, out.strides.0, &Shared(out.data.as_mut_ptr()));
+    let (add, stride, to) = (store == Store::Add, out.strides.0, &Shared(out.data.as_mut_ptr()));
     let piece = |i: usize| {
         let (rows, cols) = grid.piece(i);
         let (out_at, a_at) = (rows.start * stride + cols.start, rows.start * a.strides.0);
@@ -198,7 +198,7 @@ fn product(out: &mut MatMut<'_>, into: Into, factor: f32, (a, b): (Mat<'_>, Mat<
     }
 }
 
-/// Speed of a large product on this machine, in GFLOP/s: what the layers can be measured against.
+/// Speed of a large matrix product on this machine, in GFLOP/s: the yardstick for the speed of training.
 pub fn gemm_gflops() -> f64 {
     const N: usize = 1024;
     let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0.0f32; N * N]);
@@ -206,7 +206,7 @@ pub fn gemm_gflops() -> f64 {
     for _ in 0..5 {
         let start = std::time::Instant::now();
         let (a, b) = (Mat::new(&a, N, N, N), Mat::new(&b, N, N, N));
-        matmul(MatMut::new(&mut c, N, N, N), Into::Overwrite, 1.0, a, b.t());
+        matmul(MatMut::new(&mut c, N, N, N), Store::Overwrite, 1.0, a, b.t());
         best = best.min(start.elapsed().as_secs_f64());
     }
     2.0 * (N as f64).powi(3) / best / 1e9
@@ -229,7 +229,7 @@ mod tests {
             };
             let mut out = vec![1.0f32; m * n];
             let (left, right) = (Mat::new(&a, m, k, k), Mat::new(&b, k, n, n));
-            matmul(MatMut::new(&mut out, m, n, n), Into::Add, 2.0, left, right);
+            matmul(MatMut::new(&mut out, m, n, n), Store::Add, 2.0, left, right);
             for i in 0..m {
                 for j in 0..n {
                     let expected = 1.0 + 2.0 * exact(i, j);
@@ -237,7 +237,7 @@ mod tests {
                 }
             }
             let mut transposed = vec![f32::NAN; n * m];
-            matmul_here(MatMut::new(&mut transposed, n, m, m), Into::Overwrite, 1.0, right.t(), left.t());
+            matmul_here(MatMut::new(&mut transposed, n, m, m), Store::Overwrite, 1.0, right.t(), left.t());
             for i in 0..m {
                 for j in 0..n {
                     assert!((f64::from(transposed[j * m + i]) - exact(i, j)).abs() < 1e-4);
@@ -262,13 +262,13 @@ mod tests {
                 let left = if layouts & 1 == 0 { Mat::new(&a, m, k, k) } else { Mat::new(&a, k, m, m).t() };
                 let right = if layouts & 2 == 0 { Mat::new(&b, k, n, n) } else { Mat::new(&b, n, k, k).t() };
                 let mut whole = vec![0.5f32; m * n];
-                matmul_here(MatMut::new(&mut whole, m, n, n), Into::Add, 1.0, left, right);
+                matmul_here(MatMut::new(&mut whole, m, n, n), Store::Add, 1.0, left, right);
                 for threads in [1, 2, 3, 8] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                     let pool = pool.unwrap_or_else(|e| panic!("{e}"));
                     let mut out = vec![0.5f32; m * n];
                     let to = MatMut::new(&mut out, m, n, n);
-                    pool.install(|| matmul(to, Into::Add, 1.0, left, right));
+                    pool.install(|| matmul(to, Store::Add, 1.0, left, right));
                     let same = out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{m}×{k}×{n}, layouts {layouts}, {threads} threads");
                 }
@@ -282,9 +282,9 @@ mod tests {
         let ones = vec![1.0f32; 2 * k];
         let (a, b) = (Mat::new(&ones, 2, k, k), Mat::new(&ones, k, 2, 2));
         let mut out = vec![1.0f32; 4];
-        matmul(MatMut::new(&mut out, 2, 2, 2), Into::Add, 0.5, a, b);
+        matmul(MatMut::new(&mut out, 2, 2, 2), Store::Add, 0.5, a, b);
         assert_eq!(out, [1.0 + 0.5 * k as f32; 4]);
-        matmul(MatMut::new(&mut out, 2, 2, 2), Into::Overwrite, 1.0, a, b);
+        matmul(MatMut::new(&mut out, 2, 2, 2), Store::Overwrite, 1.0, a, b);
         assert_eq!(out, [k as f32; 4]);
     }
 }

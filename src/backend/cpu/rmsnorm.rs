@@ -42,8 +42,8 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// What the gradients depend on.
-pub(super) struct Given<'a> {
+/// As [`crate::backend::RmsNormInputs`].
+pub(super) struct Inputs<'a> {
     pub(super) dout: &'a [f32],
     pub(super) x: &'a [f32],
     pub(super) weight: &'a [f32],
@@ -51,26 +51,26 @@ pub(super) struct Given<'a> {
     pub(super) rows: usize,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Inputs<'a> {
     /// Rows in pieces of a fixed size.
-    fn pieces(&self) -> impl IndexedParallelIterator<Item = Given<'a>> {
+    fn pieces(&self) -> impl IndexedParallelIterator<Item = Inputs<'a>> {
         let (cols, weight) = (self.weight.len(), self.weight);
         let dout = self.dout[..self.rows * cols].par_chunks(ROWS * cols);
         let x = self.x[..self.rows * cols].par_chunks(ROWS * cols);
         let rstd = self.rstd[..self.rows].par_chunks(ROWS);
-        dout.zip(x).zip(rstd).map(move |((dout, x), rstd)| Given { dout, x, weight, rstd, rows: rstd.len() })
+        dout.zip(x).zip(rstd).map(move |((dout, x), rstd)| Inputs { dout, x, weight, rstd, rows: rstd.len() })
     }
 }
 
 /// Adds to `dx`.
-pub(super) fn backward_input(given: &Given<'_>, dx: &mut [f32]) {
-    let cols = given.weight.len();
-    let dx = dx[..given.rows * cols].par_chunks_mut(ROWS * cols);
-    given.pieces().zip(dx).for_each(|(given, dx)| dispatch(Input { given, dx }));
+pub(super) fn backward_input(inputs: &Inputs<'_>, dx: &mut [f32]) {
+    let cols = inputs.weight.len();
+    let dx = dx[..inputs.rows * cols].par_chunks_mut(ROWS * cols);
+    inputs.pieces().zip(dx).for_each(|(inputs, dx)| dispatch(Input { inputs, dx }));
 }
 
 struct Input<'a> {
-    given: Given<'a>,
+    inputs: Inputs<'a>,
     dx: &'a mut [f32],
 }
 
@@ -80,7 +80,7 @@ impl Kernel for Input<'_> {
     /// `dx = rstd · (w∘dout − x̂ · mean(w∘dout∘x̂))` with `x̂ = x · rstd`.
     #[inline(always)]
     fn run(self) {
-        let Given { dout, x, weight, rstd, .. } = self.given;
+        let Inputs { dout, x, weight, rstd, .. } = self.inputs;
         let cols = weight.len();
         let mut scaled = vec![0.0f32; cols];
         let rows = dout.chunks(cols).zip(x.chunks(cols)).zip(rstd).zip(self.dx.chunks_mut(cols));
@@ -97,15 +97,15 @@ impl Kernel for Input<'_> {
 }
 
 /// Adds to `dweight`: `Σ_rows dout ∘ x̂`.
-pub(super) fn backward_weight(given: &Given<'_>, dweight: &mut [f32]) {
-    let partials: Vec<Vec<f32>> = given.pieces().map(|given| dispatch(Columns { given })).collect();
+pub(super) fn backward_weight(inputs: &Inputs<'_>, dweight: &mut [f32]) {
+    let partials: Vec<Vec<f32>> = inputs.pieces().map(|inputs| dispatch(Columns { inputs })).collect();
     for partial in &partials {
         add(dweight, partial);
     }
 }
 
 struct Columns<'a> {
-    given: Given<'a>,
+    inputs: Inputs<'a>,
 }
 
 impl Kernel for Columns<'_> {
@@ -113,7 +113,7 @@ impl Kernel for Columns<'_> {
 
     #[inline(always)]
     fn run(self) -> Vec<f32> {
-        let Given { dout, x, weight, rstd, .. } = self.given;
+        let Inputs { dout, x, weight, rstd, .. } = self.inputs;
         let mut sum = vec![0.0f32; weight.len()];
         for ((dout, x), rstd) in dout.chunks(weight.len()).zip(x.chunks(weight.len())).zip(rstd) {
             for ((sum, d), x) in sum.iter_mut().zip(dout).zip(x) {

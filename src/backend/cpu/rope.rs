@@ -1,8 +1,8 @@
-//! Rotary position embedding: pairs (i, i + E/2) of every head are turned by the angle of their position.
+//! Rotary position embedding: pairs (i, i + E/2) of every head are rotated by the angle of their position.
 
 use rayon::prelude::*;
 
-use super::super::{RopeTable, Rotation, Sequences};
+use crate::backend::{RopeTable, Rotation, Sequences};
 use crate::simd::{Kernel, dispatch};
 
 /// See [`crate::backend::Backend::rope`].

@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::PIECE;
-use super::math::exp;
+use super::math::{PIECE, exp};
 use crate::simd::{Kernel, dispatch};
 
 /// See [`crate::backend::Backend::swiglu_forward`].

@@ -5,9 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::Stored;
-use crate::checkpoint::{Dtype, Known, decode_f32};
-use crate::simd::bf16;
+use crate::backend::Stored;
+use crate::checkpoint::{Dtype, decode_f32};
 
 /// Elements widened by one thread at a time.
 const PIECE: usize = 1 << 15;
@@ -48,7 +47,7 @@ impl<'a> Weight<'a> {
     /// The values of a trainable weight.
     ///
     /// # Panics
-    /// When it is frozen: nobody may ask for the master values of what has none.
+    /// When the weight is frozen: only a trainable weight has master values.
     pub(super) fn values(&self) -> &[f32] {
         match &self.values {
             Values::Trainable(values) => values,
@@ -92,9 +91,9 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Rows that are worth widening at once: all of a trainable matrix.
+    /// How many rows to widen at once: all of a trainable matrix.
     pub(super) fn panel_rows(&self) -> usize {
-        /// Elements of a widened panel: large enough for the matrix product, small enough to stay near.
+        /// Elements of a widened panel: large enough for the matrix product, small enough for the cache.
         const PANEL: usize = 1 << 21;
         match &self.values {
             Values::Trainable(_) => self.rows.max(1),
@@ -124,9 +123,6 @@ impl<'a> Weight<'a> {
 }
 
 fn widen(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
-    if *dtype == Dtype::Known(Known::BF16) {
-        return bf16::decode(bytes, out);
-    }
     let known = decode_f32(dtype, bytes, out);
     assert!(known.is_some(), "a weight is built over numbers only");
 }

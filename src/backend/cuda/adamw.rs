@@ -1,59 +1,32 @@
 //! AdamW over all trainable tensors in one launch: `kernels/adamw.cu`.
 
-use super::Cuda;
-use super::Working;
-use super::buffer::Buffer;
-use super::device::{Arg, Device, Memory};
-use super::staged::Staged;
-use crate::backend::{AdamStep, AdamTensor, MaskedGrad};
+use super::argument::Arg;
+use super::buffer::{Buffer, Weight};
+use super::cached_upload::CachedUpload;
+use super::device::Device;
+use super::mask::Mask;
+use super::memory::Memory;
+use crate::backend::{AdamStep, AdamTensor, Backend, ComputeDtype, MaskedGrad};
 
 /// Elements of one block, as in the kernels.
 const PIECE: usize = 16_384;
 
-/// Element bits on the card.
-#[derive(Debug)]
-pub struct Mask {
-    memory: Memory,
-    /// Elements that it has bits for.
-    len: usize,
-}
-
-impl Mask {
-    pub(super) fn new(device: &Device, bits: &[u64]) -> Self {
-        let memory = device.alloc(std::mem::size_of_val(bits));
-        device.upload(bits, &memory);
-        Self { memory, len: bits.len() * 64 }
-    }
-
-    /// Room for the bits of `len` elements, to be written by a kernel.
-    pub(super) fn room(device: &Device, len: usize) -> Self {
-        let words = len.div_ceil(64);
-        Self { memory: device.zeros(8 * words), len: words * 64 }
-    }
-
-    pub(super) fn address(&self, device: &Device, len: usize) -> u64 {
-        assert!(len <= self.len, "a mask has a bit for every element");
-        device.pointer(&self.memory, len.div_ceil(32) * 4).unwrap_or(0)
-    }
-
-    pub(super) fn bits(&self, device: &Device) -> Vec<u64> {
-        device.download(&self.memory, self.len / 64)
-    }
-}
-
-/// The tables.
+/// Tables of tensors, and work memory.
 #[derive(Debug, Default)]
 pub(super) struct AdamW {
-    gradients: Staged<u64>,
-    trained: Staged<u64>,
+    /// `struct Gradient` of the kernel for each tensor.
+    gradients: CachedUpload<u64>,
+    /// `struct Trained` of the kernel for each tensor.
+    trained: CachedUpload<u64>,
+    /// Sum of squares of each piece.
     partials: Memory,
     total: Memory,
 }
 
-/// Address of a whole buffer of `f32`.
+/// Address of a buffer of `len` elements of `f32`.
 fn whole(device: &Device, buffer: &Buffer, len: usize) -> u64 {
     assert!(
-        buffer.of == Working::F32 && buffer.len == len,
+        buffer.dtype == ComputeDtype::F32 && buffer.len == len,
         "gradients and moments are as long as their tensor"
     );
     device.pointer(&buffer.memory, 4 * len).unwrap_or(0)
@@ -61,7 +34,10 @@ fn whole(device: &Device, buffer: &Buffer, len: usize) -> u64 {
 
 impl AdamW {
     /// See [`crate::backend::Backend::mask_and_square_sum`].
-    pub(super) fn square_sum(&mut self, device: &Device, grads: &mut [MaskedGrad<'_, Cuda>]) -> f64 {
+    pub(super) fn square_sum<B>(&mut self, device: &Device, grads: &mut [MaskedGrad<'_, B>]) -> f64
+    where
+        B: Backend<Buffer = Buffer, Mask = Mask>,
+    {
         let (mut table, mut pieces) = (Vec::new(), 0);
         for MaskedGrad { grad, mask } in grads.iter().filter(|masked| masked.grad.len > 0) {
             let bits = mask.map_or(0, |mask| mask.address(device, grad.len));
@@ -72,17 +48,19 @@ impl AdamW {
         device.reserve(&mut self.partials, 8 * pieces.max(1));
         device.reserve(&mut self.total, 8);
         let table = self.gradients.put(device, &table);
-        let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
-        let partials = pointer(&self.partials, 8 * pieces);
+        let partials = device.arg(&self.partials, 8 * pieces);
         device.launch("masked_square_sum", (pieces, 1), 0, &[table, Arg::U32(count as u32), partials]);
-        let args = [partials, Arg::U32(pieces as u32), pointer(&self.total, 8)];
+        let args = [partials, Arg::U32(pieces as u32), device.arg(&self.total, 8)];
         device.launch("sum_squares", (1, 1), 0, &args);
         let total = device.download::<f64>(&self.total, 1);
         if device.failed() { f64::NAN } else { total[0] }
     }
 
     /// See [`crate::backend::Backend::adamw`].
-    pub(super) fn step(&mut self, device: &Device, tensors: &mut [AdamTensor<'_, Cuda>], step: &AdamStep) {
+    pub(super) fn step<B>(&mut self, device: &Device, tensors: &mut [AdamTensor<'_, B>], step: &AdamStep)
+    where
+        B: Backend<Buffer = Buffer, Weight = Weight, Mask = Mask>,
+    {
         let (mut table, mut pieces) = (Vec::new(), 0);
         for tensor in tensors.iter().filter(|tensor| tensor.grad.len > 0) {
             let len = tensor.weight.rows * tensor.weight.cols;

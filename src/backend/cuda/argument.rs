@@ -1,6 +1,6 @@
-//! What a kernel is given.
+//! Arguments of kernels, and the element types that are copied to a GPU.
 
-use super::source::Kind;
+use super::source::ParameterType;
 
 /// An argument of a kernel.
 #[derive(Debug, Clone, Copy)]
@@ -12,12 +12,12 @@ pub(super) enum Arg {
 }
 
 impl Arg {
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn parameter_type(self) -> ParameterType {
         match self {
-            Self::Pointer(_) => Kind::Pointer,
-            Self::U32(_) => Kind::U32,
-            Self::U64(_) => Kind::U64,
-            Self::F32(_) => Kind::F32,
+            Self::Pointer(_) => ParameterType::Pointer,
+            Self::U32(_) => ParameterType::U32,
+            Self::U64(_) => ParameterType::U64,
+            Self::F32(_) => ParameterType::F32,
         }
     }
 
@@ -25,11 +25,11 @@ impl Arg {
     pub(super) fn skip(self, bytes: usize) -> Self {
         match self {
             Self::Pointer(address) => Self::Pointer(address + bytes as u64),
-            _ => unreachable!("only memory has bytes to skip"),
+            _ => unreachable!("only an address has bytes behind it"),
         }
     }
 
-    /// The bytes that the driver reads.
+    /// The bits that the driver reads.
     pub(super) fn bits(self) -> u64 {
         match self {
             Self::Pointer(x) | Self::U64(x) => x,
@@ -39,7 +39,7 @@ impl Arg {
     }
 }
 
-/// Numbers that are copied to a card as they are in memory.
+/// Element types without padding whose every bit pattern is a value, so that they are copied to a GPU byte by byte.
 pub(super) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for u16 {}
@@ -47,3 +47,15 @@ impl Plain for u32 {}
 impl Plain for u64 {}
 impl Plain for f32 {}
 impl Plain for f64 {}
+
+/// The bytes of a slice.
+pub(super) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` types have neither padding nor pointers, and a byte has no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+}
+
+/// As [`bytes_of`], to be written.
+pub(super) fn bytes_of_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above, and every bit pattern is a value of a `Plain` type.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), std::mem::size_of_val(values)) }
+}

@@ -1,22 +1,23 @@
-//! Activations, gradients, moments and weights on the card.
+//! Activations, gradients, moments and weights on the GPU.
 
 use half::bf16;
 
-use super::device::{Arg, Device, Memory};
-use super::{Cuda, Working};
-use crate::backend::Stored;
+use super::argument::Arg;
+use super::device::Device;
+use super::memory::Memory;
+use crate::backend::{ComputeDtype, LinearShape, Stored};
 use crate::checkpoint::{Dtype, Known, decode_f32};
 use crate::simd::bf16::widen_bits;
 
-/// Elements on the card.
+/// Elements on the GPU.
 #[derive(Debug)]
 pub struct Buffer {
     pub(super) memory: Memory,
     pub(super) len: usize,
-    pub(super) of: Working,
+    pub(super) dtype: ComputeDtype,
 }
 
-impl Working {
+impl ComputeDtype {
     /// Bytes of an element.
     pub(super) fn bytes(self) -> usize {
         match self {
@@ -27,23 +28,23 @@ impl Working {
 }
 
 impl Buffer {
-    pub(super) fn zeros(device: &Device, len: usize, of: Working) -> Self {
-        Self { memory: device.zeros(len * of.bytes()), len, of }
+    pub(super) fn zeros(device: &Device, len: usize, dtype: ComputeDtype) -> Self {
+        Self { memory: device.zeros(len * dtype.bytes()), len, dtype }
     }
 
-    /// Its address, of at least `len` elements of this type.
+    /// The address of its first `len` elements, as an argument of type `dtype`.
     ///
     /// # Panics
-    /// When it is shorter or of another type.
-    pub(super) fn arg(&self, device: &Device, len: usize, of: Working) -> Arg {
-        assert!(self.of == of, "a kernel gets elements of {of:?}, not of {:?}", self.of);
-        Arg::Pointer(device.pointer(&self.memory, len * of.bytes()).unwrap_or(0))
+    /// When the buffer is shorter or of another type.
+    pub(super) fn arg(&self, device: &Device, len: usize, dtype: ComputeDtype) -> Arg {
+        assert!(self.dtype == dtype, "a kernel takes elements of {dtype:?}, not of {:?}", self.dtype);
+        device.arg(&self.memory, len * dtype.bytes())
     }
 
     pub(super) fn download(&self, device: &Device) -> Vec<f32> {
-        match self.of {
-            Working::F32 => device.download(&self.memory, self.len),
-            Working::Bf16 => {
+        match self.dtype {
+            ComputeDtype::F32 => device.download(&self.memory, self.len),
+            ComputeDtype::Bf16 => {
                 device.download::<u16>(&self.memory, self.len).into_iter().map(widen_bits).collect()
             }
         }
@@ -51,127 +52,132 @@ impl Buffer {
 
     pub(super) fn upload(&mut self, device: &Device, values: &[f32]) {
         assert!(values.len() == self.len, "a buffer is set as a whole");
-        match self.of {
-            Working::F32 => device.upload(values, &self.memory),
-            Working::Bf16 => device.upload(&rounded(values), &self.memory),
+        match self.dtype {
+            ComputeDtype::F32 => device.upload(values, &self.memory),
+            ComputeDtype::Bf16 => device.upload(&to_bf16(values), &self.memory),
         }
     }
 }
 
-fn rounded(values: &[f32]) -> Vec<u16> {
+fn to_bf16(values: &[f32]) -> Vec<u16> {
     values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect()
 }
 
-/// A parameter on the card.
+/// A parameter on the GPU.
 #[derive(Debug)]
 pub struct Weight {
     /// Output features; 1 for a vector.
     pub(super) rows: usize,
     /// Input features, or the length of a vector.
     pub(super) cols: usize,
-    /// Trainable values in `f32`.
+    /// The values of a trainable weight in `f32`.
     pub(super) master: Option<Memory>,
-    /// What the model computes with, where that is not the master.
+    /// The values in the compute dtype, where that is not `f32`.
     pub(super) copy: Option<Memory>,
 }
 
 impl Weight {
-    /// Its address as the model computes with it.
-    pub(super) fn arg(&self, device: &Device, of: Working) -> Arg {
+    /// A frozen weight in the compute dtype.
+    ///
+    /// `None` when the stored type is not a number or the bytes do not fit the shape.
+    pub(super) fn frozen(device: &Device, dtype: ComputeDtype, stored: Stored<'_>) -> Option<Self> {
+        let Stored { rows, cols, .. } = stored;
+        let copy = match dtype {
+            ComputeDtype::Bf16 if *stored.dtype == Dtype::Known(Known::BF16) => {
+                elements_of(stored)?;
+                let memory = device.alloc(stored.bytes.len());
+                device.upload(stored.bytes, &memory);
+                memory
+            }
+            dtype => convert(device, dtype, stored)?,
+        };
+        Some(Self { rows, cols, master: None, copy: Some(copy) })
+    }
+
+    /// A trainable weight: `f32` master values, and a copy in the compute dtype where that is another type.
+    ///
+    /// `None` as for [`Weight::frozen`].
+    pub(super) fn trainable(device: &Device, dtype: ComputeDtype, stored: Stored<'_>) -> Option<Self> {
+        let Stored { rows, cols, .. } = stored;
+        let master = Some(convert(device, ComputeDtype::F32, stored)?);
+        let copy = match dtype {
+            ComputeDtype::Bf16 => Some(convert(device, ComputeDtype::Bf16, stored)?),
+            ComputeDtype::F32 => None,
+        };
+        Some(Self { rows, cols, master, copy })
+    }
+
+    /// The layer `[rows, out_features]` with this weight.
+    pub(super) fn linear_shape(&self, rows: usize) -> LinearShape {
+        LinearShape { rows, out_features: self.rows, in_features: self.cols }
+    }
+
+    /// The address of the values in the compute dtype.
+    pub(super) fn arg(&self, device: &Device, dtype: ComputeDtype) -> Arg {
         let memory = self.copy.as_ref().or(self.master.as_ref());
         let Some(memory) = memory else { unreachable!("a weight has values") };
-        Arg::Pointer(device.pointer(memory, self.rows * self.cols * of.bytes()).unwrap_or(0))
+        device.arg(memory, self.rows * self.cols * dtype.bytes())
     }
 
     /// The master values.
     ///
     /// # Panics
-    /// When it is frozen: nobody may ask for the master values of what has none.
+    /// When the weight is frozen: only a trainable weight has master values.
     pub(super) fn master(&self) -> &Memory {
         let Some(master) = &self.master else { unreachable!("only trainable weights have master values") };
         master
     }
-}
 
-impl Cuda {
-    /// A frozen weight, in the working type.
-    ///
-    /// `None` when the type is not a number or the bytes do not fit the shape.
-    pub fn frozen(&self, stored: Stored<'_>) -> Option<Weight> {
-        let Stored { rows, cols, .. } = stored;
-        let copy = match self.working {
-            Working::Bf16 if *stored.dtype == Dtype::Known(Known::BF16) => {
-                fits(stored)?;
-                let memory = self.device.alloc(stored.bytes.len());
-                self.device.upload(stored.bytes, &memory);
-                memory
-            }
-            of => self.place(stored, of)?,
-        };
-        Some(Weight { rows, cols, master: None, copy: Some(copy) })
-    }
-
-    /// A trainable weight: `f32` master values, and a copy where the model computes with another type.
-    ///
-    /// `None` as for [`Cuda::frozen`].
-    pub fn trainable(&self, stored: Stored<'_>) -> Option<Weight> {
-        let Stored { rows, cols, .. } = stored;
-        let master = Some(self.place(stored, Working::F32)?);
-        let copy = match self.working {
-            Working::Bf16 => Some(self.place(stored, Working::Bf16)?),
-            Working::F32 => None,
-        };
-        Some(Weight { rows, cols, master, copy })
-    }
-
-    /// Values of any type, turned into another on their way to the card.
-    fn place(&self, stored: Stored<'_>, of: Working) -> Option<Memory> {
-        /// Elements that are turned at once.
-        const PIECE: usize = 1 << 14;
-        let (elements, each) = (fits(stored)?, stored.dtype.bytes()?);
-        // The type is one that can be turned.
-        decode_f32(stored.dtype, &[], &mut [])?;
-        let memory = self.device.alloc(elements * of.bytes());
-        let mut values = vec![0.0; PIECE];
-        self.device.upload_with(&memory, elements * of.bytes(), |at, out| {
-            let first = at / of.bytes();
-            for (i, out) in out.chunks_mut(PIECE * of.bytes()).enumerate() {
-                let (from, n) = (first + i * PIECE, out.len() / of.bytes());
-                let decoded =
-                    decode_f32(stored.dtype, &stored.bytes[from * each..(from + n) * each], &mut values[..n]);
-                assert!(decoded.is_some(), "the type was tried");
-                write(&values[..n], of, out);
-            }
-        });
-        Some(memory)
-    }
-
-    pub(super) fn set_master(&self, weight: &mut Weight, values: &[f32]) {
-        assert!(values.len() == weight.rows * weight.cols, "a weight is set as a whole");
-        self.device.upload(values, weight.master());
-        if let Some(copy) = &weight.copy {
-            self.device.upload(&rounded(values), copy);
+    /// Sets master values and copy.
+    pub(super) fn upload(&mut self, device: &Device, values: &[f32]) {
+        assert!(values.len() == self.rows * self.cols, "a weight is set as a whole");
+        device.upload(values, self.master());
+        if let Some(copy) = &self.copy {
+            device.upload(&to_bf16(values), copy);
         }
     }
 
-    pub(super) fn master_values(&self, weight: &Weight) -> Vec<f32> {
-        self.device.download(weight.master(), weight.rows * weight.cols)
+    /// The master values, on the host.
+    pub(super) fn download(&self, device: &Device) -> Vec<f32> {
+        device.download(self.master(), self.rows * self.cols)
     }
 }
 
-/// The number of elements, where the bytes fit the shape.
-fn fits(stored: Stored<'_>) -> Option<usize> {
+/// Uploads stored values, converted to `dtype`; `None` as for [`Weight::frozen`].
+fn convert(device: &Device, dtype: ComputeDtype, stored: Stored<'_>) -> Option<Memory> {
+    /// Elements that are converted at once.
+    const PIECE: usize = 1 << 14;
+    let (elements, stored_bytes) = (elements_of(stored)?, stored.dtype.bytes()?);
+    // `None` for a type that cannot be decoded.
+    decode_f32(stored.dtype, &[], &mut [])?;
+    let memory = device.alloc(elements * dtype.bytes());
+    let mut values = vec![0.0; PIECE];
+    device.upload_with(&memory, elements * dtype.bytes(), |offset, out| {
+        let first = offset / dtype.bytes();
+        for (i, out) in out.chunks_mut(PIECE * dtype.bytes()).enumerate() {
+            let (from, n) = (first + i * PIECE, out.len() / dtype.bytes());
+            let bytes = &stored.bytes[from * stored_bytes..(from + n) * stored_bytes];
+            let decoded = decode_f32(stored.dtype, bytes, &mut values[..n]);
+            assert!(decoded.is_some(), "the type was checked above");
+            write(&values[..n], dtype, out);
+        }
+    });
+    Some(memory)
+}
+
+/// The number of elements; `None` when the bytes do not fit the shape.
+fn elements_of(stored: Stored<'_>) -> Option<usize> {
     let elements = stored.rows.checked_mul(stored.cols)?;
     (stored.bytes.len() == elements.checked_mul(stored.dtype.bytes()?)?).then_some(elements)
 }
 
-/// The bytes of values in the working type.
-fn write(values: &[f32], of: Working, out: &mut [u8]) {
-    match of {
-        Working::F32 => {
+/// Writes values as elements of `dtype`.
+fn write(values: &[f32], dtype: ComputeDtype, out: &mut [u8]) {
+    match dtype {
+        ComputeDtype::F32 => {
             out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, x)| *out = x.to_ne_bytes());
         }
-        Working::Bf16 => {
+        ComputeDtype::Bf16 => {
             let rounded = values.iter().map(|x| bf16::from_f32(*x).to_ne_bytes());
             out.as_chunks_mut().0.iter_mut().zip(rounded).for_each(|(out, x)| *out = x);
         }

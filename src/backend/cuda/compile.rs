@@ -1,18 +1,19 @@
-//! Kernels to machine code for the card that was found, by NVRTC, kept on disk for the next run.
+//! Compiles the kernels with NVRTC to machine code (cubin) for one GPU, and caches it on disk.
 //!
-//! Code, never PTX: drivers refuse PTX of a newer toolkit, but run code of any of their generation.
+//! Never PTX: a driver refuses PTX of a newer toolkit, but runs a cubin of any toolkit of its major version.
 
 use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
-use super::Working;
+use super::libraries;
 use super::source::program;
+use crate::backend::ComputeDtype;
 use crate::checkpoint::replace_bytes;
 use crate::{Error, Result};
 
-/// Machine code and what the compiler says of it.
+/// Machine code and the log of the compiler.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     /// The cubin.
@@ -28,12 +29,12 @@ pub struct Usage {
     pub kernel: String,
     /// Registers of a thread.
     pub registers: u32,
-    /// Bytes that go to memory for want of registers, stored and loaded.
+    /// Bytes of register spills, stores and loads.
     pub spills: u32,
 }
 
 impl Compiled {
-    /// What each kernel uses, by name.
+    /// Registers and spills of each kernel, by name.
     pub fn usage(&self) -> Vec<Usage> {
         let mut all: Vec<Usage> = Vec::new();
         let number = |line: &str, before: &str| -> Option<u32> {
@@ -61,7 +62,7 @@ impl Compiled {
 /// Major and minor version of NVRTC.
 fn version() -> (i32, i32) {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: NVRTC was found with all of its functions; the pointers are to numbers of ours.
+    // SAFETY: NVRTC was found with all of its functions; the pointers are to local integers.
     let _ = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     (major, minor)
 }
@@ -70,18 +71,18 @@ fn fault(what: impl std::fmt::Display) -> Error {
     Error::Device { fault: format!("the kernels do not compile: {what}"), hint: None }
 }
 
-/// Compiles all kernels for a card such as `sm_90`.
+/// Compiles all kernels for a GPU such as `sm_90`.
 ///
 /// # Errors
-/// [`Error::Device`] with the compiler's words, or when there is no NVRTC.
-pub fn compile(arch: &str, working: Working) -> Result<Compiled> {
-    super::libraries::require(&[super::libraries::Needed::Nvrtc])?;
+/// [`Error::Device`] with the log of the compiler, or when NVRTC is not found.
+pub fn compile(arch: &str, compute_dtype: ComputeDtype) -> Result<Compiled> {
+    libraries::require(&[libraries::Needed::Nvrtc])?;
     let source = std::ffi::CString::new(program()).map_err(fault)?;
     let program =
         result::create_program(&source, Some(c"kernels.cu")).map_err(|e| fault(format!("{e:?}")))?;
     let mut options =
         vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned(), "--ptxas-options=-v".to_owned()];
-    options.extend((working == Working::Bf16).then(|| "--define-macro=WORKING_BF16".to_owned()));
+    options.extend((compute_dtype == ComputeDtype::Bf16).then(|| "--define-macro=COMPUTE_BF16".to_owned()));
     // SAFETY: the program was just created and lives until the end of this function.
     let done = unsafe { result::compile_program(program, &options) };
     // SAFETY: as above.
@@ -97,7 +98,7 @@ pub fn compile(arch: &str, working: Working) -> Result<Compiled> {
 
 fn cubin_of(program: sys::nvrtcProgram) -> std::result::Result<Vec<u8>, result::NvrtcError> {
     let mut size = 0;
-    // SAFETY: the program is alive, and the pointer is to a number of ours.
+    // SAFETY: the program is alive, and the pointer is to a local integer.
     unsafe { sys::nvrtcGetCUBINSize(program, &raw mut size) }.result()?;
     let mut cubin = vec![0u8; size];
     // SAFETY: the buffer has the size that NVRTC asked for.
@@ -105,31 +106,31 @@ fn cubin_of(program: sys::nvrtcProgram) -> std::result::Result<Vec<u8>, result::
     Ok(cubin)
 }
 
-/// The code for a card: from the cache, or compiled and put there.
+/// The machine code for a GPU: from the cache, or compiled and written to the cache.
 ///
 /// # Errors
-/// As [`compile`]. A cache that cannot be read or written is no error: it only saves seconds.
-pub(super) fn cubin(arch: &str, working: Working) -> Result<Vec<u8>> {
-    super::libraries::require(&[super::libraries::Needed::Nvrtc])?;
+/// As [`compile`]. A cache that cannot be read or written is no error: the kernels are compiled again.
+pub(super) fn cubin(arch: &str, compute_dtype: ComputeDtype) -> Result<Vec<u8>> {
+    libraries::require(&[libraries::Needed::Nvrtc])?;
     let mut hasher = Sha256::new();
     hasher.update(program());
-    hasher.update(format!("\n{arch} {working:?} {:?}", version()));
+    hasher.update(format!("\n{arch} {compute_dtype:?} {:?}", version()));
     let name: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let path = cache_dir().map(|dir| dir.join(format!("{name}.cubin")));
     if let Some(cubin) = path.as_deref().and_then(read) {
         return Ok(cubin);
     }
-    let cubin = compile(arch, working)?.cubin;
+    let cubin = compile(arch, compute_dtype)?.cubin;
     if let Some(path) = path {
-        // Nobody misses a cache: the next run compiles again.
+        // Without a cache, the next run compiles again.
         let _ = write(&path, &cubin);
     }
     Ok(cubin)
 }
 
 fn cache_dir() -> Option<PathBuf> {
-    if let Some(asked) = super::libraries::asked_cache() {
-        return Some(asked);
+    if let Some(directory) = libraries::cache_directory() {
+        return Some(directory);
     }
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;

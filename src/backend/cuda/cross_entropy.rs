@@ -1,38 +1,59 @@
-//! The output head and cross-entropy: `kernels/cross_entropy.cu`. The logits of a few rows exist at a time.
+//! The output head and cross-entropy: `kernels/cross_entropy.cu`. Logits are computed a chunk of rows at a time.
 
 use std::ops::Range;
 
-use super::Working;
+use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
-use super::device::{Arg, Device, Memory};
-use super::matmul::{Matmul, Shape};
-use super::staged::Staged;
-use crate::backend::{HeadGradients, Targets};
+use super::cached_upload::CachedUpload;
+use super::context::Context;
+use super::device::Device;
+use super::matmul::{Dtypes, Shape};
+use super::memory::Memory;
+use crate::backend::{ComputeDtype, HeadGradients, Targets};
 
-/// Logits that exist at once, unless [`ROWS`] rows have more.
+/// Most logits of a chunk, unless [`ROWS`] rows have more.
 const LOGITS: usize = 1 << 25;
-/// Rows are taken in multiples of this.
+/// A chunk has a multiple of this number of rows, except the last.
 const ROWS: usize = 128;
 
-/// Scratch.
+/// Targets and work memory on the GPU.
 #[derive(Debug, Default)]
 pub(super) struct CrossEntropy {
-    rows: Staged<u32>,
-    ids: Staged<u32>,
-    /// Hidden rows, and their gradients.
+    rows: CachedUpload<u32>,
+    ids: CachedUpload<u32>,
+    /// Hidden states of the rows of a chunk.
     hidden: Memory,
+    /// Gradients of `hidden`.
     dhidden: Memory,
     logits: Memory,
-    /// Gradients of the logits, where they are not `f32`.
+    /// Gradients of the logits; for `f32` they overwrite the logits.
     dlogits: Memory,
     losses: Memory,
+}
+
+/// Addresses of the targets.
+#[derive(Debug, Clone, Copy)]
+struct TargetArgs {
+    rows: Arg,
+    ids: Arg,
+}
+
+/// A chunk of rows, and what its losses and gradients are computed from.
+struct Chunk<'a> {
+    hidden: &'a Buffer,
+    weight: &'a Weight,
+    targets: TargetArgs,
+    /// The rows, as indices into the targets.
+    range: Range<usize>,
+    /// Add to the gradient of the weight instead of overwriting it.
+    accumulate: bool,
 }
 
 impl CrossEntropy {
     /// See [`crate::backend::Backend::cross_entropy`].
     pub(super) fn run(
         &mut self,
-        (device, of, matmul): (&Device, Working, &mut Matmul),
+        context: &mut Context,
         hidden: &Buffer,
         weight: &Weight,
         targets: Targets<'_>,
@@ -41,37 +62,44 @@ impl CrossEntropy {
         let (vocab, cols) = (weight.rows, weight.cols);
         assert!(targets.ids.iter().all(|id| (*id as usize) < vocab), "targets are below the vocabulary size");
         assert!(targets.rows.iter().all(|t| (*t as usize + 1) * cols <= hidden.len), "target rows exist");
-        if let Some(HeadGradients { hidden: Some(dhidden), .. }) = &mut gradients {
-            let bytes = dhidden.memory.bytes();
-            device.clear(&mut dhidden.memory, bytes);
-        }
-        if let Some(HeadGradients { weight: Some(dweight), accumulate: false, .. }) = &mut gradients
-            && targets.rows.is_empty()
-        {
-            let bytes = dweight.memory.bytes();
-            device.clear(&mut dweight.memory, bytes);
+        if let Some(gradients) = &mut gradients {
+            clear(&context.device, gradients, targets.rows.is_empty());
         }
         let step = (LOGITS / vocab.max(1) / ROWS * ROWS).max(ROWS).min(targets.rows.len().max(1));
-        device.reserve(&mut self.hidden, step * cols * of.bytes());
-        device.reserve(&mut self.dhidden, step * cols * of.bytes());
-        device.reserve(&mut self.logits, step * vocab * 4);
-        device.reserve(&mut self.losses, targets.rows.len() * 4);
-        if of == Working::Bf16 {
-            device.reserve(&mut self.dlogits, step * vocab * of.bytes());
-        }
+        self.reserve(context, weight, step, targets.rows.len());
         let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
-        let places = self.place(device, targets);
+        let args = self.put_targets(&context.device, targets);
         for first in (0..targets.rows.len()).step_by(step) {
-            let rows = first..targets.rows.len().min(first + step);
-            let card = (device, of, &mut *matmul);
-            self.chunk(card, hidden, weight, (places, rows), gradients.as_mut(), accumulate);
+            let range = first..targets.rows.len().min(first + step);
+            let chunk = Chunk { hidden, weight, targets: args, range, accumulate };
+            self.chunk(context, &chunk, gradients.as_mut());
             accumulate = true;
         }
     }
 
-    /// Brings the targets to the card: their rows and ids.
-    pub(super) fn place(&self, device: &Device, targets: Targets<'_>) -> [Arg; 2] {
-        [self.rows.put_batch(device, targets.rows), self.ids.put_batch(device, targets.ids)]
+    /// Memory for chunks of `step` rows and for the losses of all rows.
+    fn reserve(&mut self, context: &Context, weight: &Weight, step: usize, rows: usize) {
+        let (vocab, cols, dtype) = (weight.rows, weight.cols, context.compute_dtype);
+        let device = &context.device;
+        device.reserve(&mut self.hidden, step * cols * dtype.bytes());
+        device.reserve(&mut self.dhidden, step * cols * dtype.bytes());
+        device.reserve(&mut self.logits, step * vocab * 4);
+        device.reserve(&mut self.losses, rows * 4);
+        if dtype == ComputeDtype::Bf16 {
+            device.reserve(&mut self.dlogits, step * vocab * dtype.bytes());
+        }
+    }
+
+    fn put_targets(&self, device: &Device, targets: Targets<'_>) -> TargetArgs {
+        TargetArgs {
+            rows: self.rows.put_for_pass(device, targets.rows),
+            ids: self.ids.put_for_pass(device, targets.ids),
+        }
+    }
+
+    /// Uploads the targets.
+    pub(super) fn upload_targets(&self, device: &Device, targets: Targets<'_>) {
+        self.put_targets(device, targets);
     }
 
     /// The losses of the last run.
@@ -79,57 +107,67 @@ impl CrossEntropy {
         &self.losses
     }
 
-    /// Losses and gradients of as many rows as there is room for logits.
+    /// Losses and gradients of one chunk.
     fn chunk(
         &self,
-        (device, of, matmul): (&Device, Working, &mut Matmul),
-        hidden: &Buffer,
-        weight: &Weight,
-        (places, range): ([Arg; 2], Range<usize>),
+        context: &mut Context,
+        chunk: &Chunk<'_>,
         gradients: Option<&mut HeadGradients<'_, Buffer>>,
-        accumulate: bool,
     ) {
-        let (n, vocab, cols) = (range.len(), weight.rows, weight.cols);
-        let pointer = |memory: &Memory, bytes| Arg::Pointer(device.pointer(memory, bytes).unwrap_or(0));
-        let gathered = pointer(&self.hidden, n * cols * of.bytes());
-        let logits = pointer(&self.logits, n * vocab * 4);
-        let dlogits = match of {
-            Working::F32 => logits,
-            Working::Bf16 => pointer(&self.dlogits, n * vocab * of.bytes()),
+        let Chunk { hidden, weight, range, .. } = chunk;
+        let (n, vocab, cols, dtype) = (range.len(), weight.rows, weight.cols, context.compute_dtype);
+        let (shape, columns, table) = (weight.linear_shape(n), Arg::U32(cols as u32), context.weight(weight));
+        let gathered = context.memory(&self.hidden, n * cols * dtype.bytes());
+        let logits = context.memory(&self.logits, n * vocab * 4);
+        let dlogits = match dtype {
+            ComputeDtype::F32 => logits,
+            ComputeDtype::Bf16 => context.memory(&self.dlogits, n * vocab * dtype.bytes()),
         };
-        let drows = pointer(&self.dhidden, n * cols * of.bytes());
-        let [rows, ids] = places.map(|place| place.skip(4 * range.start));
-        let table = weight.arg(device, of);
-        let columns = Arg::U32(cols as u32);
-        device.launch(
-            "gather_rows",
-            (n, 1),
-            0,
-            &[hidden.arg(device, hidden.len, of), rows, columns, gathered],
-        );
-        let shape = Shape::forward(n, vocab, cols, [of, Working::F32]);
-        matmul.product(device, shape, [table, gathered, logits], false);
+        let rows = chunk.targets.rows.skip(4 * range.start);
+        let args = [context.activations(hidden, hidden.len), rows, columns, gathered];
+        context.device.launch("gather_rows", (n, 1), 0, &args);
+        let to_f32 = Dtypes { inputs: dtype, out: ComputeDtype::F32 };
+        let product = Shape::forward(shape, to_f32);
+        context.matmul.product(&context.device, product, [table, gathered, logits], false);
         let args = [
             logits,
-            ids,
+            chunk.targets.ids.skip(4 * range.start),
             Arg::U32(vocab as u32),
             Arg::F32(gradients.as_ref().map_or(0.0, |g| g.scale)),
             Arg::U32(u32::from(gradients.is_some())),
             dlogits,
-            pointer(&self.losses, range.end * 4).skip(4 * range.start),
+            context.memory(&self.losses, range.end * 4).skip(4 * range.start),
         ];
-        device.launch("cross_entropy", (n, 1), 0, &args);
+        context.device.launch("cross_entropy", (n, 1), 0, &args);
         let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = gradients else { return };
         if let Some(dhidden) = dhidden {
-            let shape = Shape::backward_input(n, vocab, cols, [of, of]);
-            matmul.product(device, shape, [table, dlogits, drows], false);
-            let all = dhidden.arg(device, dhidden.len, of);
-            device.launch("scatter_rows", (n, 1), 0, &[drows, rows, columns, all]);
+            let drows = context.memory(&self.dhidden, n * cols * dtype.bytes());
+            let product = Shape::backward_input(shape, Dtypes { inputs: dtype, out: dtype });
+            context.matmul.product(&context.device, product, [table, dlogits, drows], false);
+            let args = [drows, rows, columns, context.activations(dhidden, dhidden.len)];
+            context.device.launch("scatter_rows", (n, 1), 0, &args);
         }
         if let Some(dweight) = dweight {
-            let out = dweight.arg(device, vocab * cols, Working::F32);
-            let shape = Shape::backward_weight(n, vocab, cols, [of, Working::F32]);
-            matmul.product(device, shape, [gathered, dlogits, out], accumulate);
+            let out = context.floats(dweight, vocab * cols);
+            let product = Shape::backward_weight(shape, to_f32);
+            context.matmul.product(&context.device, product, [gathered, dlogits, out], chunk.accumulate);
         }
+    }
+}
+
+/// Zeroes the gradients that no chunk overwrites as a whole.
+fn clear(device: &Device, gradients: &mut HeadGradients<'_, Buffer>, no_targets: bool) {
+    let clear = |buffer: &mut Buffer| {
+        let bytes = buffer.memory.bytes();
+        device.clear(&mut buffer.memory, bytes);
+    };
+    if let Some(dhidden) = &mut gradients.hidden {
+        clear(dhidden);
+    }
+    if let Some(dweight) = &mut gradients.weight
+        && no_targets
+        && !gradients.accumulate
+    {
+        clear(dweight);
     }
 }

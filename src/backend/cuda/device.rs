@@ -1,28 +1,28 @@
-//! A card: its memory, its one stream, and checked launches.
+//! A GPU: its memory, its one stream, and checked launches.
 //!
-//! The operations of a backend cannot fail, but a card can. Its first fault stays: nothing is computed after it,
-//! and [`Device::check`] tells.
+//! Operations return no error, but a GPU can fail. The first fault is kept: nothing is computed after it, and
+//! [`Device::check`] returns it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::Ptx;
 
-pub(super) use super::argument::{Arg, Plain};
-pub(super) use super::memory::Memory;
-use super::memory::Tally;
-use super::source::{Kind, signatures};
-pub(super) use super::staged::Staged;
-use super::staged::{Bytes, Constants};
-use super::staging::{Pinned, Staging, bytes_of, bytes_of_mut};
-use super::{Working, compile, doctor, libraries};
+use super::argument::{Arg, Plain, bytes_of, bytes_of_mut};
+use super::memory::{AllocationStats, GraphConstants, Memory, UploadedBytes};
+use super::pinned_memory::PinnedMemory;
+use super::source::{ParameterType, Signature, signatures};
+use super::transfer_buffer::TransferBuffer;
+use super::{compile, doctor, libraries};
+use crate::backend::ComputeDtype;
 use crate::{Error, Result};
 
-/// Dynamic shared memory that a kernel may use without being asked.
+/// Bytes of dynamic shared memory that a kernel may use without setting an attribute.
 const SHARED: u32 = 48 * 1024;
 
 /// A kernel of the loaded code.
@@ -30,34 +30,34 @@ const SHARED: u32 = 48 * 1024;
 struct Kernel {
     function: CudaFunction,
     threads: u32,
-    parameters: Vec<Kind>,
-    /// Dynamic shared memory that it has been allowed.
+    parameters: Vec<ParameterType>,
+    /// Bytes of dynamic shared memory that its attribute allows.
     shared: Cell<u32>,
 }
 
-/// What becomes of what is asked for.
+/// The execution mode: what a call to the device does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// It is done.
+    /// It is executed.
     Run,
-    /// Memory is counted, and nothing is done.
+    /// Allocations are counted; nothing is allocated, copied or computed.
     Count,
-    /// Memory is allocated and filled from the host, and nothing is computed.
+    /// Memory is allocated and filled from the host; nothing is computed.
     Reserve,
-    /// Work goes into a graph. Memory stays as it is.
+    /// Kernels and copies on the GPU are recorded in a graph; nothing is allocated or uploaded.
     Record,
 }
 
-/// The card.
+/// The GPU.
 #[derive(Debug)]
 pub(super) struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: BTreeMap<String, Kernel>,
-    staging: RefCell<Staging>,
-    constants: RefCell<Constants>,
+    transfer: RefCell<TransferBuffer>,
+    graph_constants: RefCell<GraphConstants>,
     mode: Cell<Mode>,
-    tally: Rc<Tally>,
+    stats: Rc<AllocationStats>,
     fault: RefCell<Option<String>>,
     name: String,
     arch: String,
@@ -68,33 +68,33 @@ fn driver_fault(doing: &str, e: result::DriverError) -> Error {
 }
 
 impl Device {
-    /// Starts the first card and loads the kernels.
+    /// Starts the first GPU and loads the kernels.
     ///
     /// # Errors
-    /// [`Error::Device`]: what `doctor` finds missing, or what the driver says.
-    pub(super) fn open(working: Working) -> Result<Self> {
+    /// [`Error::Device`]: the first thing that `doctor` finds missing, or an error of the driver.
+    pub(super) fn open(compute_dtype: ComputeDtype) -> Result<Self> {
         libraries::require(&libraries::Needed::ALL)?;
         let found = doctor::diagnose();
         if let Some(missing) = found.missing.first() {
             let (fault, hint) = (missing.fault.clone(), Some(missing.hint.clone()));
             return Err(Error::Device { fault, hint });
         }
-        let context = CudaContext::new(0).map_err(|e| driver_fault("cannot start the card", e))?;
+        let context = CudaContext::new(0).map_err(|e| driver_fault("cannot start the GPU", e))?;
         // SAFETY: all work goes to one stream, so its order is the order of the calls; no event is needed.
         unsafe { context.disable_event_tracking() };
-        // Not the default stream, on which nothing can be recorded.
+        // Not the default stream, which cannot be captured into a graph.
         let stream = context.new_stream().map_err(|e| driver_fault("cannot make a stream", e))?;
-        let (major, minor) = found.cards.first().map_or(doctor::OLDEST, |card| card.compute_capability);
+        let (major, minor) = found.gpus.first().map_or(doctor::OLDEST, |gpu| gpu.compute_capability);
         let arch = format!("sm_{major}{minor}");
-        let cubin = compile::cubin(&arch, working)?;
+        let cubin = compile::cubin(&arch, compute_dtype)?;
         let module = context.load_module(Ptx::from_binary(cubin));
         let module = module.map_err(|e| driver_fault("cannot load the kernels", e))?;
         let kernels = load(&module)?;
-        let name = found.cards.first().map(|card| card.name.clone()).unwrap_or_default();
-        let staging = Staging::new().map_err(|e| driver_fault("cannot pin memory", e))?.into();
-        let (constants, fault) = (RefCell::default(), RefCell::default());
-        let (mode, tally) = (Cell::new(Mode::Run), Rc::default());
-        Ok(Self { context, stream, kernels, staging, constants, mode, tally, fault, name, arch })
+        let name = found.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default();
+        let transfer = TransferBuffer::new().map_err(|e| driver_fault("cannot pin memory", e))?.into();
+        let (graph_constants, fault) = (RefCell::default(), RefCell::default());
+        let (mode, stats) = (Cell::new(Mode::Run), Rc::default());
+        Ok(Self { context, stream, kernels, transfer, graph_constants, mode, stats, fault, name, arch })
     }
 
     /// "NVIDIA H200 (sm_90)".
@@ -102,22 +102,20 @@ impl Device {
         format!("{} ({})", self.name, self.arch)
     }
 
-    /// Bytes of memory that nobody uses.
+    /// Bytes of free memory; `None` when the driver does not report them.
     pub(super) fn free_memory(&self) -> Option<u64> {
         self.context.mem_get_info().ok().map(|(free, _)| free as u64)
     }
 
-    /// The first fault.
-    ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`] with the first fault.
     pub(super) fn check(&self) -> Result<()> {
         match self.fault.borrow().as_ref() {
             None => Ok(()),
             Some(fault) => {
                 let memory = fault.contains("OUT_OF_MEMORY");
                 let hint = memory
-                    .then(|| "use a smaller --batch-size or --max-length, or --recompute block".to_owned());
+                    .then(|| "use a smaller --batch-size or --max-length, or --recompute full".to_owned());
                 Err(Error::Device { fault: fault.clone(), hint })
             }
         }
@@ -131,48 +129,48 @@ impl Device {
         self.mode.set(mode);
     }
 
-    /// Whether work is given to the card, at once or in a graph.
+    /// Whether kernels are launched or recorded.
     pub(super) fn computes(&self) -> bool {
         matches!(self.mode(), Mode::Run | Mode::Record)
     }
 
-    /// Notes what the graph that is being recorded reads.
-    pub(super) fn expect(&self, bytes: &Rc<Bytes>, values: &[u8]) {
-        let mut constants = self.constants.borrow_mut();
+    /// Adds bytes that the graph that is being recorded reads, with their values.
+    pub(super) fn add_graph_constant(&self, bytes: &Rc<UploadedBytes>, values: &[u8]) {
+        let mut constants = self.graph_constants.borrow_mut();
         if !constants.iter().any(|(known, _)| Rc::ptr_eq(known, bytes)) {
             constants.push((Rc::clone(bytes), values.to_vec()));
         }
     }
 
-    /// What was noted.
-    pub(super) fn take_constants(&self) -> Constants {
-        self.constants.take()
+    /// The constants of the graph that was recorded.
+    pub(super) fn take_graph_constants(&self) -> GraphConstants {
+        self.graph_constants.take()
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Bytes that were asked for so far, in whatever mode.
-    pub(super) fn counted(&self) -> u64 {
-        self.tally.counted.get()
+    /// Bytes of all allocations so far, in every mode.
+    pub(super) fn requested_memory(&self) -> u64 {
+        self.stats.requested.get()
     }
 
-    /// Allocations so far.
+    /// Number of allocations so far.
     pub(super) fn allocations(&self) -> u64 {
-        self.tally.times.get()
+        self.stats.count.get()
     }
 
-    /// The most bytes that were allocated at once, since [`Self::forget_most`].
-    pub(super) fn most_memory(&self) -> u64 {
-        self.tally.most.get()
+    /// Peak of the allocated bytes since [`Self::reset_peak_memory`].
+    pub(super) fn peak_memory(&self) -> u64 {
+        self.stats.peak.get()
     }
 
-    pub(super) fn forget_most(&self) {
-        self.tally.most.set(self.tally.live.get());
+    pub(super) fn reset_peak_memory(&self) {
+        self.stats.peak.set(self.stats.current.get());
     }
 
-    /// Keeps the first fault.
+    /// Keeps the fault, unless there was one before.
     pub(super) fn fail(&self, fault: String) {
         self.fault.borrow_mut().get_or_insert(fault);
     }
@@ -181,7 +179,7 @@ impl Device {
         self.fault.borrow().is_some()
     }
 
-    /// The result, unless something failed before or now.
+    /// The value of a result; an error is kept as the fault and gives `None`.
     pub(super) fn keep<T>(
         &self,
         doing: &str,
@@ -192,23 +190,23 @@ impl Device {
 
     /// Memory with undefined contents; none after a fault.
     pub(super) fn alloc(&self, bytes: usize) -> Memory {
-        self.tally.counted.update(|counted| counted + bytes as u64);
+        self.stats.requested.update(|requested| requested + bytes as u64);
         if bytes == 0 || self.failed() || self.mode() == Mode::Count {
-            return Memory { slice: None, bytes, tally: None };
+            return Memory { slice: None, bytes, stats: None };
         }
-        assert!(self.mode() != Mode::Record, "a graph finds its memory allocated");
-        // SAFETY: `Memory` is only read by kernels and copies that come after a write of what they read.
+        assert!(self.mode() != Mode::Record, "memory is allocated before a graph is recorded");
+        // SAFETY: kernels and copies read only bytes of `Memory` that were written before.
         let slice = unsafe { self.stream.alloc::<u8>(bytes) };
         let free = self.free_memory().unwrap_or(0);
-        let doing = format!("cannot allocate {bytes} bytes on the card, {free} are free");
+        let doing = format!("cannot allocate {bytes} bytes on the GPU, {free} are free");
         let slice = self.keep(&doing, slice);
-        let tally = slice.is_some().then(|| Rc::clone(&self.tally));
-        if let Some(tally) = &tally {
-            tally.times.update(|times| times + 1);
-            tally.live.update(|live| live + bytes as u64);
-            tally.most.set(tally.most.get().max(tally.live.get()));
+        let stats = slice.is_some().then(|| Rc::clone(&self.stats));
+        if let Some(stats) = &stats {
+            stats.count.update(|count| count + 1);
+            stats.current.update(|current| current + bytes as u64);
+            stats.peak.set(stats.peak.get().max(stats.current.get()));
         }
-        Memory { slice, bytes, tally }
+        Memory { slice, bytes, stats }
     }
 
     /// Memory of zeros.
@@ -218,7 +216,7 @@ impl Device {
         memory
     }
 
-    /// Room for `bytes`; the contents are undefined.
+    /// Makes the memory hold `bytes` bytes at least; the contents are then undefined.
     pub(super) fn reserve(&self, memory: &mut Memory, bytes: usize) {
         if memory.bytes < bytes {
             *memory = self.alloc(bytes);
@@ -239,13 +237,13 @@ impl Device {
         self.upload_with(to, from.len(), |at, piece| piece.copy_from_slice(&from[at..at + piece.len()]));
     }
 
-    /// Copies to the first bytes of `to`; `fill` gives those from an offset on, a multiple of 16.
+    /// Copies to the first bytes of `to`; `fill(offset, piece)` writes those from an offset on, a multiple of 16.
     pub(super) fn upload_with(&self, to: &Memory, bytes: usize, fill: impl FnMut(usize, &mut [u8])) {
-        assert!(self.mode() != Mode::Record, "a graph finds what it reads on the card");
+        assert!(self.mode() != Mode::Record, "values are uploaded before a graph is recorded");
         let Some(to) = self.pointer(to, bytes).filter(|_| self.mode() != Mode::Count) else { return };
-        // SAFETY: `pointer` has checked the room; the stream lives as long as `self`.
-        let done = unsafe { self.staging.borrow_mut().upload((self.stream.cu_stream(), to), bytes, fill) };
-        self.keep("cannot copy to the card", done);
+        // SAFETY: `pointer` has checked the size; the stream lives as long as `self`.
+        let done = unsafe { self.transfer.borrow_mut().upload(self.stream.cu_stream(), to, bytes, fill) };
+        self.keep("cannot copy to the GPU", done);
     }
 
     /// Copies the first elements of `from`, after all work before it. Zeros after a fault.
@@ -254,35 +252,35 @@ impl Device {
         let bytes = bytes_of_mut(&mut to);
         let Some(from) = self.pointer(from, bytes.len()).filter(|_| self.computes()) else { return to };
         // SAFETY: `pointer` has checked that the bytes lie in the memory; the stream lives as long as `self`.
-        let done = unsafe { self.staging.borrow_mut().download((self.stream.cu_stream(), from), bytes) };
-        self.keep("cannot copy from the card", done);
+        let done = unsafe { self.transfer.borrow_mut().download(self.stream.cu_stream(), from, bytes) };
+        self.keep("cannot copy from the GPU", done);
         to
     }
 
-    /// Memory of the host that the card writes to by itself.
+    /// Pinned memory of the host.
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        Pinned::new(bytes).map_err(|e| driver_fault("cannot pin memory", e))
+    pub(super) fn pinned(&self, bytes: usize) -> Result<PinnedMemory> {
+        PinnedMemory::new(bytes).map_err(|e| driver_fault("cannot pin memory", e))
     }
 
-    /// Copies `bytes` bytes of `from`, after the first `skip`, behind the first `at` bytes of `to`, some time before [`Self::wait`]
-    /// returns.
-    pub(super) fn fetch(&self, (from, skip): (&Memory, usize), to: &mut Pinned, at: usize, bytes: usize) {
-        let Some(from) = self.pointer(from, skip + bytes).filter(|_| self.computes() && bytes > 0) else {
+    /// Queues a copy of the range `copy` of `from` to the offset `at` of `to`; it is complete after [`Self::wait`].
+    pub(super) fn fetch(&self, from: &Memory, copy: Range<usize>, to: &mut PinnedMemory, at: usize) {
+        let Some(from) = self.pointer(from, copy.end).filter(|_| self.computes() && !copy.is_empty()) else {
             return;
         };
-        let to = to.slice(at, bytes);
+        let to = to.slice(at, copy.len());
         // SAFETY: `pointer` and `slice` have checked both ends; the caller reads after `wait`.
-        let done = unsafe { result::memcpy_dtoh_async(to, from + skip as u64, self.stream.cu_stream()) };
-        self.keep("cannot copy from the card", done);
+        let done =
+            unsafe { result::memcpy_dtoh_async(to, from + copy.start as u64, self.stream.cu_stream()) };
+        self.keep("cannot copy from the GPU", done);
     }
 
-    /// Waits for all work.
+    /// Waits until all queued work is complete.
     pub(super) fn wait(&self) {
         if self.computes() && !self.failed() {
-            self.keep("the card stopped", self.stream.synchronize());
+            self.keep("the GPU stopped with an error", self.stream.synchronize());
         }
     }
 
@@ -292,37 +290,46 @@ impl Device {
         if bytes > 0 && self.computes() {
             // SAFETY: `pointer` has checked both ends, and two memories never overlap.
             let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
-            self.keep("cannot copy on the card", done);
+            self.keep("cannot copy on the GPU", done);
         }
     }
 
-    /// The address, when `bytes` lie in the memory; `None` after a fault, 0 for empty memory.
+    /// The address of the first `bytes` bytes; `None` after a fault, 0 for empty memory.
     ///
     /// # Panics
-    /// When they do not: a kernel stays in its buffers.
+    /// When the memory is smaller.
     pub(super) fn pointer(&self, memory: &Memory, bytes: usize) -> Option<u64> {
-        assert!(bytes <= memory.bytes, "a kernel stays in its buffers: {bytes} bytes of {}", memory.bytes);
+        assert!(
+            bytes <= memory.bytes,
+            "a kernel may not access {bytes} bytes of a buffer of {}",
+            memory.bytes
+        );
         if self.failed() {
             return None;
         }
         Some(memory.slice.as_ref().map_or(0, |slice| slice.device_ptr(&self.stream).0))
     }
 
+    /// [`Self::pointer`] as an argument of a kernel.
+    pub(super) fn arg(&self, memory: &Memory, bytes: usize) -> Arg {
+        Arg::Pointer(self.pointer(memory, bytes).unwrap_or(0))
+    }
+
     pub(super) fn cu_stream(&self) -> sys::CUstream {
         self.stream.cu_stream()
     }
 
-    /// Runs a kernel; its block size is the one that it was compiled for. Nothing runs after a fault, or for an
-    /// empty grid.
+    /// Launches a kernel with `shared` bytes of dynamic shared memory; its block size is the one that it was compiled
+    /// for. Nothing is launched after a fault, or for an empty grid.
     ///
     /// # Panics
-    /// When the arguments are not those of the kernel's source.
+    /// When the arguments differ from the parameters in the source of the kernel.
     pub(super) fn launch(&self, name: &str, grid: (usize, usize), shared: usize, args: &[Arg]) {
         let Some(kernel) = self.kernels.get(name) else { unreachable!("`{name}` is a kernel") };
-        let kinds: Vec<Kind> = args.iter().map(|arg| arg.kind()).collect();
+        let types: Vec<ParameterType> = args.iter().map(|arg| arg.parameter_type()).collect();
         assert!(
-            kinds == kernel.parameters,
-            "arguments of {name}: {kinds:?}, expected {:?}",
+            types == kernel.parameters,
+            "arguments of {name}: {types:?}, expected {:?}",
             kernel.parameters
         );
         if self.failed() || !self.computes() || grid.0 == 0 || grid.1 == 0 {
@@ -364,7 +371,7 @@ impl Device {
 }
 
 fn load(module: &Arc<CudaModule>) -> Result<BTreeMap<String, Kernel>> {
-    let load = |(name, signature): (String, super::Signature)| {
+    let load = |(name, signature): (String, Signature)| {
         let function = module.load_function(&name).map_err(|e| driver_fault(&format!("kernel {name}"), e))?;
         let (threads, parameters) = (signature.threads, signature.parameters);
         Ok((name, Kernel { function, threads, parameters, shared: Cell::new(SHARED) }))

@@ -1,14 +1,14 @@
-//! What stands in the way of computing on a card.
+//! Finds out whether a GPU can be used, and if not, why.
 
 use cudarc::driver::{result, sys};
 
 use super::libraries::{Found, Needed, find};
-use crate::backend::{Card, Diagnosis, LibraryReport, Missing};
+use crate::backend::{Diagnosis, Gpu, LibraryReport, Missing};
 
-/// The oldest cards that the kernels are written for: Ampere.
+/// The least compute capability that the kernels are written for: Ampere.
 pub(super) const OLDEST: (i32, i32) = (8, 0);
 
-/// Looks for the libraries and the cards. Starts nothing on a card.
+/// Looks for the libraries and the GPUs. No context is created on a GPU.
 pub fn diagnose() -> Diagnosis {
     let mut missing = Vec::new();
     let mut versions = Vec::new();
@@ -44,8 +44,8 @@ pub fn diagnose() -> Diagnosis {
         );
         missing.push(Missing { fault, hint });
     }
-    let cards = if versions.first().is_some_and(Option::is_some) { cards(&mut missing) } else { Vec::new() };
-    Diagnosis { libraries, cards, missing }
+    let gpus = if versions.first().is_some_and(Option::is_some) { gpus(&mut missing) } else { Vec::new() };
+    Diagnosis { libraries, gpus, missing }
 }
 
 /// Major and minor version.
@@ -53,7 +53,7 @@ fn version(of: Needed) -> Option<(i32, i32)> {
     let (mut major, mut minor) = (0, 0);
     match of {
         Needed::Driver => {
-            // SAFETY: the library is open, and the pointer is to a number of ours.
+            // SAFETY: the library is open, and the pointer is to a local integer.
             let code = unsafe { sys::cuDriverGetVersion(&raw mut major) };
             code.result().ok().map(|()| (major / 1000, major % 1000 / 10))
         }
@@ -71,46 +71,46 @@ fn version(of: Needed) -> Option<(i32, i32)> {
     }
 }
 
-fn cards(missing: &mut Vec<Missing>) -> Vec<Card> {
-    let hint = "nvidia-smi should list the card; after an update of the driver, restart the machine";
-    let cards = match list() {
-        Ok(cards) => cards,
+fn gpus(missing: &mut Vec<Missing>) -> Vec<Gpu> {
+    let hint = "nvidia-smi should list the GPU; after an update of the driver, restart the machine";
+    let gpus = match list() {
+        Ok(gpus) => gpus,
         Err(fault) => {
             missing.push(Missing { fault, hint: hint.to_owned() });
             return Vec::new();
         }
     };
-    if cards.is_empty() {
-        missing.push(Missing { fault: "the driver lists no card".to_owned(), hint: hint.to_owned() });
-    } else if let Some(card) = cards.first().filter(|card| card.compute_capability < OLDEST) {
-        let ((major, minor), (least, _)) = (card.compute_capability, OLDEST);
+    if gpus.is_empty() {
+        missing.push(Missing { fault: "the driver lists no GPU".to_owned(), hint: hint.to_owned() });
+    } else if let Some(gpu) = gpus.first().filter(|gpu| gpu.compute_capability < OLDEST) {
+        let ((major, minor), (least, _)) = (gpu.compute_capability, OLDEST);
         let fault =
-            format!("{} is too old: compute capability {major}.{minor}, expected {least}.0", card.name);
-        let hint = "use an Ampere card or a later one (A100, RTX 3000), or --device cpu".to_owned();
+            format!("{} is too old: compute capability {major}.{minor}, expected {least}.0", gpu.name);
+        let hint = "use an Ampere GPU or a later one (A100, RTX 3000), or --device cpu".to_owned();
         missing.push(Missing { fault, hint });
     }
-    cards
+    gpus
 }
 
-fn list() -> Result<Vec<Card>, String> {
+fn list() -> Result<Vec<Gpu>, String> {
     use sys::CUdevice_attribute as Attribute;
     let fault = |e: result::DriverError| format!("the driver does not start: {}", describe(e.0));
     result::init().map_err(fault)?;
     let count = result::device::get_count().map_err(fault)?;
-    let card = |ordinal| {
+    let gpu = |ordinal| {
         let device = result::device::get(ordinal)?;
-        // SAFETY: the driver has just given this device.
+        // SAFETY: the driver has just returned this device.
         let attribute = |which| unsafe { result::device::get_attribute(device, which) };
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         // SAFETY: as above.
         let memory = unsafe { result::device::total_mem(device) }? as u64;
-        Ok(Card { name: result::device::get_name(device)?, compute_capability: (major, minor), memory })
+        Ok(Gpu { name: result::device::get_name(device)?, compute_capability: (major, minor), memory })
     };
-    (0..count).map(card).collect::<Result<_, _>>().map_err(fault)
+    (0..count).map(gpu).collect::<Result<_, _>>().map_err(fault)
 }
 
-/// `CUDA_ERROR_OUT_OF_MEMORY` and its like, as the driver's header names them.
+/// The name of a result in the header of the driver, such as `CUDA_ERROR_OUT_OF_MEMORY`.
 pub(super) fn describe(code: sys::CUresult) -> String {
     format!("{code:?}")
 }

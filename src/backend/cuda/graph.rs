@@ -1,43 +1,43 @@
-//! Parts of a step as graphs: recorded when a shape comes for the second time, then run as one.
+//! The CUDA graphs of training passes, by the shape of the pass.
 
 use std::collections::VecDeque;
 
-use cudarc::driver::{CudaGraph, sys};
+use cudarc::driver::CudaGraph;
 
-use super::Cuda;
-use super::device::{Device, Mode};
-use super::staged::Constants;
-use crate::backend::Part;
+use super::device::Device;
+use super::memory::GraphConstants;
+use crate::backend::TrainingPass;
 
-/// Graphs that are kept, and shapes that are remembered to have come once.
+/// Most graphs that are kept.
 const GRAPHS: usize = 8;
-const SEEN: usize = 64;
+/// Most shapes that are remembered.
+const SHAPES: usize = 64;
 
-/// What parts have in common that do the same work on other tokens.
+/// Everything about a pass but its token ids and target rows: passes of one shape launch the same kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Shape {
+pub(super) struct PassShape {
     offsets: Vec<u32>,
     targets: usize,
     scale: u32,
     accumulate: bool,
 }
 
-/// A part that was recorded.
-struct Recorded {
-    shape: Shape,
-    graph: CudaGraph,
-    constants: Constants,
-    /// Whether it reads the tokens in the order of their ids.
-    sorts: bool,
+/// The graph of a pass.
+pub(super) struct RecordedPass {
+    pub(super) shape: PassShape,
+    pub(super) graph: CudaGraph,
+    pub(super) constants: GraphConstants,
+    /// Whether it reads the tables of the embedding's backward pass.
+    pub(super) embedding_backward: bool,
 }
 
-/// All of them.
+/// Graphs, and shapes that were run once without one; the latest first.
 #[derive(Default)]
 pub(super) struct Graphs {
-    /// Allocations before which all was recorded: memory that moved is not where a graph looks.
+    /// Number of allocations when the graphs were recorded. After another one, the addresses in a graph may be stale.
     allocations: u64,
-    seen: VecDeque<Shape>,
-    recorded: VecDeque<Recorded>,
+    shapes: VecDeque<PassShape>,
+    recorded: VecDeque<RecordedPass>,
 }
 
 impl std::fmt::Debug for Graphs {
@@ -46,97 +46,48 @@ impl std::fmt::Debug for Graphs {
     }
 }
 
-impl Shape {
-    fn of(part: &Part<'_>) -> Self {
+impl PassShape {
+    pub(super) fn of(pass: &TrainingPass<'_>) -> Self {
         Self {
-            offsets: part.sequences.offsets.to_vec(),
-            targets: part.targets.ids.len(),
-            scale: part.scale.to_bits(),
-            accumulate: part.accumulate,
+            offsets: pass.sequences.offsets.to_vec(),
+            targets: pass.targets.ids.len(),
+            scale: pass.scale.to_bits(),
+            accumulate: pass.accumulate,
         }
     }
 }
 
 impl Graphs {
-    /// Forgets everything after an allocation.
-    fn check(&mut self, device: &Device) {
+    /// Drops all graphs and shapes if memory was allocated since they were added.
+    pub(super) fn drop_stale(&mut self, device: &Device) {
         if self.allocations != device.allocations() {
             *self = Self { allocations: device.allocations(), ..Self::default() };
         }
     }
 
-    fn saw(&mut self, shape: Shape) {
-        self.seen.truncate(SEEN - 1);
-        self.seen.push_front(shape);
+    /// Whether there is a graph for this shape.
+    pub(super) fn is_recorded(&self, shape: &PassShape) -> bool {
+        self.recorded.iter().any(|recorded| recorded.shape == *shape)
     }
 
-    fn keep(&mut self, recorded: Recorded) {
+    /// Whether a pass of this shape was run before.
+    pub(super) fn was_run(&self, shape: &PassShape) -> bool {
+        self.shapes.contains(shape)
+    }
+
+    pub(super) fn add_shape(&mut self, shape: PassShape) {
+        self.shapes.truncate(SHAPES - 1);
+        self.shapes.push_front(shape);
+    }
+
+    pub(super) fn add(&mut self, recorded: RecordedPass) {
         self.recorded.truncate(GRAPHS - 1);
         self.recorded.push_front(recorded);
     }
-}
 
-impl Cuda {
-    /// See [`crate::backend::Backend::part`].
-    pub(super) fn run_part(&mut self, part: &Part<'_>, mut work: impl FnMut(&mut Self)) {
-        if self.device.mode() != Mode::Run {
-            return work(self);
-        }
-        self.graphs.check(&self.device);
-        let shape = Shape::of(part);
-        if self.graphs.recorded.iter().any(|recorded| recorded.shape == shape) {
-            self.replay(part, &shape);
-        } else if self.graphs.seen.contains(&shape) {
-            self.record(shape.clone(), work);
-            self.replay(part, &shape);
-        } else {
-            work(self);
-            self.graphs.check(&self.device);
-            self.graphs.saw(shape);
-        }
-        self.losses.fetch(&self.device, self.cross_entropy.losses(), part.targets.ids.len());
-    }
-
-    /// Makes a graph of `work`, which does not run.
-    fn record(&mut self, shape: Shape, mut work: impl FnMut(&mut Self)) {
-        // What it reads from the host is on the card before.
-        self.device.set_mode(Mode::Reserve);
-        work(self);
-        self.device.set_mode(Mode::Record);
-        let sorted = self.embedding.sorted();
-        let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        let begun = self.device.stream().begin_capture(relaxed);
-        let begun = self.device.keep("cannot begin to record", begun);
-        if begun.is_some() {
-            work(self);
-        }
-        self.device.set_mode(Mode::Run);
-        let constants = self.device.take_constants();
-        if begun.is_none() {
-            return;
-        }
-        let graph = self.device.stream().end_capture(sys::CUgraphInstantiate_flags(0));
-        let Some(graph) = self.device.keep("cannot record", graph) else { return };
-        let Some(graph) = graph else { return self.device.fail("nothing was recorded".to_owned()) };
-        self.graphs.keep(Recorded { shape, graph, constants, sorts: self.embedding.sorted() > sorted });
-    }
-
-    /// Runs the graph of this shape on the tokens of `part`.
-    fn replay(&mut self, part: &Part<'_>, shape: &Shape) {
-        let found = self.graphs.recorded.iter().position(|recorded| recorded.shape == *shape);
-        // None after a fault.
-        let Some(recorded) = found.and_then(|at| self.graphs.recorded.remove(at)) else { return };
-        for (bytes, values) in &recorded.constants {
-            bytes.put(&self.device, values);
-        }
-        self.embedding.place(&self.device, part.ids);
-        if recorded.sorts {
-            self.embedding.place_sorted(&self.device, part.ids);
-        }
-        self.cross_entropy.place(&self.device, part.targets);
-        if !self.device.failed() {
-            self.device.keep("cannot run a graph", recorded.graph.launch());
-        }
-        self.graphs.recorded.push_front(recorded);
+    /// Removes and returns the graph for this shape.
+    pub(super) fn take(&mut self, shape: &PassShape) -> Option<RecordedPass> {
+        let found = self.recorded.iter().position(|recorded| recorded.shape == *shape);
+        self.recorded.remove(found?)
     }
 }

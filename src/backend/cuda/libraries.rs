@@ -1,6 +1,6 @@
 //! Where the CUDA libraries are: the system's loader, Python environments, toolkits.
 //!
-//! cudarc opens libraries by name only and panics where there is none. So they are found and opened here
+//! cudarc opens libraries by name only and panics when one is missing. So they are found and opened here
 //! first, by path where the loader does not know them; the loader then gives cudarc the one that is open.
 
 use std::path::{Path, PathBuf};
@@ -38,14 +38,14 @@ impl Needed {
         }
     }
 
-    /// What the name of a file that it opens by itself, beside it, begins with.
+    /// Prefix of the name of a file in the same directory that the library opens by itself.
     fn companion(self) -> Option<&'static str> {
         (self == Self::Nvrtc).then_some("libnvrtc-builtins.so.")
     }
 
-    /// Whether cudarc finds it now.
+    /// Whether cudarc can open it now.
     fn present(self) -> bool {
-        // SAFETY: opening these libraries runs their initializers, which is what using CUDA means.
+        // SAFETY: opening these libraries runs their initializers, which CUDA requires.
         unsafe {
             match self {
                 Self::Driver => cudarc::driver::sys::is_culib_present(),
@@ -64,7 +64,7 @@ impl Needed {
         }
     }
 
-    /// What installs it.
+    /// How to install it.
     pub(super) fn hint(self) -> &'static str {
         match self {
             Self::Driver => {
@@ -151,45 +151,45 @@ const CUBLASLT: &[&str] = &[
     "cublasLtMatmul",
 ];
 
-/// A library, or that there is none, with the places that were looked at.
+/// The result of the search for a library.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) needed: Needed,
-    /// Its file; `None` where there is none.
+    /// Its file; `None` when it was not found.
     pub(super) path: Option<PathBuf>,
     pub(super) searched: Vec<String>,
-    /// A function that it should have and has not.
+    /// A required function that it does not export.
     pub(super) lacks: Option<&'static str>,
 }
 
-/// Directories that a program asks for, before anything is looked for.
+/// Directories that a program sets before the first use of a GPU.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    /// Looked at first.
+pub struct Directories {
+    /// Searched before all others.
     pub libraries: PathBuf,
-    /// Where compiled kernels are kept.
+    /// Cache of compiled kernels.
     pub cache: PathBuf,
 }
 
-static ASKED: OnceLock<Asked> = OnceLock::new();
+static DIRECTORIES: OnceLock<Directories> = OnceLock::new();
 
-/// Asks for these directories. Has an effect before the first use of a card, once.
-pub fn ask(asked: Asked) {
-    // The first to ask decides.
-    let _ = ASKED.set(asked);
+/// Sets the directories. Only the first call has an effect, and only before the first use of a GPU.
+pub fn set_directories(directories: Directories) {
+    // The first call decides.
+    let _ = DIRECTORIES.set(directories);
 }
 
-/// Where compiled kernels are kept, when a program asked.
-pub(super) fn asked_cache() -> Option<PathBuf> {
-    ASKED.get().map(|asked| asked.cache.clone())
+/// The cache of compiled kernels, when a program has set one.
+pub(super) fn cache_directory() -> Option<PathBuf> {
+    DIRECTORIES.get().map(|directories| directories.cache.clone())
 }
 
-/// All libraries, looked for once.
+/// The results for all libraries. The search runs once.
 pub(super) fn find() -> &'static [Found] {
     static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let places = Places::of_environment();
-        Needed::ALL.map(|needed| places.find(needed)).into()
+        let search = SearchPath::of_environment();
+        Needed::ALL.map(|needed| search.find(needed)).into()
     })
 }
 
@@ -210,14 +210,14 @@ pub(super) fn require(needed: &[Needed]) -> Result<()> {
 }
 
 /// Directories that may hold libraries, apart from those that the loader knows.
-struct Places {
-    /// Looked at before the loader's: asked for by the user.
+struct SearchPath {
+    /// Searched before those of the loader: chosen by the user.
     first: Vec<PathBuf>,
-    /// Looked at after the loader's.
+    /// Searched after those of the loader.
     then: Vec<PathBuf>,
 }
 
-impl Places {
+impl SearchPath {
     fn of_environment() -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let mut then = Vec::new();
@@ -235,8 +235,8 @@ impl Places {
         then.push(PathBuf::from("/usr/lib/wsl/lib"));
         let mut seen = std::collections::HashSet::new();
         then.retain(|dir| seen.insert(dir.clone()));
-        let asked = ASKED.get().map(|asked| asked.libraries.clone());
-        Self { first: asked.into_iter().chain(variable("HFT_CUDA_LIBRARIES")).collect(), then }
+        let set = DIRECTORIES.get().map(|directories| directories.libraries.clone());
+        Self { first: set.into_iter().chain(variable("HFT_CUDA_LIBRARIES")).collect(), then }
     }
 
     fn find(&self, needed: Needed) -> Found {
@@ -251,7 +251,7 @@ impl Places {
             searched.push("the system's loader and LD_LIBRARY_PATH".to_owned());
             needed.present().then(|| mapped(needed)).or_else(|| look(&self.then, &mut searched))
         });
-        // Opened here is not enough: cudarc must get the same.
+        // That it was opened here is not enough: cudarc must find it too.
         let path = path.filter(|_| needed.present());
         let lacks = path.as_deref().and_then(|path| lacking(path, needed));
         Found { needed, path, searched, lacks }
@@ -299,14 +299,14 @@ fn open_in(dir: &Path, needed: Needed) -> Option<PathBuf> {
 }
 
 fn open(file: &Path) -> bool {
-    // SAFETY: opening a CUDA library runs its initializers, which is what using CUDA means. It stays open.
+    // SAFETY: opening a CUDA library runs its initializers, which CUDA requires. It is never closed.
     let library = unsafe { Library::new(file) };
     library.map(std::mem::forget).is_ok()
 }
 
-/// A function that the open library does not have.
+/// The first required function that the open library does not export.
 fn lacking(file: &Path, needed: Needed) -> Option<&'static str> {
-    // SAFETY: the library is open already; this counts one more use of it.
+    // SAFETY: the library is open already; this increments its reference count.
     let library = unsafe { Library::new(file) }.ok()?;
     let has = |name: &str| {
         // SAFETY: the address is compared with null and never called.
@@ -315,7 +315,7 @@ fn lacking(file: &Path, needed: Needed) -> Option<&'static str> {
     needed.functions().iter().copied().find(|name| !has(name))
 }
 
-/// The file of a library that the loader has opened; its first name where the system does not tell.
+/// The file of a library that the loader has opened, from `/proc/self/maps`; otherwise its first name.
 fn mapped(needed: Needed) -> PathBuf {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let files = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));

@@ -1,111 +1,80 @@
 //! Linear layers: products by cuBLASLt, biases by `kernels/linear.cu`.
 
-use super::Working;
+use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
-use super::device::{Arg, Device, Memory};
-use super::matmul::{Matmul, Shape};
-
-/// Fewest rows of a piece, and most pieces, of a sum over rows.
-const ROWS: usize = 64;
-const PIECES: usize = 256;
+use super::context::Context;
+use super::matmul::{Dtypes, Shape};
+use super::partial_sums::RowSum;
+use crate::backend::LinearShape;
 
 /// See [`crate::backend::Backend::linear_forward`].
 pub(super) fn forward(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    context: &mut Context,
     x: &Buffer,
     weight: &Weight,
     rows: usize,
     out: &Buffer,
     accumulate: bool,
 ) {
-    let (outer, inner) = (weight.rows, weight.cols);
-    let matrices =
-        [weight.arg(device, of), x.arg(device, rows * inner, of), out.arg(device, rows * outer, out.of)];
-    matmul.product(device, Shape::forward(rows, outer, inner, [of, out.of]), matrices, accumulate);
+    let shape = weight.linear_shape(rows);
+    let matrices = [
+        context.weight(weight),
+        context.activations(x, rows * shape.in_features),
+        out.arg(&context.device, rows * shape.out_features, out.dtype),
+    ];
+    let dtypes = Dtypes { inputs: context.compute_dtype, out: out.dtype };
+    context.matmul.product(&context.device, Shape::forward(shape, dtypes), matrices, accumulate);
 }
 
 /// See [`crate::backend::Backend::linear_backward_input`].
 pub(super) fn backward_input(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    context: &mut Context,
     dout: &Buffer,
     weight: &Weight,
     rows: usize,
     dx: &Buffer,
     accumulate: bool,
 ) {
-    let (outer, inner) = (weight.rows, weight.cols);
-    let matrices =
-        [weight.arg(device, of), dout.arg(device, rows * outer, of), dx.arg(device, rows * inner, dx.of)];
-    matmul.product(device, Shape::backward_input(rows, outer, inner, [of, dx.of]), matrices, accumulate);
+    let shape = weight.linear_shape(rows);
+    let matrices = [
+        context.weight(weight),
+        context.activations(dout, rows * shape.out_features),
+        dx.arg(&context.device, rows * shape.in_features, dx.dtype),
+    ];
+    let dtypes = Dtypes { inputs: context.compute_dtype, out: dx.dtype };
+    context.matmul.product(&context.device, Shape::backward_input(shape, dtypes), matrices, accumulate);
 }
 
 /// See [`crate::backend::Backend::linear_backward_weight`].
 pub(super) fn backward_weight(
-    (device, of, matmul): (&Device, Working, &mut Matmul),
+    context: &mut Context,
     dout: &Buffer,
     x: &Buffer,
-    rows: usize,
-    (outer, inner): (usize, usize),
+    shape: LinearShape,
     dweight: &Buffer,
     accumulate: bool,
 ) {
-    let dweight_arg = dweight.arg(device, outer * inner, dweight.of);
-    let matrices = [x.arg(device, rows * inner, of), dout.arg(device, rows * outer, of), dweight_arg];
-    matmul.product(
-        device,
-        Shape::backward_weight(rows, outer, inner, [of, dweight.of]),
-        matrices,
-        accumulate,
-    );
+    let LinearShape { rows, out_features, in_features } = shape;
+    let matrices = [
+        context.activations(x, rows * in_features),
+        context.activations(dout, rows * out_features),
+        dweight.arg(&context.device, out_features * in_features, dweight.dtype),
+    ];
+    let dtypes = Dtypes { inputs: context.compute_dtype, out: dweight.dtype };
+    context.matmul.product(&context.device, Shape::backward_weight(shape, dtypes), matrices, accumulate);
 }
 
 /// See [`crate::backend::Backend::bias_forward`].
-pub(super) fn bias_forward((device, of): (&Device, Working), bias: &Weight, rows: usize, out: &Buffer) {
+pub(super) fn bias_forward(context: &Context, bias: &Weight, rows: usize, out: &Buffer) {
     let cols = bias.cols;
-    let args = [bias.arg(device, of), Arg::U32(cols as u32), out.arg(device, rows * cols, of)];
-    device.launch("bias_forward", (rows, cols.div_ceil(256)), 0, &args);
+    let args = [context.weight(bias), Arg::U32(cols as u32), context.activations(out, rows * cols)];
+    context.device.launch("bias_forward", (rows, cols.div_ceil(256)), 0, &args);
 }
 
 /// See [`crate::backend::Backend::bias_backward`].
-pub(super) fn bias_backward(
-    (device, of): (&Device, Working),
-    dout: &Buffer,
-    rows: usize,
-    dbias: &Buffer,
-    partials: &mut Partials,
-) {
+pub(super) fn bias_backward(context: &mut Context, dout: &Buffer, rows: usize, dbias: &Buffer) {
     let cols = dbias.len;
-    partials.sum(device, "bias_backward", (rows, cols), dbias, |pieces| {
-        std::iter::once(dout.arg(device, rows * cols, of)).chain(pieces).collect()
-    });
-}
-
-/// Sums over pieces of rows, on the way to a sum over all.
-#[derive(Debug, Default)]
-pub(super) struct Partials {
-    memory: Memory,
-}
-
-impl Partials {
-    /// Adds to `out` the sum over all rows: `kernel` makes those of the pieces, `sum_partials` adds them in
-    /// order. `args` puts the arguments of the kernel before (rows, columns, rows of a piece, partial sums).
-    pub(super) fn sum(
-        &mut self,
-        device: &Device,
-        kernel: &str,
-        (rows, cols): (usize, usize),
-        out: &Buffer,
-        args: impl FnOnce([Arg; 4]) -> Vec<Arg>,
-    ) {
-        let each = ROWS.max(rows.div_ceil(PIECES));
-        let pieces = rows.div_ceil(each);
-        let bytes = 4 * pieces * cols;
-        device.reserve(&mut self.memory, bytes);
-        let partials = Arg::Pointer(device.pointer(&self.memory, bytes).unwrap_or(0));
-        let number = |n: usize| Arg::U32(n as u32);
-        let args = args([number(rows), number(cols), number(each), partials]);
-        device.launch(kernel, (cols.div_ceil(256), pieces), 0, &args);
-        let args = [partials, number(pieces), number(cols), out.arg(device, cols, Working::F32)];
-        device.launch("sum_partials", (cols.div_ceil(256), 1), 0, &args);
-    }
+    let dout = context.activations(dout, rows * cols);
+    let sum = RowSum { kernel: "bias_backward", rows, cols, out: context.floats(dbias, cols) };
+    context.partial_sums.sum(&context.device, sum, &[dout]);
 }

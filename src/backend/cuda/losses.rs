@@ -1,18 +1,19 @@
-//! Losses on their way to the host: through pinned memory, and read once for many parts of a step.
+//! Copies losses to pinned memory, where the host reads those of all passes of a step at once.
 
-use super::device::{Device, Memory};
-use super::staging::Pinned;
+use super::device::Device;
+use super::memory::Memory;
+use super::pinned_memory::PinnedMemory;
 
-/// Losses that the pinned memory holds.
-const ROOM: usize = 1 << 18;
+/// Number of losses that the pinned memory holds.
+const CAPACITY: usize = 1 << 18;
 
-/// Losses of parts that were given to the card.
+/// The losses of passes that the host has not read yet.
 #[derive(Debug)]
 pub(super) struct Losses {
-    pinned: Pinned,
-    /// How many are there, or will be when the card is done.
-    waiting: usize,
-    /// Those before.
+    pinned: PinnedMemory,
+    /// Number of losses in `pinned` once the queued copies are complete.
+    queued: usize,
+    /// The losses before those.
     read: Vec<f32>,
 }
 
@@ -20,32 +21,32 @@ impl Losses {
     /// # Errors
     /// [`crate::Error::Device`].
     pub(super) fn new(device: &Device) -> crate::Result<Self> {
-        Ok(Self { pinned: device.pinned(4 * ROOM)?, waiting: 0, read: Vec::new() })
+        Ok(Self { pinned: device.pinned(4 * CAPACITY)?, queued: 0, read: Vec::new() })
     }
 
-    /// Fetches the first `count` losses of `from`.
+    /// Queues a copy of the first `count` losses of `from`.
     pub(super) fn fetch(&mut self, device: &Device, from: &Memory, count: usize) {
         let mut done = 0;
         while done < count {
-            if self.waiting == ROOM {
+            if self.queued == CAPACITY {
                 self.read(device);
             }
-            let n = (ROOM - self.waiting).min(count - done);
-            device.fetch((from, 4 * done), &mut self.pinned, 4 * self.waiting, 4 * n);
-            self.waiting += n;
+            let n = (CAPACITY - self.queued).min(count - done);
+            device.fetch(from, 4 * done..4 * (done + n), &mut self.pinned, 4 * self.queued);
+            self.queued += n;
             done += n;
         }
     }
 
     fn read(&mut self, device: &Device) {
         device.wait();
-        let bytes = self.pinned.slice(0, 4 * std::mem::take(&mut self.waiting));
+        let bytes = self.pinned.slice(0, 4 * std::mem::take(&mut self.queued));
         let (numbers, _) = bytes.as_chunks::<4>();
         let failed = device.failed();
         self.read.extend(numbers.iter().map(|b| if failed { f32::NAN } else { f32::from_ne_bytes(*b) }));
     }
 
-    /// All since the last call.
+    /// All losses since the last call; NaN after a fault.
     pub(super) fn take(&mut self, device: &Device) -> Vec<f32> {
         self.read(device);
         std::mem::take(&mut self.read)

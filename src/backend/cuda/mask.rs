@@ -1,41 +1,57 @@
-//! Element masks made on the card, and the merge by one: `kernels/mask.cu`.
+//! Element masks, made on the GPU or uploaded, and the merge by a mask: `kernels/mask.cu`.
 
-use super::Cuda;
-use super::adamw::Mask;
+use super::argument::Arg;
 use super::buffer::Buffer;
-use super::device::Arg;
+use super::context::Context;
+use super::device::Device;
+use super::memory::Memory;
 
-/// Which coins decide on the elements of a tensor.
+/// One bit per element, on the GPU.
+#[derive(Debug)]
+pub struct Mask {
+    memory: Memory,
+    /// Number of bits.
+    len: usize,
+}
+
+/// A mask of independent Bernoulli draws from the Philox generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coins {
+pub struct BernoulliDraws {
     /// The key of the generator.
     pub key: [u32; 2],
     /// The domain of its words.
     pub domain: u32,
-    /// A word below this chooses; 2³² chooses all.
+    /// A draw succeeds when its word is below this: with probability `threshold / 2³²`.
     pub threshold: u64,
-    /// The chosen ones get 0 instead of 1.
+    /// A success is bit 0 instead of bit 1.
     pub complement: bool,
-    /// Elements that share a coin.
-    pub each: u64,
+    /// Consecutive elements that share a draw, at least 1.
+    pub elements_per_draw: u64,
 }
 
-impl Cuda {
-    /// The mask of `len` elements by the counter generator: the bits that the CPU makes.
+impl Mask {
+    /// Uploads bits, least significant first.
+    pub(super) fn new(device: &Device, bits: &[u64]) -> Self {
+        let memory = device.alloc(std::mem::size_of_val(bits));
+        device.upload(bits, &memory);
+        Self { memory, len: bits.len() * 64 }
+    }
+
+    /// The mask of `len` elements with the bits that the CPU draws.
     ///
     /// # Panics
-    /// When no element shares a coin, not even with itself.
-    pub fn bernoulli_mask(&self, coins: Coins, len: usize) -> Mask {
-        assert!(coins.each > 0, "a coin decides on one element or more");
-        let device = &self.device;
-        let mask = Mask::room(device, len);
+    /// When `elements_per_draw` is 0.
+    pub(super) fn bernoulli(device: &Device, draws: BernoulliDraws, len: usize) -> Self {
+        assert!(draws.elements_per_draw > 0, "a draw decides on one element or more");
+        let words = len.div_ceil(64);
+        let mask = Self { memory: device.zeros(8 * words), len: words * 64 };
         let args = [
-            Arg::U32(coins.key[0]),
-            Arg::U32(coins.key[1]),
-            Arg::U32(coins.domain),
-            Arg::U64(coins.threshold),
-            Arg::U32(u32::from(coins.complement)),
-            Arg::U64(coins.each),
+            Arg::U32(draws.key[0]),
+            Arg::U32(draws.key[1]),
+            Arg::U32(draws.domain),
+            Arg::U64(draws.threshold),
+            Arg::U32(u32::from(draws.complement)),
+            Arg::U64(draws.elements_per_draw),
             Arg::U64(len as u64),
             Arg::Pointer(mask.address(device, len)),
         ];
@@ -43,26 +59,38 @@ impl Cuda {
         mask
     }
 
-    /// The bits of a mask, least significant first.
+    /// The address of the bits of `len` elements.
     ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    pub fn mask_bits(&self, mask: &Mask) -> crate::Result<Vec<u64>> {
-        let bits = mask.bits(&self.device);
-        self.device.check().map(|()| bits)
+    /// # Panics
+    /// When it has fewer bits.
+    pub(super) fn address(&self, device: &Device, len: usize) -> u64 {
+        assert!(len <= self.len, "a mask has a bit for every element");
+        device.pointer(&self.memory, len.div_ceil(32) * 4).unwrap_or(0)
     }
 
-    /// `out = M ? base + scale · (tuned − base) : base`, all of one length.
-    pub fn masked_merge(&self, base: &Buffer, tuned: &Buffer, mask: &Mask, scale: f32, out: &mut Buffer) {
-        let (device, of, len) = (&self.device, self.working, base.len);
-        let args = [
-            base.arg(device, len, of),
-            tuned.arg(device, len, of),
-            Arg::Pointer(mask.address(device, len)),
-            Arg::F32(scale),
-            Arg::U64(len as u64),
-            out.arg(device, len, of),
-        ];
-        device.launch("masked_merge", (len.div_ceil(256), 1), 0, &args);
+    /// The bits, on the host.
+    pub(super) fn download(&self, device: &Device) -> Vec<u64> {
+        device.download(&self.memory, self.len / 64)
     }
+}
+
+/// `out = mask ? base + scale · (tuned − base) : base`, all of one length.
+pub(super) fn masked_merge(
+    context: &Context,
+    base: &Buffer,
+    tuned: &Buffer,
+    mask: &Mask,
+    scale: f32,
+    out: &Buffer,
+) {
+    let len = base.len;
+    let args = [
+        context.activations(base, len),
+        context.activations(tuned, len),
+        Arg::Pointer(mask.address(&context.device, len)),
+        Arg::F32(scale),
+        Arg::U64(len as u64),
+        context.activations(out, len),
+    ];
+    context.device.launch("masked_merge", (len.div_ceil(256), 1), 0, &args);
 }

@@ -1,18 +1,20 @@
-//! Matrix products by cuBLASLt, with a plan for each shape that is made once.
+//! Matrix products by cuBLASLt. The plan for a shape is made once.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 
 use cudarc::cublaslt::{result, sys};
 
-use super::Working;
-use super::device::{Arg, Device, Memory, Mode};
+use super::argument::Arg;
+use super::device::{Device, Mode};
+use super::memory::Memory;
+use crate::backend::{ComputeDtype, LinearShape};
 use crate::{Error, Result};
 
-/// Scratch memory that a product may use.
+/// Bytes of the workspace of cuBLASLt.
 const WORKSPACE: usize = 32 << 20;
 
-/// A product of column-major matrices: `out [m, n] = op(a) · op(b)`, `k` in between.
+/// A product of column-major matrices: `out [m, n] = op(a) [m, k] · op(b) [k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) m: usize,
@@ -22,13 +24,18 @@ pub(super) struct Shape {
     pub(super) transpose_a: bool,
     /// `b` is stored `[n, k]`.
     pub(super) transpose_b: bool,
-    /// The inputs are bf16.
-    pub(super) bf16: bool,
-    /// The output is bf16.
-    pub(super) bf16_out: bool,
+    pub(super) dtypes: Dtypes,
 }
 
-/// What cuBLASLt needs to know of a shape.
+/// Element types of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Dtypes {
+    /// Of both inputs.
+    pub(super) inputs: ComputeDtype,
+    pub(super) out: ComputeDtype,
+}
+
+/// The descriptors of a shape, and the algorithm that cuBLASLt chose for it.
 #[derive(Debug)]
 struct Plan {
     operation: sys::cublasLtMatmulDesc_t,
@@ -61,14 +68,14 @@ impl Matmul {
         Ok(Self { handle, workspace: device.alloc(WORKSPACE), plans: HashMap::new() })
     }
 
-    /// Bytes that are always allocated.
+    /// Bytes of the workspace, which is allocated as long as the handle exists.
     pub(super) fn workspace_bytes(&self) -> u64 {
         self.workspace.bytes() as u64
     }
 
     /// `out = a · b`, or `out += a · b` with `accumulate`, summed in `f32`.
     ///
-    /// The arguments are addresses that were checked against the shape.
+    /// The arguments are addresses whose callers have checked them against the shape.
     pub(super) fn product(&mut self, device: &Device, shape: Shape, [a, b, out]: [Arg; 3], accumulate: bool) {
         if shape.m == 0 || shape.n == 0 || device.failed() || device.mode() == Mode::Count {
             return;
@@ -93,7 +100,7 @@ impl Matmul {
         };
         let (alpha, beta) = (1.0f32, f32::from(u8::from(accumulate)));
         let scalar = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
-        // SAFETY: the descriptors live in the plan; the callers checked that the matrices lie in their buffers;
+        // SAFETY: the descriptors live in the plan; the callers have checked that the matrices lie in their buffers;
         // the scalars are read before the call returns.
         let done = unsafe {
             result::matmul(
@@ -124,14 +131,16 @@ impl Matmul {
 impl Plan {
     fn new(handle: sys::cublasLtHandle_t, shape: Shape) -> std::result::Result<Self, result::CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let real =
-            |bf16: bool| if bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
-        let layout = |rows: usize, cols: usize, bf16| {
-            result::create_matrix_layout(real(bf16), rows as u64, cols as u64, rows as i64)
+        let data_type = |dtype: ComputeDtype| match dtype {
+            ComputeDtype::F32 => sys::cudaDataType::CUDA_R_32F,
+            ComputeDtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
         };
-        let Shape { m, n, k, transpose_a, transpose_b, bf16, bf16_out } = shape;
+        let layout = |rows: usize, cols: usize, dtype| {
+            result::create_matrix_layout(data_type(dtype), rows as u64, cols as u64, rows as i64)
+        };
+        let Shape { m, n, k, transpose_a, transpose_b, dtypes: Dtypes { inputs, out } } = shape;
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let operation = result::create_matmul_desc(compute, real(false))?;
+        let operation = result::create_matmul_desc(compute, data_type(ComputeDtype::F32))?;
         let transposes = [
             (Attribute::CUBLASLT_MATMUL_DESC_TRANSA, transpose_a),
             (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, transpose_b),
@@ -148,9 +157,9 @@ impl Plan {
                 )?;
             }
         }
-        let a = if transpose_a { layout(k, m, bf16)? } else { layout(m, k, bf16)? };
-        let b = if transpose_b { layout(n, k, bf16)? } else { layout(k, n, bf16)? };
-        let out = layout(m, n, bf16_out)?;
+        let a = if transpose_a { layout(k, m, inputs)? } else { layout(m, k, inputs)? };
+        let b = if transpose_b { layout(n, k, inputs)? } else { layout(k, n, inputs)? };
+        let out = layout(m, n, out)?;
         let preference = result::create_matmul_pref()?;
         let most = WORKSPACE;
         // SAFETY: the descriptors were just created; the attribute is a number of 64 bits.
@@ -169,8 +178,8 @@ impl Plan {
 impl Drop for Matmul {
     fn drop(&mut self) {
         for plan in self.plans.values() {
-            // SAFETY: the plans own their descriptors, and no product is queued after this. A library that
-            // refuses to free what it made leaves nothing to do.
+            // SAFETY: the plans own their descriptors, and no product is queued after this. An error
+            // of the library cannot be handled here.
             unsafe {
                 let _ = result::destroy_matmul_desc(plan.operation);
                 for layout in [plan.a, plan.b, plan.out] {
@@ -184,21 +193,24 @@ impl Drop for Matmul {
 }
 
 impl Shape {
-    /// `out [rows, outer] = x [rows, inner] · w [outer, inner]ᵀ`, row-major.
-    pub(super) fn forward(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
-        Self { m: outer, n: rows, k: inner, transpose_a: true, transpose_b: false, bf16, bf16_out }
+    /// `out [rows, out_features] = x [rows, in_features] · w [out_features, in_features]ᵀ`, row-major; `a` is `w`, `b`
+    /// is `x`.
+    pub(super) fn forward(shape: LinearShape, dtypes: Dtypes) -> Self {
+        let LinearShape { rows, out_features, in_features } = shape;
+        Self { m: out_features, n: rows, k: in_features, transpose_a: true, transpose_b: false, dtypes }
     }
 
-    /// `dx [rows, inner] = dout [rows, outer] · w [outer, inner]`, row-major.
-    pub(super) fn backward_input(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
-        Self { m: inner, n: rows, k: outer, transpose_a: false, transpose_b: false, bf16, bf16_out }
+    /// `dx [rows, in_features] = dout [rows, out_features] · w [out_features, in_features]`, row-major; `a` is `w`, `b`
+    /// is `dout`.
+    pub(super) fn backward_input(shape: LinearShape, dtypes: Dtypes) -> Self {
+        let LinearShape { rows, out_features, in_features } = shape;
+        Self { m: in_features, n: rows, k: out_features, transpose_a: false, transpose_b: false, dtypes }
     }
 
-    /// `dw [outer, inner] = dout [rows, outer]ᵀ · x [rows, inner]`, row-major.
-    pub(super) fn backward_weight(rows: usize, outer: usize, inner: usize, [of, out]: [Working; 2]) -> Self {
-        let (bf16, bf16_out) = (of == Working::Bf16, out == Working::Bf16);
-        Self { m: inner, n: outer, k: rows, transpose_a: false, transpose_b: true, bf16, bf16_out }
+    /// `dw [out_features, in_features] = dout [rows, out_features]ᵀ · x [rows, in_features]`, row-major; `a` is `x`,
+    /// `b` is `dout`.
+    pub(super) fn backward_weight(shape: LinearShape, dtypes: Dtypes) -> Self {
+        let LinearShape { rows, out_features, in_features } = shape;
+        Self { m: in_features, n: out_features, k: rows, transpose_a: false, transpose_b: true, dtypes }
     }
 }

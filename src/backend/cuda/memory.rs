@@ -1,33 +1,36 @@
-//! Memory of a card, and how much of it is in use.
+//! Memory of a GPU, and how much of it is allocated.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use cudarc::driver::CudaSlice;
 
-/// Bytes of memory that are allocated.
+/// How much memory is allocated.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) live: Cell<u64>,
-    pub(super) most: Cell<u64>,
-    /// In [`Mode::Count`].
-    pub(super) counted: Cell<u64>,
-    /// Allocations so far.
-    pub(super) times: Cell<u64>,
+pub(super) struct AllocationStats {
+    /// Bytes that are allocated now.
+    pub(super) current: Cell<u64>,
+    /// The largest value of `current` since the last reset.
+    pub(super) peak: Cell<u64>,
+    /// Bytes of all allocations so far, those that were only counted included.
+    pub(super) requested: Cell<u64>,
+    /// Number of allocations so far.
+    pub(super) count: Cell<u64>,
 }
 
-/// Device memory; none for no bytes.
+/// Device memory; no allocation for zero bytes.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) slice: Option<CudaSlice<u8>>,
     pub(super) bytes: usize,
-    pub(super) tally: Option<Rc<Tally>>,
+    /// `None` where nothing was allocated.
+    pub(super) stats: Option<Rc<AllocationStats>>,
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Some(tally) = &self.tally {
-            tally.live.update(|live| live - self.bytes as u64);
+        if let Some(stats) = &self.stats {
+            stats.current.update(|current| current - self.bytes as u64);
         }
     }
 }
@@ -37,3 +40,13 @@ impl Memory {
         self.bytes
     }
 }
+
+/// Bytes in device memory with the copy on the host that they were uploaded from.
+#[derive(Debug, Default)]
+pub(super) struct UploadedBytes {
+    pub(super) host: RefCell<Vec<u8>>,
+    pub(super) memory: RefCell<Memory>,
+}
+
+/// Uploaded bytes that a graph reads, with the values that they had when it was recorded.
+pub(super) type GraphConstants = Vec<(Rc<UploadedBytes>, Vec<u8>)>;

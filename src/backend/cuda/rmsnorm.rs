@@ -1,33 +1,34 @@
 //! RMSNorm: `kernels/rmsnorm.cu`.
 
-use super::Working;
+use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
-use super::device::{Arg, Device};
-use super::linear::Partials;
+use super::context::Context;
+use super::partial_sums::RowSum;
 
 /// See [`crate::backend::Backend::rmsnorm_forward`].
 pub(super) fn forward(
-    (device, of): (&Device, Working),
+    context: &Context,
     x: &Buffer,
     weight: &Weight,
-    (rows, eps): (usize, f32),
+    rows: usize,
+    eps: f32,
     out: &Buffer,
     rstd: &Buffer,
 ) {
     let (cols, n) = (weight.cols, rows * weight.cols);
     let args = [
-        x.arg(device, n, of),
-        weight.arg(device, of),
+        context.activations(x, n),
+        context.weight(weight),
         Arg::U32(cols as u32),
         Arg::F32(eps),
-        out.arg(device, n, of),
-        rstd.arg(device, rows, Working::F32),
+        context.activations(out, n),
+        context.floats(rstd, rows),
     ];
-    device.launch("rmsnorm_forward", (rows, 1), 0, &args);
+    context.device.launch("rmsnorm_forward", (rows, 1), 0, &args);
 }
 
-/// What the gradients depend on.
-pub(super) struct Given<'a> {
+/// As [`crate::backend::RmsNormInputs`].
+pub(super) struct Inputs<'a> {
     pub(super) dout: &'a Buffer,
     pub(super) x: &'a Buffer,
     pub(super) weight: &'a Weight,
@@ -36,33 +37,27 @@ pub(super) struct Given<'a> {
 }
 
 /// Adds to `dx`.
-pub(super) fn backward_input((device, of): (&Device, Working), given: &Given<'_>, dx: &Buffer) {
-    let (cols, n) = (given.weight.cols, given.rows * given.weight.cols);
+pub(super) fn backward_input(context: &Context, inputs: &Inputs<'_>, dx: &Buffer) {
+    let (cols, n) = (inputs.weight.cols, inputs.rows * inputs.weight.cols);
     let args = [
-        given.dout.arg(device, n, of),
-        given.x.arg(device, n, of),
-        given.weight.arg(device, of),
-        given.rstd.arg(device, given.rows, Working::F32),
+        context.activations(inputs.dout, n),
+        context.activations(inputs.x, n),
+        context.weight(inputs.weight),
+        context.floats(inputs.rstd, inputs.rows),
         Arg::U32(cols as u32),
-        dx.arg(device, n, of),
+        context.activations(dx, n),
     ];
-    device.launch("rmsnorm_backward_input", (given.rows, 1), 0, &args);
+    context.device.launch("rmsnorm_backward_input", (inputs.rows, 1), 0, &args);
 }
 
 /// Adds to `dweight`.
-pub(super) fn backward_weight(
-    (device, of): (&Device, Working),
-    given: &Given<'_>,
-    dweight: &Buffer,
-    partials: &mut Partials,
-) {
-    let (cols, n) = (given.weight.cols, given.rows * given.weight.cols);
-    partials.sum(device, "rmsnorm_backward_weight", (given.rows, cols), dweight, |pieces| {
-        let given = [
-            given.dout.arg(device, n, of),
-            given.x.arg(device, n, of),
-            given.rstd.arg(device, given.rows, Working::F32),
-        ];
-        given.into_iter().chain(pieces).collect()
-    });
+pub(super) fn backward_weight(context: &mut Context, inputs: &Inputs<'_>, dweight: &Buffer) {
+    let (rows, cols) = (inputs.rows, inputs.weight.cols);
+    let args = [
+        context.activations(inputs.dout, rows * cols),
+        context.activations(inputs.x, rows * cols),
+        context.floats(inputs.rstd, rows),
+    ];
+    let sum = RowSum { kernel: "rmsnorm_backward_weight", rows, cols, out: context.floats(dweight, cols) };
+    context.partial_sums.sum(&context.device, sum, &args);
 }

@@ -2,16 +2,36 @@
 
 use std::sync::Arc;
 
-use super::Working;
+use super::argument::Arg;
 use super::buffer::Buffer;
-use super::device::{Arg, Device, Memory};
-use super::sequences::OnCard;
+use super::context::Context;
+use super::device::Device;
+use super::memory::Memory;
 use crate::backend::{RopeTable, Rotation, Sequences};
 
-/// The table that was used last, on the card.
+/// The table that was used last, on the GPU.
 #[derive(Debug, Default)]
 pub(super) struct Rope {
-    table: Option<(RopeTable, Memory, Memory)>,
+    uploaded: Option<UploadedTable>,
+}
+
+/// A table with its copy on the GPU.
+#[derive(Debug)]
+struct UploadedTable {
+    host: RopeTable,
+    cos: Memory,
+    sin: Memory,
+}
+
+impl UploadedTable {
+    fn new(device: &Device, table: &RopeTable) -> Self {
+        let upload = |values: &[f32]| {
+            let memory = device.alloc(std::mem::size_of_val(values));
+            device.upload(values, &memory);
+            memory
+        };
+        Self { host: table.clone(), cos: upload(&table.cos), sin: upload(&table.sin) }
+    }
 }
 
 impl Rope {
@@ -21,7 +41,7 @@ impl Rope {
     /// When a sequence is longer than the table.
     pub(super) fn rotate(
         &mut self,
-        (device, of, on_card): (&Device, Working, &mut OnCard),
+        context: &mut Context,
         x: &Buffer,
         heads: usize,
         sequences: Sequences<'_>,
@@ -31,26 +51,17 @@ impl Rope {
         let (half, tokens) = (table.half, sequences.tokens());
         let longest = sequences.ranges().map(|range| range.len()).max().unwrap_or(0);
         assert!(longest * half <= table.cos.len(), "the table holds the longest sequence");
-        let held = self.table.as_ref().is_some_and(|(held, ..)| Arc::ptr_eq(&held.cos, &table.cos));
-        if !held {
-            let place = |values: &[f32]| {
-                let memory = device.alloc(std::mem::size_of_val(values));
-                device.upload(values, &memory);
-                memory
-            };
-            self.table = Some((table.clone(), place(&table.cos), place(&table.sin)));
-        }
-        let Some((_, cos, sin)) = &self.table else { unreachable!("the table was just placed") };
-        let angles = |memory: &Memory| Arg::Pointer(device.pointer(memory, memory.bytes()).unwrap_or(0));
+        self.uploaded.take_if(|uploaded| !Arc::ptr_eq(&uploaded.host.cos, &table.cos));
+        let uploaded = self.uploaded.get_or_insert_with(|| UploadedTable::new(&context.device, table));
         let args = [
-            x.arg(device, tokens * heads * 2 * half, of),
-            angles(cos),
-            angles(sin),
-            on_card.positions(device, sequences),
+            context.activations(x, tokens * heads * 2 * half),
+            context.memory(&uploaded.cos, uploaded.cos.bytes()),
+            context.memory(&uploaded.sin, uploaded.sin.bytes()),
+            context.sequences.positions(&context.device, sequences),
             Arg::U32(heads as u32),
             Arg::U32(half as u32),
             Arg::F32(if rotation == Rotation::Forward { 1.0 } else { -1.0 }),
         ];
-        device.launch("rope", (tokens, 1), 0, &args);
+        context.device.launch("rope", (tokens, 1), 0, &args);
     }
 }

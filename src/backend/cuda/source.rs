@@ -1,4 +1,4 @@
-//! The sources of the kernels, and what they say of themselves.
+//! The sources of the kernels, and the signatures that are read from them.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub const SOURCES: [(&str, &str); 12] = [
 
 /// The type of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ParameterType {
     /// Address of device memory.
     Pointer,
     /// `u32`.
@@ -31,13 +31,13 @@ pub enum Kind {
     F32,
 }
 
-/// What a launch must agree with.
+/// The signature of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Threads of a block, the most that the kernel was compiled for.
     pub threads: u32,
     /// Its parameters, in order.
-    pub parameters: Vec<Kind>,
+    pub parameters: Vec<ParameterType>,
 }
 
 /// All sources as one program.
@@ -72,14 +72,14 @@ fn signature(kernel: &str) -> Option<(&str, Signature)> {
     let threads = threads.parse().ok()?;
     let (name, rest) = rest.split_once('(')?;
     let (parameters, _) = rest.split_once(')')?;
-    let kind = |parameter: &str| match parameter.split_whitespace().next() {
-        _ if parameter.contains('*') => Some(Kind::Pointer),
-        Some("u32") => Some(Kind::U32),
-        Some("u64") => Some(Kind::U64),
-        Some("float") => Some(Kind::F32),
+    let parameter_type = |parameter: &str| match parameter.split_whitespace().next() {
+        _ if parameter.contains('*') => Some(ParameterType::Pointer),
+        Some("u32") => Some(ParameterType::U32),
+        Some("u64") => Some(ParameterType::U64),
+        Some("float") => Some(ParameterType::F32),
         _ => None,
     };
-    let parameters = parameters.split(',').map(kind).collect::<Option<_>>()?;
+    let parameters = parameters.split(',').map(parameter_type).collect::<Option<_>>()?;
     Some((name.trim(), Signature { threads, parameters }))
 }
 
@@ -91,9 +91,9 @@ mod tests {
     fn every_kernel_is_read() {
         let found = signatures();
         let written: usize = SOURCES.iter().map(|(_, text)| text.matches("KERNEL(").count()).sum();
-        // Without the definition of the macro; three kernels stand for three sizes each, three for two.
+        // Without the definition of the macro. Three kernels are built for three sizes each, three others for two.
         assert_eq!(found.len(), written - 1 + 3 * 2 + 3);
-        use Kind::{F32, Pointer, U32};
+        use ParameterType::{F32, Pointer, U32};
         let expected = vec![Pointer, Pointer, U32, F32, Pointer, Pointer];
         assert_eq!(found["rmsnorm_forward"], Signature { threads: 256, parameters: expected });
         assert!(found.contains_key("attention_backward_key_128"));

@@ -1,8 +1,8 @@
 //! One line per tensor, RFC 4180.
 
-use super::DiffReport;
+use super::diff_report::DiffReport;
 use crate::error::is_hidden;
-use crate::plan::Place;
+use crate::plan::TensorName;
 
 const COLUMNS: [&str; 20] = [
     "name",
@@ -32,14 +32,15 @@ impl DiffReport {
     pub fn csv(&self) -> String {
         let mut out = COLUMNS.join(",") + "\n";
         for tensor in &self.tensors {
-            let place = Place::of(&tensor.name);
+            let parsed = TensorName::of(&tensor.name);
             let form = tensor.a.as_ref().or(tensor.b.as_ref());
             let dtype = form.map(|form| form.dtype.to_string()).unwrap_or_default();
             let shape: Vec<String> = form.iter().flat_map(|form| &form.shape).map(u64::to_string).collect();
-            let mut cells = vec![quoted(&tensor.name), tensor.status.to_string(), place.category.to_string()];
+            let mut cells =
+                vec![quoted(&tensor.name), tensor.status.to_string(), parsed.category.to_string()];
             cells.extend([
-                place.layer.map_or_else(String::new, |layer| layer.to_string()),
-                quoted(&place.projection),
+                parsed.layer.map_or_else(String::new, |layer| layer.to_string()),
+                quoted(&parsed.projection),
             ]);
             cells.extend([quoted(&dtype), shape.join("x")]);
             match &tensor.delta {

@@ -1,26 +1,11 @@
-//! One self-contained page: no network, no library.
+//! The comparison as a page.
 
-use super::DiffReport;
-use super::scale::STOPS;
-
-const PAGE: &str = include_str!("page/page.html");
-const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
-
-/// What every page says of itself.
-pub const HTML_MARKER: &str = "<meta name=\"generator\" content=\"hft-surgery diff\">";
+use super::diff_report::DiffReport;
+use crate::report::page::page;
 
 impl DiffReport {
-    /// The page. Its data is the document of [`DiffReport::json`]; names reach the page as text only.
+    /// The page. Its data is the document of [`DiffReport::json`].
     pub fn html(&self) -> String {
-        let stops = serde_json::to_string(&STOPS).unwrap_or_default();
-        PAGE.replace("/*STYLE*/", STYLE)
-            .replace("/*SCRIPT*/", &SCRIPT.replace("/*STOPS*/[]", &stops))
-            .replace("/*DATA*/", &embedded(&self.json().to_string()))
+        page(&self.json())
     }
-}
-
-/// JSON that cannot end the script element that holds it.
-fn embedded(json: &str) -> String {
-    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }

@@ -2,19 +2,29 @@
 
 use serde_json::{Map, Value, json};
 
-use super::DiffReport;
+use super::checks::CheckedPlan;
+use super::diff_report::DiffReport;
 use super::rollup::Total;
-use crate::plan::Place;
-use crate::surgery::{Delta, DiffHistogram, Status, TensorDiff};
+use crate::diff::{Delta, Histogram, Status, TensorDiff};
+use crate::plan::TensorName;
 
 impl DiffReport {
-    /// `{"identical", "summary", "tensors"}`. Deltas are b − a; numbers that do not exist are null.
+    /// `{"identical", "summary", "tensors", "unlike", "verdict"}`, with `failed` where something is checked and `plan` for a
+    /// plan. Deltas are b − a; numbers that do not exist, or of what was not compared, are null.
     pub fn json(&self) -> Value {
-        json!({
-            "identical": self.identical(),
-            "summary": self.summary(),
-            "tensors": self.tensors.iter().map(tensor).collect::<Vec<_>>(),
-        })
+        let rows = self.tensors.iter().map(|tensor| {
+            let mut row = tensor_row(tensor);
+            if let Some(CheckedPlan { plan, .. }) = &self.checks.plan {
+                row.insert("trainable".to_owned(), json!(plan.is_trainable(&tensor.name)));
+            }
+            Value::Object(row)
+        });
+        let mut out = Map::new();
+        out.insert("identical".to_owned(), json!(self.identical()));
+        out.insert("summary".to_owned(), self.summary());
+        out.insert("tensors".to_owned(), rows.collect());
+        out.extend(self.checks.json());
+        Value::Object(out)
     }
 
     fn summary(&self) -> Value {
@@ -49,7 +59,14 @@ fn total(total: &Total) -> Map<String, Value> {
     let mut out = Map::new();
     out.insert("tensors".to_owned(), json!(total.tensors));
     out.insert("differing".to_owned(), json!(total.differing));
+    out.insert("compared".to_owned(), json!(total.compared));
     out.extend(measures(&total.delta));
+    if total.compared == 0 {
+        let counts = ["tensors", "differing", "compared", "elements", "changed"];
+        out.iter_mut()
+            .filter(|(key, _)| !counts.contains(&key.as_str()))
+            .for_each(|(_, value)| *value = Value::Null);
+    }
     out
 }
 
@@ -67,15 +84,17 @@ fn measures(delta: &Delta) -> Map<String, Value> {
     put("nonfinite_a", json!(delta.nonfinite_a));
     put("nonfinite_b", json!(delta.nonfinite_b));
     put("l1", json!(delta.l1));
+    put("cosine_distance", json!(delta.cosine_distance()));
     out
 }
 
 /// `log10` is the lower edge of a bin half a decade wide.
-fn histogram(histogram: &DiffHistogram) -> Value {
+fn histogram(histogram: &Histogram) -> Value {
     histogram.bins().iter().map(|(edge, count)| json!({"log10": edge, "count": count})).collect()
 }
 
-fn tensor(tensor: &TensorDiff) -> Value {
+/// The keys of one tensor.
+fn tensor_row(tensor: &TensorDiff) -> Map<String, Value> {
     let mut out = Map::new();
     let either = tensor.a.as_ref().or(tensor.b.as_ref());
     out.insert("name".to_owned(), json!(tensor.name));
@@ -102,13 +121,13 @@ fn tensor(tensor: &TensorDiff) -> Value {
     if let Some(renamed) = &tensor.renamed {
         out.insert("renamed".to_owned(), json!(renamed));
     }
-    let place = Place::of(&tensor.name);
-    out.insert("category".to_owned(), json!(place.category.to_string()));
-    out.insert("stack".to_owned(), json!(place.stack));
-    out.insert("layer".to_owned(), json!(place.layer));
-    out.insert("projection".to_owned(), json!(place.projection));
+    let parsed = TensorName::of(&tensor.name);
+    out.insert("category".to_owned(), json!(parsed.category.to_string()));
+    out.insert("stack".to_owned(), json!(parsed.stack));
+    out.insert("layer".to_owned(), json!(parsed.layer));
+    out.insert("projection".to_owned(), json!(parsed.projection));
     out.insert("shard".to_owned(), json!(tensor.b.as_ref().or(tensor.a.as_ref()).map(|form| &form.shard)));
-    Value::Object(out)
+    out
 }
 
 /// The measures of a tensor that was not compared by value: elements, and zeros where the bytes are the same.

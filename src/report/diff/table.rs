@@ -1,14 +1,17 @@
 //! The view for a terminal.
 
-use super::DiffReport;
-use super::rollup::Total;
-use super::scale::{Scale, wants_dark_text};
-use crate::error::Escaped;
-use crate::report::table::{table, text};
-use crate::report::{grouped, percent};
-use crate::surgery::{Delta, Status, TensorDiff};
+use std::collections::BTreeMap;
 
-/// What comes first in the list of tensors.
+use super::checks::failed_lines;
+use super::diff_report::DiffReport;
+use super::rollup::Total;
+use crate::diff::{Delta, Status, TensorDiff};
+use crate::error::Escaped;
+use crate::report::colors::{Ground, Scale, color_at, wants_dark_text};
+use crate::report::number::{grouped, percent};
+use crate::report::table::{table, text};
+
+/// The order of the list of tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortBy {
     /// ‖δ‖ / ‖a‖, largest first.
@@ -26,7 +29,7 @@ pub enum SortBy {
 }
 
 impl SortBy {
-    /// The larger, the earlier.
+    /// Tensors with a larger key come first.
     fn key(self, delta: &Delta) -> f64 {
         match self {
             Self::RelL2 => delta.rel_l2().unwrap_or(f64::INFINITY),
@@ -40,9 +43,16 @@ impl SortBy {
 }
 
 impl DiffReport {
-    /// A headline, the categories, the heat map and the `top` tensors. `color` paints the cells.
+    /// The verdict of the checks with what failed, a headline, the categories, the heat map and the `top` tensors. `color`
+    /// paints the cells.
     pub fn table(&self, top: usize, sort: SortBy, color: bool) -> String {
-        let mut out = self.headline();
+        const FAILED: usize = 10;
+        let mut out: String = self.checks.verdict().iter().map(|line| format!("{line}\n")).collect();
+        out += &failed_lines(&self.checks.failures(), FAILED);
+        if let Some(unlike) = &self.checks.unlike {
+            out += &format!("{unlike}\n");
+        }
+        out += &self.headline();
         if self.identical() {
             return out;
         }
@@ -67,13 +77,20 @@ impl DiffReport {
             );
         }
         let delta = &all.delta;
-        let changed = percent(delta.changed, delta.elements);
+        let changed = share(delta);
         let rel = number(delta.rel_l2());
         let counts = format!("{} of {} tensors differ", grouped(all.differing), grouped(all.tensors));
+        let uncompared = all.tensors - all.compared;
+        if all.compared == 0 {
+            return format!("no tensor could be compared: {}\n", self.uncompared());
+        }
         let mut out = format!(
             "{counts}, {changed} of {} elements changed, relative L2 {rel}\n",
             grouped(delta.elements)
         );
+        if uncompared > 0 {
+            out += &format!("{} tensors were not compared: {}\n", grouped(uncompared), self.uncompared());
+        }
         let (a, b) = (delta.nonfinite_a, delta.nonfinite_b);
         if a + b > 0 {
             out += &format!("NaN or infinite: {} elements in a, {} in b\n", grouped(a), grouped(b));
@@ -81,17 +98,35 @@ impl DiffReport {
         out
     }
 
+    /// How many tensors were not compared, by the reason.
+    fn uncompared(&self) -> String {
+        let mut counts: BTreeMap<Status, u64> = BTreeMap::new();
+        let uncompared = |t: &&TensorDiff| t.delta.is_none() && t.status != Status::Identical;
+        self.tensors.iter().filter(uncompared).for_each(|t| *counts.entry(t.status).or_default() += 1);
+        let words = counts.iter().map(|(status, n)| {
+            let what = match status {
+                Status::OnlyInA => "only in a",
+                Status::OnlyInB => "only in b",
+                Status::ShapeDiffers => "of different shapes",
+                _ => "of types without values",
+            };
+            format!("{} {what}", grouped(*n))
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     fn category_table(&self) -> String {
         let columns =
             ["category", ">tensors", ">differ", ">changed", ">rel l2", ">max |δ|", ">cosine", ">sign flips"];
         let mut rows = table(&columns);
         let mut add = |name: String, total: &Total| {
-            let delta = &total.delta;
-            let flips = grouped(delta.sign_flips);
-            let changed = percent(delta.changed, delta.elements);
+            let delta = total.measured();
+            let flips = delta.map_or("-".to_owned(), |delta| grouped(delta.sign_flips));
+            let changed = share(&total.delta);
             let (tensors, differing) = (grouped(total.tensors), grouped(total.differing));
-            let (rel, most) = (number(delta.rel_l2()), number(Some(delta.max_abs())));
-            rows.add_row([name, tensors, differing, changed, rel, most, cosine(delta), flips]);
+            let (rel, most) = (number(total.rel_l2()), number(delta.map(Delta::max_abs)));
+            let cosine = delta.map_or("-".to_owned(), cosine);
+            rows.add_row([name, tensors, differing, changed, rel, most, cosine, flips]);
         };
         self.rollup.categories.iter().for_each(|(category, total)| add(category.to_string(), total));
         add("all".to_owned(), &self.rollup.all);
@@ -104,7 +139,7 @@ impl DiffReport {
         let blocks: Vec<_> = rollup.rows.iter().filter(|row| row.layer.is_some()).collect();
         let has = |column: &&String| blocks.iter().any(|row| rollup.cell(row, column).is_some());
         let columns: Vec<&String> = rollup.columns.iter().filter(has).collect();
-        let values = rollup.cells.values().filter_map(|total| total.delta.rel_l2());
+        let values = rollup.cells.values().filter_map(Total::rel_l2);
         let scale = Scale::over(values);
         let labels: Vec<String> = blocks.iter().map(|row| Escaped(&rollup.label(row)).to_string()).collect();
         let first = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
@@ -118,7 +153,7 @@ impl DiffReport {
         for (row, label) in blocks.iter().zip(&labels) {
             out += &format!("\n{label:first$}");
             for (column, width) in columns.iter().zip(&widths) {
-                let value = rollup.cell(row, column).and_then(|total| total.delta.rel_l2());
+                let value = rollup.cell(row, column).map(Total::rel_l2);
                 out += &format!("  {}", cell(value, *width, scale.filter(|_| color)));
             }
         }
@@ -139,7 +174,7 @@ impl DiffReport {
                 Escaped(&tensor.name).to_string(),
                 form.map(|form| format!("{:?}", form.shape)).unwrap_or_default(),
                 form.map(|form| form.dtype.to_string()).unwrap_or_default(),
-                percent(delta.changed, delta.elements),
+                share(delta),
                 number(delta.rel_l2()),
                 number(Some(delta.l2())),
                 number(Some(delta.max_abs())),
@@ -170,10 +205,11 @@ impl DiffReport {
 }
 
 fn detail(tensor: &TensorDiff) -> String {
-    if let Some(other) = &tensor.renamed {
-        return format!(", the same bytes as `{}` on the other side", Escaped(other));
-    }
-    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else { return String::new() };
+    let other = tensor.renamed.as_ref().map(Escaped);
+    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else {
+        return other
+            .map_or_else(String::new, |name| format!(", the same bytes as `{name}` on the other side"));
+    };
     let mut out = String::new();
     if a.shape != b.shape {
         out += &format!(": {:?} in a, {:?} in b", a.shape, b.shape);
@@ -185,20 +221,30 @@ fn detail(tensor: &TensorDiff) -> String {
     out
 }
 
-fn cell(value: Option<f64>, width: usize, scale: Option<Scale>) -> String {
+/// A cell of the heat map: blank where there is no tensor, `-` where none was compared, `·` where nothing changed.
+fn cell(value: Option<Option<f64>>, width: usize, scale: Option<Scale>) -> String {
     let shown = match value {
         None => String::new(),
-        Some(0.0) => "·".to_owned(),
-        value => number(value),
+        Some(Some(0.0)) => "·".to_owned(),
+        Some(value) => number(value),
     };
     let padded = format!("{shown:>width$}");
-    match (value.filter(|value| *value > 0.0), scale) {
+    match (value.flatten().filter(|value| *value > 0.0), scale) {
         (Some(value), Some(scale)) => {
-            let back = scale.color(value);
+            let back = color_at(scale.position(value), Ground::Dark);
             let front = if wants_dark_text(back) { "30" } else { "97" };
             format!("\u{1b}[{front};48;2;{};{};{}m{padded}\u{1b}[0m", back[0], back[1], back[2])
         }
         _ => padded,
+    }
+}
+
+/// The share that changed, `0.0 %` or `100.0 %` only where it is exactly that.
+fn share(delta: &Delta) -> String {
+    match percent(delta.changed, delta.elements) {
+        text if text == "0.0 %" && delta.changed > 0 => "<0.1 %".to_owned(),
+        text if text == "100.0 %" && delta.changed < delta.elements => ">99.9 %".to_owned(),
+        text => text,
     }
 }
 

@@ -1,14 +1,15 @@
-//! Every view of tensors whose names mean harm.
+//! Every view, of tensors with hostile names.
 
 use super::*;
 use crate::checkpoint::Dtype;
-use crate::surgery::{Delta, Form};
+use crate::diff::{Delta, Status, StoredAs, TensorDiff};
 
 const HOSTILE: &str =
     "model.layers.0.mlp.</script><img src=x onerror=alert(1)>\u{1b}[31m\n\"=cmd,\u{202e}.weight";
 
 fn tensor(name: &str, status: Status, delta: Option<Delta>) -> TensorDiff {
-    let form = || Form { dtype: Dtype::parse("BF16"), shape: vec![2, 3], shard: "a.safetensors".to_owned() };
+    let form =
+        || StoredAs { dtype: Dtype::parse("BF16"), shape: vec![2, 3], shard: "a.safetensors".to_owned() };
     let a = (status != Status::OnlyInB).then(form);
     let b = (status != Status::OnlyInA).then(form);
     TensorDiff { name: name.to_owned(), status, a, b, delta, renamed: None }
@@ -40,7 +41,7 @@ fn report() -> DiffReport {
         tensor("model.layers.1.self_attn.q_proj.weight", Status::Changed, Some(moved())),
         tensor("model.norm.weight", Status::OnlyInB, None),
     ];
-    DiffReport::new("a <&> b".to_owned(), "b".to_owned(), tensors)
+    DiffReport::new("a <&> b".to_owned(), "b".to_owned(), tensors, Checks::default())
 }
 
 #[test]
@@ -84,13 +85,43 @@ fn a_name_cannot_break_a_line_or_paint_a_terminal() {
 }
 
 #[test]
+fn columns_stand_in_the_order_of_a_forward_pass() {
+    let names = [
+        "mlp.down_proj",
+        "mlp.up_proj",
+        "self_attn.v_proj",
+        "mlp.gate_proj",
+        "self_attn.o_proj",
+        "self_attn.q_proj",
+    ];
+    let named =
+        |name: &&str| tensor(&format!("model.layers.0.{name}.weight"), Status::Changed, Some(moved()));
+    let tensors = names.iter().map(named).collect();
+    let report = DiffReport::new(String::new(), String::new(), tensors, Checks::default());
+    let table = report.table(0, SortBy::Name, false);
+    let head = table.lines().find(|line| line.starts_with("LAYER")).unwrap_or_default();
+    let expected = "LAYER q_proj v_proj o_proj gate_proj up_proj down_proj";
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+}
+
+#[test]
+fn a_small_share_is_not_none() {
+    let mut one = moved();
+    (one.elements, one.changed) = (1_000_000, 1);
+    let tensors = vec![tensor("x", Status::Changed, Some(one))];
+    let report = DiffReport::new(String::new(), String::new(), tensors, Checks::default());
+    let table = report.table(0, SortBy::Name, false);
+    assert!(table.starts_with("1 of 1 tensors differ, <0.1 % of 1,000,000 elements changed"), "{table}");
+}
+
+#[test]
 fn lists_are_sorted_by_what_is_asked() {
     let at = |table: &str, name: &str| table.find(name).unwrap_or(usize::MAX);
     let mut small = moved();
     (small.squares, small.largest) = (1.0, Some((9.0, 0)));
     let tensors =
         vec![tensor("x", Status::Changed, Some(moved())), tensor("y", Status::Changed, Some(small))];
-    let report = DiffReport::new(String::new(), String::new(), tensors);
+    let report = DiffReport::new(String::new(), String::new(), tensors, Checks::default());
     for (sort, first, second) in [(SortBy::RelL2, "\nx ", "\ny "), (SortBy::MaxAbs, "\ny ", "\nx ")] {
         let table = report.table(10, sort, false);
         assert!(at(&table, first) < at(&table, second), "{sort:?}\n{table}");

@@ -1,0 +1,253 @@
+//! `Cpu`: the operations of the trait, each by the file of its name.
+
+use std::borrow::Cow;
+
+use super::cross_entropy::CrossEntropy;
+use super::weight::Weight;
+use super::{adamw, attention, embedding, linear, math, rmsnorm, rope, swiglu};
+use crate::Result;
+use crate::backend::{
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ElementBytes, HeadGradients,
+    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs, RopeTable, Rotation,
+    Sequences, Stored, Targets, TrainingPass,
+};
+
+/// See [`Backend::tokens_at_once`].
+const TOKENS_AT_ONCE: usize = 512;
+
+/// The CPU backend. Frozen weights stay mapped in their type and are widened as they are used.
+#[derive(Debug, Default)]
+pub struct Cpu<'a> {
+    /// Rows of a frozen matrix, widened to `f32`.
+    panel: Vec<f32>,
+    cross_entropy: CrossEntropy,
+    borrows: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl<'a> Cpu<'a> {
+    /// A frozen weight: nothing is allocated.
+    ///
+    /// `None` when the type is not a number or the bytes do not fit the shape.
+    pub fn frozen(stored: Stored<'a>) -> Option<Weight<'a>> {
+        Weight::frozen(stored)
+    }
+
+    /// A trainable weight in `f32`.
+    ///
+    /// `None` as for [`Cpu::frozen`].
+    pub fn trainable(stored: Stored<'a>) -> Option<Weight<'a>> {
+        Weight::trainable(stored)
+    }
+}
+
+impl<'a> Backend for Cpu<'a> {
+    type Buffer = Vec<f32>;
+    type Weight = Weight<'a>;
+    type Mask = Vec<u64>;
+
+    fn tokens_at_once(&self) -> usize {
+        TOKENS_AT_ONCE
+    }
+
+    fn element_bytes(&self) -> ElementBytes {
+        // Frozen tensors stay in the map of their file.
+        ElementBytes { activation: 4, trainable: 16, frozen: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn rehearse(&mut self, _: Rehearsal, _: impl FnOnce(&mut Self)) -> Option<u64> {
+        None
+    }
+
+    fn training_pass(&mut self, _: &TrainingPass<'_>, mut work: impl FnMut(&mut Self)) {
+        work(self);
+    }
+
+    fn zeros(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn activations(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn mask(&self, bits: Vec<u64>) -> Vec<u64> {
+        bits
+    }
+
+    fn clear(&self, buffer: &mut Vec<f32>) {
+        buffer.fill(0.0);
+    }
+
+    fn copy(&self, from: &Vec<f32>, to: &mut Vec<f32>, len: usize) {
+        math::copy(&from[..len], &mut to[..len]);
+    }
+
+    fn to_host<'b>(&self, buffer: &'b Vec<f32>) -> Result<Cow<'b, [f32]>> {
+        Ok(Cow::Borrowed(buffer))
+    }
+
+    fn set(&self, buffer: &mut Vec<f32>, values: &[f32]) -> Result<()> {
+        buffer.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn weight_to_host<'w>(&self, weight: &'w Weight<'a>) -> Result<Cow<'w, [f32]>> {
+        Ok(Cow::Borrowed(weight.values()))
+    }
+
+    fn set_weight(&self, weight: &mut Weight<'a>, values: &[f32]) -> Result<()> {
+        weight.values_mut().copy_from_slice(values);
+        Ok(())
+    }
+
+    fn embedding_forward(&mut self, table: &Weight<'a>, ids: &[u32], out: &mut Vec<f32>) {
+        embedding::forward(table, ids, out);
+    }
+
+    fn embedding_backward(
+        &mut self,
+        dout: &Vec<f32>,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Vec<f32>,
+        cols: usize,
+    ) {
+        embedding::backward(dout, ids, padding_idx, grad, cols);
+    }
+
+    fn rmsnorm_forward(
+        &mut self,
+        x: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        eps: f32,
+        out: &mut Vec<f32>,
+        rstd: &mut Vec<f32>,
+    ) {
+        rmsnorm::forward(x, &weight.vector(), rows, eps, out, rstd);
+    }
+
+    fn rmsnorm_backward(
+        &mut self,
+        inputs: RmsNormInputs<'_, Self>,
+        dx: Option<&mut Vec<f32>>,
+        dweight: Option<&mut Vec<f32>>,
+    ) {
+        let RmsNormInputs { dout, x, weight, rstd, rows } = inputs;
+        let inputs = rmsnorm::Inputs { dout, x, weight: &weight.vector(), rstd, rows };
+        if let Some(dx) = dx {
+            rmsnorm::backward_input(&inputs, dx);
+        }
+        if let Some(dweight) = dweight {
+            rmsnorm::backward_weight(&inputs, dweight);
+        }
+    }
+
+    fn linear_forward(
+        &mut self,
+        x: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        out: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::forward(x, weight, rows, out, accumulate, &mut self.panel);
+    }
+
+    fn linear_backward_input(
+        &mut self,
+        dout: &Vec<f32>,
+        weight: &Weight<'a>,
+        rows: usize,
+        dx: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::backward_input(dout, weight, rows, dx, accumulate, &mut self.panel);
+    }
+
+    fn linear_backward_weight(
+        &mut self,
+        dout: &Vec<f32>,
+        x: &Vec<f32>,
+        shape: LinearShape,
+        dweight: &mut Vec<f32>,
+        accumulate: bool,
+    ) {
+        linear::backward_weight(dout, x, shape, dweight, accumulate);
+    }
+
+    fn bias_forward(&mut self, bias: &Weight<'a>, rows: usize, out: &mut Vec<f32>) {
+        linear::bias_forward(&bias.vector(), rows, out);
+    }
+
+    fn bias_backward(&mut self, dout: &Vec<f32>, rows: usize, dbias: &mut Vec<f32>) {
+        linear::bias_backward(dout, rows, dbias);
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Vec<f32>,
+        heads: usize,
+        sequences: Sequences<'_>,
+        table: &RopeTable,
+        rotation: Rotation,
+    ) {
+        rope::rotate(x, heads, sequences, table, rotation);
+    }
+
+    fn attention_forward(
+        &mut self,
+        inputs: QueryKeyValue<'_, Vec<f32>>,
+        layout: AttentionLayout<'_>,
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+    ) {
+        attention::forward(&inputs, layout, out, lse);
+    }
+
+    fn attention_backward(
+        &mut self,
+        output: AttentionOutput<'_, Vec<f32>>,
+        layout: AttentionLayout<'_>,
+        inputs: QueryKeyValueMut<'_, Vec<f32>>,
+    ) {
+        attention::backward(&output, layout, inputs);
+    }
+
+    fn swiglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        swiglu::forward(&gate[..len], &up[..len], &mut out[..len]);
+    }
+
+    fn swiglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
+        swiglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
+    }
+
+    fn cross_entropy(
+        &mut self,
+        hidden: &Vec<f32>,
+        weight: &Weight<'a>,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Vec<f32>>>,
+    ) {
+        self.cross_entropy.run(hidden, weight, targets, gradients, &mut self.panel);
+    }
+
+    fn losses(&mut self) -> Vec<f32> {
+        self.cross_entropy.take_losses()
+    }
+
+    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
+        let squares = |masked: &mut MaskedGrad<'_, Self>| {
+            adamw::mask_and_square_sum(masked.grad, masked.mask.map(Vec::as_slice))
+        };
+        grads.iter_mut().map(squares).sum()
+    }
+
+    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
+        adamw::step(tensors, step);
+    }
+}

@@ -1,0 +1,239 @@
+//! The operations of the trait, each by the file of its name.
+
+use std::borrow::Cow;
+
+use super::attention::Attention;
+use super::buffer::{Buffer, Weight};
+use super::gpu::Cuda;
+use super::mask::Mask;
+use super::{linear, rmsnorm, swiglu};
+use crate::Result;
+use crate::backend::{
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ComputeDtype, ElementBytes,
+    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs,
+    RopeTable, Rotation, Sequences, Targets, TrainingPass,
+};
+
+/// See [`Backend::tokens_at_once`].
+const TOKENS_AT_ONCE: usize = 16_384;
+
+impl Backend for Cuda {
+    type Buffer = Buffer;
+    type Weight = Weight;
+    type Mask = Mask;
+
+    fn tokens_at_once(&self) -> usize {
+        TOKENS_AT_ONCE
+    }
+
+    fn element_bytes(&self) -> ElementBytes {
+        match self.context.compute_dtype {
+            ComputeDtype::F32 => ElementBytes { activation: 4, trainable: 16, frozen: 4 },
+            ComputeDtype::Bf16 => ElementBytes { activation: 2, trainable: 18, frozen: 2 },
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.context.device.check()
+    }
+
+    fn rehearse(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> Option<u64> {
+        Some(self.run_rehearsal(rehearsal, work))
+    }
+
+    fn training_pass(&mut self, pass: &TrainingPass<'_>, work: impl FnMut(&mut Self)) {
+        self.in_pass = true;
+        self.run_pass(pass, work);
+        self.in_pass = false;
+    }
+
+    fn zeros(&self, len: usize) -> Buffer {
+        Buffer::zeros(&self.context.device, len, ComputeDtype::F32)
+    }
+
+    fn activations(&self, len: usize) -> Buffer {
+        Buffer::zeros(&self.context.device, len, self.context.compute_dtype)
+    }
+
+    fn mask(&self, bits: Vec<u64>) -> Mask {
+        Mask::new(&self.context.device, &bits)
+    }
+
+    fn clear(&self, buffer: &mut Buffer) {
+        let bytes = buffer.memory.bytes();
+        self.context.device.clear(&mut buffer.memory, bytes);
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer, len: usize) {
+        assert!(from.dtype == to.dtype, "both buffers of a copy have one type");
+        self.context.device.copy(&from.memory, &mut to.memory, len * from.dtype.bytes());
+    }
+
+    fn to_host<'b>(&self, buffer: &'b Buffer) -> Result<Cow<'b, [f32]>> {
+        let values = buffer.download(&self.context.device);
+        self.check().map(|()| Cow::Owned(values))
+    }
+
+    fn set(&self, buffer: &mut Buffer, values: &[f32]) -> Result<()> {
+        buffer.upload(&self.context.device, values);
+        self.check()
+    }
+
+    fn weight_to_host<'w>(&self, weight: &'w Weight) -> Result<Cow<'w, [f32]>> {
+        let values = weight.download(&self.context.device);
+        self.check().map(|()| Cow::Owned(values))
+    }
+
+    fn set_weight(&self, weight: &mut Weight, values: &[f32]) -> Result<()> {
+        weight.upload(&self.context.device, values);
+        self.check()
+    }
+
+    fn embedding_forward(&mut self, table: &Weight, ids: &[u32], out: &mut Buffer) {
+        self.embedding.forward(&self.context, table, ids, out);
+    }
+
+    fn embedding_backward(
+        &mut self,
+        dout: &Buffer,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Buffer,
+        cols: usize,
+    ) {
+        self.embedding.padding_idx = padding_idx;
+        self.embedding.backward(&self.context, dout, ids, grad, cols);
+    }
+
+    fn rmsnorm_forward(
+        &mut self,
+        x: &Buffer,
+        weight: &Weight,
+        rows: usize,
+        eps: f32,
+        out: &mut Buffer,
+        rstd: &mut Buffer,
+    ) {
+        rmsnorm::forward(&self.context, x, weight, rows, eps, out, rstd);
+    }
+
+    fn rmsnorm_backward(
+        &mut self,
+        inputs: RmsNormInputs<'_, Self>,
+        dx: Option<&mut Buffer>,
+        dweight: Option<&mut Buffer>,
+    ) {
+        let RmsNormInputs { dout, x, weight, rstd, rows } = inputs;
+        let inputs = rmsnorm::Inputs { dout, x, weight, rstd, rows };
+        if let Some(dx) = dx {
+            rmsnorm::backward_input(&self.context, &inputs, dx);
+        }
+        if let Some(dweight) = dweight {
+            rmsnorm::backward_weight(&mut self.context, &inputs, dweight);
+        }
+    }
+
+    fn linear_forward(
+        &mut self,
+        x: &Buffer,
+        weight: &Weight,
+        rows: usize,
+        out: &mut Buffer,
+        accumulate: bool,
+    ) {
+        linear::forward(&mut self.context, x, weight, rows, out, accumulate);
+    }
+
+    fn linear_backward_input(
+        &mut self,
+        dout: &Buffer,
+        weight: &Weight,
+        rows: usize,
+        dx: &mut Buffer,
+        accumulate: bool,
+    ) {
+        linear::backward_input(&mut self.context, dout, weight, rows, dx, accumulate);
+    }
+
+    fn linear_backward_weight(
+        &mut self,
+        dout: &Buffer,
+        x: &Buffer,
+        shape: LinearShape,
+        dweight: &mut Buffer,
+        accumulate: bool,
+    ) {
+        linear::backward_weight(&mut self.context, dout, x, shape, dweight, accumulate);
+    }
+
+    fn bias_forward(&mut self, bias: &Weight, rows: usize, out: &mut Buffer) {
+        linear::bias_forward(&self.context, bias, rows, out);
+    }
+
+    fn bias_backward(&mut self, dout: &Buffer, rows: usize, dbias: &mut Buffer) {
+        linear::bias_backward(&mut self.context, dout, rows, dbias);
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut Buffer,
+        heads: usize,
+        sequences: Sequences<'_>,
+        table: &RopeTable,
+        rotation: Rotation,
+    ) {
+        self.rope.rotate(&mut self.context, x, heads, sequences, table, rotation);
+    }
+
+    fn attention_forward(
+        &mut self,
+        inputs: QueryKeyValue<'_, Buffer>,
+        layout: AttentionLayout<'_>,
+        out: &mut Buffer,
+        lse: &mut Buffer,
+    ) {
+        Attention::forward(&mut self.context, &inputs, layout, out, lse);
+    }
+
+    fn attention_backward(
+        &mut self,
+        output: AttentionOutput<'_, Buffer>,
+        layout: AttentionLayout<'_>,
+        inputs: QueryKeyValueMut<'_, Buffer>,
+    ) {
+        self.attention.backward(&mut self.context, &output, layout, inputs);
+    }
+
+    fn swiglu_forward(&mut self, gate: &Buffer, up: &Buffer, len: usize, out: &mut Buffer) {
+        swiglu::forward(&self.context, gate, up, len, out);
+    }
+
+    fn swiglu_backward(&mut self, dout: &Buffer, len: usize, gate: &mut Buffer, up: &mut Buffer) {
+        swiglu::backward(&self.context, dout, len, gate, up);
+    }
+
+    fn cross_entropy(
+        &mut self,
+        hidden: &Buffer,
+        weight: &Weight,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Buffer>>,
+    ) {
+        self.cross_entropy.run(&mut self.context, hidden, weight, targets, gradients);
+        if !self.in_pass {
+            self.losses.fetch(&self.context.device, self.cross_entropy.losses(), targets.ids.len());
+        }
+    }
+
+    fn losses(&mut self) -> Vec<f32> {
+        self.losses.take(&self.context.device)
+    }
+
+    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
+        self.adamw.square_sum(&self.context.device, grads)
+    }
+
+    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
+        self.adamw.step(&self.context.device, tensors, step);
+    }
+}

@@ -1,0 +1,277 @@
+//! The trait `Backend`, and the arguments that hold its buffers.
+
+use std::borrow::Cow;
+
+use super::arguments::{
+    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, Sequences, Targets,
+    TrainingPass,
+};
+use crate::Result;
+
+/// What the gradients of RMSNorm are computed from.
+#[derive(Debug)]
+pub struct RmsNormInputs<'a, B: Backend + ?Sized> {
+    /// Gradient of the output, `[rows, cols]`.
+    pub dout: &'a B::Buffer,
+    /// Input of the forward pass, `[rows, cols]`.
+    pub x: &'a B::Buffer,
+    /// Scale, `[cols]`.
+    pub weight: &'a B::Weight,
+    /// Of the forward pass, `[rows]`.
+    pub rstd: &'a B::Buffer,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// Query `[T, H, E]`, key and value `[T, K, E]`.
+#[derive(Debug)]
+pub struct QueryKeyValue<'a, Buffer> {
+    /// Query.
+    pub q: &'a Buffer,
+    /// Key.
+    pub k: &'a Buffer,
+    /// Value.
+    pub v: &'a Buffer,
+}
+
+/// As [`QueryKeyValue`], to be overwritten.
+#[derive(Debug)]
+pub struct QueryKeyValueMut<'a, Buffer> {
+    /// Query.
+    pub q: &'a mut Buffer,
+    /// Key.
+    pub k: &'a mut Buffer,
+    /// Value.
+    pub v: &'a mut Buffer,
+}
+
+/// The output of attention with its gradient, `[T, H, E]` each.
+#[derive(Debug)]
+pub struct AttentionOutput<'a, Buffer> {
+    /// Gradient of the output.
+    pub dout: &'a Buffer,
+    /// The output.
+    pub out: &'a Buffer,
+    /// Log-sum-exp of the scores, `[T, H]`.
+    pub lse: &'a Buffer,
+}
+
+/// Outputs and constants of the backward pass of a cross-entropy.
+#[derive(Debug)]
+pub struct HeadGradients<'a, Buffer> {
+    /// Factor of the sum of losses: 1 / (target tokens of the optimizer step).
+    pub scale: f32,
+    /// `[T, D]`, overwritten; `None` when nothing below the head is trainable.
+    pub hidden: Option<&'a mut Buffer>,
+    /// `[V, D]`; `None` for a frozen head.
+    pub weight: Option<&'a mut Buffer>,
+    /// Add to `weight` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A trainable parameter with what its optimizer step reads and writes.
+#[derive(Debug)]
+pub struct AdamTensor<'a, B: Backend + ?Sized> {
+    /// The values.
+    pub weight: &'a mut B::Weight,
+    /// The gradient.
+    pub grad: &'a B::Buffer,
+    /// First moment.
+    pub exp_avg: &'a mut B::Buffer,
+    /// Second moment.
+    pub exp_avg_sq: &'a mut B::Buffer,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<&'a B::Mask>,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+}
+
+/// A gradient with the mask of its tensor.
+#[derive(Debug)]
+pub struct MaskedGrad<'a, B: Backend + ?Sized> {
+    /// The gradient.
+    pub grad: &'a mut B::Buffer,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<&'a B::Mask>,
+}
+
+/// The operations. Forward writes its outputs; backward takes the gradient of the output and adds to, or
+/// overwrites, the gradients of the inputs as each method says.
+pub trait Backend {
+    /// Activations, gradients, moments: `f32` on the CPU.
+    type Buffer: std::fmt::Debug;
+    /// A parameter: frozen as it is stored, or trainable in `f32`.
+    type Weight: std::fmt::Debug;
+    /// One bit per element of a tensor.
+    type Mask: std::fmt::Debug;
+
+    /// Tokens of one pass at most, unless one sequence has more: enough for fast matrix products, few enough to
+    /// bound the memory of activations whatever the batch size is.
+    fn tokens_at_once(&self) -> usize;
+    /// Bytes of memory for an element of each sort.
+    fn element_bytes(&self) -> ElementBytes;
+    /// Whether all operations so far were computed. An operation returns no error; after the first fault nothing
+    /// more is computed, and losses and norms are NaN.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] with the first fault.
+    fn check(&self) -> Result<()>;
+
+    /// Runs `work` without computing anything and returns the bytes of device memory that it allocates; where memory
+    /// is not planned, runs nothing and returns `None`. After [`Rehearsal::Reserve`], the same work allocates no more.
+    fn rehearse(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> Option<u64>;
+    /// Runs `work`: forward, head and backward of `pass`, always of one model with one set of activations. It reads
+    /// nothing back to the host. A device may record it as a graph and replay the graph for passes of the same shape.
+    fn training_pass(&mut self, pass: &TrainingPass<'_>, work: impl FnMut(&mut Self));
+
+    /// A buffer of `len` zeros in `f32`: for gradients of weights, moments and statistics.
+    fn zeros(&self, len: usize) -> Self::Buffer;
+    /// A buffer of `len` zeros for activations and their gradients, in the compute dtype of the device.
+    fn activations(&self, len: usize) -> Self::Buffer;
+    /// A mask of these bits, least significant first: 1 = trainable.
+    fn mask(&self, bits: Vec<u64>) -> Self::Mask;
+    /// Sets all elements to zero.
+    fn clear(&self, buffer: &mut Self::Buffer);
+    /// Copies the first `len` elements.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer, len: usize);
+    /// The elements, on the host.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    fn to_host<'b>(&self, buffer: &'b Self::Buffer) -> Result<Cow<'b, [f32]>>;
+    /// Sets the elements from the host; lengths agree.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    fn set(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
+    /// The values of a trainable weight, on the host.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    fn weight_to_host<'w>(&self, weight: &'w Self::Weight) -> Result<Cow<'w, [f32]>>;
+    /// Sets the values of a trainable weight.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<()>;
+
+    /// `out[t] = table[ids[t]]`, `[T, D]`.
+    fn embedding_forward(&mut self, table: &Self::Weight, ids: &[u32], out: &mut Self::Buffer);
+    /// `grad[ids[t]] += dout[t]`, tokens in order, but for tokens of id `padding_idx`. A backend is given one
+    /// `padding_idx` only.
+    fn embedding_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        ids: &[u32],
+        padding_idx: Option<u32>,
+        grad: &mut Self::Buffer,
+        cols: usize,
+    );
+
+    /// `out = x · rstd · weight` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
+    fn rmsnorm_forward(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        eps: f32,
+        out: &mut Self::Buffer,
+        rstd: &mut Self::Buffer,
+    );
+    /// Adds to `dx` and to `dweight`, each unless it is `None`. `dout` and `dx` may not be one buffer.
+    fn rmsnorm_backward(
+        &mut self,
+        inputs: RmsNormInputs<'_, Self>,
+        dx: Option<&mut Self::Buffer>,
+        dweight: Option<&mut Self::Buffer>,
+    );
+
+    /// `out = x · weightᵀ`, `[rows, out_features]`; added to `out` with `accumulate`.
+    fn linear_forward(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        out: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `dx = dout · weight`, `[rows, in_features]`; added to `dx` with `accumulate`.
+    fn linear_backward_input(
+        &mut self,
+        dout: &Self::Buffer,
+        weight: &Self::Weight,
+        rows: usize,
+        dx: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `dweight = doutᵀ · x`, `[out_features, in_features]`; added to `dweight` with `accumulate`.
+    fn linear_backward_weight(
+        &mut self,
+        dout: &Self::Buffer,
+        x: &Self::Buffer,
+        shape: LinearShape,
+        dweight: &mut Self::Buffer,
+        accumulate: bool,
+    );
+    /// `out[t] += bias`.
+    fn bias_forward(&mut self, bias: &Self::Weight, rows: usize, out: &mut Self::Buffer);
+    /// `dbias += Σ_t dout[t]`.
+    fn bias_backward(&mut self, dout: &Self::Buffer, rows: usize, dbias: &mut Self::Buffer);
+
+    /// Rotates the halves of every head of `x`, `[T, heads, E]`, in place. Positions restart with each
+    /// sequence. Su et al. 2021, in the layout of transformers (`rotate_half`).
+    fn rope(
+        &mut self,
+        x: &mut Self::Buffer,
+        heads: usize,
+        sequences: Sequences<'_>,
+        table: &RopeTable,
+        rotation: Rotation,
+    );
+
+    /// `out = softmax(q · kᵀ / √E) · v`, causal and inside each sequence; `lse` is `[T, H]`.
+    fn attention_forward(
+        &mut self,
+        inputs: QueryKeyValue<'_, Self::Buffer>,
+        layout: AttentionLayout<'_>,
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
+    /// Overwrites query, key and value with their gradients.
+    fn attention_backward(
+        &mut self,
+        output: AttentionOutput<'_, Self::Buffer>,
+        layout: AttentionLayout<'_>,
+        inputs: QueryKeyValueMut<'_, Self::Buffer>,
+    );
+
+    /// `out = silu(gate) · up`, `len` elements. Shazeer 2020.
+    fn swiglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+    /// Overwrites `gate` and `up` with their gradients.
+    fn swiglu_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        len: usize,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    );
+
+    /// Negative log-likelihood of each target under `softmax(hidden · weightᵀ)`, in nats, and the gradients
+    /// of their scaled sum. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`] returns the
+    /// losses.
+    fn cross_entropy(
+        &mut self,
+        hidden: &Self::Buffer,
+        weight: &Self::Weight,
+        targets: Targets<'_>,
+        gradients: Option<HeadGradients<'_, Self::Buffer>>,
+    );
+    /// The losses of all cross-entropies since the last call, in order.
+    fn losses(&mut self) -> Vec<f32>;
+
+    /// Zeroes the elements that the masks freeze, and returns the sum of squares of the others, the same for any
+    /// number of threads.
+    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64;
+    /// One step of AdamW over all `tensors`. Loshchilov and Hutter 2019.
+    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep);
+}

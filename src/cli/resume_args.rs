@@ -1,0 +1,95 @@
+//! `train --resume --out DIR` alone: the options are those that the run was started with.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::error::Escaped;
+use crate::train::StartedBy;
+use crate::{Error, Result};
+
+/// Flags that name what a run reads: with one of them a command line stands for itself.
+const INPUTS: [&str; 4] = ["--model", "--data", "--config", "--plan"];
+
+/// The arguments of a resumed run with those that started it put first, where it names `--out` and no input.
+///
+/// # Errors
+/// When no run is to be resumed there, when its command line was not recorded, or when it was started in another
+/// directory, to which its paths are relative.
+pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
+    let is_train = args.iter().skip(1).any(|arg| arg == "train");
+    let resumes = args.iter().any(|arg| arg == "--resume");
+    let alone = !args.iter().any(|arg| INPUTS.iter().any(|flag| names(arg, flag)));
+    let Some(out) = value_of(&args, "--out").filter(|_| is_train && resumes && alone) else {
+        return Ok(args);
+    };
+    let Some(started) = StartedBy::read(Path::new(&out))? else {
+        return Err(Error::usage(
+            "the options of the run were not recorded",
+            "give them again, beside --resume",
+        ));
+    };
+    if std::env::current_dir().ok().as_ref() != Some(&started.directory) {
+        let fault = format!("the run was started in {}", Escaped(&started.directory));
+        return Err(Error::usage(fault, "resume it from there, or give all its options again"));
+    }
+    let before = started.arguments.into_iter().map(OsString::from).collect();
+    let before = without_value(without(without(before, "--force"), "--resume"), "--out");
+    let now = without(args[1..].to_vec(), "train");
+    Ok([&args[..1], &before, &now].concat())
+}
+
+/// Whether `arg` is `flag`, or `flag` with its value.
+fn names(arg: &OsString, flag: &str) -> bool {
+    let text = arg.to_string_lossy();
+    text.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+}
+
+fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
+    let at = args.iter().position(|arg| names(arg, flag))?;
+    let text = args[at].to_string_lossy();
+    text.strip_prefix(flag)?
+        .strip_prefix('=')
+        .map_or_else(|| args.get(at + 1).cloned(), |value| Some(value.into()))
+}
+
+/// The arguments but for the first that is `word`.
+fn without(mut args: Vec<OsString>, word: &str) -> Vec<OsString> {
+    if let Some(at) = args.iter().position(|arg| arg == word) {
+        args.remove(at);
+    }
+    args
+}
+
+/// The arguments but for `flag` and its value.
+fn without_value(mut args: Vec<OsString>, flag: &str) -> Vec<OsString> {
+    if let Some(at) = args.iter().position(|arg| names(arg, flag)) {
+        let last = if args[at] == flag { (at + 1).min(args.len() - 1) } else { at };
+        args.drain(at..=last);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn flags_are_taken_out_with_their_values() {
+        let line = words("-q train --out a --force --ratio 0.5");
+        assert_eq!(without_value(without(line, "--force"), "--out"), words("-q train --ratio 0.5"));
+        assert_eq!(without_value(words("train --out=a --ratio 1"), "--out"), words("train --ratio 1"));
+        assert_eq!(value_of(&words("train --outer x --out=a"), "--out"), Some("a".into()));
+        assert_eq!(value_of(&words("train --out a"), "--out"), Some("a".into()));
+    }
+
+    #[test]
+    fn other_command_lines_stay_as_they_are() {
+        for line in ["p train --resume --out o --model m", "p diff --out o --resume", "p train --out o"] {
+            assert_eq!(expand(words(line)).unwrap(), words(line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The rows of `train` and `eval`, and what is said of them.
+
+use std::path::{Path, PathBuf};
+
+use super::terminal::Terminal;
+use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load};
+use crate::error::Escaped;
+use crate::{Error, Result};
+
+/// Reads rows, and says what it left out.
+pub(super) struct Loader<'a> {
+    /// Absent where the model has none.
+    pub(super) tokenizer: Option<&'a Tokenizer>,
+    pub(super) limits: Limits,
+    pub(super) terminal: &'a Terminal,
+}
+
+impl Loader<'_> {
+    /// The rows to learn from: of a directory, those of its training split.
+    pub(super) fn training(&self, path: &Path) -> Result<Dataset> {
+        let dataset = load(path, self.tokenizer, self.limits)?;
+        if !dataset.other_splits.is_empty() {
+            let (path, left) = (Escaped(path), names(&dataset.other_splits));
+            self.terminal.warn(&format!("{path}: only the training split is read; left out: {left}"));
+        }
+        self.warn(path, &dataset);
+        Ok(dataset)
+    }
+
+    /// The rows to measure a loss on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a directory of several splits.
+    pub(super) fn held_out(&self, path: &Path) -> Result<Dataset> {
+        let dataset = load(path, self.tokenizer, self.limits)?;
+        if !dataset.other_splits.is_empty() {
+            let fault = format!(
+                "{}: more than one split: {} and others",
+                Escaped(path),
+                names(&dataset.other_splits)
+            );
+            return Err(Error::usage(fault, "give the file on whose rows the loss is measured"));
+        }
+        self.warn(path, &dataset);
+        Ok(dataset)
+    }
+
+    /// How much was read.
+    pub(super) fn note(&self, path: &Path, dataset: &Dataset) {
+        let (rows, s) = (dataset.rows.len(), dataset.summary);
+        let text =
+            format!("{}: {rows} rows, {} tokens, {} of them targets", Escaped(path), s.tokens, s.targets);
+        self.terminal.note(&text);
+    }
+
+    /// What was left out or cut, and what is not obeyed.
+    fn warn(&self, path: &Path, dataset: &Dataset) {
+        let (s, terminal, path) = (dataset.summary, self.terminal, Escaped(path));
+        if let (Some(most), 1..) = (self.limits.max_length, s.truncated_rows + s.dropped_rows) {
+            terminal.warn(&format!(
+                "{path}: {} rows cut to {most} tokens, {} left out as no target was left; {} tokens lost",
+                s.truncated_rows, s.dropped_rows, s.lost_tokens
+            ));
+        }
+        if !dataset.other_formats.is_empty() {
+            let names = names(&dataset.other_formats);
+            terminal.warn(&format!("{path}: files of a format that is not read are left out: {names}"));
+        }
+        if s.empty_rows > 0 {
+            terminal.warn(&format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
+        }
+        if s.merged_rows > 0 {
+            terminal.warn(&format!(
+                "{path}: in {} rows a prompt has tokens that it does not have with its answer: what is learnt \
+                 begins where they part, behind another context than in use; end the prompts on a token boundary \
+                 (without a space at the end, for instance)",
+                s.merged_rows
+            ));
+        }
+        if !dataset.ignored_columns.is_empty() {
+            let columns: Vec<String> =
+                dataset.ignored_columns.iter().map(|name| format!("`{}`", Escaped(name))).collect();
+            let columns = columns.join(", ");
+            terminal
+                .warn(&format!("{path}: columns that look like a mask or weight are not read: {columns}"));
+        }
+    }
+}
+
+/// The names of files, 20 at most.
+fn names(paths: &[PathBuf]) -> String {
+    let shown = paths.iter().take(20).filter_map(|path| path.file_name());
+    let shown: Vec<String> = shown.map(|name| Escaped(Path::new(name)).to_string()).collect();
+    let more = paths.len().saturating_sub(20);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// The tokenizer beside the weights, where there is one.
+pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
+    root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
+}
+
+/// Rows in their order, `size` at a time.
+pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
+    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
+}

@@ -1,0 +1,274 @@
+//! Files become tokenized rows.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::data::encode::{Encoded, Encoder};
+use crate::data::fault::Fault;
+use crate::data::files::{self, Format};
+use crate::data::json_lines;
+use crate::data::raw_row::RawRow;
+use crate::data::record::Record;
+use crate::data::row::{Location, Row, targets};
+use crate::data::tokenizer::Tokenizer;
+use crate::{Error, Faults, Result};
+
+/// Rows that are tokenized at once, unless they are large.
+const CHUNK: usize = 2048;
+/// Bytes after which no further row is taken into a chunk.
+const CHUNK_BYTES: u64 = 32 << 20;
+/// Faults after which reading stops: more of them say nothing new.
+const MOST_FAULTS: usize = 20;
+/// Names of ignored columns that are kept.
+const MOST_IGNORED: usize = 20;
+
+/// Limits on a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens of a row at most; longer rows lose their end.
+    pub max_length: Option<usize>,
+    /// Rows of the model's embedding: every token id is below.
+    pub vocab_size: u32,
+}
+
+/// Counts of rows and tokens that were read, cut and left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Files that were read.
+    pub files: usize,
+    /// Rows of the files. A row may become several [`Row`]s.
+    pub read: usize,
+    /// Tokens that were kept.
+    pub tokens: usize,
+    /// Kept tokens whose loss counts.
+    pub targets: usize,
+    /// Rows that lost their end.
+    pub truncated_rows: usize,
+    /// Tokens cut off, those of dropped rows included.
+    pub lost_tokens: usize,
+    /// Rows that lost every target to truncation and were left out.
+    pub dropped_rows: usize,
+    /// Rows with an empty `text`, which were left out.
+    pub empty_rows: usize,
+    /// Rows in which a token spans the end of a prompt: what is learnt begins with it, behind another context than
+    /// the prompt alone is.
+    pub merged_rows: usize,
+}
+
+/// Tokenized rows in the order of the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// The rows; never empty, each with a target token.
+    pub rows: Vec<Row>,
+    /// Counts of what was read.
+    pub summary: Summary,
+    /// Files of the directory that belong to another split than training, and were not read.
+    pub other_splits: Vec<PathBuf>,
+    /// Files of the directory that may hold rows, in a format that is not read.
+    pub other_formats: Vec<PathBuf>,
+    /// Columns that look like a mask or a weight and that no format reads: 20 at most.
+    pub ignored_columns: BTreeSet<String>,
+}
+
+/// Reads and tokenizes all rows of `path`, a file or a directory of files, for supervised fine-tuning.
+///
+/// The columns of each row decide its format; rows of `input_ids` need no tokenizer. Rows are held in memory, 8 bytes per token. A row over
+/// `max_length` tokens keeps its beginning; if that leaves no target token, the row is left out and
+/// counted. The result does not depend on the number of threads.
+///
+/// # Errors
+/// [`Error::Data`] with file and line, or [`Error::Many`]: bad JSON, unknown columns, a token id outside
+/// of the vocabulary, a row without target tokens, a missing chat template, no rows at all. Reading
+/// stops after 20 faulty rows.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> hft_surgery::Result<()> {
+/// use hft_surgery::data::{Limits, Tokenizer, load};
+///
+/// let tokenizer = Tokenizer::open("fixtures/data/chatml".as_ref())?;
+/// let limits = Limits { max_length: Some(512), vocab_size: tokenizer.vocab_size() };
+/// let dataset = load("fixtures/data/chat.jsonl".as_ref(), Some(&tokenizer), limits)?;
+/// assert_eq!(dataset.rows[0].input_ids.len(), dataset.rows[0].labels.len());
+/// # Ok(())
+/// # }
+/// ```
+pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
+    let files = files::files(path)?;
+    let dataset = Dataset {
+        rows: Vec::new(),
+        summary: Summary::default(),
+        other_splits: files.other_splits,
+        other_formats: files.other_formats,
+        ignored_columns: BTreeSet::new(),
+    };
+    let mut loading = Loading { tokenizer, limits, dataset, faults: Faults::default() };
+    for (file, format) in files.read {
+        loading.file(&file, format)?;
+    }
+    loading.faults.into_result()?;
+    let dataset = loading.dataset;
+    if dataset.rows.is_empty() {
+        return Err(nothing_left(path, dataset.summary, limits.max_length));
+    }
+    Ok(dataset)
+}
+
+fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Error {
+    if summary.empty_rows > 0 && summary.empty_rows == summary.read {
+        let fault = format!("no rows but {} with an empty `text`", summary.empty_rows);
+        return Error::Data { path: path.to_owned(), line: None, fault, hint: None };
+    }
+    let Some(length) = max_length.filter(|_| summary.dropped_rows > 0) else { return no_rows(path) };
+    let fault = format!("no row has a target token among its first {length} tokens");
+    let hint = Some("use a larger --max-length".to_owned());
+    Error::Data { path: path.to_owned(), line: None, fault, hint }
+}
+
+fn no_rows(path: &Path) -> Error {
+    Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
+}
+
+struct Loading<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    limits: Limits,
+    dataset: Dataset,
+    faults: Faults,
+}
+
+impl Loading<'_> {
+    fn file(&mut self, path: &Path, format: Format) -> Result<()> {
+        let mut rows = open(path, format)?;
+        let path: Arc<Path> = path.into();
+        self.dataset.summary.files += 1;
+        loop {
+            let chunk = take_chunk(&mut rows)?;
+            if chunk.is_empty() || self.faults.first().len() >= MOST_FAULTS {
+                return Ok(());
+            }
+            self.chunk(&path, chunk)?;
+        }
+    }
+
+    fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<RawRow>) -> Result<()> {
+        let parse = |raw: RawRow| {
+            let location = Location { path: path.clone(), line: raw.line };
+            match raw.columns.and_then(Record::parse) {
+                Ok((record, ignored)) => (location, Ok(record), ignored),
+                Err(fault) => (location, Err(fault), Vec::new()),
+            }
+        };
+        let mut records: Vec<_> = chunk.into_par_iter().map(parse).collect();
+        for (_, _, ignored) in &mut records {
+            self.ignored(std::mem::take(ignored));
+        }
+        let needs_template =
+            records.iter().any(|(_, record, _)| record.as_ref().is_ok_and(Record::needs_template));
+        let template = match self.tokenizer.map(Tokenizer::template) {
+            Some(Err(error)) if needs_template => return Err(error),
+            template => template.and_then(Result::ok),
+        };
+        let (tokenizer, vocab_size) = (self.tokenizer, self.limits.vocab_size);
+        let tokenize =
+            |(location, record, _): (Location, std::result::Result<Record, Fault>, Vec<String>)| {
+                let encoder = Encoder { tokenizer, template, location };
+                let encoded = record.and_then(|record| encoder.encode(record));
+                (encoder.location, encoded.and_then(|encoded| checked(encoded, vocab_size)))
+            };
+        let tokenized: Vec<_> = records.into_par_iter().map(tokenize).collect();
+        for (location, encoded) in tokenized {
+            self.dataset.summary.read += 1;
+            match encoded {
+                Ok(encoded) => self.add(encoded),
+                Err(fault) if template.is_some_and(|template| template.is_limit(&fault)) => {
+                    self.faults.push(location.error(fault));
+                    return std::mem::take(&mut self.faults).into_result();
+                }
+                Err(fault) if self.faults.first().len() < MOST_FAULTS => {
+                    self.faults.push(location.error(fault));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, Encoded { rows, merged }: Encoded) {
+        self.dataset.summary.empty_rows += usize::from(rows.is_empty());
+        self.dataset.summary.merged_rows += usize::from(merged);
+        rows.into_iter().for_each(|row| self.fit(row));
+    }
+
+    fn ignored(&mut self, columns: Vec<String>) {
+        let known = &mut self.dataset.ignored_columns;
+        for name in columns {
+            if known.len() < MOST_IGNORED {
+                known.insert(name);
+            }
+        }
+    }
+
+    /// Adds a row, cut to the greatest length.
+    fn fit(&mut self, mut row: Row) {
+        let summary = &mut self.dataset.summary;
+        let length = row.input_ids.len();
+        let kept = length.min(self.limits.max_length.unwrap_or(length));
+        if targets(&row.labels[..kept]) == 0 {
+            summary.dropped_rows += 1;
+            summary.lost_tokens += length;
+            return;
+        }
+        summary.truncated_rows += usize::from(kept < length);
+        summary.lost_tokens += length - kept;
+        row.input_ids.truncate(kept);
+        row.labels.truncate(kept);
+        summary.tokens += kept;
+        summary.targets += row.targets();
+        self.dataset.rows.push(row);
+    }
+}
+
+/// The next rows, few enough that they fit into memory.
+fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+        let Some(found) = rows.next().transpose()? else { break };
+        bytes += found.bytes;
+        chunk.push(found);
+    }
+    Ok(chunk)
+}
+
+/// Refuses rows that cannot be trained on.
+fn checked(encoded: Encoded, vocab_size: u32) -> std::result::Result<Encoded, Fault> {
+    encoded.rows.iter().try_for_each(|row| row.check(vocab_size))?;
+    Ok(encoded)
+}
+
+type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
+
+fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
+    match format {
+        Format::Json | Format::JsonZstd => json_lines::rows(path, format),
+        Format::Parquet => open_parquet(path),
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn open_parquet(path: &Path) -> Result<Rows<'_>> {
+    Ok(Box::new(super::parquet::rows(path)?))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn open_parquet(path: &Path) -> Result<Rows<'_>> {
+    Err(Error::Data {
+        path: path.to_owned(),
+        line: None,
+        fault: "this build reads no Parquet".to_owned(),
+        hint: Some("build with the feature `parquet`, or write the rows as JSON lines".to_owned()),
+    })
+}

@@ -1,0 +1,112 @@
+//! The checkpoints that a recipe names.
+
+use crate::checkpoint::{Checkpoint, ReadOptions, Sha256Hex, compare_contents, natural_order, sample_digest};
+use crate::merge::recipe::Recipe;
+use crate::{Faults, Result};
+
+/// The checkpoints that a recipe names.
+#[derive(Debug)]
+pub struct Models {
+    named: Vec<(String, Checkpoint)>,
+    identities: Vec<Identity>,
+}
+
+/// Identifies a model by its contents, independent of its path and its position in the recipe: models of equal contents
+/// have equal identities, all others differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Identity {
+    /// [`sample_digest`]: random draws of the model are keyed by it.
+    pub(crate) digest: Sha256Hex,
+    /// How many models of the recipe have this digest and smaller bytes: 0 but where the sample does not tell models
+    /// apart.
+    pub(crate) rank: usize,
+}
+
+impl Models {
+    /// Opens every model of a recipe, the base first; headers and a sample of each tensor are read, and models that the
+    /// sample does not tell apart are compared.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub fn open(recipe: &Recipe, options: impl Into<ReadOptions>) -> Result<Self> {
+        let options = options.into();
+        let mut faults = Faults::default();
+        let mut named = Vec::new();
+        let paths: Vec<_> = recipe.models().iter().map(|name| recipe.path_of(name)).collect();
+        Checkpoint::check_open_files(&paths)?;
+        for name in recipe.models() {
+            let opened = Checkpoint::open(&recipe.path_of(name), options);
+            let checked = opened.and_then(|model| {
+                model.check_not_adapter()?;
+                model.check_not_quantized("a merge")?;
+                Ok((name.to_owned(), model))
+            });
+            named.extend(faults.keep(checked));
+        }
+        faults.into_result()?;
+        let identities = identities(&named)?;
+        Ok(Self { named, identities })
+    }
+
+    /// Name and checkpoint of each, the base first.
+    pub fn named(&self) -> &[(String, Checkpoint)] {
+        &self.named
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.named.iter().map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// Every tensor name that any of them has, in natural order; of two spellings of one name, that of `reference`.
+    pub(crate) fn names(&self, reference: &Checkpoint) -> Vec<&str> {
+        let is_first = |model: &Checkpoint, name: &str| {
+            reference.twin(name, model).is_none_or(|twin| twin.info.name == name)
+        };
+        let mut names = Vec::new();
+        for model in self.all() {
+            let own = model.tensors().map(|tensor| tensor.info.name.as_str());
+            names.extend(own.filter(|name| is_first(model, name)));
+        }
+        names.sort_by(|a, b| natural_order(a, b));
+        names.dedup();
+        names
+    }
+
+    /// The checkpoint of a name of the recipe.
+    pub(crate) fn get(&self, name: &str) -> &Checkpoint {
+        &self.named[self.place(name)].1
+    }
+
+    /// The identity of a name of the recipe.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        self.identities[self.place(name)]
+    }
+
+    pub(crate) fn place(&self, name: &str) -> usize {
+        self.named.iter().position(|(known, _)| known == name).unwrap_or(0)
+    }
+
+    /// The checkpoint that fixes shapes, types, shards and sidecars: the base, or the first model of the recipe.
+    pub(crate) fn reference(&self, recipe: &Recipe) -> &Checkpoint {
+        let first = recipe.slices.first().and_then(|slice| slice.sources.first());
+        let name = recipe.base.as_deref().or(first.map(|entry| entry.model.as_str()));
+        self.get(name.unwrap_or_default())
+    }
+}
+
+fn identities(named: &[(String, Checkpoint)]) -> Result<Vec<Identity>> {
+    let digest = |(_, checkpoint): &(String, Checkpoint)| sample_digest(checkpoint);
+    let digests = named.iter().map(digest).collect::<Result<Vec<_>>>()?;
+    let mut identities: Vec<Identity> =
+        digests.into_iter().map(|digest| Identity { digest, rank: 0 }).collect();
+    for i in 0..named.len() {
+        for j in 0..i {
+            if identities[i].digest == identities[j].digest {
+                let order = compare_contents(&named[i].1, &named[j].1)?;
+                identities[i].rank += usize::from(order.is_gt());
+                identities[j].rank += usize::from(order.is_lt());
+            }
+        }
+    }
+    Ok(identities)
+}

@@ -1,0 +1,360 @@
+//! A recipe: which models, which method, which parameters. Written as mergekit writes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::Dtype;
+use crate::error::Escaped;
+use crate::merge::recipe::faults::Reader;
+use crate::merge::recipe::method::{METHODS, Method};
+use crate::merge::recipe::parameter::{ParameterType, ParameterValue};
+use crate::merge::recipe::setting::{Setting, Settings};
+use crate::merge::recipe::token_source::TokenSource;
+use crate::{Error, Result};
+
+/// What to merge and how, checked as far as it can be without the models.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    pub(crate) value: Value,
+    /// Models whose path is not their name: those of paths that are not UTF-8.
+    paths: BTreeMap<String, PathBuf>,
+    pub(crate) method: &'static Method,
+    pub(crate) base: Option<String>,
+    /// Layers of the output in order; one that covers all of them for a recipe of `models`.
+    pub(crate) slices: Vec<Slice>,
+    pub(crate) parameters: Settings,
+    /// `out_dtype`, or `dtype`: all arithmetic is f32, with one rounding at the end.
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) tokenizer: Option<TokenSource>,
+    pub(crate) chat_template: Option<String>,
+    pub(crate) seed: u64,
+}
+
+/// Some layers of the output.
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    pub(crate) sources: Vec<Entry>,
+    pub(crate) base: Option<String>,
+    pub(crate) parameters: Settings,
+}
+
+/// A model, or some layers of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) model: String,
+    /// First layer, and the one after the last; `None` for the whole model.
+    pub(crate) layers: Option<(u32, u32)>,
+    pub(crate) parameters: Settings,
+}
+
+const TOP: [&str; 11] = [
+    "models",
+    "slices",
+    "merge_method",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "seed",
+];
+
+impl Recipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or everything that is wrong with the recipe at once.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::new(Self::read_value(path)?)
+    }
+
+    fn read_value(path: &Path) -> Result<Value> {
+        let bytes = crate::checkpoint::read_named(path)?;
+        let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
+        let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
+        serde_saphyr::from_str(text).map_err(|e| {
+            let line = e.to_string().lines().next().unwrap_or_default().to_owned();
+            bad(format!("not valid YAML: {}", Escaped(&line)))
+        })
+    }
+
+    /// Checks a recipe given as a value: the content of a file, or what flags say.
+    ///
+    /// # Errors
+    /// Unknown keys, methods and parameters with the nearest spelling, and values out of range, all at once.
+    pub fn new(value: Value) -> Result<Self> {
+        let mut reader = Reader::default();
+        let Value::Object(map) = &value else {
+            return Err(Error::usage("a recipe is a mapping of keys to values", ""));
+        };
+        reader.keys("the recipe", map, &TOP);
+        let method = reader.method(map);
+        let parameters = reader.settings("parameters", map.get("parameters"), method, false);
+        let slices = reader.slices(map, method);
+        let base = reader.text("base_model", map);
+        let dtype = reader.dtype("dtype", map);
+        let out_dtype = reader.dtype("out_dtype", map);
+        let tokenizer = reader.tokenizer(map);
+        let chat_template = reader.text("chat_template", map);
+        let seed = match map.get("seed") {
+            None => 0,
+            Some(seed) => seed.as_u64().unwrap_or_else(|| {
+                reader.fault("`seed` must be a whole number from 0".to_owned());
+                0
+            }),
+        };
+        reader.faults.into_result()?;
+        let Some(method) = method else {
+            return Err(Error::usage("the recipe has no merge_method", ""));
+        };
+        let dtype = out_dtype.or(dtype);
+        let paths = BTreeMap::new();
+        Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+    }
+
+    /// The recipe with another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self.set("seed", seed.into());
+        self
+    }
+
+    /// The recipe with another type of the result, by its name in PyTorch.
+    ///
+    /// # Errors
+    /// A name that is no type of floating-point numbers.
+    pub fn with_dtype(mut self, name: &str) -> Result<Self> {
+        let mut reader = Reader::default();
+        self.set("out_dtype", name.into());
+        let dtype = self.value.as_object().and_then(|map| reader.dtype("out_dtype", map));
+        reader.faults.into_result()?;
+        self.dtype = dtype;
+        Ok(self)
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        if let Value::Object(map) = &mut self.value {
+            map.insert(key.to_owned(), value);
+        }
+    }
+
+    /// The recipe with models at other paths than their names say.
+    #[must_use]
+    pub fn with_paths(self, paths: BTreeMap<String, PathBuf>) -> Self {
+        Self { paths, ..self }
+    }
+
+    /// Where the model of that name is.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.paths.get(name).cloned().unwrap_or_else(|| name.into())
+    }
+
+    /// The models as they are named, each once, the base first.
+    pub fn models(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.base.as_deref().into_iter().collect();
+        for slice in &self.slices {
+            let sources = slice.sources.iter().map(|entry| entry.model.as_str());
+            for name in slice.base.as_deref().into_iter().chain(sources) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    /// The name of the method.
+    pub fn method(&self) -> &'static str {
+        self.method.name
+    }
+
+    /// The seed of all random choices.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+impl Reader {
+    fn method(&mut self, map: &Map<String, Value>) -> Option<&'static Method> {
+        let Some(name) = map.get("merge_method").and_then(Value::as_str) else {
+            self.fault("the recipe has no `merge_method`".to_owned());
+            return None;
+        };
+        let found = Method::find(name);
+        if found.is_none() {
+            let names: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
+            self.unknown("merge_method", name, &names);
+        }
+        found
+    }
+
+    fn dtype(&mut self, key: &str, map: &Map<String, Value>) -> Option<Dtype> {
+        const NAMES: [(&str, &str); 4] =
+            [("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16"), ("float64", "F64")];
+        let name = self.text(key, map)?;
+        let found = NAMES.iter().find(|(n, _)| *n == name).map(|(_, dtype)| Dtype::parse(dtype));
+        if found.is_none() {
+            self.unknown(key, &name, &NAMES.map(|(n, _)| n));
+        }
+        found
+    }
+
+    /// `models` becomes one slice without bounds.
+    fn slices(&mut self, map: &Map<String, Value>, method: Option<&'static Method>) -> Vec<Slice> {
+        let known = |key: &str| map.get(key).filter(|value| !value.is_null());
+        match (known("models"), known("slices")) {
+            (Some(models), None) => {
+                let sources = self.entries("models", models, method, false);
+                vec![Slice { sources, base: None, parameters: Settings::new() }]
+            }
+            (None, Some(Value::Array(slices))) => {
+                let mut all = Vec::with_capacity(slices.len());
+                for (i, slice) in slices.iter().enumerate() {
+                    all.extend(self.slice(&format!("slices[{i}]"), slice, method));
+                }
+                if all.is_empty() {
+                    self.fault("`slices` is empty".to_owned());
+                }
+                all
+            }
+            _ => {
+                self.fault("a recipe has a list of `models` or a list of `slices`, and not both".to_owned());
+                Vec::new()
+            }
+        }
+    }
+
+    fn slice(&mut self, place: &str, value: &Value, method: Option<&'static Method>) -> Option<Slice> {
+        let Value::Object(map) = value else {
+            self.fault(format!("{place} must be a mapping with `sources`"));
+            return None;
+        };
+        self.keys(place, map, &["sources", "base_model", "parameters"]);
+        let sources = map.get("sources").unwrap_or(&Value::Null);
+        let sources = self.entries(&format!("{place}.sources"), sources, method, true);
+        let lengths: Vec<u32> = sources.iter().filter_map(|s| s.layers).map(|(a, b)| b - a).collect();
+        if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
+            self.fault(format!("{place}: its sources have different numbers of layers: {lengths:?}"));
+        }
+        let parameters = self.settings(place, map.get("parameters"), method, false);
+        Some(Slice { sources, base: self.text("base_model", map), parameters })
+    }
+
+    fn entries(
+        &mut self,
+        place: &str,
+        value: &Value,
+        method: Option<&'static Method>,
+        sliced: bool,
+    ) -> Vec<Entry> {
+        let list = value.as_array().filter(|list| !list.is_empty());
+        let Some(list) = list else {
+            self.fault(format!("`{place}` must be a list of models"));
+            return Vec::new();
+        };
+        let mut entries = Vec::with_capacity(list.len());
+        for (i, value) in list.iter().enumerate() {
+            let place = format!("{place}[{i}]");
+            let Value::Object(map) = value else {
+                self.fault(format!("{place} must be a mapping with `model`"));
+                continue;
+            };
+            let known: &[&str] =
+                if sliced { &["model", "layer_range", "parameters"] } else { &["model", "parameters"] };
+            self.keys(&place, map, known);
+            let layers = if sliced { self.layers(&place, map) } else { None };
+            let parameters = self.settings(&place, map.get("parameters"), method, true);
+            match self.text("model", map) {
+                Some(model) => entries.push(Entry { model, layers, parameters }),
+                None => self.fault(format!("{place} has no `model`")),
+            }
+        }
+        entries
+    }
+
+    fn layers(&mut self, place: &str, map: &Map<String, Value>) -> Option<(u32, u32)> {
+        let range = map.get("layer_range").and_then(Value::as_array);
+        let bound = |i: usize| range?.get(i)?.as_u64().and_then(|n| u32::try_from(n).ok());
+        match (bound(0), bound(1), range.map(Vec::len)) {
+            (Some(first), Some(end), Some(2)) if first < end && end <= 100_000 => Some((first, end)),
+            _ => {
+                self.fault(format!(
+                    "{place}: `layer_range` must be [first, end] with first < end, end not included"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Settings at one level; `of_model` says whether they belong to one model.
+    fn settings(
+        &mut self,
+        place: &str,
+        value: Option<&Value>,
+        method: Option<&'static Method>,
+        of_model: bool,
+    ) -> Settings {
+        let map = match value {
+            None | Some(Value::Null) => return Settings::new(),
+            Some(Value::Object(map)) => map,
+            Some(_) => {
+                self.fault(format!("{place}: `parameters` must be a mapping"));
+                return Settings::new();
+            }
+        };
+        let mut settings = Settings::new();
+        for (name, value) in map {
+            match Setting::parse(value) {
+                Ok(setting) => {
+                    self.check(place, name, &setting, method, of_model);
+                    settings.insert(name.clone(), setting);
+                }
+                Err(why) => self.fault(format!("{place}: `{}`: {why}", Escaped(name))),
+            }
+        }
+        settings
+    }
+
+    fn check(
+        &mut self,
+        place: &str,
+        name: &str,
+        setting: &Setting,
+        method: Option<&'static Method>,
+        of_model: bool,
+    ) {
+        let Some(method) = method else { return };
+        let Some(parameter) = method.parameter(name) else {
+            let names: Vec<&str> = method.parameters.iter().map(|p| p.name).collect();
+            return self.unknown(&format!("parameter of {} at {place}", method.name), name, &names);
+        };
+        if of_model && !parameter.per_model {
+            let fault = format!("{place}: `{name}` is one value for all models");
+            return self
+                .faults
+                .push(Error::usage(fault, "move it to the `parameters` of the recipe or of the slice"));
+        }
+        for scalar in setting.scalars() {
+            match (parameter.kind.read(scalar), parameter.kind) {
+                (None, kind) => {
+                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {}", kind.expected()));
+                }
+                (Some(ParameterValue::Number(x)), _) if x.abs() > f64::from(f32::MAX) => {
+                    let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
+                    self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
+                }
+                (Some(ParameterValue::Number(x)), ParameterType::Number { least, greatest, .. })
+                    if !(least..=greatest).contains(&x) =>
+                {
+                    self.fault(format!("{place}: `{name}`: got {x}, expected {least} to {greatest}"));
+                }
+                _ => {}
+            }
+        }
+    }
+}

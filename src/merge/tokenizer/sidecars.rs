@@ -1,0 +1,132 @@
+//! The sidecars of a merge: all from the reference, but those of the tokenizer from `tokenizer_source`, with the tokens
+//! that the merge adds.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, read_small, sidecars};
+use crate::error::Escaped;
+use crate::merge::tokenizer::align::Alignment;
+use crate::merge::{Models, Recipe};
+use crate::{Error, Result};
+
+/// Prefixes of the names of a tokenizer's files.
+const TOKENIZER: [&str; 10] = [
+    "tokenizer",
+    "special_tokens_map",
+    "added_tokens",
+    "vocab.",
+    "merges.",
+    "spiece",
+    "sentencepiece",
+    "tekken",
+    "chat_template",
+    "additional_chat_templates",
+];
+
+/// The files beside the weights of a merge, each with where it comes from.
+#[derive(Debug)]
+pub(crate) struct MergeSidecars<'a> {
+    reference: &'a Checkpoint,
+    of_reference: Sidecars,
+    /// The checkpoint of `tokenizer_source` and the files of its tokenizer, where that is not the reference.
+    tokenizer: Option<(&'a Checkpoint, Vec<PathBuf>)>,
+    /// Files that are not copies: name and text.
+    written: Vec<(&'static str, String)>,
+}
+
+impl<'a> MergeSidecars<'a> {
+    /// Finds the files of a merge with this vocabulary, where the recipe names one.
+    pub(crate) fn new(
+        recipe: &Recipe,
+        models: &'a Models,
+        vocabulary: Option<&Alignment<'a>>,
+    ) -> Result<Self> {
+        let reference = models.reference(recipe);
+        let mut sidecars = sidecars(reference)?;
+        let mut tokenizer = match vocabulary.and_then(|vocabulary| vocabulary.donor) {
+            None => None,
+            Some(donor) => {
+                sidecars.carried.retain(|path| !is_tokenizer(path));
+                let theirs = crate::checkpoint::sidecars(donor)?.carried;
+                Some((donor, theirs.into_iter().filter(|path| is_tokenizer(path)).collect::<Vec<_>>()))
+            }
+        };
+        let mut written = vocabulary.map(|vocabulary| vocabulary.files.clone()).unwrap_or_default();
+        let template = match recipe.chat_template.as_deref() {
+            None => None,
+            Some(text) if text.contains('{') => Some(text.to_owned()),
+            Some(name) => {
+                let donor = model(models, name, "chat_template")?;
+                let path = donor.root().join("chat_template.jinja");
+                Some(String::from_utf8_lossy(&read_small(&path)?).into_owned())
+            }
+        };
+        // Older versions of transformers kept in `added_tokens.json` what the other two files hold.
+        let old = (!written.is_empty()).then_some("added_tokens.json");
+        written.extend(template.map(|text| ("chat_template.jinja", text)));
+        let stays = |path: &PathBuf| {
+            !written.iter().map(|(name, _)| *name).chain(old).any(|name| path == Path::new(name))
+        };
+        sidecars.carried.retain(stays);
+        if let Some((_, files)) = &mut tokenizer {
+            files.retain(stays);
+        }
+        Ok(Self { reference, of_reference: sidecars, tokenizer, written })
+    }
+
+    /// Those of the reference that are copied, and those that are not.
+    pub(crate) fn of_reference(&self) -> &Sidecars {
+        &self.of_reference
+    }
+
+    /// Copies the files. `edit` gives the new value of a JSON file by its name and old value; `None` for a copy of its
+    /// bytes.
+    pub(crate) fn copy(&self, staging: &Staging, edit: &dyn Fn(&str, Value) -> Option<Value>) -> Result<()> {
+        for relative in &self.of_reference.carried {
+            // The index is written for the files of the result.
+            if relative.to_string_lossy().ends_with(".index.json") {
+                continue;
+            }
+            let from = self.reference.root().join(relative);
+            let edited = match relative.to_str() {
+                Some(name @ ("config.json" | "generation_config.json")) => {
+                    json(&from)?.and_then(|config| edit(name, config))
+                }
+                _ => None,
+            };
+            match edited {
+                Some(edited) => {
+                    staging.write_small(&relative.to_string_lossy(), format!("{edited:#}\n").as_bytes())?;
+                }
+                None => staging.copy_file(&from, relative)?,
+            }
+        }
+        if let Some((donor, files)) = &self.tokenizer {
+            for relative in files {
+                staging.copy_file(&donor.root().join(relative), relative)?;
+            }
+        }
+        self.written.iter().try_for_each(|(name, text)| staging.write_small(name, text.as_bytes()))
+    }
+}
+
+/// The value of a file; `None` where it is not JSON.
+fn json(path: &Path) -> Result<Option<Value>> {
+    Ok(serde_json::from_slice(&read_config(path)?).ok())
+}
+
+fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint> {
+    let found = models.named().iter().find(|(known, _)| known == name).map(|(_, checkpoint)| checkpoint);
+    found.ok_or_else(|| {
+        let known: Vec<String> = models.named().iter().map(|(name, _)| Escaped(name).to_string()).collect();
+        let fault = format!("{key}: `{}` is no model of this recipe", Escaped(name));
+        Error::usage(fault, format!("known: {}", known.join(", ")))
+    })
+}
+
+fn is_tokenizer(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    TOKENIZER.iter().any(|begin| text.starts_with(begin)) || text.ends_with(".model")
+}

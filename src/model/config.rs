@@ -1,0 +1,322 @@
+//! What `config.json` says about a Llama-family model.
+
+use serde_json::Value;
+
+use super::family::{WindowRule, family_of};
+use super::keys::Keys;
+use super::known_keys::check_keys;
+use super::rope_scaling::{RopeScaling, read_rope};
+use super::tied_head::stores_another_head;
+use crate::backend::AttentionShape;
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result};
+
+/// Everything that decides the computation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// `D`.
+    pub hidden_size: usize,
+    /// `F`.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// `H`.
+    pub num_attention_heads: usize,
+    /// `K`.
+    pub num_key_value_heads: usize,
+    /// `E`.
+    pub head_dim: usize,
+    /// `V`.
+    pub vocab_size: usize,
+    /// Added to the mean square in norms.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Scaling of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
+    /// Input embedding and output head are one tensor: `tie_word_embeddings`, unless the weights have a head of
+    /// other values.
+    pub tie_word_embeddings: bool,
+    /// Bias on q, k and v.
+    pub qkv_bias: bool,
+    /// Bias on o.
+    pub o_bias: bool,
+    /// Bias on gate, up and down.
+    pub mlp_bias: bool,
+    /// Norms on the heads of q and k.
+    pub qk_norm: bool,
+    /// The sliding window of each layer.
+    pub windows: Vec<Option<usize>>,
+    /// The row of the embedding that gets no gradient as an input: `padding_idx` of PyTorch's embedding. As a
+    /// row of a tied head it gets one.
+    pub padding_idx: Option<u32>,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` of `checkpoint`. No size in it exceeds what the weights have, so that nothing is
+    /// allocated for a model that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the key, what it says and what is supported.
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        checkpoint.check_not_adapter()?;
+        let root = checkpoint.root();
+        let Some(config) = checkpoint.config() else {
+            return Err(Error::Checkpoint {
+                path: root.to_owned(),
+                fault: "no config.json, which says how the model computes".to_owned(),
+                hint: Some("give a checkpoint directory in Hugging Face layout".to_owned()),
+            });
+        };
+        let path = root.join("config.json");
+        let keys = Keys { value: config.value(), path: &path };
+        checkpoint.check_not_quantized("a forward pass")?;
+        let mut config = Self::from_keys(&keys, checkpoint.len())?;
+        let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
+        let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
+        let sizes = [
+            ("vocab_size", config.vocab_size),
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_attention_heads", config.q_size()),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
+            None => {
+                config.tie_word_embeddings &= !stores_another_head(checkpoint)?;
+                Ok(config)
+            }
+            Some((key, size)) => {
+                let fault = format!(
+                    "`{key}`: asks for a dimension of {size}, but the largest of the weights is {largest}"
+                );
+                Err(keys.fault(fault, None))
+            }
+        }
+    }
+
+    /// The configuration of a model whose weights have `tensors` tensors, which bounds the number of layers.
+    fn from_keys(keys: &Keys<'_>, tensors: usize) -> Result<Self> {
+        let family = family_of(keys)?;
+        check_keys(keys)?;
+        let heads = keys.size("num_attention_heads")?;
+        let hidden_size = keys.size("hidden_size")?;
+        // A missing key means the family's number, null means one for each head.
+        let default = family.num_key_value_heads.filter(|_| keys.value.get("num_key_value_heads").is_none());
+        let num_key_value_heads = keys.size_or("num_key_value_heads", default.unwrap_or(heads))?;
+        let head_dim = keys.size_or("head_dim", family.head_dim.unwrap_or(hidden_size / heads))?;
+        if heads % num_key_value_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads = {heads}");
+            return Err(keys.wrong("num_key_value_heads", &expected));
+        }
+        if head_dim % 2 != 0 || head_dim == 0 {
+            return Err(keys.wrong("head_dim", "an even number"));
+        }
+        let num_hidden_layers = keys.size("num_hidden_layers")?;
+        if num_hidden_layers > tensors {
+            let expected = format!("at most one layer for each of the {tensors} tensors of the weights");
+            return Err(keys.wrong("num_hidden_layers", &expected));
+        }
+        let (rope_theta, rope_scaling) = read_rope(keys, family.max_position_embeddings)?;
+        let vocab_size = keys.size("vocab_size")?;
+        Ok(Self {
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size")?,
+            num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size,
+            rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)? as f32,
+            rope_theta,
+            rope_scaling,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
+            qkv_bias: family.qkv_bias.read(keys)?,
+            o_bias: family.o_bias.read(keys)?,
+            mlp_bias: family.mlp_bias.read(keys)?,
+            qk_norm: family.qk_norm,
+            windows: windows(keys, family.window, num_hidden_layers)?,
+            padding_idx: padding_idx(keys, vocab_size)?,
+        })
+    }
+
+    /// Shape of the attention of a layer.
+    pub fn attention(&self, layer: usize) -> AttentionShape {
+        AttentionShape {
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            window: self.windows[layer],
+        }
+    }
+
+    /// Columns of q: `H · E`.
+    pub fn q_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Columns of k and of v: `K · E`.
+    pub fn kv_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+}
+
+/// The row of `pad_token_id`, counted from the end where it is negative.
+fn padding_idx(keys: &Keys<'_>, vocab_size: usize) -> Result<Option<u32>> {
+    let Some(value) = keys.get("pad_token_id") else { return Ok(None) };
+    let rows = vocab_size as i64;
+    let row = value.as_i64().filter(|id| (-rows..rows).contains(id)).map(|id| id.rem_euclid(rows) as u32);
+    let expected = || format!("null, or a token id below vocab_size = {vocab_size}");
+    row.map(Some).ok_or_else(|| keys.wrong("pad_token_id", &expected()))
+}
+
+/// The sliding window of each layer.
+fn windows(keys: &Keys<'_>, rule: WindowRule, layers: usize) -> Result<Vec<Option<usize>>> {
+    let window = window(keys, rule)?;
+    if let Some(types) = keys.get("layer_types") {
+        let types = types.as_array().filter(|types| types.len() == layers);
+        let types = types.ok_or_else(|| keys.wrong("layer_types", &format!("{layers} names")))?;
+        let window_of = |name: &Value| match (name.as_str(), window) {
+            (Some("full_attention"), _) => Ok(None),
+            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+            (Some("sliding_attention"), None) => {
+                Err(keys.fault("`layer_types`: sliding_attention, but the model has no sliding window", None))
+            }
+            _ => Err(keys.wrong("layer_types", "full_attention or sliding_attention")),
+        };
+        return types.iter().map(window_of).collect();
+    }
+    let first = match rule {
+        WindowRule::SomeLayers => keys.count_or("max_window_layers", 28)?,
+        WindowRule::Never | WindowRule::EveryLayer => 0,
+    };
+    Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())
+}
+
+/// The sliding window of the layers that have one. A missing `sliding_window` means transformers' default, null
+/// means none.
+fn window(keys: &Keys<'_>, rule: WindowRule) -> Result<Option<usize>> {
+    let used = keys.get("use_sliding_window").map(|_| keys.flag("use_sliding_window")).transpose()?;
+    let window = match keys.value.get("sliding_window") {
+        None => (rule != WindowRule::Never).then_some(4096),
+        Some(Value::Null) => None,
+        Some(_) => Some(keys.size("sliding_window")?),
+    };
+    match rule {
+        WindowRule::SomeLayers => Ok(window.filter(|_| used == Some(true))),
+        WindowRule::EveryLayer if used == Some(false) && window.is_some() => {
+            Err(keys.wrong("use_sliding_window", "true, or null as `sliding_window`, for this family"))
+        }
+        WindowRule::EveryLayer => Ok(window),
+        WindowRule::Never if used != Some(false) && window.is_some() => {
+            Err(keys.wrong("sliding_window", "null, as this family has no sliding window"))
+        }
+        WindowRule::Never => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(extra: Value) -> Result<ModelConfig> {
+        let mut value = json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "vocab_size": 256, "rms_norm_eps": 1e-5
+        });
+        for (key, v) in extra.as_object().into_iter().flatten() {
+            value[key] = v.clone();
+        }
+        ModelConfig::from_keys(&Keys { value: &value, path: "config.json".as_ref() }, 40)
+    }
+
+    #[test]
+    fn both_spellings_say_the_same() {
+        let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let old = parse(json!({"rope_theta": 5e5, "rope_scaling": scaling.clone()}));
+        let mut parameters = scaling;
+        parameters["rope_theta"] = json!(5e5);
+        let new = parse(json!({"rope_parameters": parameters}));
+        let (Ok(old), Ok(new)) = (old, new) else { panic!("both are valid") };
+        assert_eq!(old, new);
+        assert_eq!(old.rope_theta, 5e5);
+    }
+
+    #[test]
+    fn windows_follow_the_family() {
+        let windows = |extra| parse(extra).map(|c| c.windows).unwrap_or_default();
+        assert_eq!(windows(json!({"sliding_window": 8, "use_sliding_window": false})), [None; 4]);
+        let mistral = json!({"model_type": "mistral", "num_key_value_heads": 4, "sliding_window": 8});
+        assert_eq!(windows(mistral), [Some(8); 4]);
+        let qwen = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8, "use_sliding_window": true,
+            "max_window_layers": 3});
+        assert_eq!(windows(qwen), [None, None, None, Some(8)]);
+        let off = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8, "use_sliding_window": false});
+        assert_eq!(windows(off), [None; 4]);
+    }
+
+    /// The defaults of the configuration classes of transformers 5.
+    #[test]
+    fn a_missing_key_has_the_default_of_its_family() {
+        let of = |extra| parse(extra).unwrap();
+        let mistral = json!({"model_type": "mistral", "num_attention_heads": 8, "head_dim": 8});
+        assert_eq!((of(mistral.clone()).windows, of(mistral).num_key_value_heads), (vec![Some(4096); 4], 8));
+        let qwen = json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 0,
+            "num_attention_heads": 32, "head_dim": 2});
+        assert_eq!((of(qwen.clone()).windows, of(qwen).num_key_value_heads), (vec![Some(4096); 4], 32));
+        let unscaled = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0});
+        for (model_type, positions) in [("llama", 2048.0), ("mistral", 131_072.0), ("qwen3", 32_768.0)] {
+            let config = of(json!({"model_type": model_type, "rope_scaling": unscaled,
+                "num_key_value_heads": 4}));
+            let RopeScaling::Llama3 { original, .. } = config.rope_scaling else { panic!("{config:?}") };
+            assert_eq!(original, positions, "{model_type}");
+        }
+    }
+
+    #[test]
+    fn the_row_of_the_pad_token_counts_from_either_end() {
+        let of = |id: Value| parse(json!({"pad_token_id": id})).map(|config| config.padding_idx);
+        assert_eq!(of(json!(null)).unwrap(), None);
+        assert_eq!(of(json!(255)).unwrap(), Some(255));
+        assert_eq!(of(json!(-1)).unwrap(), Some(255));
+        for id in [json!(256), json!(-257), json!("0")] {
+            assert!(of(id).unwrap_err().to_string().contains("below vocab_size = 256"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let says = |extra: Value, word: &str| {
+            let error = parse(extra).map_or_else(|e| e.to_string(), |_| "accepted".to_owned());
+            assert!(error.contains(word), "{error}");
+        };
+        says(json!({"model_type": "gpt2"}), "unsupported model_type: got `gpt2`");
+        says(json!({"hidden_act": "gelu"}), "hidden_act");
+        says(json!({"num_key_value_heads": 3}), "a divisor of num_attention_heads = 4");
+        says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "unsupported rope type");
+        says(json!({"hidden_size": "big"}), "got `\"big\"`, expected a whole number above 0");
+        says(json!({"quantization_config": {}}), "quantized");
+        says(json!({"rope_scaling": "yarn"}), "`rope_scaling`: got `\"yarn\"`, expected an object");
+        says(json!({"rope_scaling": {"rope_type": "default", "type": "yarn"}}), "`type`: got `\"yarn\"`");
+        says(json!({"rope_parameters": {"full_attention": {}}}), "`full_attention` is not known");
+        says(json!({"rope_parameters": {"factor": 2.0}}), "`factor` is not known");
+        says(
+            json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+            "`partial_rotary_factor`: got `0.5`, expected 1",
+        );
+        says(json!({"sliding_window": 8}), "this family has no sliding window");
+        says(
+            json!({"model_type": "mistral", "num_key_value_heads": 4, "use_sliding_window": false}),
+            "`use_sliding_window`: got `false`",
+        );
+        let no_window = json!({"model_type": "qwen2", "num_key_value_heads": 4, "sliding_window": 8,
+            "layer_types": vec!["sliding_attention"; 4]});
+        says(no_window, "`layer_types`: sliding_attention, but the model has no sliding window");
+        says(
+            json!({"num_hidden_layers": 1_000_000_000}),
+            "got `1000000000`, expected at most one layer for each of the 40",
+        );
+    }
+}

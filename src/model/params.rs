@@ -1,0 +1,293 @@
+//! The parameters of a model, by the names of `transformers`.
+
+use std::collections::HashSet;
+
+use crate::backend::{Backend, Stored};
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Escaped;
+use crate::model::ModelConfig;
+use crate::{Error, Faults, Result};
+
+/// One tensor.
+#[derive(Debug)]
+pub struct Param<B: Backend> {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Output features (1 for a vector) and input features.
+    pub shape: (usize, usize),
+    /// The values.
+    pub weight: B::Weight,
+    /// What a trainable tensor needs besides; `None` for a frozen one, which costs nothing.
+    pub train: Option<Trained<B>>,
+}
+
+/// Gradient and moments of a trainable tensor.
+#[derive(Debug)]
+pub struct Trained<B: Backend> {
+    /// Gradient of the loss.
+    pub grad: B::Buffer,
+    /// First moment.
+    pub exp_avg: B::Buffer,
+    /// Second moment.
+    pub exp_avg_sq: B::Buffer,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<B::Mask>,
+}
+
+impl<B: Backend> Trained<B> {
+    /// Gives back the memory of gradient and moments, when no step will follow.
+    pub fn release(&mut self, backend: &B) {
+        for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
+            *buffer = backend.zeros(0);
+        }
+    }
+}
+
+impl<B: Backend> Param<B> {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.0 * self.shape.1
+    }
+
+    /// The gradient, where the tensor is trainable.
+    pub fn grad(&mut self) -> Option<&mut B::Buffer> {
+        self.train.as_mut().map(|train| &mut train.grad)
+    }
+}
+
+/// A matrix with an optional bias.
+#[derive(Debug)]
+pub struct Linear<B: Backend> {
+    /// `[out, in]`.
+    pub weight: Param<B>,
+    /// `[out]`.
+    pub bias: Option<Param<B>>,
+}
+
+/// The scale of an RMSNorm.
+pub type Norm<B> = Param<B>;
+
+/// One block.
+#[derive(Debug)]
+pub struct Layer<B: Backend> {
+    /// Before attention.
+    pub input_layernorm: Norm<B>,
+    /// `[H · E, D]`.
+    pub q_proj: Linear<B>,
+    /// `[K · E, D]`.
+    pub k_proj: Linear<B>,
+    /// `[K · E, D]`.
+    pub v_proj: Linear<B>,
+    /// `[D, H · E]`.
+    pub o_proj: Linear<B>,
+    /// On each head of q.
+    pub q_norm: Option<Norm<B>>,
+    /// On each head of k.
+    pub k_norm: Option<Norm<B>>,
+    /// Before the MLP.
+    pub post_attention_layernorm: Norm<B>,
+    /// `[F, D]`.
+    pub gate_proj: Linear<B>,
+    /// `[F, D]`.
+    pub up_proj: Linear<B>,
+    /// `[D, F]`.
+    pub down_proj: Linear<B>,
+}
+
+/// A whole model.
+#[derive(Debug)]
+pub struct Model<B: Backend> {
+    /// What decides the computation.
+    pub config: ModelConfig,
+    /// `[V, D]`.
+    pub embed_tokens: Param<B>,
+    /// The blocks.
+    pub layers: Vec<Layer<B>>,
+    /// Before the head.
+    pub norm: Norm<B>,
+    /// `[V, D]`; `None` when tied to `embed_tokens`.
+    pub lm_head: Option<Param<B>>,
+}
+
+impl<B: Backend> Layer<B> {
+    fn linears(&self) -> [&Linear<B>; 7] {
+        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
+        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    }
+
+    /// All tensors of the block.
+    pub fn params(&self) -> impl Iterator<Item = &Param<B>> {
+        let norms = [Some(&self.input_layernorm), Some(&self.post_attention_layernorm)];
+        let norms = norms.into_iter().chain([self.q_norm.as_ref(), self.k_norm.as_ref()]).flatten();
+        norms.chain(self.linears().into_iter().flat_map(|l| std::iter::once(&l.weight).chain(&l.bias)))
+    }
+
+    fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
+        let Self { input_layernorm, post_attention_layernorm, q_norm, k_norm, .. } = self;
+        let norms = [Some(input_layernorm), Some(post_attention_layernorm), q_norm.as_mut(), k_norm.as_mut()];
+        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
+        let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
+        let linears = linears.into_iter().flat_map(|l| std::iter::once(&mut l.weight).chain(l.bias.as_mut()));
+        norms.into_iter().flatten().chain(linears)
+    }
+}
+
+impl<B: Backend> Model<B> {
+    /// All tensors, each once.
+    pub fn params(&self) -> impl Iterator<Item = &Param<B>> {
+        let layers = self.layers.iter().flat_map(Layer::params);
+        let ends = std::iter::once(&self.norm).chain(&self.lm_head);
+        std::iter::once(&self.embed_tokens).chain(layers).chain(ends)
+    }
+
+    /// All tensors, each once, in the order of [`Model::params`].
+    pub fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
+        let layers = self.layers.iter_mut().flat_map(Layer::params_mut);
+        let ends = std::iter::once(&mut self.norm).chain(&mut self.lm_head);
+        std::iter::once(&mut self.embed_tokens).chain(layers).chain(ends)
+    }
+
+    /// Loads the tensors that `config` asks for. `make` turns stored values into a weight and says whether it
+    /// is trainable.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for every tensor that is missing, has another shape or is not of numbers.
+    pub fn load<'a>(
+        config: ModelConfig,
+        checkpoint: &'a Checkpoint,
+        backend: &B,
+        mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, bool)>,
+    ) -> Result<Self> {
+        let mut faults = Faults::default();
+        let mut found = Vec::new();
+        for (name, shape) in expected(&config) {
+            match stored(checkpoint, &name, &shape) {
+                Err(fault) => faults.push(fault),
+                Ok(stored) => match make(&name, stored) {
+                    Some((weight, trainable)) => found.push((name, shape, weight, trainable)),
+                    None => faults.push(fault(
+                        checkpoint,
+                        &name,
+                        format!("weights of type {} cannot be computed with", stored.dtype),
+                    )),
+                },
+            }
+        }
+        faults.into_result()?;
+        let mut params = found.into_iter().map(|(name, shape, weight, trainable)| {
+            let shape = matrix(&shape);
+            let zeros = || backend.zeros(shape.0 * shape.1);
+            let train = trainable.then(|| Trained {
+                grad: zeros(),
+                exp_avg: zeros(),
+                exp_avg_sq: zeros(),
+                mask: None,
+            });
+            Param { name, shape, weight, train }
+        });
+        let mut next = || params.next().unwrap_or_else(|| unreachable!("as many tensors as are expected"));
+        Ok(Self::assemble(config, &mut next))
+    }
+
+    /// Takes the tensors in the order of [`expected`].
+    fn assemble(config: ModelConfig, next: &mut dyn FnMut() -> Param<B>) -> Self {
+        let embed_tokens = next();
+        let layers = (0..config.num_hidden_layers).map(|_| {
+            let mut linear = |bias: bool| Linear { weight: next(), bias: bias.then(&mut *next) };
+            let (q_proj, k_proj) = (linear(config.qkv_bias), linear(config.qkv_bias));
+            let (v_proj, o_proj) = (linear(config.qkv_bias), linear(config.o_bias));
+            let (gate_proj, up_proj) = (linear(config.mlp_bias), linear(config.mlp_bias));
+            let down_proj = linear(config.mlp_bias);
+            let (q_norm, k_norm) = (config.qk_norm.then(&mut *next), config.qk_norm.then(&mut *next));
+            let (input_layernorm, post_attention_layernorm) = (next(), next());
+            Layer {
+                input_layernorm,
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                q_norm,
+                k_norm,
+                post_attention_layernorm,
+                gate_proj,
+                up_proj,
+                down_proj,
+            }
+        });
+        let layers = layers.collect();
+        let norm = next();
+        let lm_head = (!config.tie_word_embeddings).then(next);
+        Self { config, embed_tokens, layers, norm, lm_head }
+    }
+}
+
+/// Name and shape of every tensor that the model computes with.
+pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let (q, kv, e) = (config.q_size(), config.kv_size(), config.head_dim);
+    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d])];
+    for i in 0..config.num_hidden_layers {
+        let linears = [
+            ("self_attn.q_proj", q, d, config.qkv_bias),
+            ("self_attn.k_proj", kv, d, config.qkv_bias),
+            ("self_attn.v_proj", kv, d, config.qkv_bias),
+            ("self_attn.o_proj", d, q, config.o_bias),
+            ("mlp.gate_proj", f, d, config.mlp_bias),
+            ("mlp.up_proj", f, d, config.mlp_bias),
+            ("mlp.down_proj", d, f, config.mlp_bias),
+        ];
+        for (module, out, inner, bias) in linears {
+            all.push((format!("model.layers.{i}.{module}.weight"), vec![out, inner]));
+            all.extend(bias.then(|| (format!("model.layers.{i}.{module}.bias"), vec![out])));
+        }
+        let norms = [("self_attn.q_norm", e), ("self_attn.k_norm", e)];
+        let norms = norms.into_iter().filter(|_| config.qk_norm);
+        let norms = norms.chain([("input_layernorm", d), ("post_attention_layernorm", d)]);
+        all.extend(norms.map(|(module, n)| (format!("model.layers.{i}.{module}.weight"), vec![n])));
+    }
+    all.push(("model.norm.weight".to_owned(), vec![d]));
+    all.extend((!config.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, d])));
+    all
+}
+
+/// The tensors of `checkpoint` that a model of `config` does not compute with, a copy of its tied embedding aside.
+pub fn unused<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Vec<&'a str> {
+    let mut used: HashSet<String> = expected(config).into_iter().map(|(name, _)| name).collect();
+    if config.tie_word_embeddings {
+        used.insert("lm_head.weight".to_owned());
+    }
+    let names = checkpoint.tensors().map(|tensor| tensor.info.name.as_str());
+    names.filter(|name| !used.contains(*name)).collect()
+}
+
+/// A vector is one row.
+fn matrix(shape: &[usize]) -> (usize, usize) {
+    if let [rows, cols] = shape { (*rows, *cols) } else { (1, shape.iter().product()) }
+}
+
+fn fault(checkpoint: &Checkpoint, tensor: &str, fault: String) -> Error {
+    Error::Checkpoint {
+        path: checkpoint.path().to_owned(),
+        fault: format!("tensor `{tensor}`: {fault}"),
+        hint: None,
+    }
+}
+
+fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Stored<'a>> {
+    let Some(tensor) = checkpoint.find(name) else {
+        let twin = checkpoint.twin(name, checkpoint).map(|twin| twin.info.name.as_str());
+        let twin =
+            twin.map_or_else(String::new, |twin| format!("; `{}` is to be renamed to it", Escaped(twin)));
+        let what = format!("missing, expected shape {shape:?} by config.json{twin}");
+        return Err(fault(checkpoint, name, what));
+    };
+    if !tensor.info.shape.iter().copied().eq(shape.iter().map(|d| *d as u64)) {
+        let what = format!("got shape {:?}, expected {shape:?} by config.json", tensor.info.shape);
+        return Err(fault(checkpoint, name, what));
+    }
+    let bytes = checkpoint.shards()[tensor.shard].mapped(tensor.info.bytes.clone());
+    let bytes = bytes.ok_or_else(|| fault(checkpoint, name, "not in memory".to_owned()))?;
+    let (rows, cols) = matrix(shape);
+    let dtype: &Dtype = &tensor.info.dtype;
+    Ok(Stored { dtype, bytes, rows, cols })
+}

@@ -1,0 +1,34 @@
+//! One self-contained page for a comparison: no network, no library.
+
+use serde_json::Value;
+
+use super::colors::STOPS;
+
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+/// In the order in which they need each other.
+const SCRIPTS: [&str; 6] = [
+    include_str!("page/data.js"),
+    include_str!("page/summary.js"),
+    include_str!("page/map.js"),
+    include_str!("page/detail.js"),
+    include_str!("page/tensors.js"),
+    include_str!("page/page.js"),
+];
+
+/// A line of every page, by which the next run knows it as its own.
+pub const HTML_MARKER: &str = "<meta name=\"generator\" content=\"hft-surgery diff\">";
+
+/// The page that shows `document`; names reach it as text only.
+pub(super) fn page(document: &Value) -> String {
+    let stops = serde_json::to_string(&STOPS).unwrap_or_default();
+    let script = SCRIPTS.concat().replace("/*STOPS*/[]", &stops);
+    PAGE.replace("/*STYLE*/", STYLE)
+        .replace("/*SCRIPT*/", &script)
+        .replace("/*DATA*/", &embedded(&document.to_string()))
+}
+
+/// JSON that cannot end the script element that holds it.
+fn embedded(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+}
