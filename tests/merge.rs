@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "merge/drop_in.rs"]
+mod drop_in;
 #[path = "merge/laws.rs"]
 mod laws;
 #[path = "merge/properties.rs"]

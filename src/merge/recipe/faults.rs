@@ -1,14 +1,18 @@
 //! The faults of a recipe: unknown keys and words, and values of the wrong type.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::error::{Escaped, nearest};
 use crate::{Error, Faults};
 
-/// Collects everything that is wrong.
+/// Collects everything that is wrong, and what has no effect.
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) faults: Faults,
+    /// Parameters of other methods: name, and where they stand.
+    pub(crate) unused: BTreeMap<String, Vec<String>>,
 }
 
 impl Reader {
