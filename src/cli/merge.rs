@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
 use super::mergekit_args::MergekitArgs;
 use super::outcome::Outcome;
@@ -125,6 +126,12 @@ impl Merge {
         }
         let recipe = self.read()?;
         self.tell_unused(&recipe, terminal)?;
+        let adapted = AdaptedModels::open(&recipe, self.reading.access())?;
+        let stored = match self.explain || self.dry_run {
+            true => adapted.bases(),
+            false => adapted.store(self.out()?, self.output.force, terminal)?,
+        };
+        let recipe = recipe.with_paths(stored.paths.clone());
         let models = Models::open(&recipe, self.reading.access())?;
         let merge = crate::merge::Merge::new(&recipe, &models, self.options())?;
         if self.explain {
@@ -139,22 +146,24 @@ impl Merge {
                 return Ok(Outcome::Success);
             }
         };
+        let also_read: Vec<PathBuf> = self.recipe.iter().cloned().chain(adapted.paths()).collect();
         let output = Output {
             path,
             force: self.output.force,
-            also_read: self.recipe.as_slice(),
+            also_read: &also_read,
             sync: self.output.sync(),
             link: Link::Copy,
         };
         let provenance = Provenance {
             command: "merge",
             options: self.recorded(),
-            inputs: self.inputs(&models, terminal)?,
+            inputs: self.inputs(&models, &adapted, terminal)?,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        stored.remove()?;
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }
@@ -287,11 +296,14 @@ impl Merge {
         options
     }
 
-    fn inputs(&self, models: &Models, terminal: &Terminal) -> Result<Vec<Input>> {
+    fn inputs(&self, models: &Models, adapted: &AdaptedModels, terminal: &Terminal) -> Result<Vec<Input>> {
         let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
         let mut inputs = Vec::new();
-        for (i, (_, checkpoint)) in models.named().iter().enumerate() {
-            inputs.push(self.hash.input(base(i), checkpoint, terminal)?);
+        for (i, (name, checkpoint)) in models.named().iter().enumerate() {
+            match adapted.inputs(name, base(i), (&self.hash, terminal))? {
+                Some(both) => inputs.extend(both),
+                None => inputs.push(self.hash.input(base(i), checkpoint, terminal)?),
+            }
         }
         Ok(inputs)
     }

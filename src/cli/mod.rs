@@ -5,10 +5,11 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `selection`, `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
+//! `recipe_flags`, `adapted_models`, `selection`, `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
 //! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
+mod adapted_models;
 mod command_line;
 mod completions;
 mod config_file;

@@ -167,8 +167,9 @@ impl Recipe {
 
     /// The recipe with models at other paths than their names say.
     #[must_use]
-    pub fn with_paths(self, paths: BTreeMap<String, PathBuf>) -> Self {
-        Self { paths, ..self }
+    pub fn with_paths(mut self, paths: BTreeMap<String, PathBuf>) -> Self {
+        self.paths.extend(paths);
+        self
     }
 
     /// Where the model of that name is.
