@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{Checkpoint, Sha256Hex};
+use crate::checkpoint::{Checkpoint, Dtype, Sha256Hex};
 use crate::error::Escaped;
 use crate::merge::inputs::{ModelInput, TensorInputs};
 use crate::merge::plan::merge_tensor::{MergeTensor, MergeVocab, Policy};
-use crate::merge::plan::output_tensor::OutputTensor;
+use crate::merge::plan::output_tensor::{OutputTensor, promoted};
 use crate::merge::recipe::method::{Base, CombinationRule, Rule};
 use crate::merge::recipe::parameter::{ParameterValues, TensorPosition};
 use crate::merge::recipe::reader::{Entry, Slice};
@@ -220,19 +220,34 @@ impl<'a> Planner<'_, 'a> {
                 _ => [&[least], &shape[1..]].concat(),
             };
         }
-        let dtype = match &self.recipe.dtype {
-            Some(dtype) if copied.is_none() || is_float(&first.info.dtype) => dtype.clone(),
-            _ => first.info.dtype.clone(),
-        };
-        if copied.is_none() && !is_writable(&dtype) {
-            let fault = format!("cannot write results of type {dtype}");
-            self.fault(name, fault, "name a type with dtype or --dtype");
-            return None;
-        }
+        let dtype = self.dtype(name, &all, copied.is_some())?;
         let shard = self.reference.find(name).map(|t| t.shard);
         let shard = shard.unwrap_or(self.reference.shards().len().saturating_sub(1));
         let longest = if copied.is_some() || !differ { first } else { longest }.clone();
         Some((OutputTensor { name: name.to_owned(), dtype, shape, shard, longest, copied }, common))
+    }
+
+    /// The type of a tensor of the result: the recipe's, that of its copy, or the one that holds those of all inputs.
+    fn dtype(&mut self, name: &str, all: &[&Source<'a>], copied: bool) -> Option<Dtype> {
+        const HINT: &str = "name a type with dtype or --dtype";
+        let first = &all.first()?.info.dtype;
+        let dtype = match &self.recipe.dtype {
+            Some(dtype) if !copied || is_float(first) => Some(dtype.clone()),
+            _ if copied => Some(first.clone()),
+            _ => promoted(all.iter().map(|source| &source.info.dtype)),
+        };
+        let Some(dtype) = dtype else {
+            let mut types: Vec<String> = all.iter().map(|source| source.info.dtype.to_string()).collect();
+            types.sort();
+            types.dedup();
+            self.fault(name, format!("types that have no common one: {}", types.join(", ")), HINT);
+            return None;
+        };
+        if !copied && !is_writable(&dtype) {
+            self.fault(name, format!("cannot write results of type {dtype}"), HINT);
+            return None;
+        }
+        Some(dtype)
     }
 
     /// Why a tensor is copied, where it is not merged; `None` where it may be neither.
@@ -262,7 +277,7 @@ impl<'a> Planner<'_, 'a> {
             return Some(());
         }
         let hint = if vocabulary && tails {
-            "the vocabularies differ: merge the rows that all have with --vocab common, or keep the others too with --vocab union"
+            "the vocabularies differ: align them in the recipe with `tokenizer: {source: base}` or `union`; or merge the rows that all have with --vocab common, or keep the others too with --vocab union"
         } else {
             "these models are not of one architecture"
         };
