@@ -6,7 +6,7 @@
 //! Parts, lowest first: `fault`, `catch_panic`, `columns`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
 //! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `generation`, `jinja`, `once`,
 //! `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`, `tokenizer_class`,
-//! `tokenizer`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
+//! `tokenizer`, `conversation`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
 
 mod answers;
 mod batch;
@@ -14,6 +14,7 @@ mod batches;
 mod catch_panic;
 mod chat;
 mod columns;
+mod conversation;
 mod encode;
 mod engine;
 mod fault;
@@ -48,6 +49,7 @@ mod workers;
 
 pub use batch::Batch;
 pub use batches::{Arrangement, BatchOptions, Batches, Epoch};
+pub use conversation::Conversation;
 pub use load::{Dataset, Limits, Summary, load};
 pub use preview::{Sample, Span, preview};
 pub use row::{IGNORED, Location, Row};
