@@ -1,12 +1,13 @@
 //! Training data: files of rows become token ids, labels and micro-batches.
 //!
 //! The columns of a row decide its format: `messages`, `conversations`, `prompt` + `completion`,
-//! `instruction` + `output`, `text`, or `input_ids` (+ `labels`); of preferences, `prompt` + `chosen` + `rejected`. Labels are not shifted here.
+//! `instruction` + `output`, `text`, or `input_ids` (+ `labels`); of preferences, `prompt` + `chosen` + `rejected`.
+//! Labels are not shifted here.
 //!
 //! Parts, lowest first: `fault`, `catch_panic`, `columns`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
-//! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`, `jinja`, `once`,
-//! `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`, `tokenizer_class`,
-//! `tokenizer`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
+//! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`,
+//! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`, `tokenizer_class`,
+//! `tokenizer`, `conversation`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
 
 mod answers;
 mod batch;
@@ -14,6 +15,7 @@ mod batches;
 mod catch_panic;
 mod chat;
 mod columns;
+mod conversation;
 mod encode;
 mod engine;
 mod fault;
@@ -49,6 +51,7 @@ mod workers;
 
 pub use batch::Batch;
 pub use batches::{Arrangement, BatchOptions, Batches, Epoch};
+pub use conversation::Conversation;
 pub use load::{Dataset, Limits, Summary, load, load_preferences};
 pub use preview::{Sample, Span, preview};
 pub use row::{IGNORED, Location, Row};

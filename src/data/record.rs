@@ -175,7 +175,8 @@ fn answer(row: &Map<String, Value>, name: &str) -> Result<Vec<Value>, Fault> {
     }
 }
 
-fn chat(row: &Map<String, Value>, mut messages: Vec<Value>) -> Result<Chat, Fault> {
+/// The chat of these messages, with the other columns of the row that a template reads.
+pub(crate) fn chat(row: &Map<String, Value>, mut messages: Vec<Value>) -> Result<Chat, Fault> {
     if let Some(Value::String(system)) = row.get("system")
         && messages.first().is_some_and(|first| first["role"] != "system")
     {

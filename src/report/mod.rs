@@ -22,7 +22,7 @@ mod verification;
 pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use inspection::Inspection;
-pub use json::json_text;
+pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_html, overlap_json, overlap_table};
