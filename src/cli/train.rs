@@ -91,9 +91,6 @@ Examples:
   # Half Fine-Tuning: half of the parameters stay bit-identical
   hft-surgery train --model llama --data rows.jsonl --out llama-hft
 
-  # Look at the rows as the model sees them; train nothing
-  hft-surgery train --model llama --data rows.jsonl --preview 3
-
   # Learn from preferences: rows of `prompt`, `chosen` and `rejected`
   hft-surgery train --objective dpo --model llama-hft --data pairs.jsonl --out llama-dpo
 
