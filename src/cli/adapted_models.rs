@@ -15,7 +15,7 @@ use crate::error::Escaped;
 use crate::lora::{Adapter, LoraMerge};
 use crate::merge::Recipe;
 use crate::surgery::{Input, Output, Provenance};
-use crate::{Faults, Result};
+use crate::{Error, Faults, Result};
 
 /// The models `BASE+ADAPTER` of a recipe.
 pub(super) struct AdaptedModels(Vec<AdaptedModel>);
@@ -40,7 +40,7 @@ impl StoredModels {
     /// Removes what was written.
     ///
     /// # Errors
-    /// [`crate::Error::Io`].
+    /// [`Error::Io`].
     pub(super) fn remove(self) -> Result<()> {
         self.dir.map_or(Ok(()), PrivateDir::remove)
     }
@@ -87,7 +87,7 @@ impl AdaptedModels {
     /// Applies every adapter, into a private directory beside `out`.
     ///
     /// # Errors
-    /// [`crate::Error::Output`] where `out` may not be written; as [`LoraMerge::write`].
+    /// [`Error::Output`] where `out` may not be written; as [`LoraMerge::write`].
     pub(super) fn store(&self, out: &Path, force: bool, terminal: &Terminal) -> Result<StoredModels> {
         const ENDING: &str = ".hft-surgery-adapters";
         let mut stored = StoredModels { paths: BTreeMap::new(), dir: None };
@@ -96,7 +96,9 @@ impl AdaptedModels {
         }
         let inputs = CommandInputs::of(self.0.iter().flat_map(|m| [&m.base, m.adapter.checkpoint()]));
         Staging::check(out, &inputs, force)?;
-        let dir = PrivateDir::create(out, ENDING, &inputs)?;
+        // Beside the target itself: `.` has no name, and a link may lead elsewhere.
+        let target = std::fs::canonicalize(out).or_else(|_| std::path::absolute(out));
+        let dir = PrivateDir::create(&target.map_err(Error::io("find", out))?, ENDING, &inputs)?;
         for (i, model) in self.0.iter().enumerate() {
             let path = dir.path().join(i.to_string());
             model.write(&path, terminal)?;

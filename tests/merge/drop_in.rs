@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, context};
 use serde_json::{Value, json};
 
-use super::{at_root, fixture, merge, path};
+use super::{at_root, fixture, path};
 use crate::common::{tensor, write_checkpoint};
 
 fn golden(key: &str) -> Value {
