@@ -25,7 +25,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
     ("data", &["error", "checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint"]),
     ("model", &["error", "checkpoint", "backend"]),
-    ("eval", &["error", "checkpoint", "data", "backend", "model"]),
+    ("eval", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     (
         "train",
         &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],

@@ -6,7 +6,7 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`,
 //! `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
-//! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
+//! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval_data`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod command_line;
@@ -16,6 +16,7 @@ mod device;
 mod diff;
 mod doctor;
 mod eval;
+mod eval_data;
 mod global_args;
 mod hash_args;
 mod inspect;

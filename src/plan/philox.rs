@@ -17,6 +17,8 @@ pub enum Domain {
     Row = 2,
     /// Order of training rows.
     Shuffle = 3,
+    /// Resamples of a bootstrap.
+    Bootstrap = 4,
 }
 
 /// The key of one name in one round: 64 bits.
