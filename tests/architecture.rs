@@ -25,7 +25,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ("data", &["error", "checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint"]),
     ("model", &["error", "checkpoint", "backend"]),
-    ("eval", &["error", "checkpoint", "data", "backend", "model"]),
+    ("eval", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     (
         "train",

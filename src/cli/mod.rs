@@ -7,7 +7,7 @@
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `eval`, `generate`,
+//! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
@@ -18,6 +18,7 @@ mod device;
 mod diff;
 mod doctor;
 mod eval;
+mod eval_data;
 mod generate;
 mod global_args;
 mod hash_args;

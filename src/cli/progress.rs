@@ -7,11 +7,21 @@ use super::terminal::Terminal;
 /// One line at any width from 40 columns on: the bar takes what the rest leaves. Units are decimal, as in every other output.
 const TEMPLATE: &str = "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {eta}";
 
+const TOKENS: &str = "[{wide_bar}] {human_pos}/{human_len} tokens {eta}";
+
 /// A bar over `total` bytes; hidden unless stderr is a terminal.
 pub(super) fn bytes_bar(terminal: &Terminal, doing: &'static str, total: u64) -> ProgressBar {
     let target =
         if terminal.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     styled(ProgressBar::with_draw_target(Some(total), target)).with_message(doing)
+}
+
+/// A bar over `total` tokens; hidden unless stderr is a terminal.
+pub(super) fn tokens_bar(terminal: &Terminal, total: u64) -> ProgressBar {
+    let target =
+        if terminal.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template(TOKENS).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), target).with_style(style.progress_chars("=> "))
 }
 
 fn styled(bar: ProgressBar) -> ProgressBar {

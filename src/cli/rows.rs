@@ -32,7 +32,7 @@ impl Loader<'_> {
             let (path, left) = (Escaped(path), names(&dataset.other_splits));
             self.terminal.warn(&format!("{path}: only the training split is read; left out: {left}"));
         }
-        self.warn(path, &dataset);
+        self.warnings(path, &dataset).iter().for_each(|warning| self.terminal.warn(warning));
         Ok(dataset)
     }
 
@@ -41,6 +41,13 @@ impl Loader<'_> {
     /// # Errors
     /// [`Error::Usage`] for a directory of several splits.
     pub(super) fn held_out(&self, path: &Path) -> Result<Dataset> {
+        let (dataset, warnings) = self.held_out_and_warnings(path)?;
+        warnings.iter().for_each(|warning| self.terminal.warn(warning));
+        Ok(dataset)
+    }
+
+    /// As [`Loader::held_out`], with what is to be said of them.
+    pub(super) fn held_out_and_warnings(&self, path: &Path) -> Result<(Dataset, Vec<String>)> {
         let dataset = load(path, self.tokenizer, self.limits)?;
         if !dataset.other_splits.is_empty() {
             let fault = format!(
@@ -50,8 +57,8 @@ impl Loader<'_> {
             );
             return Err(Error::usage(fault, "give the file on whose rows the loss is measured"));
         }
-        self.warn(path, &dataset);
-        Ok(dataset)
+        let warnings = self.warnings(path, &dataset);
+        Ok((dataset, warnings))
     }
 
     /// How much was read.
@@ -63,23 +70,23 @@ impl Loader<'_> {
     }
 
     /// What was left out or cut, and what is not obeyed.
-    fn warn(&self, path: &Path, dataset: &Dataset) {
-        let (s, terminal, path) = (dataset.summary, self.terminal, Escaped(path));
+    fn warnings(&self, path: &Path, dataset: &Dataset) -> Vec<String> {
+        let (s, path, mut warnings) = (dataset.summary, Escaped(path), Vec::new());
         if let (Some(most), 1..) = (self.limits.max_length, s.truncated_rows + s.dropped_rows) {
-            terminal.warn(&format!(
+            warnings.push(format!(
                 "{path}: {} rows cut to {most} tokens, {} left out as no target was left; {} tokens lost",
                 s.truncated_rows, s.dropped_rows, s.lost_tokens
             ));
         }
         if !dataset.other_formats.is_empty() {
             let names = names(&dataset.other_formats);
-            terminal.warn(&format!("{path}: files of a format that is not read are left out: {names}"));
+            warnings.push(format!("{path}: files of a format that is not read are left out: {names}"));
         }
         if s.empty_rows > 0 {
-            terminal.warn(&format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
+            warnings.push(format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
         }
         if s.merged_rows > 0 {
-            terminal.warn(&format!(
+            warnings.push(format!(
                 "{path}: in {} rows a prompt has tokens that it does not have with its answer: what is learnt \
                  begins where they part, behind another context than in use; end the prompts on a token boundary \
                  (without a space at the end, for instance)",
@@ -90,14 +97,14 @@ impl Loader<'_> {
             let columns: Vec<String> =
                 dataset.ignored_columns.iter().map(|name| format!("`{}`", Escaped(name))).collect();
             let columns = columns.join(", ");
-            terminal
-                .warn(&format!("{path}: columns that look like a mask or weight are not read: {columns}"));
+            warnings.push(format!("{path}: columns that look like a mask or weight are not read: {columns}"));
         }
+        warnings
     }
 }
 
 /// The names of files, 20 at most.
-fn names(paths: &[PathBuf]) -> String {
+pub(super) fn names(paths: &[PathBuf]) -> String {
     let shown = paths.iter().take(20).filter_map(|path| path.file_name());
     let shown: Vec<String> = shown.map(|name| Escaped(Path::new(name)).to_string()).collect();
     let more = paths.len().saturating_sub(20);
@@ -111,6 +118,7 @@ pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
 }
 
 /// Rows in their order, `size` at a time.
-pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
-    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
+pub(super) fn in_batches<'a>(rows: impl IntoIterator<Item = &'a Row>, size: usize) -> Vec<Batch> {
+    let rows: Vec<&Row> = rows.into_iter().collect();
+    rows.chunks(size.max(1)).map(|rows| Batch::from_rows(rows.iter().copied())).collect()
 }

@@ -95,12 +95,7 @@ impl Encoder<'_> {
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, Fault> {
-        self.tokenizer.ok_or_else(|| {
-            Fault::hinted(
-                "a row of text, but the model has no tokenizer.json",
-                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
-            )
-        })
+        self.tokenizer.ok_or_else(no_tokenizer)
     }
 
     fn row(&self, input_ids: Vec<u32>, targets: impl IntoIterator<Item = Range<usize>>) -> Row {
@@ -167,6 +162,14 @@ impl Encoder<'_> {
         }
         Ok((self.row(tokens.ids, targets), any_merged))
     }
+}
+
+/// The fault of a row of text where the model has no tokenizer.
+pub(crate) fn no_tokenizer() -> Fault {
+    Fault::hinted(
+        "a row of text, but the model has no tokenizer.json",
+        "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
+    )
 }
 
 /// The prompt of Stanford Alpaca, for models without a chat template.

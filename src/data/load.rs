@@ -22,7 +22,7 @@ const CHUNK: usize = 2048;
 /// Bytes after which no further row is taken into a chunk.
 const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
-const MOST_FAULTS: usize = 20;
+pub(crate) const MOST_FAULTS: usize = 20;
 /// Names of ignored columns that are kept.
 const MOST_IGNORED: usize = 20;
 
@@ -143,7 +143,7 @@ fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Err
     Error::Data { path: path.to_owned(), line: None, fault, hint }
 }
 
-fn no_rows(path: &Path) -> Error {
+pub(crate) fn no_rows(path: &Path) -> Error {
     Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
 }
 
@@ -261,7 +261,7 @@ impl Loading<'_> {
 }
 
 /// The next rows, few enough that they fit into memory.
-fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
+pub(crate) fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
         let Some(found) = rows.next().transpose()? else { break };
@@ -277,9 +277,9 @@ fn checked(encoded: Encoded, vocab_size: u32) -> std::result::Result<Encoded, Fa
     Ok(encoded)
 }
 
-type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
+pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
 
-fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
+pub(crate) fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
     match format {
         Format::Json | Format::JsonZstd => json_lines::rows(path, format),
         Format::Parquet => open_parquet(path),

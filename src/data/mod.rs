@@ -6,14 +6,16 @@
 //!
 //! Parts, lowest first: `fault`, `catch_panic`, `columns`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
 //! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`,
-//! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`, `tokenizer_class`,
-//! `tokenizer`, `conversation`, `encode`, `load`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
+//! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`,
+//! `tokenizer_class`, `tokenizer`, `conversation`, `encode`, `load`, `choice`, `load_choices`, `preview`, `packing`,
+//! `length_groups`, `batch`, `batches`.
 
 mod answers;
 mod batch;
 mod batches;
 mod catch_panic;
 mod chat;
+mod choice;
 mod columns;
 mod conversation;
 mod encode;
@@ -26,6 +28,7 @@ mod jinja;
 mod json_lines;
 mod length_groups;
 mod load;
+mod load_choices;
 mod message_weight;
 mod once;
 mod packing;
@@ -51,8 +54,10 @@ mod workers;
 
 pub use batch::Batch;
 pub use batches::{Arrangement, BatchOptions, Batches, Epoch};
+pub use choice::ChoiceRow;
 pub use conversation::Conversation;
 pub use load::{Dataset, Limits, Summary, load, load_preferences};
+pub use load_choices::{ChoiceDataset, holds_choices, load_choices};
 pub use preview::{Sample, Span, preview};
 pub use row::{IGNORED, Location, Row};
 pub use tokenizer::Tokenizer;

@@ -19,6 +19,8 @@ pub enum Domain {
     Shuffle = 3,
     /// Tokens of a generated text.
     Token = 4,
+    /// Resamples of a bootstrap.
+    Bootstrap = 5,
 }
 
 /// The key of one name in one round: 64 bits.
