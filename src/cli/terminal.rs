@@ -144,7 +144,7 @@ fn visible(text: &str) -> String {
 }
 
 /// `text` as one word of a shell's command line.
-fn shell_word(text: &str) -> String {
+pub(super) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
