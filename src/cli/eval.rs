@@ -6,13 +6,14 @@ use serde_json::json;
 
 use super::device::DeviceArgs;
 use super::outcome::Outcome;
+use super::progress::tokens_bar;
 use super::reading_args::{ReadingArgs, dequantized};
 use super::rows::{Loader, in_batches, tokenizer};
 use super::terminal::Terminal;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Limits};
 use crate::error::Escaped;
-use crate::eval::{MeanLoss, eval_checkpoint};
+use crate::eval::{Evaluation, MeanLoss, eval_checkpoint};
 use crate::model::{Capacity, ModelConfig, unused};
 use crate::plan::is_buffer;
 use crate::report::{grouped, json_text};
@@ -73,8 +74,10 @@ impl Eval {
         let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
         let tokens = longest.max(device.tokens_at_once().min(most));
         let capacity = Capacity { tokens, positions: longest };
-        let MeanLoss { nats: loss, targets: tokens } =
-            eval_checkpoint(&mut device, &source, &batches, capacity)?;
+        let bar = tokens_bar(terminal, "evaluate", batches.iter().map(|b| b.input_ids.len() as u64).sum());
+        let evaluation = Evaluation { batches: &batches, capacity, done: &|tokens| bar.set_position(tokens) };
+        let MeanLoss { nats: loss, targets: tokens } = eval_checkpoint(&mut device, &source, evaluation)?;
+        bar.finish_and_clear();
         source.check_unchanged()?;
         let unused: Vec<&str> =
             unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();

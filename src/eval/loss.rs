@@ -15,7 +15,8 @@ pub struct MeanLoss {
     pub targets: u64,
 }
 
-/// The loss of `model` on all target tokens of `batches`. Weights and gradients do not change.
+/// The loss of `model` on all target tokens of `batches`; `done` is told how many tokens were computed so far. Weights
+/// and gradients do not change.
 ///
 /// # Errors
 /// A fault of the device.
@@ -24,13 +25,16 @@ pub fn mean_loss<B: Backend>(
     model: &Model<B>,
     acts: &mut Activations<B>,
     batches: &[Batch],
+    done: &dyn Fn(u64),
 ) -> Result<MeanLoss> {
-    let (mut sum, mut targets) = (0.0, 0);
+    let (mut sum, mut targets, mut tokens) = (0.0, 0, 0);
     for batch in batches {
         let losses = token_losses(backend, model, acts, batch);
         backend.check()?;
         sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         targets += losses.len() as u64;
+        tokens += batch.input_ids.len() as u64;
+        done(tokens);
     }
     Ok(MeanLoss { nats: sum / targets.max(1) as f64, targets })
 }

@@ -6,6 +6,6 @@ mod checkpoint;
 mod forward_batch;
 mod loss;
 
-pub use checkpoint::eval_checkpoint;
+pub use checkpoint::{Evaluation, eval_checkpoint};
 pub use forward_batch::{ForwardBatch, next_token_targets};
 pub use loss::{MeanLoss, mean_loss};

@@ -166,7 +166,7 @@ pub(super) fn run_round<B: Backend>(
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
-            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval)?;
+            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval, &|_| {})?;
             line.eval_loss = (loss.targets > 0).then_some(loss.nats);
         }
         record(&line, hooks)?;
