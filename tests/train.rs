@@ -311,6 +311,10 @@ fn a_configuration_file_gives_flags_and_the_command_line_wins() {
     let made: Value =
         serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
     assert_eq!((&made["options"]["packing"], &made["options"]["max_length"]), (&json!(true), &json!(24)));
+    std::fs::write(&config, "max_steps: [1").unwrap();
+    let error = lab.refused("llama2", "x", &["--config", &config.to_string_lossy()]);
+    assert!(error.contains("train.yml: not valid YAML: line 1 column 12: "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
     std::fs::write(&config, "max_stepz: 5\n").unwrap();
     let output = run(&lab
         .args("llama2", "x", &["--config", &config.to_string_lossy()])

@@ -91,7 +91,7 @@ impl Eval {
         let subjects: Vec<Subject> =
             self.model.iter().map(|path| self.subject(path, &mut data, terminal)).collect::<Result<_>>()?;
         let sequences = subjects.iter().flat_map(|subject| &subject.rows).flat_map(|rows| rows.sequences());
-        let bar = tokens_bar(terminal, sequences.map(|row| row.input_ids.len() as u64).sum());
+        let bar = tokens_bar(terminal, "evaluate", sequences.map(|row| row.input_ids.len() as u64).sum());
         let scores: Vec<Vec<Scores>> =
             subjects.iter().map(|subject| self.measure(subject, &mut device, &bar)).collect::<Result<_>>()?;
         bar.finish_and_clear();

@@ -157,7 +157,7 @@ fn visible_but(text: &str, plain: &[char]) -> String {
 }
 
 /// `text` as one word of a shell's command line.
-fn shell_word(text: &str) -> String {
+pub(super) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

@@ -201,7 +201,10 @@ impl Train {
         terminal: &Terminal,
     ) -> Result<Outcome> {
         let Some(tokenizer) = tokenizer else {
-            return Err(Error::usage("--preview needs the tokenizer.json of the model", ""));
+            return Err(Error::usage(
+                format!("{}: --preview needs its tokenizer.json", Escaped(&self.model)),
+                "copy the tokenizer files of the base model beside the weights",
+            ));
         };
         for path in &self.data {
             let rows = Loader { tokenizer: Some(tokenizer), limits, terminal };
@@ -326,6 +329,8 @@ impl Train {
 /// What a resumed run must have in common with the one that was started: the options, the bytes of the model and
 /// of its configuration, the plans.
 fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOptions<'_>) -> Result<Value> {
+    // The digests of the rows tell other rows; where their files are does not matter.
+    options.remove("data_files");
     let config = read_small(&source.root().join("config.json"))?;
     let plans: String = run.rounds.iter().map(|round| round.plan.to_json()).collect();
     options.insert("model_contents_sha256".to_owned(), json!(run.contents));

@@ -205,10 +205,7 @@ impl Loading<'_> {
                     self.faults.push(location.error(fault));
                     return std::mem::take(&mut self.faults).into_result();
                 }
-                Err(fault) if self.faults.first().len() < MOST_FAULTS => {
-                    self.faults.push(location.error(fault));
-                }
-                Err(_) => {}
+                Err(fault) => self.faults.push(location.error(fault)),
             }
         }
         Ok(())

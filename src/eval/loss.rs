@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn the_losses_of_a_batch_are_divided_between_its_sequences() {
         let labels = vec![-100, 5, 6, -100, -100, -100, 7];
-        let batch = Batch { input_ids: vec![0; 7], labels, cu_seqlens: vec![0, 3, 5, 7] };
+        let batch =
+            Batch { input_ids: vec![0; 7], labels, cu_seqlens: vec![0, 3, 5, 7], rows: vec![0, 1, 2] };
         let sums: Vec<_> =
             by_sequence(&batch, &[1.0, 2.0, 4.0]).iter().map(|loss| (loss.nats, loss.targets)).collect();
         assert_eq!(sums, [(3.0, 2), (0.0, 0), (4.0, 1)]);

@@ -15,3 +15,4 @@ pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};
 pub use log_probs::checkpoint_log_probs;
 pub use loss::{MeanLoss, SequenceLoss, mean_loss, sequence_losses};
+pub use scores::{EvalRows, Metric, Scores};

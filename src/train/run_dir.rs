@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::run_record::{NewRun, endings, read_run, refuse, run_json, write_run};
+use super::run_record::{NewRun, endings, nothing_to_resume, read_run, refuse, run_json, write_run};
 use super::state::{self, Progress};
 use crate::checkpoint::{CommandInputs, Replaced, Replacement, Staging, check_space};
 use crate::error::Escaped;
@@ -60,11 +60,7 @@ impl RunDir {
                 Replacement::check_inputs(out, inputs)?;
                 Err(unfinished(out, &run))
             }
-            None if resume => {
-                let ended = out.join("train_log.jsonl").is_file() && out.join("config.json").is_file();
-                let what = if ended { "the run has ended: nothing to resume" } else { "no run to resume" };
-                Err(refuse(out, what, "leave out --resume, with another --out"))
-            }
+            None if resume => Err(nothing_to_resume(out)),
             None if force && is_skeleton(out) => Replacement::check_inputs(out, inputs),
             None => Staging::check(out, inputs, force),
         }

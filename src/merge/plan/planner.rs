@@ -68,6 +68,8 @@ impl<'a> Planner<'_, 'a> {
                     format!("{} needs a base_model", method.name),
                     "name it as base_model, or with --base",
                 ));
+                // How many models there are besides it is not known.
+                continue;
             }
             let sliced = slice.sources.iter().any(|s| s.layers.is_some());
             if let (Some(base), true) = (base, sliced)
@@ -82,11 +84,18 @@ impl<'a> Planner<'_, 'a> {
             let others = self.entries(slice).0.len();
             let (least, most) = method.models;
             if others < least || others > most {
-                let most = if most == usize::MAX { "more".to_owned() } else { most.to_string() };
+                let models = match most {
+                    1 => "1 model".to_owned(),
+                    usize::MAX => format!("{least} or more models"),
+                    most if most == least => format!("{most} models"),
+                    most => format!("{least} to {most} models"),
+                };
                 let besides = if method.base == Base::Input { "" } else { " besides the base" };
+                let fault = format!("{} takes {models}{besides}, got {others}", method.name);
+                let hint = if others < least { "add to the models" } else { "take from the models" };
                 self.faults.push(Error::usage(
-                    format!("{} takes {least} to {most} models{besides}, got {others}", method.name),
-                    "",
+                    fault,
+                    format!("{hint} of the recipe, or choose another merge_method"),
                 ));
             }
         }

@@ -78,8 +78,10 @@ impl Recipe {
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         serde_saphyr::from_str(text).map_err(|e| {
-            let line = e.to_string().lines().next().unwrap_or_default().to_owned();
-            bad(format!("not valid YAML: {}", Escaped(&line)))
+            // The lines after the first show the text around the fault.
+            let said = e.to_string();
+            let line = said.lines().next().unwrap_or_default();
+            bad(format!("not valid YAML: {}", Escaped(line.trim_start_matches("error: "))))
         })
     }
 
