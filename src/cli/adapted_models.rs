@@ -96,7 +96,7 @@ impl AdaptedModels {
         }
         let inputs = CommandInputs::of(self.0.iter().flat_map(|m| [&m.base, m.adapter.checkpoint()]));
         Staging::check(out, &inputs, force)?;
-        // Beside the target itself: `.` has no name, and a link may lead elsewhere.
+        // Beside the target itself, to which `out` may be a link.
         let target = std::fs::canonicalize(out).or_else(|_| std::path::absolute(out));
         let dir = PrivateDir::create(&target.map_err(Error::io("find", out))?, ENDING, &inputs)?;
         for (i, model) in self.0.iter().enumerate() {
