@@ -21,5 +21,5 @@ pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
 pub use config::ModelConfig;
 pub use forward::{Batch, forward};
-pub use params::{Layer, Linear, Model, Norm, Param, Trained, expected, unused};
+pub use params::{Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
 pub use rope::rope_table;
