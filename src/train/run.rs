@@ -22,7 +22,7 @@ use crate::checkpoint::{
 use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::eval::checkpoint_log_probs;
-use crate::model::Model;
+use crate::model::{Model, check_tensors};
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
 use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
@@ -101,12 +101,13 @@ pub trait Watcher {
 }
 
 impl<'a> Run<'a> {
-    /// Checks every plan against the model.
+    /// Checks the tensors of the model and every plan against its configuration.
     ///
     /// # Errors
-    /// A configuration outside the Llama family, a plan that does not fit the model.
+    /// A configuration outside the Llama family, tensors that do not fit it, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
+        check_tensors(source, &config)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 

@@ -75,13 +75,17 @@ impl RunDir {
     pub fn create(out: &Path, inputs: &CommandInputs, force: bool, new_run: &NewRun<'_>) -> Result<Self> {
         let space = new_run.space;
         Self::check(out, inputs, force, false)?;
-        let _lock_before = lock_existing(out)?;
+        let held = lock_existing(out)?;
         let before = read_run(out)?;
         for replaced in Replaced::beside(out) {
             // Best effort: what is left over or in use takes little space.
             let _ = replaced.remove_if(never_began);
         }
         let new = Replacement::create(out, inputs, force, before.is_some() || is_skeleton(out))?;
+        // Nothing takes that place from here on; a run may have done so since the first look.
+        if held.is_none() && lock_existing(out)?.is_some() {
+            return Err(refuse(out, "another run has just begun there", "look at that run, then try again"));
+        }
         check_space(out, new.path(), space)?;
         for dir in ["state", "rounds"].map(|name| new.path().join(name)) {
             std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;

@@ -42,18 +42,19 @@ struct Found<'a> {
     missing: Vec<&'a str>,
 }
 
-/// The twin of the tensor `name` of `reference`; the head of a tied checkpoint that has none is its embedding.
-fn find<'a>(checkpoint: &'a Checkpoint, name: &str, reference: &Checkpoint) -> Option<Source<'a>> {
-    let tensor = twin_or_tied(checkpoint, name, reference)?;
-    Some(Source::stored(checkpoint, &tensor))
-}
-
 /// What the random draws of an input are keyed by; `count` tells inputs of the same contents apart.
 fn draw_key(name: &str, contents: Sha256Hex, count: u32) -> String {
     format!("{name}\u{0}{contents}\u{0}{count}")
 }
 
 impl<'a> Planner<'_, 'a> {
+    /// The tensor `name` in a model, by its spelling there; the head of a tied model that has none is its embedding.
+    fn find(&self, model: &str, name: &str) -> Option<Source<'a>> {
+        let checkpoint = self.models.get(model);
+        let tensor = twin_or_tied(checkpoint, name, self.models.speller(name, self.reference))?;
+        Some(Source::stored(checkpoint, &tensor))
+    }
+
     fn base_of(&self, slice: &'a Slice) -> Option<&'a str> {
         slice.base.as_deref().or(self.recipe.base.as_deref())
     }
@@ -160,7 +161,7 @@ impl<'a> Planner<'_, 'a> {
         let base_name = self.base_of(slice).filter(|_| self.recipe.method.base != Base::Input);
         let base = base_name.and_then(|model| {
             let wanted = base_entry.and_then(&named).unwrap_or_else(|| at.name.to_owned());
-            let found = find(self.models.get(model), &wanted, self.reference);
+            let found = self.find(model, &wanted);
             if found.is_none() {
                 missing.push(model);
             }
@@ -177,7 +178,7 @@ impl<'a> Planner<'_, 'a> {
             let count = counts.entry(digest).or_default();
             *count += 1;
             let draw_key = draw_key(at.name, digest, *count);
-            match find(self.models.get(&entry.model), &own, self.reference) {
+            match self.find(&entry.model, &own) {
                 Some(source) => {
                     let (model, parameters) = (entry.model.as_str(), parameters?);
                     models.push(ModelInput { source, draw_key, model, parameters });
@@ -205,7 +206,7 @@ impl<'a> Planner<'_, 'a> {
             return None;
         }
         let parameters = self.parameters(true, at, at.name, &levels)?;
-        let source = find(self.models.get(model), at.name, self.reference)?;
+        let source = self.find(model, at.name)?;
         let draw_key = draw_key(at.name, self.models.identity(model).digest, 1);
         Some(ModelInput { source, draw_key, model, parameters })
     }
