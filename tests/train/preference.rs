@@ -37,7 +37,7 @@ fn number(line: &Value, name: &str) -> f64 {
 fn margins_rise_from_zero_and_the_reference_stays_that_of_the_start() {
     let lab = Lab::new();
     pairs(&lab);
-    let options = ["--objective", "dpo", "--learning-rate", "3e-3", "--rounds", "2", "--max-steps", "20"];
+    let options = ["--objective", "dpo", "--rounds", "2", "--max-steps", "20"];
     lab.train("qwen3", "out", &[&options[..], &["--tensorboard"]].concat());
     let log = lab.log("out");
     assert_eq!(log.len(), 40);
@@ -97,9 +97,9 @@ fn options_of_another_objective_are_refused_by_name() {
     refused(&["--beta", "0.1"], "--beta is an option of --objective dpo");
     refused(&["--loss-type", "ipo"], "--loss-type is an option of --objective dpo");
     refused(&["--label-smoothing", "0.1"], "--label-smoothing is an option of --objective dpo");
-    refused(&["--objective", "dpo"], "rows.jsonl:1: not a preference row: the columns are `input_ids`");
+    refused(&["--objective", "dpo"], "20 rows: not a preference row: the columns are `input_ids`");
     pairs(&lab);
-    refused(&[], "rows.jsonl:1: a preference row");
+    refused(&[], "10 rows: a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning");
     let dpo = |more: &[&'static str]| [&["--objective", "dpo"], more].concat();
     refused(&dpo(&["--beta", "0"]), "--beta out of range: got 0, expected above 0");
     refused(&dpo(&["--label-smoothing", "0.1"]), "only --loss-type robust has it");
