@@ -78,7 +78,7 @@ mod tests {
         assert!(filter(&["*.up_proj.*", "*norm*"], &[]).unwrap().check(&names).is_ok());
         let missed = filter(&["*.up_proj.*", "*up_porj*"], &[]).unwrap().check(&names).unwrap_err();
         assert_eq!(missed.to_string(), "--only `*up_porj*` matches no tensor");
-        let hint = "`*up_proj*` matches 1 tensor, such as `model.layers.3.mlp.up_proj.weight`";
+        let hint = "`*up_proj*` matches 1 tensor: `model.layers.3.mlp.up_proj.weight`";
         assert_eq!(missed.hint().as_deref(), Some(hint));
         assert!(filter(&["[a"], &[]).unwrap_err().to_string().contains("--only `[a`"));
     }
