@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::cross_entropy::CrossEntropy;
 use super::weight::Weight;
-use super::{adamw, attention, embedding, linear, math, rmsnorm, rope, swiglu};
+use super::{adamw, attention, embedding, linear, math, matvec, rmsnorm, rope, swiglu};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
@@ -46,8 +46,8 @@ impl<'a> Cpu<'a> {
         inputs: QueryKeyValue<'_, Vec<f32>>,
         shape: AttentionShape,
         past: usize,
-        out: &mut Vec<f32>,
-        lse: &mut Vec<f32>,
+        out: &mut [f32],
+        lse: &mut [f32],
     ) {
         attention::forward_cached(&inputs, shape, past, out, lse);
     }
@@ -168,7 +168,12 @@ impl<'a> Backend for Cpu<'a> {
         out: &mut Vec<f32>,
         accumulate: bool,
     ) {
-        linear::forward(x, weight, rows, out, accumulate, &mut self.panel);
+        match weight.frozen_rows().filter(|_| rows == 1) {
+            Some(frozen) => {
+                matvec::forward(frozen, &x[..weight.cols], &mut out[..weight.rows], accumulate);
+            }
+            None => linear::forward(x, weight, rows, out, accumulate, &mut self.panel),
+        }
     }
 
     fn linear_backward_input(

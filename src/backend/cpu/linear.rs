@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::matmul::{Mat, MatMut, Store, matmul};
-use super::matvec;
 use super::weight::Weight;
 use crate::backend::LinearShape;
 
@@ -20,9 +19,6 @@ pub(super) fn forward(
     panel: &mut Vec<f32>,
 ) {
     let (features, inner) = (weight.rows, weight.cols);
-    if let (1, Some(weight)) = (rows, weight.frozen_rows()) {
-        return matvec::forward(weight, &x[..inner], &mut out[..features], accumulate);
-    }
     let x = Mat::new(&x[..rows * inner], rows, inner, inner);
     let step = weight.panel_rows();
     for first in (0..features).step_by(step) {
