@@ -1,5 +1,6 @@
 //! `diff`: what changed between two checkpoints.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::outcome::Outcome;
@@ -118,8 +119,8 @@ impl Diff {
         let base =
             self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
         let sides = [Some(&a), Some(&b), base.as_ref()].into_iter().flatten();
-        let names: Vec<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
-        filter.check(&names)?;
+        let names: BTreeSet<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
+        filter.check(&names.into_iter().collect::<Vec<_>>())?;
         if let Some(base) = base {
             let base = dequantized(base, terminal)?;
             return self.overlap(&base, [&a, &b], &wanted, terminal);

@@ -1,6 +1,6 @@
 //! What `reset`, `plan` and `diff` say of a share, of two kinds of model and of a glob that matches nothing.
 
-use crate::common::{counted, fails, fixture, path, run, write_checkpoint};
+use crate::common::{counted, fails, fixture, hft, output, path, run, write_checkpoint};
 
 /// `--ratio` of `reset` and `--ratio` of `plan` count opposite sides of one draw.
 #[test]
@@ -55,4 +55,20 @@ fn another_size_of_model_is_said_in_one_line() {
         missed.contains("--only `*up_porj*` matches no tensor\nhint: `*up_proj*` matches 5 tensors"),
         "{missed}"
     );
+}
+
+/// Paths in `hft_surgery.json` are as they were typed: the checkpoints are still known from another directory.
+#[test]
+fn swapped_sides_are_warned_of_from_any_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, first) in [("base", 7), ("tuned", 900)] {
+        let tensors = [counted("model.layers.0.mlp.up_proj.weight", &[2, 4], first)];
+        write_checkpoint(&dir.path().join(name), &tensors, 1, "{}");
+    }
+    let made = ["reset", "--base", "base", "--tuned", "tuned", "--out", "half"];
+    assert!(output(hft(&made).current_dir(dir.path())).status.success());
+    let (half, tuned) = (dir.path().join("half"), dir.path().join("tuned"));
+    let swapped = run(&["reset", "--base", path(&half), "--tuned", path(&tuned), "--dry-run"]);
+    let said = String::from_utf8(swapped.stderr).unwrap();
+    assert!(said.contains("by `reset`: are base and tuned swapped?"), "{said}");
 }
