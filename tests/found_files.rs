@@ -88,7 +88,10 @@ fn an_adapter_in_place_of_a_model_is_sent_to_merge_lora() {
         .unwrap();
     write_file(
         &adapter.join("adapter_model.safetensors"),
-        &[counted("base_model.model.x.lora_A.weight", &[2, 4], 0)],
+        &[
+            counted("base_model.model.x.lora_A.weight", &[2, 4], 0),
+            counted("base_model.model.x.lora_B.weight", &[4, 2], 8),
+        ],
         "{}",
     );
     let (a, m, o) = (path(&adapter), path(&model), path(&out));

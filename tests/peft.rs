@@ -273,7 +273,7 @@ fn type_and_size_of_files_are_obeyed() {
     let (whole, small) = (dir.path().join("whole"), dir.path().join("small"));
     let base = golden("saved-tied").base;
     merge(&base, &adapter("saved-tied"), &whole, &[]);
-    merge(&base, &adapter("saved-tied"), &small, &["--dtype", "bfloat16", "--shard-size", "4000"]);
+    merge(&base, &adapter("saved-tied"), &small, &["--dtype", "bfloat16", "--out-shard-size", "2k"]);
     let (whole, rounded) = (read_tensors(&whole), read_tensors(&small));
     assert!(whole.keys().eq(rounded.keys()));
     for (name, bytes) in &whole {

@@ -108,7 +108,8 @@ mod tests {
         let mut all = Vec::new();
         examples(&built(), &mut all);
         for (name, line) in &all {
-            if line.ends_with("--help") {
+            // What `--resume` leaves out is filled in before the command line is parsed.
+            if line.ends_with("--help") || line.ends_with("--resume") {
                 continue;
             }
             let words = std::iter::once("hft-surgery").chain(line.split(' '));

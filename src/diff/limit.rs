@@ -171,7 +171,7 @@ mod tests {
         assert!("rel_l2>1e300".parse::<Limit>().unwrap().fails(&new));
         let codes = TensorDiff { delta: None, ..tensor(Delta::default()) };
         let same = TensorDiff { status: Status::Identical, ..codes.clone() };
-        for text in ["rel_l2>1e300", "cosine<-2", "nonfinite"] {
+        for text in ["rel_l2>1e300", "cosine<-0.5", "nonfinite"] {
             let limit = text.parse::<Limit>().unwrap();
             assert!(limit.fails(&codes) && !limit.fails(&same), "{text}");
         }

@@ -62,17 +62,19 @@ impl Group<'_> {
         let (subjects, texts): (Vec<String>, Vec<String>) =
             self.faults.iter().map(|fault| split(fault)).unzip();
         let sentence = self.sentence(&texts);
-        let noun = noun(self.faults[0]);
+        let one_file = !subjects[0].is_empty() && subjects.iter().all(|subject| *subject == subjects[0]);
+        let what = match one_file {
+            true => format!("{}: {n} faults", subjects[0]),
+            false => format!("{n} {}", noun(self.faults[0])),
+        };
         if sentence == texts[0] && !subjects[0].is_empty() {
-            return vec![format!("{n} {noun}: {sentence}: {}, …", subjects[..FEW].join(", "))];
+            return vec![format!("{what}: {sentence}: {}, …", subjects[..FEW].join(", "))];
         }
-        let after =
-            |text: &str, mark: &str| if text.is_empty() { String::new() } else { format!("{text}{mark}") };
-        let mut message =
-            format!("{n} {}", after(noun, if sentence.is_empty() { "" } else { ": " })) + &sentence;
+        let mut message = what + if sentence.is_empty() { "" } else { ": " } + &sentence;
         for (subject, text) in subjects.iter().zip(&texts).take(FEW) {
             let rest = text[sentence.len()..].trim_start_matches(": ");
-            message += &format!("\n    {}{rest}", after(subject, ": "));
+            let subject = if one_file || subject.is_empty() { String::new() } else { format!("{subject}: ") };
+            message += &format!("\n    {subject}{rest}");
         }
         vec![message + "\n    …"]
     }
@@ -157,6 +159,18 @@ mod tests {
         );
         let hints: Vec<_> = groups(&faults).iter().map(Group::hint).collect();
         assert_eq!(hints, [Some("h".to_owned()), None]);
+    }
+
+    #[test]
+    fn faults_of_one_file_name_it_once() {
+        let fault = |i: usize| Error::Checkpoint {
+            path: "model".into(),
+            fault: format!("tensor `w.{i}`: missing, expected shape [{i}]"),
+            hint: None,
+        };
+        let faults: Vec<Error> = (0..9).map(fault).collect();
+        let first = "model: 9 faults\n    tensor `w.0`: missing, expected shape [0]\n";
+        assert!(told(&faults)[0].starts_with(first), "{:?}", told(&faults));
     }
 
     #[test]

@@ -58,49 +58,16 @@ pub fn extract_lora(
         side.check_not_quantized("an extraction")?;
     }
     let staging = output.stage(CommandInputs::of([base, tuned]))?;
-    let mut matrices = Vec::new();
-    let mut saved: Vec<Source<'_>> = Vec::new();
-    for pair in pairing.pairs() {
-        if is_buffer_of(tuned, &pair.tuned.info.name) {
-            continue;
-        }
-        let new = Source::stored(tuned, &pair.tuned);
-        let old = pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
-        let Some(old) = old.filter(|old| old.info.shape == new.info.shape) else {
-            saved.push(new);
-            continue;
-        };
-        if old.same_bytes(&new, new.info.elements())? {
-            continue;
-        }
-        let place = TensorName::of(&new.info.name);
-        let linear = matches!(place.category, Category::Attention | Category::Mlp)
-            && new.info.shape.len() == 2
-            && new.info.name.ends_with(".weight")
-            && [&old, &new].iter().all(|s| is_float(&s.info.dtype));
-        if linear { matrices.push((old, new)) } else { saved.push(new) }
-    }
-    if matrices.is_empty() && saved.is_empty() {
+    let Differing { matrices, others } = Differing::find(pairing)?;
+    if matrices.is_empty() && others.is_empty() {
         return Err(nothing());
     }
-    let found: Vec<Factors> = matrices
-        .par_iter()
-        .map(|(old, new)| {
-            let name = &new.info.name;
-            let mut values = Values {
-                base: Some(old.clone()),
-                models: vec![new.clone()],
-                deltas: true,
-                elements: new.info.elements(),
-                row: new.info.shape[1].max(1),
-                tile: TILE,
-                whole_rows: false,
-            };
-            let found = factors(&mut values, rank, Key::new(seed, 0, name), name);
-            done(new.info.len());
-            found
-        })
-        .collect::<Result<_>>()?;
+    let decompose = |(old, new): &(Source<'_>, Source<'_>)| {
+        let found = decompose(old, new, rank, seed);
+        done(new.info.len());
+        found
+    };
+    let found: Vec<Factors> = matrices.par_iter().map(decompose).collect::<Result<_>>()?;
     let mut parts = Vec::new();
     let mut ranks = Map::new();
     let mut fan_in_fan_out = false;
@@ -126,7 +93,7 @@ pub fn extract_lora(
         parts.push(Part { name: name("lora_B"), shape: b.0, values: b.1 });
     }
     let targets = matrices.iter().map(|(old, _)| module_of(&old.info.name).to_owned()).collect();
-    let Saved { tensors: saved, modules, biases } = Saved::new(pairing, &saved, &targets);
+    let Saved { tensors: saved, modules, biases } = Saved::new(pairing, &others, &targets);
     write_weights(&staging, parts, &saved)?;
     let targets = short_names(base, targets);
     let mut config = config(base.path(), rank, &targets, &modules, &ranks);
@@ -143,6 +110,54 @@ fn nothing() -> Error {
         fault: "base and tuned have the same weights: there is nothing to extract".to_owned(),
         hint: Some("PEFT loads no adapter without tensors".to_owned()),
     }
+}
+
+/// The tensors that differ.
+struct Differing<'a> {
+    /// Matrices of attention and of the feed-forward part, base and tuned.
+    matrices: Vec<(Source<'a>, Source<'a>)>,
+    /// All others, tuned.
+    others: Vec<Source<'a>>,
+}
+
+impl<'a> Differing<'a> {
+    fn find(pairing: &Pairing<'a>) -> Result<Self> {
+        let (base, tuned) = (pairing.base, pairing.tuned);
+        let (mut matrices, mut others) = (Vec::new(), Vec::new());
+        for pair in pairing.pairs().iter().filter(|pair| !is_buffer_of(tuned, &pair.tuned.info.name)) {
+            let new = Source::stored(tuned, &pair.tuned);
+            let old = pair.base.as_ref().map(|b| Source::stored(base, &b.tensor));
+            let Some(old) = old.filter(|old| old.info.shape == new.info.shape) else {
+                others.push(new);
+                continue;
+            };
+            if old.same_bytes(&new, new.info.elements())? {
+                continue;
+            }
+            let category = TensorName::of(&new.info.name).category;
+            let linear = matches!(category, Category::Attention | Category::Mlp)
+                && new.info.shape.len() == 2
+                && new.info.name.ends_with(".weight")
+                && [&old, &new].iter().all(|s| is_float(&s.info.dtype));
+            if linear { matrices.push((old, new)) } else { others.push(new) }
+        }
+        Ok(Self { matrices, others })
+    }
+}
+
+/// The factors of `new − old`.
+fn decompose(old: &Source<'_>, new: &Source<'_>, rank: usize, seed: u64) -> Result<Factors> {
+    let name = &new.info.name;
+    let mut values = Values {
+        base: Some(old.clone()),
+        models: vec![new.clone()],
+        deltas: true,
+        elements: new.info.elements(),
+        row: new.info.shape[1].max(1),
+        tile: TILE,
+        whole_rows: false,
+    };
+    factors(&mut values, rank, Key::new(seed, 0, name), name)
 }
 
 /// What is saved whole.

@@ -144,8 +144,8 @@ fn tensors_that_are_not_computed_with_are_named() {
         .collect();
     write(&weights, &compiled);
     let said = fails(&args);
-    assert!(said.contains("`model.norm.weight`: missing"), "{said}");
-    assert!(said.contains("`_orig_mod.model.norm.weight` is to be renamed to it"), "{said}");
+    assert!(said.contains("`model.embed_tokens.weight`: missing"), "{said}");
+    assert!(said.contains("`_orig_mod.model.embed_tokens.weight` is to be renamed to it"), "{said}");
 }
 
 /// What headers tell is refused before the directory of the run is made.
