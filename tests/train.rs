@@ -9,6 +9,7 @@ mod preference;
 #[path = "train/run_dir.rs"]
 mod run_dir;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -264,6 +265,24 @@ fn wrong_input_is_named_and_nothing_is_written() {
     assert!(lab.refused("llama2", "x", &["--max-steps", "0"]).contains("--max-steps out of range"));
     assert!(lab.refused("llama2", "llama2/in", &[]).contains("lies inside the input"));
     assert!(!lab.path("x").exists());
+}
+
+#[test]
+fn a_place_that_another_run_is_about_to_take_is_refused() {
+    let lab = Lab::new();
+    lab.train("llama2", "out", &["--max-steps", "1"]);
+    // As a run holds it between its first look at the target and the exchange.
+    let turn = lab.path(".out.replacing");
+    std::fs::DirBuilder::new().mode(0o700).create(&turn).unwrap();
+    let marker = std::fs::File::create(turn.join("made-by-hft-surgery")).unwrap();
+    marker.lock().unwrap();
+    let weights = lab.weights("out");
+    let said = lab.refused("llama2", "out", &["--max-steps", "1", "--force"]);
+    assert!(said.contains("another run is writing to it"), "{said}");
+    assert_eq!(lab.weights("out"), weights);
+    drop(marker);
+    lab.train("llama2", "out", &["--max-steps", "1", "--force"]);
+    assert!(!turn.exists(), "what a killed run left is cleared");
 }
 
 #[test]

@@ -158,7 +158,8 @@ fn tensors_that_do_not_fit_the_configuration_leave_no_run() {
     model(&variant, &from);
     rows(&variant, &data);
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let said = fails(&["train", "--model", &text(&from), "--data", &text(&data), "--out", &text(&out)]);
+    let [model, data, to] = [&from, &data, &out].map(|path| text(path));
+    let said = fails(&["train", "-q", "--model", &model, "--data", &data, "--out", &to]);
     let expected =
         "`model.layers.0.self_attn.k_proj.weight`: got shape [8, 16], expected [4, 16] by config.json";
     assert!(said.contains(expected) && said.matches("error: ").count() == 1, "{said}");
