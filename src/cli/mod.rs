@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`,
-//! `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
+//! `device`, `config_file`, `resume_args`, `training_args`, `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
 //! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -26,6 +26,7 @@ mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod objective_args;
 mod outcome;
 mod output_args;
 mod patch;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load};
+use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load, load_preferences};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -18,7 +18,16 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// The rows to learn from: of a directory, those of its training split.
     pub(super) fn training(&self, path: &Path) -> Result<Dataset> {
-        let dataset = load(path, self.tokenizer, self.limits)?;
+        self.said(path, load(path, self.tokenizer, self.limits)?)
+    }
+
+    /// As [`Loader::training`], the pairs to learn from: a chosen answer and a rejected one by turns.
+    pub(super) fn pairs(&self, path: &Path) -> Result<Dataset> {
+        self.said(path, load_preferences(path, self.tokenizer, self.limits)?)
+    }
+
+    /// The rows, after what was left out of them was said.
+    fn said(&self, path: &Path, dataset: Dataset) -> Result<Dataset> {
         if !dataset.other_splits.is_empty() {
             let (path, left) = (Escaped(path), names(&dataset.other_splits));
             self.terminal.warn(&format!("{path}: only the training split is read; left out: {left}"));
@@ -46,10 +55,10 @@ impl Loader<'_> {
     }
 
     /// How much was read.
-    pub(super) fn note(&self, path: &Path, dataset: &Dataset) {
+    pub(super) fn note(&self, path: &Path, dataset: &Dataset, pairs: bool) {
         let (rows, s) = (dataset.rows.len(), dataset.summary);
-        let text =
-            format!("{}: {rows} rows, {} tokens, {} of them targets", Escaped(path), s.tokens, s.targets);
+        let rows = if pairs { format!("{} pairs", rows / 2) } else { format!("{rows} rows") };
+        let text = format!("{}: {rows}, {} tokens, {} of them targets", Escaped(path), s.tokens, s.targets);
         self.terminal.note(&text);
     }
 
