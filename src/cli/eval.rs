@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
 use crate::error::Escaped;
 use crate::eval::{EvalRows, Metric, RowSum, Scores, eval_checkpoint, mean, paired_difference};
-use crate::model::{ModelConfig, unused};
+use crate::model::{ModelConfig, check_tensors, unused};
 use crate::plan::is_buffer;
 use crate::report::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, json_text, single_json,
@@ -118,6 +118,7 @@ impl Eval {
     fn subject(&self, path: &Path, data: &mut EvalData<'_>, terminal: &Terminal) -> Result<Subject> {
         let source = dequantized(Checkpoint::open(path, self.reading.whole())?, terminal)?;
         let config = ModelConfig::read(&source)?;
+        check_tensors(&source, &config)?;
         let rows = data.rows(&source, &config)?;
         let unused: Vec<&str> =
             unused(&source, &config).into_iter().filter(|name| !is_buffer(name)).collect();
