@@ -1,12 +1,12 @@
 // cross_entropy: loss and gradient of the logits of target rows; gathers and scatters those rows
-// loss = log sum exp(logits) - logits[id];  dlogits = scale (softmax(logits) - onehot(id))
-// logits [n, V] float, dlogits [n, V] work (may be the logits where work is float), losses [n] float
+// loss = log sum exp(logits) - logits[id];  dlogits = factor (softmax(logits) - onehot(id))
+// logits [n, V] float, dlogits [n, V] work (may be the logits where work is float), losses [n] float, factors [n] float (null: no gradient)
 // source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867
 // CPU twin: src/backend/cpu/cross_entropy.rs
 // launch: one block per row
 
-KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 vocab, float scale, u32 gradient,
-                          work* dlogits, float* __restrict__ losses) {
+KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 vocab,
+                          const float* __restrict__ factors, work* dlogits, float* __restrict__ losses) {
     const float* row = logits + (u64)blockIdx.x * vocab;
     u32 id = ids[blockIdx.x];
     float target = row[id], most = NEGATIVE_INFINITY, sum = 0;
@@ -21,12 +21,12 @@ KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 
     float largest = block_max(most);
     sum = block_sum(sum * expf(most - largest));
     if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + largest - target;
-    if (!gradient) return;
-    float factor = scale / sum;
+    if (!factors) return;
+    float factor = factors[blockIdx.x], of_exp = factor / sum;
     work* out = dlogits + (u64)blockIdx.x * vocab;
     for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
-        float p = expf(row[i] - largest) * factor;
-        put(&out[i], i == id ? p - scale : p);
+        float p = expf(row[i] - largest) * of_exp;
+        put(&out[i], i == id ? p - factor : p);
     }
 }
 

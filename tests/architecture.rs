@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use imports::{Source, parts_of, upward_imports};
 
 /// Each room with the rooms it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("simd", &[]),
     ("checkpoint", &["error", "simd"]),
@@ -25,7 +25,8 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
     ("data", &["error", "checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint"]),
     ("model", &["error", "checkpoint", "backend"]),
-    ("eval", &["error", "checkpoint", "data", "backend", "model"]),
+    ("eval", &["error", "checkpoint", "plan", "data", "backend", "model"]),
+    ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     (
         "train",
         &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],
@@ -50,6 +51,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
             "backend",
             "model",
             "eval",
+            "generate",
             "train",
             "report",
         ],

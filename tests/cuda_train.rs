@@ -118,6 +118,34 @@ fn training_agrees_with_the_cpu() {
     }
 }
 
+/// The losses are read back between the head's two passes, which no graph does; the last pair is a micro-batch alone.
+#[test]
+fn preferences_agree_with_the_cpu() {
+    let lab = Lab::new("qwen3");
+    let ids = |n: usize, step: usize| (0..n).map(|t| (t * t * step + n) % 48).collect::<Vec<_>>();
+    let row = |i: usize| {
+        json!({
+            "prompt_input_ids": ids(2 + i % 3, 5),
+            "chosen_input_ids": ids(3 + i * 5 % 7, 7 + i),
+            "rejected_input_ids": ids(1 + i * 3 % 8, 11 + i),
+        })
+        .to_string()
+    };
+    let rows: Vec<String> = (0..4).map(row).collect();
+    std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
+    let dpo = ["--objective", "dpo", "--beta", "0.5", "--gradient-accumulation-steps", "2"];
+    good(&lab.train("cpu", &[&dpo[..], &["--device", "cpu"]].concat()).output().unwrap());
+    let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
+    good(&lab.train("GPU", &[&dpo[..], &f32].concat()).output().unwrap());
+    let (cpu, gpu) = (lab.losses("cpu"), lab.losses("GPU"));
+    assert!((cpu[0] - std::f64::consts::LN_2).abs() < 1e-5 && cpu[2] < cpu[0], "{cpu:?}");
+    for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        assert!((cpu - gpu).abs() < 1e-4, "{cpu} on the CPU, {gpu} on the GPU");
+    }
+    let e = lab.distance("GPU", "cpu");
+    assert!(e > 0.0 && e < 1e-3, "off by {e:e} of the update");
+}
+
 /// A model with heads of 64, whose attention in bf16 runs on tensor cores, and rows of several tiles.
 #[test]
 fn heads_of_64_follow_the_cpu() {

@@ -91,7 +91,10 @@ fn the_exit_code_says_whether_they_differ() {
     // The same tensors in other shards are the same checkpoint.
     let index = base.join("model.safetensors.index.json");
     assert_eq!(code(&["diff", path(&index), path(&base)]).0, Some(0));
-    assert!(fails(&["diff", path(&base), path(&tuned), "--only", "*.nothing"]).contains("no tensor matches"));
+    assert!(
+        fails(&["diff", path(&base), path(&tuned), "--only", "*.nothing"])
+            .contains("--only `*.nothing` matches no tensor")
+    );
 }
 
 #[test]

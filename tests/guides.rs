@@ -14,7 +14,7 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-const GUIDES: [&str; 10] = [
+const GUIDES: [&str; 11] = [
     "reset",
     "plans",
     "diff",
@@ -24,6 +24,7 @@ const GUIDES: [&str; 10] = [
     "lora",
     "train",
     "evaluate",
+    "generate",
     "formats",
 ];
 

@@ -1,7 +1,11 @@
 //! `merge` against mergekit's own output, the laws of merging, and refusals.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "merge/adapted.rs"]
+mod adapted;
 mod common;
+#[path = "merge/drop_in.rs"]
+mod drop_in;
 #[path = "merge/laws.rs"]
 mod laws;
 #[path = "merge/properties.rs"]

@@ -1,6 +1,9 @@
 //! Tiny models of every family against PyTorch: `fixtures/llama`, made by `make_llama.py` there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+#[path = "parity/dpo.rs"]
+mod dpo;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +12,7 @@ use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
 use hft_surgery::data;
 use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
-use hft_surgery::train::{AdamW, StepBuffers, Update, step};
+use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
 
 const FAMILIES: [&str; 9] =
     ["llama2", "llama3", "llama-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3-pad", "llama-pad"];
@@ -27,8 +30,11 @@ struct Golden {
 
 impl Golden {
     fn read(name: &str) -> Self {
-        let path = family(name).join("golden.safetensors");
-        let file = Checkpoint::open(&path, Access::Map).unwrap();
+        Self::of(&family(name).join("golden.safetensors"))
+    }
+
+    fn of(path: &Path) -> Self {
+        let file = Checkpoint::open(path, Access::Map).unwrap();
         let mut values = BTreeMap::new();
         for tensor in file.tensors() {
             let bytes = file.shards()[0].mapped(tensor.info.bytes.clone()).unwrap();
@@ -36,7 +42,7 @@ impl Golden {
             decode_f64(&tensor.info.dtype, bytes, &mut out).unwrap();
             values.insert(tensor.info.name.clone(), out);
         }
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = std::fs::read(path).unwrap();
         let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
         let half = header["__metadata__"]["trainable"].as_str().unwrap();
@@ -112,7 +118,7 @@ fn logits_loss_and_every_gradient_agree() {
             let mut dhidden = cpu.zeros(ids.len() * d);
             let scale = 1.0 / rows.len() as f32;
             let gradients = HeadGradients {
-                scale,
+                factors: &vec![scale; rows.len()],
                 hidden: Some(&mut dhidden),
                 weight: head.train.as_mut().map(|t| &mut t.grad),
                 accumulate: false,
@@ -145,11 +151,13 @@ fn ten_steps_agree_full_and_masked() {
                 input_ids: ids[..middle].to_vec(),
                 labels: labels[..middle].to_vec(),
                 cu_seqlens: offsets[..3].to_vec(),
+                rows: Vec::new(),
             },
             data::Batch {
                 input_ids: ids[middle..].to_vec(),
                 labels: labels[middle..].to_vec(),
                 cu_seqlens: second,
+                rows: Vec::new(),
             },
         ];
         let checkpoint = open(name);
@@ -162,7 +170,12 @@ fn ten_steps_agree_full_and_masked() {
                 let capacity = Capacity { tokens: ids.len(), positions: 16 };
                 let mut buffers = StepBuffers::new(&cpu, &model, capacity, mode);
                 for (i, expected) in golden.get(&format!("losses.{key}")).iter().enumerate() {
-                    let update = Update { adam: &adam, lr: 3e-3, count: i as u64 + 1 };
+                    let update = Update {
+                        objective: Objective::CrossEntropy,
+                        adam: &adam,
+                        lr: 3e-3,
+                        count: i as u64 + 1,
+                    };
                     let report = step(&mut cpu, &mut model, &mut buffers, &micros, update);
                     let e = (report.loss - expected).abs() / expected;
                     assert!(e < 1e-5, "{name} {key} {mode:?}: loss of step {i}: {} ({e:e})", report.loss);

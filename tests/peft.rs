@@ -216,7 +216,7 @@ fn incomplete_adapters_are_refused() {
         let found = tensors.iter_mut().find(|t| t.name.contains(part)).unwrap();
         found.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     }
-    let cases: [(&str, Edit, &str); 17] = [
+    let cases: [(&str, Edit, &str); 20] = [
         ("plain", |t, _| t.clear(), "no tensors: the adapter is empty"),
         ("plain", |t, _| drop_part(t, "lora_B"), "lora_A without its lora_B"),
         ("plain", |t, _| drop_part(t, "lora_A"), "lora_B without its lora_A"),
@@ -229,6 +229,14 @@ fn incomplete_adapters_are_refused() {
         ("plain", |_, c| c["exclude_modules"] = json!(["v_proj"]), "adapter_config.json does not target"),
         ("layers", |_, c| c["layers_to_transform"] = json!(0), "adapter_config.json does not target"),
         ("saved-untied", |t, _| drop_part(t, "lm_head"), "no `lm_head.weight`, which modules_to_save"),
+        // PEFT: KeyError for each of these three.
+        (
+            "tied-embedding",
+            |_, c| c["modules_to_save"] = json!(["lm_head"]),
+            "no `lm_head.weight`, which modules_to_save",
+        ),
+        ("plain", |_, c| c["trainable_token_indices"] = json!([1]), "no rows of the token embedding, which"),
+        ("tokens-head", |t, _| drop_part(t, "lm_head"), "no rows of lm_head, which trainable_token_indices"),
         (
             "tokens",
             |_, c| c["trainable_token_indices"] = json!([1, 2]),
@@ -320,6 +328,9 @@ fn extracted_adapters_are_as_peft_loads_them() {
         }
         write_checkpoint(&tuned, &tensors, 1, &config_of(&base, "config.json").to_string());
         ok(&["lora", "extract", path(&base), path(&tuned), "--rank", "2", "--out", path(&made), "--force"]);
+        let none = dir.path().join("none");
+        let said = fails(&["lora", "extract", path(&base), path(&base), "--rank", "2", "--out", path(&none)]);
+        assert!(said.contains("there is nothing to extract") && !none.exists(), "{said}");
         merge(&base, &made, &out, &[]);
         let (got, expected) = (read_tensors(&out), read_tensors(&tuned));
         for (tensor, bytes) in &expected {

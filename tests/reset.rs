@@ -4,6 +4,8 @@
 #[path = "reset/buffers.rs"]
 mod buffers;
 mod common;
+#[path = "reset/messages.rs"]
+mod messages;
 #[path = "reset/spelling.rs"]
 mod spelling;
 

@@ -4,9 +4,12 @@
 mod common;
 #[path = "train/config_variants.rs"]
 mod config_variants;
+#[path = "train/preference.rs"]
+mod preference;
 #[path = "train/run_dir.rs"]
 mod run_dir;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -265,6 +268,24 @@ fn wrong_input_is_named_and_nothing_is_written() {
 }
 
 #[test]
+fn a_place_that_another_run_is_about_to_take_is_refused() {
+    let lab = Lab::new();
+    lab.train("llama2", "out", &["--max-steps", "1"]);
+    // As a run holds it between its first look at the target and the exchange.
+    let turn = lab.path(".out.replacing");
+    std::fs::DirBuilder::new().mode(0o700).create(&turn).unwrap();
+    let marker = std::fs::File::create(turn.join("made-by-hft-surgery")).unwrap();
+    marker.lock().unwrap();
+    let weights = lab.weights("out");
+    let said = lab.refused("llama2", "out", &["--max-steps", "1", "--force"]);
+    assert!(said.contains("another run is writing to it"), "{said}");
+    assert_eq!(lab.weights("out"), weights);
+    drop(marker);
+    lab.train("llama2", "out", &["--max-steps", "1", "--force"]);
+    assert!(!turn.exists(), "what a killed run left is cleared");
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_with_the_last_good_state() {
     let lab = Lab::new();
     let args =
@@ -309,6 +330,10 @@ fn a_configuration_file_gives_flags_and_the_command_line_wins() {
     let made: Value =
         serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
     assert_eq!((&made["options"]["packing"], &made["options"]["max_length"]), (&json!(true), &json!(24)));
+    std::fs::write(&config, "max_steps: [1").unwrap();
+    let error = lab.refused("llama2", "x", &["--config", &config.to_string_lossy()]);
+    assert!(error.contains("train.yml: not valid YAML: line 1 column 12: "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
     std::fs::write(&config, "max_stepz: 5\n").unwrap();
     let output = run(&lab
         .args("llama2", "x", &["--config", &config.to_string_lossy()])

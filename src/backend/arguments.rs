@@ -116,8 +116,8 @@ pub struct TrainingPass<'a> {
     pub sequences: Sequences<'a>,
     /// What they predict.
     pub targets: Targets<'a>,
-    /// As [`HeadGradients::scale`](super::HeadGradients::scale).
-    pub scale: f32,
+    /// As [`HeadGradients::factors`](super::HeadGradients::factors).
+    pub factors: &'a [f32],
     /// Add the gradients to those of the passes before.
     pub accumulate: bool,
 }

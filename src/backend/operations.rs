@@ -59,8 +59,8 @@ pub struct AttentionOutput<'a, Buffer> {
 /// Outputs and constants of the backward pass of a cross-entropy.
 #[derive(Debug)]
 pub struct HeadGradients<'a, Buffer> {
-    /// Factor of the sum of losses: 1 / (target tokens of the optimizer step).
-    pub scale: f32,
+    /// The factor of each target's loss: 1 / (target tokens of the optimizer step) for their mean.
+    pub factors: &'a [f32],
     /// `[T, D]`, overwritten; `None` when nothing below the head is trainable.
     pub hidden: Option<&'a mut Buffer>,
     /// `[V, D]`; `None` for a frozen head.
@@ -257,7 +257,7 @@ pub trait Backend {
     );
 
     /// Negative log-likelihood of each target under `softmax(hidden · weightᵀ)`, in nats, and the gradients
-    /// of their scaled sum. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`] returns the
+    /// of their sum, each times its factor. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`] returns the
     /// losses.
     fn cross_entropy(
         &mut self,

@@ -1,7 +1,8 @@
 //! A directory that takes its place at the start and is worked on there. What stood there before is kept beside it.
 //!
 //! The new directory is made in a private directory `.NAME.replaced-<random>` and changes places with the target in
-//! one step, so that at every moment a whole directory stands there.
+//! one step, so that at every moment a whole directory stands there. Meanwhile `.NAME.replacing` is held, so that no other
+//! run takes that place.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use crate::{Error, Result};
 
 /// What the endings of the private directories begin with, before 16 hexadecimal digits.
 const ENDING: &str = ".replaced-";
+/// The ending of the private directory that only one run at a time holds.
+const TURN: &str = ".replacing";
 
 /// A new directory that has not taken its place yet, and vanishes when it is dropped.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Replacement {
     private: PrivateDir,
     path: PathBuf,
     ending: String,
+    /// Held until the new directory has taken its place.
+    _turn: PrivateDir,
 }
 
 impl Replacement {
@@ -28,15 +33,18 @@ impl Replacement {
     /// checkpoint, or with `own` a directory that the caller knows as one of this program.
     ///
     /// # Errors
-    /// As [`super::staging::Staging::create`].
+    /// As [`super::staging::Staging::create`]; [`Error::Output`] when another run is about to replace `out`.
     pub fn create(out: &Path, inputs: &CommandInputs, force: bool, own: bool) -> Result<Self> {
         let guarded =
-            if force && own { Guarded::new(out, OPTION, inputs)? } else { guard(out, inputs, force)? };
+            || if force && own { Guarded::new(out, OPTION, inputs) } else { guard(out, inputs, force) };
+        let turn = PrivateDir::create(&guarded()?.target, TURN, inputs)?;
+        // What stands there now stays until this turn ends.
+        let guarded = guarded()?;
         let ending = format!("{ENDING}{:016x}", RandomState::new().build_hasher().finish());
         let private = PrivateDir::create(&guarded.target, &ending, inputs)?;
         let path = content(&private, &guarded.target);
         std::fs::create_dir(&path).map_err(Error::io("create", &path))?;
-        Ok(Self { guarded, private, path, ending })
+        Ok(Self { guarded, private, path, ending, _turn: turn })
     }
 
     /// The checks of [`Replacement::create`] that hold for a directory that stays where it is, too.

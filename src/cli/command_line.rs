@@ -5,7 +5,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::global_args::GlobalArgs;
 use super::outcome::Outcome;
 use super::terminal::Terminal;
-use super::{completions, diff, doctor, eval, inspect, lora, man, merge, patch, plan, reset, train, verify};
+use super::{
+    completions, diff, doctor, eval, generate, inspect, lora, man, merge, patch, plan, reset, train, verify,
+};
 use crate::Result;
 
 /// Surgery on model checkpoints: put a share of a fine-tune back to its base, and see what is inside.
@@ -54,6 +56,7 @@ pub(super) enum Command {
     Patch(patch::Patch),
     Train(Box<train::Train>),
     Eval(eval::Eval),
+    Generate(generate::Generate),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -74,6 +77,7 @@ impl Command {
             Self::Patch(command) => command.run(terminal),
             Self::Train(command) => command.run(terminal),
             Self::Eval(command) => command.run(terminal),
+            Self::Generate(command) => command.run(terminal),
             Self::Doctor(command) => command.run(terminal),
             Self::Completions(command) => command.run(&mut CommandLine::command(), terminal),
             Self::Man(command) => command.run(CommandLine::command(), terminal),

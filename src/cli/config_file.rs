@@ -42,8 +42,12 @@ fn read(path: &Path) -> Result<serde_json::Map<String, Value>> {
     let fault = |fault: String| Error::Usage { fault: format!("{}: {fault}", Escaped(path)), hint: None };
     let bytes = read_named(path)?;
     let text = String::from_utf8(bytes).map_err(|_| fault("not UTF-8".to_owned()))?;
-    let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|e| fault(format!("not valid YAML: {}", Escaped(e.to_string().as_str()))))?;
+    let value: Value = serde_saphyr::from_str(&text).map_err(|e| {
+        // The lines after the first show the text around the fault.
+        let said = e.to_string();
+        let line = said.lines().next().unwrap_or_default();
+        fault(format!("not valid YAML: {}", Escaped(line.trim_start_matches("error: "))))
+    })?;
     match value {
         Value::Object(map) => Ok(map),
         _ => Err(fault("expected a mapping of flags, such as `learning_rate: 2e-5`".to_owned())),

@@ -1,5 +1,6 @@
 //! `diff`: what changed between two checkpoints.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::outcome::Outcome;
@@ -8,12 +9,13 @@ use super::reading_args::{ReadingArgs, dequantized};
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, CommandInputs};
-use crate::diff::{Limit, PlanCheck, TensorDiff, diff, diff_bytes, three_way, unlike};
+use crate::diff::{Limit, PlanCheck, TensorDiff, diff, diff_bytes, three_way};
 use crate::plan::{Category, Filter, Plan};
 use crate::report::{
     CheckedLimit, CheckedPlan, Checks, DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_html,
     overlap_json, overlap_table,
 };
+use crate::surgery::unlike;
 use crate::{Error, Result};
 use clap::ValueEnum;
 
@@ -114,8 +116,13 @@ impl Diff {
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
-        if let Some(base) = &self.base {
-            let base = dequantized(Checkpoint::open(base, self.reading.access())?, terminal)?;
+        let base =
+            self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
+        let sides = [Some(&a), Some(&b), base.as_ref()].into_iter().flatten();
+        let names: BTreeSet<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
+        filter.check(&names.into_iter().collect::<Vec<_>>())?;
+        if let Some(base) = base {
+            let base = dequantized(base, terminal)?;
             return self.overlap(&base, [&a, &b], &wanted, terminal);
         }
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;

@@ -1,19 +1,19 @@
 //! `merge`: many checkpoints into one.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
 use super::mergekit_args::MergekitArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
+use super::recipe_flags::{Names, model, pair};
 use super::shard_size::bytes as size;
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Checkpoint, Link};
@@ -22,7 +22,7 @@ use crate::lora::{Adapter, LoraMerge};
 use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe, ShardLimit};
 use crate::report::bytes;
 use crate::surgery::{Input, Output, Provenance};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// Merge checkpoints by a recipe, or by flags
 #[derive(Debug, clap::Args)]
@@ -78,6 +78,9 @@ pub(super) struct Merge {
     /// Most bytes of one file, such as 5GB [default: files as the base has them]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shard_size: Option<u64>,
+    /// Refuse parameters that another method has and this one does not use, instead of a warning
+    #[arg(long, conflicts_with = "lora")]
+    strict: bool,
     #[command(flatten)]
     hash: HashArgs,
     #[command(flatten)]
@@ -122,6 +125,13 @@ impl Merge {
             return self.apply_adapter(base, adapter, terminal);
         }
         let recipe = self.read()?;
+        self.tell_unused(&recipe, terminal)?;
+        let adapted = AdaptedModels::open(&recipe, self.reading.access())?;
+        let stored = match self.explain || self.dry_run {
+            true => adapted.bases(),
+            false => adapted.store(self.out()?, self.output.force, terminal)?,
+        };
+        let recipe = recipe.with_paths(stored.paths.clone());
         let models = Models::open(&recipe, self.reading.access())?;
         let merge = crate::merge::Merge::new(&recipe, &models, self.options())?;
         if self.explain {
@@ -136,22 +146,24 @@ impl Merge {
                 return Ok(Outcome::Success);
             }
         };
+        let also_read: Vec<PathBuf> = self.recipe.iter().cloned().chain(adapted.paths()).collect();
         let output = Output {
             path,
             force: self.output.force,
-            also_read: self.recipe.as_slice(),
+            also_read: &also_read,
             sync: self.output.sync(),
             link: Link::Copy,
         };
         let provenance = Provenance {
             command: "merge",
             options: self.recorded(),
-            inputs: self.inputs(&models, terminal)?,
+            inputs: self.inputs(&models, &adapted, terminal)?,
         };
         let bar = bytes_bar(terminal, "merge", merge.bytes());
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        stored.remove()?;
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }
@@ -222,6 +234,21 @@ impl Merge {
         self.overrides(Recipe::new(value)?.with_paths(paths.0))
     }
 
+    /// Names the parameters that change nothing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for each of them with `--strict`.
+    fn tell_unused(&self, recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+        let mut faults = Faults::default();
+        for message in recipe.unused() {
+            match self.strict {
+                true => faults.push(Error::usage(message, "")),
+                false => terminal.warn(&message),
+            }
+        }
+        faults.into_result()
+    }
+
     /// The recipe with `--seed` and `--dtype` in place of its own.
     fn overrides(&self, mut recipe: Recipe) -> Result<Recipe> {
         if let Some(seed) = self.seed {
@@ -269,11 +296,14 @@ impl Merge {
         options
     }
 
-    fn inputs(&self, models: &Models, terminal: &Terminal) -> Result<Vec<Input>> {
+    fn inputs(&self, models: &Models, adapted: &AdaptedModels, terminal: &Terminal) -> Result<Vec<Input>> {
         let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
         let mut inputs = Vec::new();
-        for (i, (_, checkpoint)) in models.named().iter().enumerate() {
-            inputs.push(self.hash.input(base(i), checkpoint, terminal)?);
+        for (i, (name, checkpoint)) in models.named().iter().enumerate() {
+            match adapted.inputs(name, base(i), (&self.hash, terminal))? {
+                Some(both) => inputs.extend(both),
+                None => inputs.push(self.hash.input(base(i), checkpoint, terminal)?),
+            }
         }
         Ok(inputs)
     }
@@ -304,86 +334,22 @@ fn tell(merge: &crate::merge::Merge<'_>, terminal: &Terminal) {
             terminal.warn(&format!("{why}, copied: {}", list(&names, MOST)));
         }
     }
+    let promoted: Vec<&str> = merge.promoted().collect();
+    if !promoted.is_empty() {
+        let names = list(&promoted, MOST);
+        terminal.warn(&format!("the models differ in type, written in the type that holds all: {names}"));
+    }
+    if merge.layers_unnamed() {
+        terminal.warn("config.json: no known key for the number of layers, left as it is");
+    }
+    if merge.template_missing() {
+        terminal.warn("chat_template: auto: no model has one");
+    }
     if !merge.without_tokenizer().is_empty() {
         let names = list(merge.without_tokenizer(), MOST);
         terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
     }
     for (file, why) in &merge.sidecars().left {
         terminal.detail(&format!("left behind: {} ({why})", Escaped(file)));
-    }
-}
-
-/// The names that a recipe, which is UTF-8, gives to paths that are not.
-#[derive(Debug, Default)]
-struct Names(BTreeMap<String, PathBuf>);
-
-impl Names {
-    /// The path itself where it is UTF-8; otherwise with `\xNN` for each byte that is not.
-    fn name(&mut self, path: &Path) -> Result<String> {
-        if let Some(name) = path.to_str() {
-            return Ok(name.to_owned());
-        }
-        let mut name = String::new();
-        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-            name.push_str(chunk.valid());
-            chunk.invalid().iter().for_each(|byte| name.push_str(&format!("\\x{byte:02x}")));
-        }
-        match self.0.insert(name.clone(), path.to_owned()) {
-            Some(other) if other != path => {
-                let fault = format!("two models would be named `{}` in the recipe", Escaped(&name));
-                Err(Error::usage(fault, "rename one of them"))
-            }
-            _ => Ok(name),
-        }
-    }
-}
-
-/// `PATH:weight=0.5,density=0.3`; a path may itself have colons, and need not be UTF-8.
-fn model(text: &OsStr, paths: &mut Names) -> Result<Value> {
-    let bytes = text.as_bytes();
-    let colon = bytes.iter().rposition(|byte| *byte == b':').filter(|at| bytes[*at..].contains(&b'='));
-    let Some(colon) = colon else {
-        return Ok(json!({"model": paths.name(Path::new(text))?}));
-    };
-    let path = paths.name(Path::new(OsStr::from_bytes(&bytes[..colon])))?;
-    let pairs = std::str::from_utf8(&bytes[colon + 1..]).map_err(|_| {
-        let fault = format!("--model: the parameters of `{}` are not UTF-8", Escaped(&path));
-        Error::usage(fault, "only the path of a model may be other than UTF-8")
-    })?;
-    let mut parameters = Map::new();
-    let mut depth = 0i32;
-    let separate = |c: char| {
-        depth += i32::from(c == '[') - i32::from(c == ']');
-        c == ',' && depth == 0
-    };
-    for text in pairs.split(separate) {
-        parameters.extend([pair(text)?]);
-    }
-    Ok(json!({"model": path, "parameters": parameters}))
-}
-
-/// `key=value`: the value is a number, true or false, a list of them, or a text.
-fn pair(text: &str) -> Result<(String, Value)> {
-    let Some((key, value)) = text.split_once('=') else {
-        let fault = format!("got `{}`, expected KEY=VALUE", Escaped(text));
-        return Err(Error::usage(fault, "such as --set lambda=0.7 or --model PATH:weight=0.5"));
-    };
-    let read = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    Ok((key.trim().to_owned(), read))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn models_are_paths_with_parameters() {
-        let model = |text: &str| model(OsStr::new(text), &mut Names::default());
-        let read = model("/a:b/c:weight=0.5,density=[0,1],mask=x.json").unwrap();
-        let parameters = json!({"weight": 0.5, "density": [0, 1], "mask": "x.json"});
-        assert_eq!(read, json!({"model": "/a:b/c", "parameters": parameters}));
-        assert_eq!(model("/a:b/c").unwrap(), json!({"model": "/a:b/c"}));
-        let message = model("a:weight=1,x").unwrap_err().to_string();
-        assert_eq!(message, "got `x`, expected KEY=VALUE");
     }
 }

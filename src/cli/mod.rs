@@ -4,11 +4,13 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`, `selection`,
-//! `device`, `config_file`, `resume_args`, `training_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`,
-//! `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`,
+//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
+//! `recipe_flags`, `adapted_models`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
+//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
+mod adapted_models;
 mod command_line;
 mod completions;
 mod config_file;
@@ -16,6 +18,8 @@ mod device;
 mod diff;
 mod doctor;
 mod eval;
+mod eval_data;
+mod generate;
 mod global_args;
 mod hash_args;
 mod inspect;
@@ -26,12 +30,14 @@ mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod objective_args;
 mod outcome;
 mod output_args;
 mod patch;
 mod plan;
 mod progress;
 mod reading_args;
+mod recipe_flags;
 mod report_file;
 mod reset;
 mod resume_args;

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::outcome::Outcome;
 use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
-use super::selection::{SelectionArgs, StrategyArg};
+use super::selection::{SelectionArgs, StrategyArg, uneven};
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Access, Checkpoint, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
@@ -156,6 +156,12 @@ impl Plan {
         }
         let plan = self.selection.plan(&inventory, self.ratio.unwrap_or(0.5))?;
         show(&plan, Some(&inventory), self.json, terminal)?;
+        if let Some((ratio, other)) = self.ratio.and_then(uneven) {
+            terminal.note(&format!(
+                "--ratio {ratio} of plan is the share that is trainable, as in train; for reset, which counts what returns \
+                 to base, it is {other}"
+            ));
+        }
         save(&plan, out, terminal)
     }
 }

@@ -13,7 +13,7 @@ use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::roles::warn_of_roles;
-use super::selection::SelectionArgs;
+use super::selection::{SelectionArgs, uneven};
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
@@ -128,6 +128,12 @@ impl Reset {
             selection_table(&summary, &plan, Half::Frozen, true)
         };
         terminal.print(&result)?;
+        if let Some((ratio, other)) = self.ratio.and_then(uneven) {
+            terminal.note(&format!(
+                "--ratio {ratio} of reset is the share that returns to base; for plan and train, which count what is \
+                 trainable, it is {other}"
+            ));
+        }
         if self.dry_run {
             terminal.note(&format!("dry run: {} would be written", bytes(reset.bytes())));
         } else {

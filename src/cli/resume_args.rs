@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::terminal::shell_word;
 use crate::error::Escaped;
 use crate::train::StartedBy;
 use crate::{Error, Result};
@@ -29,8 +30,15 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
         ));
     };
     if std::env::current_dir().ok().as_ref() != Some(&started.directory) {
+        let word = |path: &Path| shell_word(&path.to_string_lossy());
         let fault = format!("the run was started in {}", Escaped(&started.directory));
-        return Err(Error::usage(fault, "resume it from there, or give all its options again"));
+        let to = std::fs::canonicalize(&out).map_err(Error::io("open", Path::new(&out)))?;
+        let hint = format!(
+            "resume it from there: cd {} && hft-surgery train --resume --out {}",
+            word(&started.directory),
+            word(&to)
+        );
+        return Err(Error::usage(fault, hint + "; or give all its options again"));
     }
     let before = started.arguments.into_iter().map(OsString::from).collect();
     let before = without_value(without(without(before, "--force"), "--resume"), "--out");

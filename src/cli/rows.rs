@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load};
+use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load, load_preferences};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -18,12 +18,21 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// The rows to learn from: of a directory, those of its training split.
     pub(super) fn training(&self, path: &Path) -> Result<Dataset> {
-        let dataset = load(path, self.tokenizer, self.limits)?;
+        self.said(path, load(path, self.tokenizer, self.limits)?)
+    }
+
+    /// As [`Loader::training`], the pairs to learn from: a chosen answer and a rejected one by turns.
+    pub(super) fn pairs(&self, path: &Path) -> Result<Dataset> {
+        self.said(path, load_preferences(path, self.tokenizer, self.limits)?)
+    }
+
+    /// The rows, after what was left out of them was said.
+    fn said(&self, path: &Path, dataset: Dataset) -> Result<Dataset> {
         if !dataset.other_splits.is_empty() {
             let (path, left) = (Escaped(path), names(&dataset.other_splits));
             self.terminal.warn(&format!("{path}: only the training split is read; left out: {left}"));
         }
-        self.warn(path, &dataset);
+        self.warnings(path, &dataset).iter().for_each(|warning| self.terminal.warn(warning));
         Ok(dataset)
     }
 
@@ -32,6 +41,13 @@ impl Loader<'_> {
     /// # Errors
     /// [`Error::Usage`] for a directory of several splits.
     pub(super) fn held_out(&self, path: &Path) -> Result<Dataset> {
+        let (dataset, warnings) = self.held_out_and_warnings(path)?;
+        warnings.iter().for_each(|warning| self.terminal.warn(warning));
+        Ok(dataset)
+    }
+
+    /// As [`Loader::held_out`], with what is to be said of them.
+    pub(super) fn held_out_and_warnings(&self, path: &Path) -> Result<(Dataset, Vec<String>)> {
         let dataset = load(path, self.tokenizer, self.limits)?;
         if !dataset.other_splits.is_empty() {
             let fault = format!(
@@ -41,36 +57,36 @@ impl Loader<'_> {
             );
             return Err(Error::usage(fault, "give the file on whose rows the loss is measured"));
         }
-        self.warn(path, &dataset);
-        Ok(dataset)
+        let warnings = self.warnings(path, &dataset);
+        Ok((dataset, warnings))
     }
 
     /// How much was read.
-    pub(super) fn note(&self, path: &Path, dataset: &Dataset) {
+    pub(super) fn note(&self, path: &Path, dataset: &Dataset, pairs: bool) {
         let (rows, s) = (dataset.rows.len(), dataset.summary);
-        let text =
-            format!("{}: {rows} rows, {} tokens, {} of them targets", Escaped(path), s.tokens, s.targets);
+        let rows = if pairs { format!("{} pairs", rows / 2) } else { format!("{rows} rows") };
+        let text = format!("{}: {rows}, {} tokens, {} of them targets", Escaped(path), s.tokens, s.targets);
         self.terminal.note(&text);
     }
 
     /// What was left out or cut, and what is not obeyed.
-    fn warn(&self, path: &Path, dataset: &Dataset) {
-        let (s, terminal, path) = (dataset.summary, self.terminal, Escaped(path));
+    fn warnings(&self, path: &Path, dataset: &Dataset) -> Vec<String> {
+        let (s, path, mut warnings) = (dataset.summary, Escaped(path), Vec::new());
         if let (Some(most), 1..) = (self.limits.max_length, s.truncated_rows + s.dropped_rows) {
-            terminal.warn(&format!(
+            warnings.push(format!(
                 "{path}: {} rows cut to {most} tokens, {} left out as no target was left; {} tokens lost",
                 s.truncated_rows, s.dropped_rows, s.lost_tokens
             ));
         }
         if !dataset.other_formats.is_empty() {
             let names = names(&dataset.other_formats);
-            terminal.warn(&format!("{path}: files of a format that is not read are left out: {names}"));
+            warnings.push(format!("{path}: files of a format that is not read are left out: {names}"));
         }
         if s.empty_rows > 0 {
-            terminal.warn(&format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
+            warnings.push(format!("{path}: {} rows with an empty `text` left out", s.empty_rows));
         }
         if s.merged_rows > 0 {
-            terminal.warn(&format!(
+            warnings.push(format!(
                 "{path}: in {} rows a prompt has tokens that it does not have with its answer: what is learnt \
                  begins where they part, behind another context than in use; end the prompts on a token boundary \
                  (without a space at the end, for instance)",
@@ -81,14 +97,14 @@ impl Loader<'_> {
             let columns: Vec<String> =
                 dataset.ignored_columns.iter().map(|name| format!("`{}`", Escaped(name))).collect();
             let columns = columns.join(", ");
-            terminal
-                .warn(&format!("{path}: columns that look like a mask or weight are not read: {columns}"));
+            warnings.push(format!("{path}: columns that look like a mask or weight are not read: {columns}"));
         }
+        warnings
     }
 }
 
 /// The names of files, 20 at most.
-fn names(paths: &[PathBuf]) -> String {
+pub(super) fn names(paths: &[PathBuf]) -> String {
     let shown = paths.iter().take(20).filter_map(|path| path.file_name());
     let shown: Vec<String> = shown.map(|name| Escaped(Path::new(name)).to_string()).collect();
     let more = paths.len().saturating_sub(20);
@@ -102,6 +118,7 @@ pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
 }
 
 /// Rows in their order, `size` at a time.
-pub(super) fn in_batches(rows: &[Row], size: usize) -> Vec<Batch> {
-    rows.chunks(size.max(1)).map(Batch::from_rows).collect()
+pub(super) fn in_batches<'a>(rows: impl IntoIterator<Item = &'a Row>, size: usize) -> Vec<Batch> {
+    let rows: Vec<&Row> = rows.into_iter().collect();
+    rows.chunks(size.max(1)).map(|rows| Batch::from_rows(rows.iter().copied())).collect()
 }

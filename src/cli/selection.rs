@@ -175,6 +175,13 @@ impl SelectionArgs {
     }
 }
 
+/// The share and the rest, where they differ: a half is one number whichever of the two is counted.
+pub(super) fn uneven(ratio: f64) -> Option<(f64, f64)> {
+    const DIGITS: f64 = 1e6;
+    let rest = ((1.0 - ratio) * DIGITS).round() / DIGITS;
+    (ratio != rest).then_some((ratio, rest))
+}
+
 fn policy(arg: Option<PolicyArg>) -> Option<Policy> {
     arg.map(|policy| match policy {
         PolicyArg::Train => Policy::Train,

@@ -48,6 +48,15 @@ impl Terminal {
         }
     }
 
+    /// Writes the text of a model to stdout; on a terminal, what could act on it is escaped.
+    pub(super) fn print_text(&self, text: &str) -> Result<()> {
+        if std::io::stdout().is_terminal() {
+            self.print(&visible_but(text, &['\n', '\t']))
+        } else {
+            self.print(text)
+        }
+    }
+
     /// Whether tables on stdout may be painted.
     pub(super) fn paints_tables(&self) -> bool {
         self.color_stdout
@@ -136,15 +145,19 @@ impl Terminal {
 /// A message with what could act on a terminal escaped, but for its line feeds. Names are shown through [`Escaped`] where
 /// the message is made; this is for what libraries and other programs say.
 fn visible(text: &str) -> String {
+    visible_but(text, &['\n'])
+}
+
+fn visible_but(text: &str, plain: &[char]) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_hidden(c) && c != '\n' { out.extend(c.escape_unicode()) } else { out.push(c) }
+        if is_hidden(c) && !plain.contains(&c) { out.extend(c.escape_unicode()) } else { out.push(c) }
     }
     out
 }
 
 /// `text` as one word of a shell's command line.
-fn shell_word(text: &str) -> String {
+pub(super) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

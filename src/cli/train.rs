@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::objective_args::ObjectiveArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::reading_args::ReadingArgs;
@@ -24,7 +25,9 @@ use crate::error::Escaped;
 use crate::model::{Capacity, ModelConfig};
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
-use crate::train::{LogLine, NewRun, RoundSpec, Run, RunDir, RunOptions, Stage, StartedBy, rows_digest};
+use crate::train::{
+    LogLine, NewRun, PreferenceLoss, RoundSpec, Run, RunDir, RunOptions, Stage, StartedBy, rows_digest,
+};
 use crate::{Error, Result};
 
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
@@ -72,6 +75,8 @@ pub(super) struct Train {
     #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
+    objective: ObjectiveArgs,
+    #[command(flatten)]
     rows: DataArgs,
     #[command(flatten)]
     optimizer: OptimizerArgs,
@@ -86,8 +91,8 @@ Examples:
   # Half Fine-Tuning: half of the parameters stay bit-identical
   hft-surgery train --model llama --data rows.jsonl --out llama-hft
 
-  # Look at the rows as the model sees them; train nothing
-  hft-surgery train --model llama --data rows.jsonl --preview 3
+  # Learn from preferences: rows of `prompt`, `chosen` and `rejected`
+  hft-surgery train --objective dpo --model llama-hft --data pairs.jsonl --out llama-dpo
 
   # Go on after an interruption, with the options of its beginning
   hft-surgery train --out llama-hft --resume";
@@ -106,28 +111,29 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
+        let preference = self.objective.preference(&self.rows, &self.saving)?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {
-            return self.show(n, tokenizer.as_ref(), limits, terminal);
+            return self.show(n, tokenizer.as_ref(), limits, preference, terminal);
         }
         let (out, force) = (self.output.path()?, self.output.force);
         let inputs = self.inputs(&source);
         RunDir::check(out, &inputs, force, self.resume)?;
         let rounds = self.plans(&source)?;
         let mut device = self.device.open()?;
-        let data = self.load(tokenizer.as_ref(), limits, terminal)?;
+        let data = self.load(tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
-        let options = self.describe(&source, &data);
+        let options = self.describe(&source, &data, preference);
         let contents = contents_digest(&source, &|_| {})?;
-        let stages = self.arrange(data, device.tokens_at_once())?;
+        let stages = self.arrange(data, device.tokens_at_once(), preference)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
-            round: self.optimizer.round_options(&self.saving, &config, tokens),
+            round: self.optimizer.round_options(&self.saving, &config, tokens, preference),
             rounds: &rounds,
             stages: &stages,
             contents,
@@ -191,14 +197,21 @@ impl Train {
         n: usize,
         tokenizer: Option<&Tokenizer>,
         limits: Limits,
+        preference: Option<PreferenceLoss>,
         terminal: &Terminal,
     ) -> Result<Outcome> {
         let Some(tokenizer) = tokenizer else {
-            return Err(Error::usage("--preview needs the tokenizer.json of the model", ""));
+            return Err(Error::usage(
+                format!("{}: --preview needs its tokenizer.json", Escaped(&self.model)),
+                "copy the tokenizer files of the base model beside the weights",
+            ));
         };
         for path in &self.data {
-            let dataset = Loader { tokenizer: Some(tokenizer), limits, terminal }.training(path)?;
-            let samples = preview(&dataset.rows, tokenizer, n)?;
+            let rows = Loader { tokenizer: Some(tokenizer), limits, terminal };
+            let samples = match preference {
+                None => preview(&rows.training(path)?.rows, tokenizer, n)?,
+                Some(_) => preview(&rows.pairs(path)?.rows, tokenizer, n.saturating_mul(2))?,
+            };
             terminal.print(&samples_text(&samples, terminal.paints_tables()))?;
         }
         Ok(Outcome::Success)
@@ -238,39 +251,67 @@ impl Train {
         (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
     }
 
-    fn load(&self, tokenizer: Option<&Tokenizer>, limits: Limits, terminal: &Terminal) -> Result<Data> {
+    fn load(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        limits: Limits,
+        preference: Option<PreferenceLoss>,
+        terminal: &Terminal,
+    ) -> Result<Data> {
         let rows = Loader { tokenizer, limits, terminal };
-        let stages = self.data.iter().map(|path| rows.training(path)).collect::<Result<Vec<_>>>()?;
+        let read = |path: &PathBuf| match preference {
+            None => rows.training(path),
+            Some(_) => rows.pairs(path),
+        };
+        let stages = self.data.iter().map(read).collect::<Result<Vec<_>>>()?;
         let eval = self.saving.eval_data.as_deref().map(|path| rows.held_out(path)).transpose()?;
         let eval_path = self.saving.eval_data.iter();
         for (path, dataset) in self.data.iter().zip(&stages).chain(eval_path.zip(&eval)) {
-            rows.note(path, dataset);
+            rows.note(path, dataset, preference.is_some());
         }
         Ok(Data { stages, eval })
     }
 
-    fn arrange(&self, data: Data, tokens_at_once: usize) -> Result<Vec<Arranged>> {
+    fn arrange(
+        &self,
+        data: Data,
+        tokens_at_once: usize,
+        preference: Option<PreferenceLoss>,
+    ) -> Result<Vec<Arranged>> {
         let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
-        let options = self.rows.batch_options(self.selection.seed(), rows_per_step);
+        let options = self.rows.batch_options(self.selection.seed(), rows_per_step, preference.is_some());
         let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
         let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
         let arrange = |dataset: Dataset| {
             let longest = dataset.rows.iter().map(|row| row.input_ids.len()).fold(longest_eval, usize::max);
+            // The two answers of a pair go through the model together.
+            let together = dataset.rows.chunks(if preference.is_some() { 2 } else { 1 });
+            let together = together.map(|rows| rows.iter().map(|row| row.input_ids.len()).sum());
+            let most_together = together.fold(longest_eval, usize::max);
             let batches = Batches::new(dataset.rows, options)?;
-            let row = if self.rows.packing { self.rows.max_length.max(longest) } else { longest };
+            let row = if self.rows.packing { self.rows.max_length.max(longest) } else { most_together };
             let most = self.rows.batch_size.saturating_mul(row);
             Ok(Arranged {
                 batches,
                 eval: eval.clone(),
-                capacity: Capacity { tokens: longest.max(tokens_at_once.min(most)), positions: longest },
+                capacity: Capacity {
+                    tokens: most_together.max(tokens_at_once.min(most)),
+                    positions: longest,
+                },
             })
         };
         data.stages.into_iter().map(arrange).collect()
     }
 
     /// Everything that decides the result.
-    fn describe(&self, source: &Checkpoint, data: &Data) -> Map<String, Value> {
-        let mut options = self.optimizer.describe(&self.rows);
+    fn describe(
+        &self,
+        source: &Checkpoint,
+        data: &Data,
+        preference: Option<PreferenceLoss>,
+    ) -> Map<String, Value> {
+        let mut options = self.optimizer.describe(&self.rows, preference);
+        options.extend(self.objective.describe(preference));
         let digests = data.stages.iter().map(|stage| Value::String(rows_digest(&stage.rows)));
         options.insert("data".to_owned(), digests.collect());
         let paths: Vec<_> = self.data.iter().map(|path| path.to_string_lossy()).collect();
@@ -288,6 +329,8 @@ impl Train {
 /// What a resumed run must have in common with the one that was started: the options, the bytes of the model and
 /// of its configuration, the plans.
 fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOptions<'_>) -> Result<Value> {
+    // The digests of the rows tell other rows; where their files are does not matter.
+    options.remove("data_files");
     let config = read_small(&source.root().join("config.json"))?;
     let plans: String = run.rounds.iter().map(|round| round.plan.to_json()).collect();
     options.insert("model_contents_sha256".to_owned(), json!(run.contents));
@@ -305,7 +348,7 @@ struct Arranged {
 
 impl Arranged {
     fn stage(&self) -> Stage<'_> {
-        Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity }
+        Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity, reference: &[] }
     }
 }
 

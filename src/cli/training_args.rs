@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use crate::data::{Arrangement, BatchOptions};
 use crate::model::{ModelConfig, Recompute};
-use crate::train::{AdamW, RoundOptions, Scheduler};
+use crate::train::{AdamW, PreferenceLoss, RoundOptions, Scheduler};
 use crate::{Error, Result};
 
 /// How rows become micro-batches.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
-    /// Sequences (or packed rows) of a micro-batch
+    /// Sequences, packed rows or pairs of a micro-batch
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(super) batch_size: usize,
     /// Tokens of a row at most; longer rows lose their end
@@ -33,8 +33,10 @@ pub(super) struct DataArgs {
 
 impl DataArgs {
     /// What the trainer calls these options; an optimizer step takes `rows_per_step` rows.
-    pub(super) fn batch_options(&self, seed: u64, rows_per_step: usize) -> BatchOptions {
-        let arrangement = if self.packing {
+    pub(super) fn batch_options(&self, seed: u64, rows_per_step: usize, pairs: bool) -> BatchOptions {
+        let arrangement = if pairs {
+            Arrangement::Pairs
+        } else if self.packing {
             Arrangement::Packed { max_length: self.max_length }
         } else if self.group_by_length {
             Arrangement::GroupByLength { rows_per_step }
@@ -49,9 +51,9 @@ impl DataArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Optimizer (all counts are per round)")]
 pub(super) struct OptimizerArgs {
-    /// Highest learning rate
-    #[arg(long, value_name = "X", default_value_t = 2e-5)]
-    learning_rate: f64,
+    /// Highest learning rate [default: 2e-5; 1e-6 with --objective dpo]
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
     /// Passes over the data
     #[arg(long, value_name = "N", default_value_t = 3)]
     epochs: u64,
@@ -149,15 +151,21 @@ impl OptimizerArgs {
         batch_size.saturating_mul(usize::try_from(self.gradient_accumulation_steps).unwrap_or(usize::MAX))
     }
 
+    fn learning_rate(&self, preference: Option<PreferenceLoss>) -> f64 {
+        self.learning_rate.unwrap_or(if preference.is_some() { 1e-6 } else { 2e-5 })
+    }
+
     /// What the trainer calls these options, for `tokens` tokens at once through a model.
     pub(super) fn round_options(
         &self,
         saving: &SavingArgs,
         config: &ModelConfig,
         tokens: usize,
+        preference: Option<PreferenceLoss>,
     ) -> RoundOptions {
         RoundOptions {
-            learning_rate: self.learning_rate,
+            preference,
+            learning_rate: self.learning_rate(preference),
             scheduler: match self.lr_scheduler {
                 SchedulerArg::Linear => Scheduler::Linear,
                 SchedulerArg::Cosine => Scheduler::Cosine,
@@ -201,7 +209,7 @@ impl OptimizerArgs {
         let not_negative = |name: &str, x: f64| range(name, x, x.is_finite() && x >= 0.0, "0 or more");
         let below_one = |name: &str, x: f64| range(name, x, (0.0..1.0).contains(&x), "0 to below 1");
         let some = |name: &str, n: Option<u64>| range(name, 0.0, n != Some(0), "1 or more");
-        not_negative("learning-rate", self.learning_rate)?;
+        not_negative("learning-rate", self.learning_rate(None))?;
         not_negative("weight-decay", self.weight_decay)?;
         not_negative("adam-epsilon", self.adam_epsilon)?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
@@ -217,7 +225,7 @@ impl OptimizerArgs {
     }
 
     /// The options that decide the result.
-    pub(super) fn describe(&self, data: &DataArgs) -> Map<String, Value> {
+    pub(super) fn describe(&self, data: &DataArgs, preference: Option<PreferenceLoss>) -> Map<String, Value> {
         let scheduler = self.lr_scheduler.to_possible_value();
         let described = json!({
             "batch_size": data.batch_size,
@@ -225,7 +233,7 @@ impl OptimizerArgs {
             "packing": data.packing,
             "group_by_length": data.group_by_length,
             "shuffle": !data.no_shuffle,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self.learning_rate(preference),
             "epochs": self.epochs,
             "max_steps": self.max_steps,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,

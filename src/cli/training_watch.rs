@@ -43,6 +43,10 @@ impl<'a> Watch<'a> {
         let lr = line.learning_rate;
         let rate = grouped(line.tokens_per_second.round() as u64);
         let mut text = format!("loss {:.4}  lr {lr:.2e}  {rate} tokens/s", line.loss);
+        if let Some(pairs) = &line.preference {
+            let (margin, accuracy) = (pairs.rewards_margins, pairs.rewards_accuracies);
+            text += &format!("  rewards/margins {margin:.4}  rewards/accuracies {accuracy:.2}");
+        }
         if let Some(memory) = peak_memory() {
             text += &format!("  {}", bytes(memory));
         }
@@ -56,6 +60,18 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// A bar of this length; hidden unless stderr is a terminal.
+    fn start_bar(&mut self, length: u64) {
+        if !self.terminal.draws_progress() {
+            return;
+        }
+        let template = "{prefix}[{bar:16}] {pos}/{len} {eta} left  {wide_msg}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        self.bar = bar.with_style(style.progress_chars("=> "));
+        self.bar.enable_steady_tick(Duration::from_millis(500));
+    }
+
     /// Steps of the rounds before.
     fn steps_before(&self, line: &LogLine) -> u64 {
         line.step - self.of_round.min(line.step)
@@ -63,6 +79,22 @@ impl<'a> Watch<'a> {
 }
 
 impl Watcher for Watch<'_> {
+    fn reference(&mut self, done: usize, rows: usize) {
+        const DOING: &str = "reference model";
+        if done == 0 {
+            self.terminal.note(&format!(
+                "{DOING}: log-probabilities of {} answers, before the first step",
+                grouped(rows as u64)
+            ));
+            self.start_bar(rows as u64);
+            self.bar.set_message(DOING);
+        }
+        self.bar.set_position(done as u64);
+        if done == rows {
+            self.bar.finish_and_clear();
+        }
+    }
+
     fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, tokens }: RoundLength) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
@@ -87,14 +119,7 @@ impl Watcher for Watch<'_> {
         ));
         self.of_round = 0;
         self.cost = Some(*cost);
-        if self.terminal.draws_progress() {
-            let template = "{prefix}[{bar:16}] {pos}/{len} {eta} left  {wide_msg}";
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-            self.bar = bar.with_style(style.progress_chars("=> "));
-            self.bar.enable_steady_tick(Duration::from_millis(500));
-        }
+        self.start_bar(steps);
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -16,6 +16,8 @@ pub(crate) enum TargetMessages {
     Assistant,
     /// All from this position on.
     From(usize),
+    /// The one that follows the chat: the text ends with the generation prompt.
+    Next,
 }
 
 /// A rendered chat and its targets.
@@ -53,6 +55,10 @@ pub(crate) fn answers(
             let (text, blocks) = engine.render_blocks(&engine.prepare(chat)?)?;
             let answers = learnt_blocks(chat, blocks)?.into_iter().map(Answer::of).collect();
             Ok(vec![RenderedChat { text, answers }])
+        }
+        TargetMessages::Next => {
+            let text = engine.render(&engine.prepare(chat)?, chat.messages.len(), true)?;
+            Ok(vec![RenderedChat { text, answers: Vec::new() }])
         }
         TargetMessages::Assistant => prefix_difference(chat, Prefixes::new(engine, chat)?),
         TargetMessages::From(prompt) => {

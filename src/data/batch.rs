@@ -15,6 +15,8 @@ pub struct Batch {
     pub labels: Vec<i32>,
     /// The start of every sequence and the end of the last, as in FlashAttention: 0 first, one entry more than sequences.
     pub cu_seqlens: Vec<u32>,
+    /// The place of each sequence's row among the rows of its dataset, where that matters.
+    pub rows: Vec<u32>,
 }
 
 impl Batch {

@@ -22,12 +22,15 @@ pub enum Arrangement {
         /// Tokens of a packed row at most.
         max_length: usize,
     },
+    /// In the order of the epoch, rows `2 i` and `2 i + 1` always one after the other: the chosen and the rejected
+    /// answer of a preference.
+    Pairs,
 }
 
 /// How rows become micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// Rows, or packed rows, per micro-batch; the last one of an epoch may hold fewer.
+    /// Rows, packed rows, or pairs, per micro-batch; the last one of an epoch may hold fewer.
     pub batch_size: usize,
     /// The rows that come into one micro-batch.
     pub arrangement: Arrangement,
@@ -44,7 +47,7 @@ pub struct BatchOptions {
 #[derive(Debug, Clone)]
 pub struct Batches {
     rows: Vec<Row>,
-    /// Indexes of rows that share a packed row.
+    /// Indexes of rows that share a packed row or are a pair.
     packed: Vec<Vec<u32>>,
     options: BatchOptions,
 }
@@ -70,7 +73,13 @@ impl Batches {
                 }
                 best_fit_decreasing(&lengths, max_length)
             }
-            _ => (0..rows.len() as u32).map(|i| vec![i]).collect(),
+            Arrangement::Pairs => {
+                assert!(rows.len().is_multiple_of(2), "each chosen answer has a rejected one");
+                (0..rows.len() as u32).step_by(2).map(|i| vec![i, i + 1]).collect()
+            }
+            Arrangement::Plain | Arrangement::GroupByLength { .. } => {
+                (0..rows.len() as u32).map(|i| vec![i]).collect()
+            }
         };
         Ok(Self { rows, packed, options })
     }
@@ -118,7 +127,9 @@ impl Epoch<'_> {
         let start = batch.checked_mul(options.batch_size).filter(|start| *start < self.order.len())?;
         let end = start.saturating_add(options.batch_size).min(self.order.len());
         let packed = self.order[start..end].iter().flat_map(|i| &packed[*i as usize]);
-        Some(Batch::from_rows(packed.map(|row| &rows[*row as usize])))
+        let places: Vec<u32> = packed.copied().collect();
+        let batch = Batch::from_rows(places.iter().map(|row| &rows[*row as usize]));
+        Some(Batch { rows: places, ..batch })
     }
 }
 

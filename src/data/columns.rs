@@ -5,6 +5,15 @@ use serde_json::{Map, Value};
 use crate::data::fault::Fault;
 use crate::error::Escaped;
 
+/// The names of the columns, 20 at most.
+pub(crate) fn names(row: &Map<String, Value>) -> String {
+    let mut names: Vec<String> = row.keys().take(20).map(|name| format!("`{}`", Escaped(name))).collect();
+    if row.len() > names.len() {
+        names.push("…".to_owned());
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
 /// The text in a column.
 pub(crate) fn string(row: &Map<String, Value>, name: &str) -> Result<String, Fault> {
     match row.get(name) {

@@ -6,7 +6,7 @@ use crate::data::answers::{Answer, RenderedChat, TargetMessages};
 use crate::data::chat::Chat;
 use crate::data::fault::Fault;
 use crate::data::record::Record;
-use crate::data::row::{Location, Row};
+use crate::data::row::{IGNORED, Location, Row};
 use crate::data::template::ChatTemplate;
 use crate::data::token_row::Sequence;
 use crate::data::tokenizer::{TokenPrefix, Tokenizer};
@@ -31,7 +31,8 @@ pub(crate) struct Encoded {
 impl Encoder<'_> {
     /// Tokenizes a row of a file. It gives one training row, except a chat of several assistant messages under a
     /// template that rewrites earlier messages, which gives one per assistant message, and packed token ids, which
-    /// give one per sequence. An empty `text` gives none.
+    /// give one per sequence. An empty `text` gives none, a preference two: the
+    /// chosen answer and the rejected one, each behind the prompt.
     pub(crate) fn encode(&self, record: Record) -> Result<Encoded, Fault> {
         match record {
             Record::Chat(chat) => self.chat(chat, TargetMessages::Assistant),
@@ -59,8 +60,26 @@ impl Encoder<'_> {
             Record::Instruction { instruction, input, output, system, .. } => {
                 self.prompt_completion(&alpaca_prompt(&instruction, &input, system.as_deref()), &output)
             }
+            Record::Preference(pair) => self.preference(*pair),
             Record::Tokens(sequences) => Ok(Encoded { rows: self.sequences(sequences), merged: false }),
         }
+    }
+
+    /// Both answers begin where the first of them leaves the tokens of the prompt alone, as in TRL.
+    fn preference(&self, pair: [Record; 2]) -> Result<Encoded, Fault> {
+        let [chosen, rejected] = pair.map(|record| self.encode(record));
+        let (mut chosen, rejected) = (chosen?, rejected?);
+        chosen.merged |= rejected.merged;
+        chosen.rows.extend(rejected.rows);
+        assert!(chosen.rows.len() == 2, "each answer is one sequence");
+        let begins = |row: &Row| row.labels.iter().position(|label| *label != IGNORED);
+        let first = chosen.rows.iter().filter_map(begins).min();
+        let first = first.ok_or_else(|| Fault::new("no target token: both answers are empty"))?;
+        for row in &mut chosen.rows {
+            let end = row.input_ids.len();
+            *row = self.row(std::mem::take(&mut row.input_ids), Some(first..end));
+        }
+        Ok(chosen)
     }
 
     /// One row for each sequence; of several, those without a target are left out: they have no loss.
@@ -76,12 +95,7 @@ impl Encoder<'_> {
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, Fault> {
-        self.tokenizer.ok_or_else(|| {
-            Fault::hinted(
-                "a row of text, but the model has no tokenizer.json",
-                "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
-            )
-        })
+        self.tokenizer.ok_or_else(no_tokenizer)
     }
 
     fn row(&self, input_ids: Vec<u32>, targets: impl IntoIterator<Item = Range<usize>>) -> Row {
@@ -148,6 +162,14 @@ impl Encoder<'_> {
         }
         Ok((self.row(tokens.ids, targets), any_merged))
     }
+}
+
+/// The fault of a row of text where the model has no tokenizer.
+pub(crate) fn no_tokenizer() -> Fault {
+    Fault::hinted(
+        "a row of text, but the model has no tokenizer.json",
+        "copy the tokenizer files of the base model beside the weights, or use rows with `input_ids`",
+    )
 }
 
 /// The prompt of Stanford Alpaca, for models without a chat template.

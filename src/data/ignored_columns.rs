@@ -12,7 +12,7 @@ const WORDS: [&str; 9] =
     ["loss", "label", "labels", "train", "trainable", "training", "learn", "ignore", "skip"];
 
 /// Columns that hold messages.
-const MESSAGES: [&str; 4] = ["messages", "conversations", "prompt", "completion"];
+const MESSAGES: [&str; 6] = ["messages", "conversations", "prompt", "completion", "chosen", "rejected"];
 
 /// The names of the columns of `row`, and of the fields of its messages, that look like a mask or a weight; without
 /// the columns in `read` and the fields that messages are weighed by.

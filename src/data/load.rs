@@ -10,6 +10,7 @@ use crate::data::encode::{Encoded, Encoder};
 use crate::data::fault::Fault;
 use crate::data::files::{self, Format};
 use crate::data::json_lines;
+use crate::data::preference::preference;
 use crate::data::raw_row::RawRow;
 use crate::data::record::Record;
 use crate::data::row::{Location, Row, targets};
@@ -21,7 +22,7 @@ const CHUNK: usize = 2048;
 /// Bytes after which no further row is taken into a chunk.
 const CHUNK_BYTES: u64 = 32 << 20;
 /// Faults after which reading stops: more of them say nothing new.
-const MOST_FAULTS: usize = 20;
+pub(crate) const MOST_FAULTS: usize = 20;
 /// Names of ignored columns that are kept.
 const MOST_IGNORED: usize = 20;
 
@@ -98,6 +99,19 @@ pub struct Dataset {
 /// # }
 /// ```
 pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
+    load_as(path, tokenizer, limits, false)
+}
+
+/// As [`load`], for rows of preferences: rows `2 i` and `2 i + 1` of the dataset are the chosen and the rejected answer
+/// of pair `i`, each behind the prompt. A pair is left out where the prompt alone fills the greatest length.
+///
+/// # Errors
+/// As [`load`], and a row that is no preference.
+pub fn load_preferences(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
+    load_as(path, tokenizer, limits, true)
+}
+
+fn load_as(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits, pairs: bool) -> Result<Dataset> {
     let files = files::files(path)?;
     let dataset = Dataset {
         rows: Vec::new(),
@@ -106,7 +120,7 @@ pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Resul
         other_formats: files.other_formats,
         ignored_columns: BTreeSet::new(),
     };
-    let mut loading = Loading { tokenizer, limits, dataset, faults: Faults::default() };
+    let mut loading = Loading { tokenizer, limits, pairs, dataset, faults: Faults::default() };
     for (file, format) in files.read {
         loading.file(&file, format)?;
     }
@@ -129,13 +143,15 @@ fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Err
     Error::Data { path: path.to_owned(), line: None, fault, hint }
 }
 
-fn no_rows(path: &Path) -> Error {
+pub(crate) fn no_rows(path: &Path) -> Error {
     Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
 }
 
 struct Loading<'a> {
     tokenizer: Option<&'a Tokenizer>,
     limits: Limits,
+    /// Rows are preferences.
+    pairs: bool,
     dataset: Dataset,
     faults: Faults,
 }
@@ -155,14 +171,15 @@ impl Loading<'_> {
     }
 
     fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<RawRow>) -> Result<()> {
-        let parse = |raw: RawRow| {
+        let parse = if self.pairs { preference } else { Record::parse };
+        let read = |raw: RawRow| {
             let location = Location { path: path.clone(), line: raw.line };
-            match raw.columns.and_then(Record::parse) {
+            match raw.columns.and_then(parse) {
                 Ok((record, ignored)) => (location, Ok(record), ignored),
                 Err(fault) => (location, Err(fault), Vec::new()),
             }
         };
-        let mut records: Vec<_> = chunk.into_par_iter().map(parse).collect();
+        let mut records: Vec<_> = chunk.into_par_iter().map(read).collect();
         for (_, _, ignored) in &mut records {
             self.ignored(std::mem::take(ignored));
         }
@@ -188,10 +205,7 @@ impl Loading<'_> {
                     self.faults.push(location.error(fault));
                     return std::mem::take(&mut self.faults).into_result();
                 }
-                Err(fault) if self.faults.first().len() < MOST_FAULTS => {
-                    self.faults.push(location.error(fault));
-                }
-                Err(_) => {}
+                Err(fault) => self.faults.push(location.error(fault)),
             }
         }
         Ok(())
@@ -200,6 +214,12 @@ impl Loading<'_> {
     fn add(&mut self, Encoded { rows, merged }: Encoded) {
         self.dataset.summary.empty_rows += usize::from(rows.is_empty());
         self.dataset.summary.merged_rows += usize::from(merged);
+        let has_target = |row: &Row| targets(&row.labels[..self.kept(row)]) > 0;
+        if self.pairs && !rows.iter().all(has_target) {
+            self.dataset.summary.dropped_rows += 1;
+            self.dataset.summary.lost_tokens += rows.iter().map(|row| row.input_ids.len()).sum::<usize>();
+            return;
+        }
         rows.into_iter().for_each(|row| self.fit(row));
     }
 
@@ -212,11 +232,16 @@ impl Loading<'_> {
         }
     }
 
+    /// Tokens of a row that are kept.
+    fn kept(&self, row: &Row) -> usize {
+        let length = row.input_ids.len();
+        length.min(self.limits.max_length.unwrap_or(length))
+    }
+
     /// Adds a row, cut to the greatest length.
     fn fit(&mut self, mut row: Row) {
+        let (length, kept) = (row.input_ids.len(), self.kept(&row));
         let summary = &mut self.dataset.summary;
-        let length = row.input_ids.len();
-        let kept = length.min(self.limits.max_length.unwrap_or(length));
         if targets(&row.labels[..kept]) == 0 {
             summary.dropped_rows += 1;
             summary.lost_tokens += length;
@@ -233,7 +258,7 @@ impl Loading<'_> {
 }
 
 /// The next rows, few enough that they fit into memory.
-fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
+pub(crate) fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
         let Some(found) = rows.next().transpose()? else { break };
@@ -249,9 +274,9 @@ fn checked(encoded: Encoded, vocab_size: u32) -> std::result::Result<Encoded, Fa
     Ok(encoded)
 }
 
-type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
+pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
 
-fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
+pub(crate) fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
     match format {
         Format::Json | Format::JsonZstd => json_lines::rows(path, format),
         Format::Parquet => open_parquet(path),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::data::chat::{Chat, messages};
-use crate::data::columns::{mismatch, string};
+use crate::data::columns::{mismatch, names, string};
 use crate::data::fault::Fault;
 use crate::data::ignored_columns::ignored;
 use crate::data::message_weight::zero_or_one;
@@ -36,6 +36,8 @@ pub(crate) enum Record {
     },
     /// `input_ids` and `labels`, or masks.
     Tokens(Vec<Sequence>),
+    /// A prompt with its chosen answer, and with its rejected one.
+    Preference(Box<[Self; 2]>),
 }
 
 /// Columns that say whether the answer of a row is a good one, as in TRL's KTO and in LLaMA-Factory.
@@ -63,7 +65,7 @@ impl Record {
         if has("chosen") || has("rejected") || has("chosen_input_ids") {
             return Err(Fault::hinted(
                 "a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning",
-                "rename `chosen` to `completion` and drop `rejected` to learn the chosen answers",
+                "use --objective dpo, or rename `chosen` to `completion` and drop `rejected` to learn the chosen answers",
             ));
         }
         refuse_undesirable(row)?;
@@ -74,7 +76,7 @@ impl Record {
         } else if has("conversations") {
             conversation(row, messages(row, "conversations")?, "conversations")
         } else if has("prompt") && has("completion") {
-            prompt_completion(row)
+            prompt_completion(row, "completion")
         } else if has("instruction") && has("output") {
             instruction(row)
         } else if has("text") {
@@ -86,17 +88,16 @@ impl Record {
 
     /// Whether it can be rendered by a chat template only.
     pub(crate) fn needs_template(&self) -> bool {
-        matches!(self, Self::Chat(_) | Self::ChatCompletion { .. })
+        match self {
+            Self::Chat(_) | Self::ChatCompletion { .. } => true,
+            Self::Preference(pair) => pair.iter().any(Self::needs_template),
+            _ => false,
+        }
     }
 }
 
 fn unknown_columns(row: &Map<String, Value>) -> Fault {
-    let mut names: Vec<String> = row.keys().take(20).map(|name| format!("`{}`", Escaped(name))).collect();
-    if row.len() > names.len() {
-        names.push("…".to_owned());
-    }
-    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    Fault::hinted(format!("unknown format: the columns are {names}"), FORMATS)
+    Fault::hinted(format!("unknown format: the columns are {}", names(row)), FORMATS)
 }
 
 /// Refuses an answer that is a bad example. Beside `text`, a number is the class of the text, not such a mark.
@@ -139,26 +140,27 @@ fn conversation(row: &Map<String, Value>, messages: Vec<Value>, column: &str) ->
     Ok(Record::Chat(chat))
 }
 
-fn prompt_completion(row: &Map<String, Value>) -> Result<Record, Fault> {
+/// `prompt` with the completion in the column `column`: two texts, or messages.
+pub(crate) fn prompt_completion(row: &Map<String, Value>, column: &str) -> Result<Record, Fault> {
     if row["prompt"].is_string() {
-        let (prompt, completion) = (string(row, "prompt")?, string(row, "completion")?);
+        let (prompt, completion) = (string(row, "prompt")?, string(row, column)?);
         return Ok(Record::PromptCompletion { prompt, completion });
     }
     let mut all = messages(row, "prompt")?;
-    let completion = answer(row, "completion")?;
+    let completion = answer(row, column)?;
     let (in_prompt, in_completion) = (all.len(), completion.len());
     all.extend(completion);
     let chat = chat(row, all)?;
     // A system message may have been put before those of the prompt.
     let prompt = chat.messages.len() - in_completion;
     let place = |at: usize| match at.checked_sub(prompt) {
-        Some(at) => format!("completion[{at}]"),
+        Some(at) => format!("{column}[{at}]"),
         None => format!("prompt[{}]", at.saturating_sub(prompt - in_prompt)),
     };
     chat.check_weights(|at| at >= prompt, place)?;
     if let Some(at) = (prompt..chat.messages.len()).find(|at| chat.is_left_out(*at)) {
         return Err(Fault::hinted(
-            format!("`completion[{}]`: a weight of 0 in what is to be learnt", at - prompt),
+            format!("`{column}[{}]`: a weight of 0 in what is to be learnt", at - prompt),
             "use `messages` with weights, or move what is not learnt into `prompt`",
         ));
     }
@@ -173,7 +175,8 @@ fn answer(row: &Map<String, Value>, name: &str) -> Result<Vec<Value>, Fault> {
     }
 }
 
-fn chat(row: &Map<String, Value>, mut messages: Vec<Value>) -> Result<Chat, Fault> {
+/// The chat of these messages, with the other columns of the row that a template reads.
+pub(crate) fn chat(row: &Map<String, Value>, mut messages: Vec<Value>) -> Result<Chat, Fault> {
     if let Some(Value::String(system)) = row.get("system")
         && messages.first().is_some_and(|first| first["role"] != "system")
     {

@@ -86,6 +86,11 @@ impl Row {
         Ok(())
     }
 
+    /// Labels that are not ignored, the first position's among them.
+    pub fn labelled(&self) -> usize {
+        self.labels.iter().filter(|label| **label != IGNORED).count()
+    }
+
     /// Tokens whose loss counts: targets after the first position, which nothing predicts.
     pub fn targets(&self) -> usize {
         targets(&self.labels)

@@ -123,7 +123,19 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let decoded = catch_panic(|| self.inner.decode(ids, false).map_err(|e| e.to_string()));
+        self.decoded(ids, false)
+    }
+
+    /// The text of token ids without special tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_text(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, true)
+    }
+
+    fn decoded(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let decoded = catch_panic(|| self.inner.decode(ids, skip_special_tokens).map_err(|e| e.to_string()));
         let failed = |e: String| fault(&self.path, &format!("cannot decode: {}", Escaped(&e)), None);
         decoded.unwrap_or_else(Err).map_err(failed)
     }

@@ -4,7 +4,7 @@
 //! decoded, `compare` distributes pieces over threads, `kernel` computes the sums of [`Delta`] block by block, and
 //! `bf16` computes the same sums for two `bf16` tensors with AVX-512.
 //!
-//! Parts, lowest first: `real`, `histogram`, `delta`, `tensor_diff`, `limit`, `plan_check`, `relation`, `pair`, `kernel`,
+//! Parts, lowest first: `real`, `histogram`, `delta`, `tensor_diff`, `limit`, `plan_check`, `pair`, `kernel`,
 //! `bf16`, `compare`, `checkpoints`, `three_way`.
 
 #[cfg(target_arch = "x86_64")]
@@ -18,7 +18,6 @@ mod limit;
 mod pair;
 mod plan_check;
 mod real;
-mod relation;
 mod tensor_diff;
 mod three_way;
 
@@ -27,6 +26,5 @@ pub use delta::Delta;
 pub use histogram::Histogram;
 pub use limit::Limit;
 pub use plan_check::{PlanCheck, Violation, violations};
-pub use relation::unlike;
 pub use tensor_diff::{Status, StoredAs, TensorDiff};
 pub use three_way::{Overlap, TensorOverlap, three_way};

@@ -1,13 +1,14 @@
-//! The loss of a checkpoint.
+//! The losses of a checkpoint.
 
-use super::{MeanLoss, mean_loss};
+use super::{SequenceLoss, sequence_losses};
 use crate::Result;
 use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
 use crate::model::{Activations, Capacity, Model, ModelConfig, Recompute};
 
-/// The loss of the model in `source` on all target tokens of `batches`, each within `capacity`.
+/// The loss of the model in `source` on each sequence of `batches`, in order. `computed` is told the number of tokens
+/// after each batch.
 ///
 /// # Errors
 /// A model outside the Llama family, tensors missing or of unexpected shape, a fault of the device.
@@ -15,29 +16,37 @@ pub fn eval_checkpoint(
     device: &mut Device,
     source: &Checkpoint,
     batches: &[Batch],
-    capacity: Capacity,
-) -> Result<MeanLoss> {
+    computed: &mut dyn FnMut(u64),
+) -> Result<Vec<SequenceLoss>> {
+    let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
+    let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
+    let tokens = longest.max(device.tokens_at_once().min(most));
+    let work = Work { source, batches, capacity: Capacity { tokens, positions: longest } };
     match device {
-        Device::Cpu => {
-            eval_on(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), source, batches, capacity)
-        }
+        Device::Cpu => work.on(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), computed),
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            eval_on(&mut **cuda, |cuda, stored| cuda.frozen(stored), source, batches, capacity)
-        }
+        Device::Cuda(cuda) => work.on(&mut **cuda, |cuda, stored| cuda.frozen(stored), computed),
     }
 }
 
-fn eval_on<'c, B: Backend>(
-    backend: &mut B,
-    weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
+struct Work<'c> {
     source: &'c Checkpoint,
-    batches: &[Batch],
+    batches: &'c [Batch],
     capacity: Capacity,
-) -> Result<MeanLoss> {
-    let config = ModelConfig::read(source)?;
-    let model = Model::load(config, source, backend, |_, stored| Some((weight(backend, stored)?, false)))?;
-    backend.check()?;
-    let mut acts = Activations::new(backend, &model.config, capacity, Recompute::Full, false);
-    mean_loss(backend, &model, &mut acts, batches)
+}
+
+impl<'c> Work<'c> {
+    fn on<B: Backend>(
+        &self,
+        backend: &mut B,
+        weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
+        computed: &mut dyn FnMut(u64),
+    ) -> Result<Vec<SequenceLoss>> {
+        let config = ModelConfig::read(self.source)?;
+        let model =
+            Model::load(config, self.source, backend, |_, stored| Some((weight(backend, stored)?, false)))?;
+        backend.check()?;
+        let mut acts = Activations::new(backend, &model.config, self.capacity, Recompute::Full, false);
+        sequence_losses(backend, &model, &mut acts, self.batches, computed)
+    }
 }

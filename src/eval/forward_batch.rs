@@ -14,22 +14,35 @@ pub struct ForwardBatch<'a> {
     pub target_rows: Vec<u32>,
     /// The target of each of these rows.
     pub target_ids: Vec<u32>,
+    /// The sequences, as positions in their batch.
+    pub range: std::ops::Range<usize>,
 }
 
 impl<'a> ForwardBatch<'a> {
     /// Divides `batch` between sequences, into pieces of at most `most` tokens or of one sequence.
     pub fn split(batch: &'a Batch, most: usize) -> Vec<Self> {
+        Self::split_groups(batch, most, 1)
+    }
+
+    /// As [`ForwardBatch::split`], with each group of `size` consecutive sequences in one piece, however long it is.
+    ///
+    /// # Panics
+    /// When the sequences are no whole number of groups.
+    pub fn split_groups(batch: &'a Batch, most: usize, size: usize) -> Vec<Self> {
+        assert!(batch.cu_seqlens.len() % size == 1 % size, "the sequences are whole groups");
         let ends = &batch.cu_seqlens;
         let mut pieces = Vec::new();
         let mut first = 0;
         while first + 1 < ends.len() {
             let start = ends[first];
             let fits = |end: &u32| (end - start) as usize <= most;
-            let more = ends[first + 1..].iter().take_while(|end| fits(end)).count().max(1);
+            let groups = ends[first + size..].iter().step_by(size).take_while(|end| fits(end)).count();
+            let more = groups.max(1) * size;
             let offsets: Vec<u32> = ends[first..=first + more].iter().map(|end| end - start).collect();
             let range = start as usize..ends[first + more] as usize;
             let (target_rows, target_ids) = next_token_targets(&batch.labels[range.clone()], &offsets);
-            pieces.push(Self { ids: &batch.input_ids[range], offsets, target_rows, target_ids });
+            let ids = &batch.input_ids[range];
+            pieces.push(Self { ids, offsets, target_rows, target_ids, range: first..first + more });
             first += more;
         }
         pieces
@@ -38,6 +51,19 @@ impl<'a> ForwardBatch<'a> {
     /// How the tokens divide into sequences.
     pub fn sequences(&self) -> Sequences<'_> {
         Sequences { offsets: &self.offsets }
+    }
+
+    /// The sum of `values`, one for each target, over the targets of each sequence.
+    pub fn sums(&self, values: &[f32]) -> Vec<f64> {
+        let mut pairs = self.target_rows.iter().zip(values).peekable();
+        let mut sum = |range: std::ops::Range<usize>| {
+            let mut sum = 0.0;
+            while let Some((_, value)) = pairs.next_if(|(row, _)| (**row as usize) < range.end) {
+                sum += f64::from(*value);
+            }
+            sum
+        };
+        self.sequences().ranges().map(&mut sum).collect()
     }
 
     /// The rows that predict a target, with their targets.
@@ -73,7 +99,7 @@ mod tests {
         let ids: Vec<u32> = (0..lengths.iter().sum::<usize>() as u32).collect();
         let labels: Vec<i32> =
             ids.iter().map(|id| if id % 3 == 0 { -100 } else { id.cast_signed() }).collect();
-        let batch = Batch { input_ids: ids, labels, cu_seqlens: offsets };
+        let batch = Batch { input_ids: ids, labels, cu_seqlens: offsets, rows: Vec::new() };
         let parts = ForwardBatch::split(&batch, 512);
         let sizes: Vec<usize> = parts.iter().map(|part| part.ids.len()).collect();
         assert_eq!(sizes, [500, 13, 600, 512, 2]);
@@ -83,5 +109,24 @@ mod tests {
             let predicted = part.target_rows.iter().zip(&part.target_ids);
             assert!(predicted.into_iter().all(|(row, id)| part.ids[*row as usize + 1] == *id));
         }
+    }
+
+    #[test]
+    fn groups_stay_together() {
+        let lengths = [3u32, 4, 9, 2, 1, 1];
+        let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+        for length in lengths {
+            batch.input_ids.extend(0..length);
+            batch.labels.extend(vec![1; length as usize]);
+            batch.cu_seqlens.push(batch.input_ids.len() as u32);
+        }
+        let ranges = |most| -> Vec<_> {
+            ForwardBatch::split_groups(&batch, most, 2).into_iter().map(|piece| piece.range).collect()
+        };
+        assert_eq!(ranges(1), [0..2, 2..4, 4..6]);
+        assert_eq!(ranges(13), [0..2, 2..6]);
+        assert_eq!(ranges(20).len(), 1);
+        let pieces = ForwardBatch::split_groups(&batch, 13, 2);
+        assert_eq!(pieces[1].offsets, [0, 9, 11, 12, 13]);
     }
 }

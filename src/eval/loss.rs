@@ -1,4 +1,4 @@
-//! The mean negative log-likelihood of target tokens.
+//! The negative log-likelihood of target tokens.
 
 use super::ForwardBatch;
 use crate::Result;
@@ -15,6 +15,15 @@ pub struct MeanLoss {
     pub targets: u64,
 }
 
+/// A sum over the target tokens of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SequenceLoss {
+    /// Negative log-likelihood of all of them, in nats.
+    pub nats: f64,
+    /// Number of target tokens.
+    pub targets: u64,
+}
+
 /// The loss of `model` on all target tokens of `batches`. Weights and gradients do not change.
 ///
 /// # Errors
@@ -25,14 +34,43 @@ pub fn mean_loss<B: Backend>(
     acts: &mut Activations<B>,
     batches: &[Batch],
 ) -> Result<MeanLoss> {
-    let (mut sum, mut targets) = (0.0, 0);
+    let losses = sequence_losses(backend, model, acts, batches, &mut |_| ())?;
+    let targets = losses.iter().map(|loss| loss.targets).sum::<u64>();
+    let nats = losses.iter().map(|loss| loss.nats).sum::<f64>();
+    Ok(MeanLoss { nats: nats / targets.max(1) as f64, targets })
+}
+
+/// The loss of each sequence of `batches`, in order. `computed` is told the number of tokens after each batch.
+///
+/// # Errors
+/// A fault of the device.
+pub fn sequence_losses<B: Backend>(
+    backend: &mut B,
+    model: &Model<B>,
+    acts: &mut Activations<B>,
+    batches: &[Batch],
+    computed: &mut dyn FnMut(u64),
+) -> Result<Vec<SequenceLoss>> {
+    let mut all = Vec::new();
     for batch in batches {
         let losses = token_losses(backend, model, acts, batch);
         backend.check()?;
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        targets += losses.len() as u64;
+        all.extend(by_sequence(batch, &losses));
+        computed(batch.input_ids.len() as u64);
     }
-    Ok(MeanLoss { nats: sum / targets.max(1) as f64, targets })
+    Ok(all)
+}
+
+/// Sums of the losses of a batch, one for each sequence.
+fn by_sequence(batch: &Batch, mut losses: &[f32]) -> Vec<SequenceLoss> {
+    let sequence = |ends: &[u32]| {
+        let labels = &batch.labels[ends[0] as usize..ends[1] as usize];
+        let targets = labels.iter().skip(1).filter(|label| **label >= 0).count();
+        let (own, rest) = losses.split_at(targets);
+        losses = rest;
+        SequenceLoss { nats: own.iter().map(|loss| f64::from(*loss)).sum(), targets: targets as u64 }
+    };
+    batch.cu_seqlens.windows(2).map(sequence).collect()
 }
 
 /// Negative log-likelihood of each target token, in nats.
@@ -49,4 +87,19 @@ fn token_losses<B: Backend>(
         backend.cross_entropy(hidden, &head.weight, piece.targets(), None);
     }
     backend.losses()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_losses_of_a_batch_are_divided_between_its_sequences() {
+        let labels = vec![-100, 5, 6, -100, -100, -100, 7];
+        let batch =
+            Batch { input_ids: vec![0; 7], labels, cu_seqlens: vec![0, 3, 5, 7], rows: vec![0, 1, 2] };
+        let sums: Vec<_> =
+            by_sequence(&batch, &[1.0, 2.0, 4.0]).iter().map(|loss| (loss.nats, loss.targets)).collect();
+        assert_eq!(sums, [(3.0, 2), (0.0, 0), (4.0, 1)]);
+    }
 }

@@ -1,11 +1,18 @@
-//! The loss of a model on batches of rows, as `train` measures it on the way and `eval` on a checkpoint.
+//! The loss of a model on batches of rows, as `train` measures it on the way, and the scores of checkpoints that `eval`
+//! compares.
 //!
-//! Parts, lowest first: `forward_batch`, `loss`, `checkpoint`.
+//! Parts, lowest first: `forward_batch`, `loss`, `checkpoint`, `log_probs`, `estimate`, `scores`.
 
 mod checkpoint;
+mod estimate;
 mod forward_batch;
+mod log_probs;
 mod loss;
+mod scores;
 
 pub use checkpoint::eval_checkpoint;
+pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};
-pub use loss::{MeanLoss, mean_loss};
+pub use log_probs::checkpoint_log_probs;
+pub use loss::{MeanLoss, SequenceLoss, mean_loss, sequence_losses};
+pub use scores::{EvalRows, Metric, Scores};

@@ -150,6 +150,15 @@ impl AdapterConfig {
         }
     }
 
+    /// The ends of the names of the modules that `trainable_token_indices` names; empty for the token embedding.
+    pub(super) fn token_modules(&self) -> Vec<&str> {
+        match &self.tokens {
+            Tokens::Embedding(rows) if rows.is_empty() => Vec::new(),
+            Tokens::Embedding(_) => vec![""],
+            Tokens::Modules(map) => map.iter().map(|(key, _)| key.as_str()).collect(),
+        }
+    }
+
     /// A fault of this file.
     pub(super) fn fault(&self, fault: String) -> Error {
         Error::Checkpoint { path: self.path.clone(), fault, hint: None }

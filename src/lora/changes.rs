@@ -60,6 +60,7 @@ impl<'a> Changes<'a> {
         faults.extend(adapter.modules().filter_map(|module| resolver.module(&module).err()));
         faults.extend(adapter.whole().filter_map(|(name, saved)| resolver.whole(name, saved).err()));
         faults.extend(resolver.check_saved().err());
+        faults.extend(resolver.check_tokens().err());
         faults.into_result()?;
         resolver.join()
     }
@@ -195,18 +196,41 @@ impl<'a> Resolver<'a> {
     /// Checks that the file has every tensor of the base that `modules_to_save` names.
     fn check_saved(&self) -> Result<()> {
         let targets = &self.adapter.config.targets;
-        let missing = |tensor: &Tensor<'_>| {
-            let name = &tensor.info.name;
-            let has = self.changes.get(name).is_some_and(|change| change.saved.is_some());
+        let missing = |name: &&str| {
+            let has = self.changes.get(*name).is_some_and(|change| change.saved.is_some());
             name.ends_with(".weight") && targets.copies(module_of(name)) && !has
         };
-        match self.base.tensors().find(missing) {
+        let head = self.tie.as_ref().map(|tie| tie.head.as_str());
+        match self.base.tensors().map(|tensor| tensor.info.name.as_str()).chain(head).find(missing) {
             None => Ok(()),
-            Some(tensor) => {
-                let name = Escaped(&tensor.info.name);
+            Some(name) => {
+                let name = Escaped(name);
                 Err(self
                     .adapter
                     .fault(format!("no `{name}`, which modules_to_save of adapter_config.json names")))
+            }
+        }
+    }
+
+    /// Checks that the file has the rows that `trainable_token_indices` names; a tied head has those of its embedding.
+    fn check_tokens(&self) -> Result<()> {
+        let has = |end: &str| {
+            let mut modules = self.adapter.modules();
+            modules.any(|module| module.name.ends_with(end) && module.part(Part::Tokens).is_some())
+        };
+        let is_tied = |end: &str| {
+            let head = self.tie.as_ref().map(|tie| module_of(&tie.head));
+            head.is_some_and(|head| head.ends_with(end)) && has("")
+        };
+        let missing = |end: &&str| !has(end) && !is_tied(end);
+        match self.adapter.config.token_modules().into_iter().find(missing) {
+            None => Ok(()),
+            Some(end) => {
+                let module = if end.is_empty() { "the token embedding" } else { end };
+                let rows = format!("no rows of {}", Escaped(module));
+                Err(self
+                    .adapter
+                    .fault(format!("{rows}, which trainable_token_indices of adapter_config.json names")))
             }
         }
     }

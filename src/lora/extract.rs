@@ -10,7 +10,6 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::Result;
 use crate::checkpoint::{
     Checkpoint, CommandInputs, Dtype, HeaderWriter, Known, Staging, Target, natural_order,
 };
@@ -22,6 +21,7 @@ use crate::plan::{Category, Key, TensorName, module_of};
 use crate::surgery::output::finish;
 use crate::surgery::pairing::is_buffer_of;
 use crate::surgery::{Output, Pairing, Provenance, Record};
+use crate::{Error, Result};
 
 /// What an extraction found.
 #[derive(Debug)]
@@ -59,6 +59,9 @@ pub fn extract_lora(
     }
     let staging = output.stage(CommandInputs::of([base, tuned]))?;
     let Differing { matrices, others } = Differing::find(pairing)?;
+    if matrices.is_empty() && others.is_empty() {
+        return Err(nothing());
+    }
     let decompose = |(old, new): &(Source<'_>, Source<'_>)| {
         let found = decompose(old, new, rank, seed);
         done(new.info.len());
@@ -69,8 +72,8 @@ pub fn extract_lora(
     let mut ranks = Map::new();
     let mut fan_in_fan_out = false;
     let mut energy = Vec::new();
-    for ((_, new), factors) in matrices.iter().zip(found) {
-        let module = module_of(&new.info.name);
+    for ((old, new), factors) in matrices.iter().zip(found) {
+        let module = module_of(&old.info.name);
         let (m, n) = (new.info.shape[0], new.info.shape[1]);
         let r = (rank as u64).min(m).min(n);
         if r != rank as u64 {
@@ -89,16 +92,24 @@ pub fn extract_lora(
         parts.push(Part { name: name("lora_A"), shape: a.0, values: a.1 });
         parts.push(Part { name: name("lora_B"), shape: b.0, values: b.1 });
     }
-    let targets = matrices.iter().map(|(_, new)| module_of(&new.info.name).to_owned()).collect();
-    let Saved { tensors: saved, modules, biases } = Saved::new(tuned, &others, &targets);
+    let targets = matrices.iter().map(|(old, _)| module_of(&old.info.name).to_owned()).collect();
+    let Saved { tensors: saved, modules, biases } = Saved::new(pairing, &others, &targets);
     write_weights(&staging, parts, &saved)?;
-    let targets = short_names(tuned, targets);
+    let targets = short_names(base, targets);
     let mut config = config(base.path(), rank, &targets, &modules, &ranks);
     config["bias"] = if biases { "all" } else { "none" }.into();
     config["fan_in_fan_out"] = fan_in_fan_out.into();
     staging.write_small("adapter_config.json", format!("{config:#}\n").as_bytes())?;
     finish(staging, &[base, tuned], Record { provenance, seed, plan: json!({"rank": rank}) })?;
     Ok(Extraction { energy, saved: saved.into_iter().map(|(name, _)| name).collect() })
+}
+
+fn nothing() -> Error {
+    Error::Pairing {
+        tensor: None,
+        fault: "base and tuned have the same weights: there is nothing to extract".to_owned(),
+        hint: Some("PEFT loads no adapter without tensors".to_owned()),
+    }
 }
 
 /// The tensors that differ.
@@ -161,27 +172,34 @@ struct Saved<'a> {
 
 impl<'a> Saved<'a> {
     /// Biases are saved alone, as with `bias: all`; of what else differs, every tensor of the module, because PEFT
-    /// replaces modules whole. A tied embedding is saved as the head too: PEFT unties what it replaces.
-    fn new(tuned: &'a Checkpoint, differing: &[Source<'a>], targets: &BTreeSet<String>) -> Self {
+    /// replaces modules whole. A tied embedding is saved as the head too: PEFT unties what it replaces. `targets` are
+    /// modules of the base, whose spelling of names an adapter has.
+    fn new(pairing: &Pairing<'a>, differing: &[Source<'a>], targets: &BTreeSet<String>) -> Self {
         const HEAD: &str = "lm_head.weight";
+        let (base, tuned) = (pairing.base, pairing.tuned);
         let of_weight = |name: &str| {
             let weight = name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
             weight.is_some_and(|weight| tuned.find(&weight).is_some())
         };
         let changed: BTreeSet<&str> = differing.iter().map(|s| s.info.name.as_str()).collect();
         let whole = changed.iter().filter(|name| !of_weight(name));
-        let mut modules: BTreeSet<String> = whole.map(|name| module_of(name).to_owned()).collect();
-        let (mut tensors, mut biases) = (Vec::new(), false);
+        let whole: BTreeSet<&str> = whole.map(|name| module_of(name)).collect();
+        let (mut tensors, mut modules, mut biases) = (Vec::new(), BTreeSet::new(), false);
         for tensor in tuned.tensors() {
             let name = tensor.info.name.as_str();
-            let module = module_of(name);
-            let is_bias = !modules.contains(module) && changed.contains(name);
+            let is_whole = whole.contains(module_of(name));
+            let is_bias = !is_whole && changed.contains(name);
+            if !is_whole && !is_bias {
+                continue;
+            }
             biases |= is_bias;
-            let stored = match (is_bias, modules.contains(module)) {
-                (true, _) if targets.contains(module) => format!("{module}.base_layer.bias"),
-                (true, _) | (_, true) => name.to_owned(),
-                _ => continue,
-            };
+            let name = base.twin(name, tuned).map_or(name, |twin| twin.info.name.as_str());
+            let module = module_of(name);
+            if is_whole {
+                modules.insert(module.to_owned());
+            }
+            let is_target = is_bias && targets.contains(module);
+            let stored = if is_target { format!("{module}.base_layer.bias") } else { name.to_owned() };
             tensors.push((stored, Source::stored(tuned, &tensor)));
         }
         let is_embedding = |name: &str| TensorName::of(name).is_token_embedding();

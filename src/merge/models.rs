@@ -57,19 +57,24 @@ impl Models {
         self.named.iter().map(|(_, checkpoint)| checkpoint)
     }
 
-    /// Every tensor name that any of them has, in natural order; of two spellings of one name, that of `reference`.
-    pub(crate) fn names(&self, reference: &Checkpoint) -> Vec<&str> {
-        let is_first = |model: &Checkpoint, name: &str| {
-            reference.twin(name, model).is_none_or(|twin| twin.info.name == name)
-        };
+    /// The tensors that any of them has, each once, in natural order of names; of the spellings of one name, that of
+    /// `reference` or else of the first model.
+    pub(crate) fn names<'a>(&'a self, reference: &'a Checkpoint) -> Vec<&'a str> {
+        let models: Vec<&Checkpoint> = std::iter::once(reference).chain(self.all()).collect();
         let mut names = Vec::new();
-        for model in self.all() {
+        for (i, model) in models.iter().enumerate() {
             let own = model.tensors().map(|tensor| tensor.info.name.as_str());
-            names.extend(own.filter(|name| is_first(model, name)));
+            names
+                .extend(own.filter(|name| models[..i].iter().all(|other| other.twin(name, model).is_none())));
         }
         names.sort_by(|a, b| natural_order(a, b));
-        names.dedup();
         names
+    }
+
+    /// The checkpoint whose spelling `name` is: `reference`, or else the first model that has it.
+    pub(crate) fn speller<'a>(&'a self, name: &str, reference: &'a Checkpoint) -> &'a Checkpoint {
+        let mut models = std::iter::once(reference).chain(self.all());
+        models.find(|model| model.find(name).is_some()).unwrap_or(reference)
     }
 
     /// The checkpoint of a name of the recipe.

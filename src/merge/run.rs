@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, Staging};
+use crate::checkpoint::{Checkpoint, CommandInputs, Dtype, Sidecars, Staging};
+use crate::merge::plan::config_change::{ConfigChange, names_no_layers};
 use crate::merge::plan::merge_tensor::{MergeTensor, MergeVocab, Policy};
-use crate::merge::plan::output::{ConfigChange, OutputFile, files, index};
+use crate::merge::plan::output::{OutputFile, files, index};
+use crate::merge::plan::output_tensor::OutputTensor;
 use crate::merge::plan::tensor_plan::TensorPlan;
 use crate::merge::rules::mask_plans::{MaskPlans, MaskedTensor};
 use crate::merge::rules::rule::{MergeContext, TensorRule};
@@ -85,6 +87,29 @@ impl<'a> Merge<'a> {
     /// Files beside the weights.
     pub fn sidecars(&self) -> &Sidecars {
         self.sidecars.of_reference()
+    }
+
+    /// Merged tensors that are written in another type than the reference has them in, as the models differ in type.
+    pub fn promoted(&self) -> impl Iterator<Item = &str> {
+        let reference = self.models.reference(self.recipe);
+        let computed =
+            self.tensors.iter().map(|tensor| &tensor.output).filter(|output| output.copied.is_none());
+        let promoted = computed.filter(move |output| {
+            let before = reference.find(&output.name);
+            self.recipe.dtype.is_none() && before.is_some_and(|before| before.info.dtype != output.dtype)
+        });
+        promoted.map(|output| output.name.as_str())
+    }
+
+    /// Whether `config.json` says under no known name how many layers there are, though the recipe changes the number.
+    pub fn layers_unnamed(&self) -> bool {
+        let config = self.models.reference(self.recipe).config();
+        self.change.layers.is_some() && config.is_some_and(|config| names_no_layers(config.value()))
+    }
+
+    /// Whether the recipe asks for the chat template that most models have, and none has one.
+    pub fn template_missing(&self) -> bool {
+        self.sidecars.template_missing
     }
 
     /// Tensors that are copied from one model and not merged, with the reason.
@@ -179,7 +204,17 @@ fn change(
     let head = outputs().any(|output| TensorName::of(&output.name).category == Category::LmHead);
     let untie = head && reference.tied() && models.all().any(|model| !model.tied());
     let renumbered = aligned.map(|aligned| aligned.renumbered(models, reference)).unwrap_or_default();
-    ConfigChange { dtype: recipe.dtype.clone(), vocab_size: rows, layers, untie, renumbered }
+    let dtype = recipe.dtype.clone().or_else(|| promoted_type(tensors, reference));
+    ConfigChange { dtype, vocab_size: rows, layers, untie, renumbered }
+}
+
+/// The one type of all merged tensors, where the reference has some of them in another.
+fn promoted_type(tensors: &[MergeTensor<'_>], reference: &Checkpoint) -> Option<Dtype> {
+    let mut merged = tensors.iter().map(|tensor| &tensor.output).filter(|output| output.copied.is_none());
+    let dtype = &merged.clone().next()?.dtype;
+    let before = |output: &OutputTensor<'_>| Some(reference.find(&output.name)?.info.dtype.clone());
+    let changes = merged.clone().any(|output| before(output).is_some_and(|before| before != *dtype));
+    (changes && merged.all(|output| output.dtype == *dtype)).then(|| dtype.clone())
 }
 
 impl std::fmt::Debug for Merge<'_> {

@@ -132,7 +132,7 @@ impl<B: Backend> Activations<B> {
             last: of(d),
             last_rstd: backend.zeros(tokens),
             grads: training.then(|| GradActs { dx: of(d), datt: of(q) }),
-            rope: crate::model::rope_table(config, positions),
+            rope: crate::model::rope_table(config, 0..positions),
         }
     }
 

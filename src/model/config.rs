@@ -295,7 +295,8 @@ mod tests {
         says(json!({"model_type": "gpt2"}), "unsupported model_type: got `gpt2`");
         says(json!({"hidden_act": "gelu"}), "hidden_act");
         says(json!({"num_key_value_heads": 3}), "a divisor of num_attention_heads = 4");
-        says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "unsupported rope type");
+        says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "rope type: got `\"yarn\"`");
+        says(json!({"rope_scaling": {"type": "dynamic"}}), "rope type: got `\"dynamic\"`, expected default");
         says(json!({"hidden_size": "big"}), "got `\"big\"`, expected a whole number above 0");
         says(json!({"quantization_config": {}}), "quantized");
         says(json!({"rope_scaling": "yarn"}), "`rope_scaling`: got `\"yarn\"`, expected an object");

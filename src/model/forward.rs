@@ -62,8 +62,25 @@ pub(crate) fn block_forward<B: Backend>(
     selective: &mut SelectiveActs<B>,
     out: Option<&mut B::Buffer>,
 ) {
+    query_key_value(backend, layer, context, x, block, selective);
+    let BlockActs { q, k, v, lse, .. } = block;
+    let BlockContext { config, index, batch, .. } = context;
+    let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
+    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
+    after_attention(backend, layer, context, x, block, selective, out);
+}
+
+/// The beginning of a block: queries, keys and values, rotated.
+pub(crate) fn query_key_value<B: Backend>(
+    backend: &mut B,
+    layer: &Layer<B>,
+    context: BlockContext<'_>,
+    x: &B::Buffer,
+    block: &mut BlockActs<B>,
+    selective: &mut SelectiveActs<B>,
+) {
     let BlockContext { config, batch, rope, .. } = context;
-    let (rows, eps, d) = (batch.ids.len(), config.rms_norm_eps, config.hidden_size);
+    let (rows, eps) = (batch.ids.len(), config.rms_norm_eps);
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
 
     backend.rmsnorm_forward(
@@ -88,9 +105,20 @@ pub(crate) fn block_forward<B: Backend>(
     linear(backend, &selective.norm1, &layer.v_proj, rows, &mut block.v, false);
     backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
     backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
-    let BlockActs { q, k, v, lse, .. } = block;
-    let layout = AttentionLayout { shape: config.attention(context.index), sequences: batch.sequences };
-    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
+}
+
+/// The rest of a block, from the output of attention on; without `out` only what the backward pass needs of it.
+pub(crate) fn after_attention<B: Backend>(
+    backend: &mut B,
+    layer: &Layer<B>,
+    context: BlockContext<'_>,
+    x: &B::Buffer,
+    block: &mut BlockActs<B>,
+    selective: &mut SelectiveActs<B>,
+    out: Option<&mut B::Buffer>,
+) {
+    let BlockContext { config, batch, .. } = context;
+    let (rows, eps, d) = (batch.ids.len(), config.rms_norm_eps, config.hidden_size);
     backend.copy(x, &mut block.mid, rows * d);
     linear(backend, &selective.att, &layer.o_proj, rows, &mut block.mid, true);
 

@@ -3,10 +3,11 @@
 //! Shape letters as in [`crate::backend`].
 //!
 //! Parts, lowest first: `keys`, `known_keys`, `family`, `rope_scaling`, `tied_head`, `config`, `rope`, `params`, `activations`, `forward`,
-//! `backward`.
+//! `backward`, `cached`.
 
 mod activations;
 mod backward;
+mod cached;
 mod config;
 mod family;
 mod forward;
@@ -19,7 +20,8 @@ mod tied_head;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
+pub use cached::{KvCache, forward_cached};
 pub use config::ModelConfig;
 pub use forward::{Batch, forward};
-pub use params::{Layer, Linear, Model, Norm, Param, Trained, expected, unused};
+pub use params::{Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
 pub use rope::rope_table;

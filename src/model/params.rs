@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::backend::{Backend, Stored};
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor, TensorInfo, decode_f32};
 use crate::error::Escaped;
 use crate::model::ModelConfig;
 use crate::{Error, Faults, Result};
@@ -165,11 +165,7 @@ impl<B: Backend> Model<B> {
                 Err(fault) => faults.push(fault),
                 Ok(stored) => match make(&name, stored) {
                     Some((weight, trainable)) => found.push((name, shape, weight, trainable)),
-                    None => faults.push(fault(
-                        checkpoint,
-                        &name,
-                        format!("weights of type {} cannot be computed with", stored.dtype),
-                    )),
+                    None => faults.push(not_numbers(checkpoint, &name, stored.dtype)),
                 },
             }
         }
@@ -273,7 +269,18 @@ fn fault(checkpoint: &Checkpoint, tensor: &str, fault: String) -> Error {
     }
 }
 
-fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Stored<'a>> {
+/// Checks from headers alone that `checkpoint` has every tensor that a model of `config` computes with.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for every tensor that is missing, has another shape or is not of numbers.
+pub fn check_tensors(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<()> {
+    let mut faults = Faults::default();
+    faults.extend(expected(config).iter().filter_map(|(name, shape)| find(checkpoint, name, shape).err()));
+    faults.into_result()
+}
+
+/// The tensor of that name, which has this shape and is of numbers.
+fn find<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Tensor<'a>> {
     let Some(tensor) = checkpoint.find(name) else {
         let twin = checkpoint.twin(name, checkpoint).map(|twin| twin.info.name.as_str());
         let twin =
@@ -281,13 +288,25 @@ fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result
         let what = format!("missing, expected shape {shape:?} by config.json{twin}");
         return Err(fault(checkpoint, name, what));
     };
-    if !tensor.info.shape.iter().copied().eq(shape.iter().map(|d| *d as u64)) {
-        let what = format!("got shape {:?}, expected {shape:?} by config.json", tensor.info.shape);
+    let TensorInfo { dtype, shape: stored, .. } = tensor.info;
+    if !stored.iter().copied().eq(shape.iter().map(|d| *d as u64)) {
+        let what = format!("got shape {stored:?}, expected {shape:?} by config.json");
         return Err(fault(checkpoint, name, what));
     }
+    if decode_f32(dtype, &[], &mut []).is_none() {
+        return Err(not_numbers(checkpoint, name, dtype));
+    }
+    Ok(tensor)
+}
+
+fn not_numbers(checkpoint: &Checkpoint, name: &str, dtype: &Dtype) -> Error {
+    fault(checkpoint, name, format!("weights of type {dtype} cannot be computed with"))
+}
+
+fn stored<'a>(checkpoint: &'a Checkpoint, name: &str, shape: &[usize]) -> Result<Stored<'a>> {
+    let tensor = find(checkpoint, name, shape)?;
     let bytes = checkpoint.shards()[tensor.shard].mapped(tensor.info.bytes.clone());
     let bytes = bytes.ok_or_else(|| fault(checkpoint, name, "not in memory".to_owned()))?;
     let (rows, cols) = matrix(shape);
-    let dtype: &Dtype = &tensor.info.dtype;
-    Ok(Stored { dtype, bytes, rows, cols })
+    Ok(Stored { dtype: &tensor.info.dtype, bytes, rows, cols })
 }

@@ -70,7 +70,9 @@ pub(super) fn read_rope(keys: &Keys<'_>, max_positions: usize) -> Result<(f64, R
             },
         },
         _ => {
-            let fault = format!("`{key}`: unsupported rope type, expected default, linear or llama3");
+            let got = inner.get("rope_type").or_else(|| inner.get("type")).unwrap_or(&Value::Null);
+            let fault =
+                format!("`{key}`: unsupported rope type: got `{got}`, expected default, linear or llama3");
             return Err(keys.fault(fault, None));
         }
     };

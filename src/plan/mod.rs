@@ -4,8 +4,8 @@
 //! that move together; [`select`] draws a [`Plan`] from it. Element and row masks refine a plan below
 //! the level of tensors. All randomness is a pure function of (seed, round, name, index).
 //!
-//! Parts, lowest first: `philox`, `magnitude`, `mask`, `tensor_name`, `filter`, `inventory`, `partition`, `algebra`,
-//! `file`, `summary`, `selection`, `suggestion`, `forced`, `draw`, `quota`, `subset_sum`, `strategy`, `select`.
+//! Parts, lowest first: `philox`, `magnitude`, `mask`, `tensor_name`, `suggestion`, `filter`, `inventory`, `partition`, `algebra`,
+//! `file`, `summary`, `selection`, `forced`, `draw`, `quota`, `subset_sum`, `strategy`, `select`.
 
 mod algebra;
 mod draw;

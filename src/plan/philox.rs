@@ -17,6 +17,10 @@ pub enum Domain {
     Row = 2,
     /// Order of training rows.
     Shuffle = 3,
+    /// Tokens of a generated text.
+    Token = 4,
+    /// Resamples of a bootstrap.
+    Bootstrap = 5,
 }
 
 /// The key of one name in one round: 64 bits.

@@ -9,9 +9,18 @@ use crate::error::is_hidden;
 /// The value over several lines, with control characters and marks that change the direction of text as `\u` escapes:
 /// JSON allows most of them as they are, and names from files may hold them.
 pub fn json_text(value: &Value) -> String {
+    escaped(&format!("{value:#}\n"))
+}
+
+/// As [`json_text`], on one line.
+pub fn json_line(value: &Value) -> String {
+    escaped(&format!("{value}\n"))
+}
+
+fn escaped(json: &str) -> String {
     let mut text = String::new();
     // Outside of strings, JSON holds no such character but the line feeds of the layout.
-    for c in format!("{value:#}\n").chars() {
+    for c in json.chars() {
         if is_hidden(c) && c != '\n' {
             let _ = write!(text, "\\u{:04x}", u32::from(c));
         } else {

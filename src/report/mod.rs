@@ -1,11 +1,13 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
-//! Parts, lowest first: `number`, `table`, `json`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`.
+//! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`.
 
 mod colors;
+mod csv;
 mod diff;
 mod doctor;
+mod evaluation;
 mod inspection;
 mod json;
 mod loss_curve;
@@ -21,8 +23,11 @@ mod verification;
 
 pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
+pub use evaluation::{
+    Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
+};
 pub use inspection::Inspection;
-pub use json::json_text;
+pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_html, overlap_json, overlap_table};

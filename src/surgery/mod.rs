@@ -3,8 +3,8 @@
 //!
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
 //!
-//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `pairing`, `element_mask`, `mix`, `largest`,
-//! `encode`, `stream`, `rewrite`.
+//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `relation`, `pairing`, `element_mask`, `mix`,
+//! `largest`, `encode`, `stream`, `rewrite`.
 
 pub(crate) mod element_mask;
 mod encode;
@@ -14,6 +14,7 @@ pub(crate) mod output;
 pub(crate) mod pairing;
 pub(crate) mod provenance;
 pub(crate) mod queue;
+mod relation;
 mod rewrite;
 pub(crate) mod stream;
 pub(crate) mod tied_head;
@@ -21,4 +22,5 @@ pub(crate) mod tied_head;
 pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use provenance::{Input, Provenance, made_from};
+pub use relation::unlike;
 pub use rewrite::Rewrite;

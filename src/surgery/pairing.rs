@@ -1,7 +1,9 @@
 //! A base and a tuned checkpoint, tensor by tensor, with every difference settled by a policy.
 
+use super::relation::unlike;
 use super::tied_head::{token_embedding, twin_or_tied};
 use crate::checkpoint::{Cast, Checkpoint, Tensor};
+use crate::error::Escaped;
 use crate::plan::{Category, TensorName, is_buffer};
 use crate::{Error, Faults, Result};
 
@@ -83,6 +85,7 @@ impl<'a> Pairing<'a> {
             base.check_not_adapter()?;
             tuned.check_not_adapter()?;
         }
+        check_alike(base, tuned)?;
         let mut faults = Faults::default();
         let mut pairs = Vec::with_capacity(tuned.len());
         for tensor in tuned.tensors() {
@@ -133,6 +136,26 @@ impl<'a> Pairing<'a> {
             Some((base.name.as_str(), pair.tuned.info.name.as_str()))
         });
         names.filter(|(base, tuned)| base != tuned && self.base.twin(tuned, self.tuned).is_some())
+    }
+}
+
+/// Two kinds of model of which no matrix could pair: one fault in place of one for each tensor.
+fn check_alike(base: &Checkpoint, tuned: &Checkpoint) -> Result<()> {
+    let fits = |tensor: Tensor<'_>| {
+        twin_or_tied(base, &tensor.info.name, tuned)
+            .is_some_and(|other| other.info.shape.get(1..) == tensor.info.shape.get(1..))
+    };
+    let mut matrices = tuned.tensors().filter(|tensor| tensor.info.shape.len() > 1);
+    match unlike(base, tuned).filter(|_| !matrices.any(fits)) {
+        None => Ok(()),
+        Some(why) => Err(Error::Pairing {
+            tensor: None,
+            fault: format!("not a base and its fine-tune: {why}"),
+            hint: Some(format!(
+                "give the checkpoint that {} was fine-tuned from as the base; `hft-surgery inspect` shows what one is",
+                Escaped(tuned.path())
+            )),
+        }),
     }
 }
 

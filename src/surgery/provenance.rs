@@ -1,6 +1,6 @@
 //! `hft_surgery.json`: how a checkpoint was made, in every checkpoint that this tool writes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -55,7 +55,8 @@ impl Input {
 
 /// The command that made `checkpoint` from `input`, where `hft_surgery.json` beside its weights says so.
 ///
-/// An input is recognised by its path and the digest of its headers.
+/// An input is recognised by the digest of its headers and by its path, relative to the working directory or to the directory
+/// that holds `checkpoint`.
 pub fn made_from(checkpoint: &Checkpoint, input: &Checkpoint) -> Option<String> {
     let text = read_small(&checkpoint.root().join(FILE_NAME)).ok()?;
     let provenance: Value = read_json(&text).ok()?;
@@ -63,9 +64,12 @@ pub fn made_from(checkpoint: &Checkpoint, input: &Checkpoint) -> Option<String> 
     let path = real(input.path())?;
     let headers = header_digest(input).to_string();
     let mut inputs = provenance["inputs"].as_array()?.iter();
+    let beside = checkpoint.root().join("..");
+    let is_path = |listed: &str| {
+        [PathBuf::from(listed), beside.join(listed)].iter().any(|listed| real(listed).as_ref() == Some(&path))
+    };
     let is_input = |listed: &Value| {
-        listed["header_sha256"].as_str() == Some(&headers)
-            && listed["path"].as_str().and_then(|listed| real(Path::new(listed))).as_ref() == Some(&path)
+        listed["header_sha256"].as_str() == Some(&headers) && listed["path"].as_str().is_some_and(is_path)
     };
     inputs.any(is_input).then(|| provenance["command"].as_str().map(str::to_owned))?
 }

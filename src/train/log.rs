@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::loss::PreferenceMetrics;
 use crate::checkpoint::replace_bytes;
 use crate::{Error, Result};
 
@@ -18,7 +19,7 @@ pub struct LogLine {
     pub round: u32,
     /// Epochs of the round that are done, with a fraction.
     pub epoch: f64,
-    /// Mean negative log-likelihood over target tokens, in nats.
+    /// The mean that is minimized: the negative log-likelihood of target tokens, in nats, or the loss of pairs.
     pub loss: f64,
     /// Global norm of the trainable gradients, before clipping.
     pub grad_norm: f64,
@@ -31,6 +32,9 @@ pub struct LogLine {
     /// Loss on the evaluation data, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+    /// Rewards and log-probabilities, where pairs are learnt from.
+    #[serde(flatten)]
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// The log of a run, written line by line.

@@ -3,8 +3,8 @@
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
 //! `state` is what `--resume` needs, `log` what people look at.
 //!
-//! Parts, lowest first: `fingerprint`, `schedule`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `loss`, `step`, `round`, `run`.
+//! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
+//! `run_record`, `run_dir`, `step`, `round`, `run`.
 
 mod cost;
 mod elements;
@@ -24,10 +24,11 @@ mod tensorboard;
 pub use cost::{Cost, FlopsPerToken};
 pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
+pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{RoundLength, RoundSpec, Run, RunOptions, Watcher};
 pub use run_dir::RunDir;
 pub use run_record::{NewRun, StartedBy};
 pub use schedule::{Schedule, Scheduler};
 pub use state::Progress;
-pub use step::{AdamW, StepBuffers, StepReport, Timings, Update, step};
+pub use step::{AdamW, Objective, StepBuffers, StepReport, Timings, Update, step};

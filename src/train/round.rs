@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::log::{LogLine, TrainLog};
+use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{AdamW, StepReport, Timings, Update, reserve, step};
+use super::step::{AdamW, Objective, StepReport, Timings, Update, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
 use crate::data::{Batch, Batches, Epoch};
@@ -17,6 +18,7 @@ use crate::model::{Capacity, Model, Recompute};
 use crate::{Error, Result};
 
 /// The data of a round.
+#[derive(Clone, Copy)]
 pub struct Stage<'a> {
     /// Training rows.
     pub batches: &'a Batches,
@@ -24,11 +26,15 @@ pub struct Stage<'a> {
     pub eval: &'a [Batch],
     /// The most tokens that go through the model at once.
     pub capacity: Capacity,
+    /// What the reference model says of the answer of each row, where pairs are learnt from.
+    pub reference: &'a [ReferenceAnswer],
 }
 
 /// Hyperparameters of a round.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundOptions {
+    /// The loss of pairs; `None`: the cross-entropy of tokens.
+    pub preference: Option<PreferenceLoss>,
     /// Highest learning rate.
     pub learning_rate: f64,
     /// How it changes.
@@ -141,6 +147,10 @@ pub(super) fn run_round<B: Backend>(
     let RoundOptions { learning_rate: peak, scheduler, .. } = *options;
     let schedule = Schedule { scheduler, peak, warmup, total };
     let mut summary = RoundSummary::default();
+    let objective = match options.preference {
+        None => Objective::CrossEntropy,
+        Some(loss) => Objective::Preference { loss, reference: stage.reference },
+    };
     let mut epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
     while progress.step_of_round < total {
         if hooks.stop.load(Ordering::Relaxed) {
@@ -154,7 +164,7 @@ pub(super) fn run_round<B: Backend>(
         let batches = next_batches(&epoch.1, progress.position, options.gradient_accumulation_steps);
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut buffers, &batches, Update { adam, lr, count });
+        let report = step(backend, model, &mut buffers, &batches, Update { objective, adam, lr, count });
         backend.check()?;
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
@@ -231,6 +241,7 @@ fn log_line(stage: &Stage<'_>, progress: Progress, report: &StepReport, lr: f64,
         tokens: report.tokens,
         tokens_per_second: report.tokens as f64 / wall.as_secs_f64().max(1e-9),
         eval_loss: None,
+        preference: report.preference,
     }
 }
 
@@ -244,6 +255,10 @@ fn record(line: &LogLine, hooks: &mut Hooks<'_>) -> Result<()> {
         ("train/epoch", line.epoch),
         ("train/tokens_per_second", line.tokens_per_second),
     ];
+    // As transformers names them.
+    let metrics = line.preference.iter().flat_map(PreferenceMetrics::named);
+    let metrics: Vec<(String, f64)> = metrics.map(|(name, value)| (format!("train/{name}"), value)).collect();
+    values.extend(metrics.iter().map(|(name, value)| (name.as_str(), *value)));
     values.extend(line.eval_loss.map(|loss| ("eval/loss", loss)));
     events.scalars(line.step, &values)
 }

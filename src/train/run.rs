@@ -1,12 +1,14 @@
 //! A whole run: its rounds, each from the checkpoint that the one before it left.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
 use super::cost::Cost;
 use super::log::TrainLog;
+use super::loss::ReferenceAnswer;
 use super::model;
 use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
@@ -17,8 +19,10 @@ use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
     Access, Checkpoint, Link, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
+use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
-use crate::model::Model;
+use crate::eval::checkpoint_log_probs;
+use crate::model::{Model, check_tensors};
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
 use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
@@ -71,6 +75,8 @@ struct Begin<'a> {
     progress: Progress,
     /// The state that it goes on from.
     state: Option<&'a Path>,
+    /// What the reference model says of the answer of each row.
+    reference: &'a [ReferenceAnswer],
 }
 
 /// The length of a round.
@@ -84,6 +90,8 @@ pub struct RoundLength {
 
 /// Receives the progress of a run.
 pub trait Watcher {
+    /// The reference model has gone through `done` of `rows` answers; 0 when it begins.
+    fn reference(&mut self, done: usize, rows: usize);
     /// A round begins.
     fn begin(&mut self, round: u32, cost: &Cost, length: RoundLength);
     /// A step was taken or a state was saved.
@@ -93,12 +101,13 @@ pub trait Watcher {
 }
 
 impl<'a> Run<'a> {
-    /// Checks every plan against the model.
+    /// Checks the tensors of the model and every plan against its configuration.
     ///
     /// # Errors
-    /// A configuration outside the Llama family, a plan that does not fit the model.
+    /// A configuration outside the Llama family, tensors that do not fit it, a plan that does not fit the model.
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
+        check_tensors(source, &config)?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
@@ -147,6 +156,8 @@ impl<'a> Run<'a> {
         }
         let mut state = resume_point.state;
         let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
+        let left = self.options.rounds.get(resume_point.rounds as usize..).unwrap_or_default();
+        let reference = self.reference(left, device, watcher, stop)?;
         let mut log = None;
         for (round, spec) in (0..).zip(self.options.rounds).skip(resume_point.rounds as usize) {
             let before: u64 = self.options.rounds[..round as usize].iter().map(steps).sum();
@@ -156,11 +167,46 @@ impl<'a> Run<'a> {
                 Some(log) => log,
                 None => TrainLog::open(&self.dir.log(), progress.step)?,
             };
-            let begin = Begin { spec, progress, state: state.as_deref() };
+            let begin = Begin { spec, progress, state: state.as_deref(), reference: &reference[spec.stage] };
             self.round(device, begin, &mut lines, watcher, stop)?;
             log = Some(lines);
         }
         log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
+    }
+
+    /// What the model that the run starts from says of the answers of each stage of `rounds`; nothing where no pairs are
+    /// learnt from. It is the reference model of every round.
+    fn reference(
+        &self,
+        rounds: &[RoundSpec],
+        device: &mut Device,
+        watcher: &mut dyn Watcher,
+        stop: &AtomicBool,
+    ) -> Result<Vec<Vec<ReferenceAnswer>>> {
+        let mut answers = vec![Vec::new(); self.options.stages.len()];
+        if self.options.round.preference.is_none() || rounds.is_empty() {
+            return Ok(answers);
+        }
+        let start = Checkpoint::open(self.options.model, self.options.reading)?;
+        let rows = |stage: usize| self.options.stages[stage].batches.rows();
+        let stages: BTreeSet<usize> = rounds.iter().map(|round| round.stage).collect();
+        let (mut before, all) = (0, stages.iter().map(|stage| rows(*stage).len()).sum());
+        watcher.reference(0, all);
+        for stage in stages {
+            let mut go_on = |done| {
+                watcher.reference(before + done, all);
+                !stop.load(Ordering::Relaxed)
+            };
+            let found = checkpoint_log_probs(device, &start, rows(stage), &mut go_on)?;
+            let found = found.ok_or_else(|| Error::Training {
+                fault: "training stopped: interrupted before the first step".to_owned(),
+                hint: Some("--resume begins it again".to_owned()),
+            })?;
+            before += found.len();
+            let answer = |(row, log_prob): (&Row, f64)| ReferenceAnswer { log_prob, tokens: row.labelled() };
+            answers[stage] = rows(stage).iter().zip(found).map(answer).collect();
+        }
+        Ok(answers)
     }
 
     /// Moves the checkpoint after the last round into the run directory itself.
@@ -242,17 +288,22 @@ impl<'a> Run<'a> {
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<(Cost, RoundSummary)> {
-        let Begin { spec, mut progress, state } = begin;
+        let Begin { spec, mut progress, state, reference } = begin;
         let round = progress.round;
         let mut model = model::load(backend, source, Some(&spec.plan), weight)?;
         if let Some(state) = state {
             state::load(state, backend, &mut model)?;
         }
-        let stage = &self.options.stages[spec.stage];
+        let stage = &Stage { reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
         let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute);
         let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
         cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
+        if options.preference.is_some() {
+            // The logits of pairs are computed twice.
+            let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
+            cost.flops.head += 2.0 * head.elements() as f64;
+        }
         let steps = options.steps(stage);
         watcher.begin(round, &cost, RoundLength { steps, tokens: options.tokens(stage, steps) });
         let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::run_record::{NewRun, endings, read_run, refuse, run_json, write_run};
+use super::run_record::{NewRun, endings, nothing_to_resume, read_run, refuse, run_json, write_run};
 use super::state::{self, Progress};
 use crate::checkpoint::{CommandInputs, Replaced, Replacement, Staging, check_space};
 use crate::error::Escaped;
@@ -60,11 +60,7 @@ impl RunDir {
                 Replacement::check_inputs(out, inputs)?;
                 Err(unfinished(out, &run))
             }
-            None if resume => {
-                let ended = out.join("train_log.jsonl").is_file() && out.join("config.json").is_file();
-                let what = if ended { "the run has ended: nothing to resume" } else { "no run to resume" };
-                Err(refuse(out, what, "leave out --resume, with another --out"))
-            }
+            None if resume => Err(nothing_to_resume(out)),
             None if force && is_skeleton(out) => Replacement::check_inputs(out, inputs),
             None => Staging::check(out, inputs, force),
         }
@@ -79,13 +75,17 @@ impl RunDir {
     pub fn create(out: &Path, inputs: &CommandInputs, force: bool, new_run: &NewRun<'_>) -> Result<Self> {
         let space = new_run.space;
         Self::check(out, inputs, force, false)?;
-        let _lock_before = lock_existing(out)?;
+        let held = lock_existing(out)?;
         let before = read_run(out)?;
         for replaced in Replaced::beside(out) {
             // Best effort: what is left over or in use takes little space.
             let _ = replaced.remove_if(never_began);
         }
         let new = Replacement::create(out, inputs, force, before.is_some() || is_skeleton(out))?;
+        // Nothing takes that place from here on; a run may have done so since the first look.
+        if held.is_none() && lock_existing(out)?.is_some() {
+            return Err(refuse(out, "another run has just begun there", "look at that run, then try again"));
+        }
         check_space(out, new.path(), space)?;
         for dir in ["state", "rounds"].map(|name| new.path().join(name)) {
             std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;

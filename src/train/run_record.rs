@@ -26,8 +26,7 @@ impl StartedBy {
     /// [`Error::Output`] when there is no such run.
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let run = read_run(out)?;
-        let run =
-            run.ok_or_else(|| refuse(out, "no run to resume", "leave out --resume, with another --out"))?;
+        let run = run.ok_or_else(|| nothing_to_resume(out))?;
         let words = run["arguments"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let arguments: Vec<String> = words.map(str::to_owned).collect();
         let directory = run["directory"].as_str().map(PathBuf::from);
@@ -50,6 +49,15 @@ pub struct NewRun<'a> {
     pub started_by: Option<&'a StartedBy>,
     /// Bytes that it will need on the disk.
     pub space: u64,
+}
+
+/// Why no run can go on at `out`: it has ended, or there is none.
+pub(super) fn nothing_to_resume(out: &Path) -> Error {
+    if out.join("train_log.jsonl").is_file() && out.join("config.json").is_file() {
+        let hint = "to train on from its result, give it as --model, with another --out";
+        return refuse(out, "the run has ended: nothing to resume", hint);
+    }
+    refuse(out, "no run to resume", "leave out --resume to start one, where nothing else stands at --out")
 }
 
 pub(super) fn run_json(root: &Path) -> PathBuf {

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::loss::{cross_entropy, mean_scale};
+use super::loss::{
+    PassPairs, PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, cross_entropy, losses_of_pairs,
+    mean_scale,
+};
 use crate::backend::{
     AdamStep, AdamTensor, Backend, MaskedGrad, Rehearsal, Sequences, Targets, TrainingPass,
 };
@@ -25,15 +28,49 @@ pub struct AdamW {
     pub max_grad_norm: f64,
 }
 
+/// What is minimized.
+#[derive(Debug, Clone, Copy)]
+pub enum Objective<'a> {
+    /// The mean negative log-likelihood over the target tokens of all micro-batches.
+    CrossEntropy,
+    /// The mean over micro-batches of the mean loss of their pairs, as TRL's `DPOTrainer` takes it: sequences `2 i` and
+    /// `2 i + 1` of a micro-batch are the chosen and the rejected answer of pair `i`.
+    Preference {
+        /// The loss.
+        loss: PreferenceLoss,
+        /// What the reference model says of the answer of each row of the dataset.
+        reference: &'a [ReferenceAnswer],
+    },
+}
+
 /// The update of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Update<'a> {
+    /// What is minimized.
+    pub objective: Objective<'a>,
     /// Constants of the optimizer.
     pub adam: &'a AdamW,
     /// The learning rate.
     pub lr: f64,
     /// Steps since the moments were zero, this one included.
     pub count: u64,
+}
+
+impl<'a> Objective<'a> {
+    /// Sequences that a pass does not divide.
+    fn sequences_together(&self) -> usize {
+        match self {
+            Self::CrossEntropy => 1,
+            Self::Preference { .. } => 2,
+        }
+    }
+
+    fn pairs(&self) -> Option<StepPairs<'a>> {
+        match self {
+            Self::CrossEntropy => None,
+            Self::Preference { loss, reference } => Some(StepPairs::new(*loss, reference)),
+        }
+    }
 }
 
 /// The buffers of forward and backward passes.
@@ -69,8 +106,10 @@ pub struct Timings {
 /// Loss, gradient norm and counts of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// Mean negative log-likelihood over the target tokens, in nats.
+    /// The mean that is minimized.
     pub loss: f64,
+    /// Rewards and log-probabilities, where pairs are learnt from.
+    pub preference: Option<PreferenceMetrics>,
     /// Global norm of the trainable gradients, before clipping.
     pub grad_norm: f64,
     /// Tokens that went through the model.
@@ -88,7 +127,7 @@ impl StepReport {
     }
 }
 
-/// One step over `micro_batches`. The loss is the mean over the target tokens of all of them.
+/// One step over `micro_batches`.
 ///
 /// When the loss or the gradients are not finite, no weight changes.
 pub fn step<B: Backend>(
@@ -98,17 +137,31 @@ pub fn step<B: Backend>(
     micro_batches: &[Batch],
     update: Update<'_>,
 ) -> StepReport {
-    let most = backend.tokens_at_once();
-    let pieces: Vec<_> = micro_batches.iter().flat_map(|batch| ForwardBatch::split(batch, most)).collect();
-    let total: usize = pieces.iter().map(|piece| piece.target_ids.len()).sum();
-    let scale = mean_scale(&pieces);
+    let (most, together) = (backend.tokens_at_once(), update.objective.sequences_together());
+    let split = |(i, batch)| {
+        ForwardBatch::split_groups(batch, most, together).into_iter().map(move |piece| (i, piece))
+    };
+    let pieces: Vec<(usize, ForwardBatch<'_>)> = micro_batches.iter().enumerate().flat_map(split).collect();
+    let total: usize = pieces.iter().map(|(_, piece)| piece.target_ids.len()).sum();
+    let scale = mean_scale(total);
     clear_sums(backend, model);
     let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
-    for (i, piece) in pieces.iter().enumerate() {
+    let mut pairs = update.objective.pairs();
+    for (i, (batch, piece)) in pieces.iter().enumerate() {
         let (sequences, targets) = (piece.sequences(), piece.targets());
-        let part = TrainingPass { ids: piece.ids, sequences, targets, scale, accumulate: i > 0 };
+        let factors = vec![scale; targets.ids.len()];
+        let part = TrainingPass { ids: piece.ids, sequences, targets, factors: &factors, accumulate: i > 0 };
         let begin = Instant::now();
-        backend.training_pass(&part, |backend| gradients(backend, model, buffers, &part, &mut timings));
+        match &mut pairs {
+            None => backend.training_pass(&part, |backend| {
+                gradients(backend, model, buffers, &part, None, &mut timings);
+            }),
+            // The losses are read back before the gradients, which a pass that may be recorded does not.
+            Some(pairs) => {
+                let of_pass = pairs.of_pass(piece, &micro_batches[*batch], micro_batches.len());
+                gradients(backend, model, buffers, &part, Some(of_pass), &mut timings);
+            }
+        }
         queued += begin.elapsed();
     }
     let clock = Instant::now();
@@ -117,11 +170,18 @@ pub fn step<B: Backend>(
     let split = timings.forward + timings.head + timings.backward;
     timings.backward += clock.elapsed() + queued.saturating_sub(split);
     let clock = Instant::now();
-    let loss = sum / total.max(1) as f64;
+    let loss = pairs.map_or(sum / total.max(1) as f64, |pairs| pairs.loss);
     let grad_norm = clip_and_update(backend, model, loss, update);
     lap(&mut timings.optimizer, clock);
     let tokens = micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum();
-    StepReport { loss, grad_norm, tokens, targets: total as u64, timings }
+    StepReport {
+        loss,
+        preference: pairs.map(|pairs| pairs.metrics),
+        grad_norm,
+        tokens,
+        targets: total as u64,
+        timings,
+    }
 }
 
 /// Forward, loss and backward.
@@ -130,6 +190,7 @@ fn gradients<B: Backend>(
     model: &mut Model<B>,
     buffers: &mut StepBuffers<B>,
     part: &TrainingPass<'_>,
+    pairs: Option<PassPairs<'_, '_>>,
     timings: &mut Timings,
 ) {
     let StepBuffers { acts, dhidden } = buffers;
@@ -138,7 +199,11 @@ fn gradients<B: Backend>(
     let clock = Instant::now();
     let hidden = forward(backend, model, batch, acts);
     let clock = lap(&mut timings.forward, clock);
-    cross_entropy(backend, model, hidden, reach.hidden.then_some(&mut *dhidden), part);
+    let dhidden_of = reach.hidden.then_some(&mut *dhidden);
+    match pairs {
+        None => cross_entropy(backend, model, hidden, dhidden_of, part),
+        Some(pairs) => losses_of_pairs(backend, model, hidden, dhidden_of, part, pairs),
+    }
     let clock = lap(&mut timings.head, clock);
     if reach.hidden {
         backward(backend, model, batch, acts, dhidden, part.accumulate);
@@ -166,7 +231,7 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
 
 /// Clips and updates; gives the norm before clipping.
 fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64, update: Update<'_>) -> f64 {
-    let Update { adam, lr, count: step } = update;
+    let Update { adam, lr, count: step, .. } = update;
     let trained = model.params_mut().filter_map(|param| param.train.as_mut());
     let mut grads: Vec<MaskedGrad<'_, B>> =
         trained.map(|train| MaskedGrad { grad: &mut train.grad, mask: train.mask.as_ref() }).collect();
@@ -228,14 +293,20 @@ fn largest_steps<B: Backend>(
     adam: &AdamW,
 ) {
     let (ids, rows) = (vec![0; tokens], (0..tokens as u32).collect::<Vec<_>>());
+    let factors = vec![1.0; tokens];
     for length in [1, positions.max(1)] {
         let starts = (0..tokens).step_by(length).map(|start| start as u32);
         let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
         let (sequences, targets) = (Sequences { offsets: &offsets }, Targets { rows: &rows, ids: &ids });
-        let part = TrainingPass { ids: &ids, sequences, targets, scale: 1.0, accumulate: false };
+        let part = TrainingPass { ids: &ids, sequences, targets, factors: &factors, accumulate: false };
         backend.training_pass(&part, |backend| {
-            gradients(backend, model, buffers, &part, &mut Timings::default());
+            gradients(backend, model, buffers, &part, None, &mut Timings::default());
         });
     }
-    clip_and_update(backend, model, 0.0, Update { adam, lr: 0.0, count: 1 });
+    clip_and_update(
+        backend,
+        model,
+        0.0,
+        Update { objective: Objective::CrossEntropy, adam, lr: 0.0, count: 1 },
+    );
 }

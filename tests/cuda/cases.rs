@@ -238,7 +238,7 @@ fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let targets = Targets { rows: &[0, 2, 3, 8], ids: &[700, 0, 3, 350] };
     let (mut dhidden, mut dweight) = (acts(b, tokens * cols, 3), floats(b, vocab * cols, 4));
     let gradients = HeadGradients {
-        scale: 0.25,
+        factors: &[0.25, -0.5, 1.5, 0.125],
         hidden: Some(&mut dhidden),
         weight: Some(&mut dweight),
         accumulate: true,
@@ -321,7 +321,8 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
             .into_iter()
             .collect();
         let (sequences, targets) = (Sequences { offsets }, Targets { rows: &rows, ids: &ids[..rows.len()] });
-        let pass = TrainingPass { ids: &ids, sequences, targets, scale: 0.2, accumulate: false };
+        let factors: Vec<f32> = (0..rows.len()).map(|row| 0.2 + 0.1 * (row + i) as f32).collect();
+        let pass = TrainingPass { ids: &ids, sequences, targets, factors: &factors, accumulate: false };
         let mut work = |b: &mut B| {
             b.clear(&mut dtable);
             for x in [&mut q, &mut k, &mut v] {
@@ -332,7 +333,7 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
             let layout = AttentionLayout { shape, sequences };
             b.attention_forward(QueryKeyValue { q: &q, k: &k, v: &v }, layout, &mut out, &mut lse);
             let (hidden, weight) = (Some(&mut dhidden), Some(&mut dhead));
-            let gradients = HeadGradients { scale: pass.scale, hidden, weight, accumulate: false };
+            let gradients = HeadGradients { factors: pass.factors, hidden, weight, accumulate: false };
             b.cross_entropy(&out, &head, targets, Some(gradients));
             let output = AttentionOutput { dout: &dhidden, out: &out, lse: &lse };
             b.attention_backward(output, layout, QueryKeyValueMut { q: &mut q, k: &mut k, v: &mut v });

@@ -60,7 +60,12 @@ fn missing_bases_and_wrong_counts_are_refused() {
     let stderr = refused(
         "merge_method: slerp\nmodels:\n  - model: fixtures/merge/a\n  - model: fixtures/merge/b\nparameters: {t: 0.5}\n",
     );
-    assert!(stderr.contains("needs a base_model") && stderr.contains("takes 1 to 1 models"), "{stderr}");
+    assert!(stderr.contains("needs a base_model") && !stderr.contains("takes"), "{stderr}");
+    let stderr = refused(
+        "merge_method: slerp\nbase_model: fixtures/merge/base\nmodels:\n  - model: fixtures/merge/a\n  - model: fixtures/merge/b\nparameters: {t: 0.5}\n",
+    );
+    assert!(stderr.contains("slerp takes 1 model besides the base, got 2"), "{stderr}");
+    assert!(stderr.contains("hint: take from the models of the recipe"), "{stderr}");
     let stderr =
         refused("merge_method: linear\nmodels:\n  - model: fixtures/merge/a\n  - model: fixtures/merge/b\n");
     assert!(stderr.contains("linear needs `weight` for every model"), "{stderr}");

@@ -101,6 +101,12 @@ fn every_command_pairs_the_spellings_of_one_tensor() {
         ok(&["patch", "apply", path(&base), path(&patch), "--out", path(&at("patched"))]);
         assert_eq!(read_tensors(&at("patched")), read_tensors(&tuned));
         ok(&["lora", "extract", path(&base), path(&tuned), "--rank", "2", "--out", path(&at("adapter"))]);
+        // PEFT puts an adapter on the base, and takes no other names.
+        for name in read_tensors(&at("adapter")).keys() {
+            let plain = name.strip_prefix(&format!("base_model.model.{of_base}"));
+            let known = ["embed_tokens.", "layers.", "norm."];
+            assert!(plain.is_some_and(|plain| known.iter().any(|at| plain.starts_with(at))), "{name}");
+        }
     }
 }
 
@@ -140,4 +146,83 @@ fn only_what_returns_is_reported_as_returned() {
     // The plan's own shares are not those of the result.
     let table = ok(&[&sides[..6], &options].concat());
     assert!(!table.contains("of what was drawn"), "{table}");
+}
+
+/// Tensors that the reference of a merge lacks, and that two models spell in two ways, are one tensor each.
+#[test]
+fn a_merge_writes_a_tensor_once_where_only_two_models_have_it() {
+    const TIED: &str = r#"{"tie_word_embeddings": true}"#;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_checkpoint(&at("base"), &side("model.", 0x3c00), 1, TIED);
+    let spelled = |head: &str, model: &str, first: u16| {
+        let more = [
+            counted(&format!("{head}lm_head.weight"), SHAPES[0].1, first),
+            counted(&format!("{model}extra.weight"), &[4], first),
+        ];
+        [side(model, first), more.to_vec()].concat()
+    };
+    write_checkpoint(&at("one"), &spelled("_orig_mod.", "_orig_mod.model.", 0x3c80), 1, TIED);
+    write_checkpoint(&at("two"), &spelled("module.", "module.model.", 0x3d00), 1, TIED);
+    let [one, two] = ["one", "two"].map(|name| format!("{}:weight=0.5", path(&at(name))));
+    let (base, out) = (at("base"), at("out"));
+    let args = ["merge", "--method", "task_arithmetic", "--base", path(&base), "--model", &one];
+    let args = [&args[..], &["--model", &two, "--on-missing", "keep", "--out", path(&out)]].concat();
+    ok(&args);
+    let merged = read_tensors(&out);
+    let plain = |name: &str| merged.keys().filter(|key| key.ends_with(name)).cloned().collect::<Vec<_>>();
+    assert_eq!(merged.len(), SHAPES.len() + 2, "{:?}", merged.keys());
+    assert_eq!(plain("extra.weight"), ["_orig_mod.model.extra.weight"]);
+    let values = [0x3c80, 0x3d00].map(|first| counted("extra.weight", &[4], first).bytes);
+    assert!(values.contains(&merged["_orig_mod.model.extra.weight"]));
+    assert_eq!(merged[&plain("lm_head.weight")[0]], merged["model.embed_tokens.weight"]);
+}
+
+/// A plan names the tensors of one side; the proof holds for the other spelling of the other side too.
+#[test]
+fn a_plan_is_checked_under_both_spellings() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_checkpoint(&at("base"), &side("model.", 0x3c00), 1, CONFIG);
+    let plan = serde_json::json!({
+        "format": "hft-surgery/plan", "version": 1,
+        "trainable": ["model.norm.weight"],
+        "frozen": SHAPES[..4].iter().map(|(name, _)| format!("model.{name}")).collect::<Vec<_>>(),
+    });
+    std::fs::write(at("plan.json"), plan.to_string()).unwrap();
+    for (moved, expected) in [(&[4][..], ""), (&[1, 4], "`_orig_mod.model.layers.0.mlp.down_proj.weight`")] {
+        let mut tuned = side("_orig_mod.model.", 0x3c00);
+        moved.iter().for_each(|i| tuned[*i].bytes[0] += 1);
+        write_checkpoint(&at("tuned"), &tuned, 1, CONFIG);
+        let [base, tuned, plan] = ["base", "tuned", "plan.json"].map(at);
+        let said = run(&["diff", path(&base), path(&tuned), "--plan", path(&plan), "--strict", "-q"]);
+        let failures = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert_eq!(said.status.code(), Some(i32::from(!expected.is_empty())), "{failures}");
+        assert_eq!(failures.lines().count(), usize::from(!expected.is_empty()), "{failures}");
+        assert!(failures.contains(expected) || expected.is_empty(), "{failures}");
+    }
+}
+
+/// `reset` takes what the tuned side has of buffers, so the proof of its plan does not ask for those of base.
+#[test]
+fn a_buffer_that_one_side_lacks_breaks_no_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let with = |first: u16, more: &[Tensor]| [side("model.", first), more.to_vec()].concat();
+    let buffer = counted("model.layers.0.self_attn.rotary_emb.inv_freq", &[2], 0x3c00);
+    let weight = counted("model.layers.0.self_attn.rotary_emb.weight", &[2], 0x3c00);
+    let buffer = std::slice::from_ref(&buffer);
+    for (of_base, of_tuned) in [(buffer, &[][..]), (&[], buffer)] {
+        write_checkpoint(&at("base"), &with(0x3c00, of_base), 1, CONFIG);
+        write_checkpoint(&at("tuned"), &with(0x3c80, of_tuned), 1, CONFIG);
+        let [base, tuned, out] = ["base", "tuned", "out"].map(at);
+        ok(&["reset", "--force", "--base", path(&base), "--tuned", path(&tuned), "--out", path(&out)]);
+        let plan = out.join("hft_surgery.json");
+        ok(&["diff", path(&base), path(&out), "--plan", path(&plan)]);
+        // What is no buffer is asked for.
+        write_checkpoint(&base, &with(0x3c00, std::slice::from_ref(&weight)), 1, CONFIG);
+        let said = run(&["diff", path(&base), path(&out), "--plan", path(&plan), "-q"]);
+        assert_eq!(said.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&said.stdout).contains("only in a"));
+    }
 }

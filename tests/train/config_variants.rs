@@ -148,6 +148,24 @@ fn tensors_that_are_not_computed_with_are_named() {
     assert!(said.contains("`_orig_mod.model.embed_tokens.weight` is to be renamed to it"), "{said}");
 }
 
+/// What headers tell is refused before the directory of the run is made.
+#[test]
+fn tensors_that_do_not_fit_the_configuration_leave_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, data, out) = (dir.path().join("model"), dir.path().join("rows.jsonl"), dir.path().join("out"));
+    std::fs::create_dir(&from).unwrap();
+    let variant = json!({"model": "qwen2", "set": {"num_key_value_heads": 1}, "drop": []});
+    model(&variant, &from);
+    rows(&variant, &data);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let [model, data, to] = [&from, &data, &out].map(|path| text(path));
+    let said = fails(&["train", "-q", "--model", &model, "--data", &data, "--out", &to]);
+    let expected =
+        "`model.layers.0.self_attn.k_proj.weight`: got shape [8, 16], expected [4, 16] by config.json";
+    assert!(said.contains(expected) && said.matches("error: ").count() == 1, "{said}");
+    assert!(!out.exists());
+}
+
 /// `tie_word_embeddings` with a stored head of other values: both are trained, each from its own values.
 #[test]
 fn another_head_under_tied_embeddings_is_trained_as_its_own_tensor() {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Lab, rows};
-use crate::common::{fails, files, hft, ok};
+use crate::common::{fails, files, hft, ok, wait_until};
 
 /// Steps enough to be killed on the way, few enough to be finished.
 const STEPS: [&str; 4] = ["--max-steps", "300", "--save-steps", "1"];
@@ -348,4 +348,36 @@ fn a_state_that_cannot_be_saved_leaves_nothing_of_itself() {
     assert!(message.contains("File too large") && message.contains("state/round-000-step"), "{message}");
     let names: Vec<_> = files(&lab.path("out/state")).into_keys().collect();
     assert_eq!(names, [Path::new("lock"), Path::new("run.json")]);
+}
+
+/// From another directory the error says the command that goes on; with all options given again, the run goes on from
+/// anywhere; and of a run that has ended, both forms say so.
+#[test]
+fn a_run_goes_on_from_another_directory() {
+    let lab = Lab::new();
+    let args = lab.args("llama2", "run", &STEPS);
+    let there = lab.dir.path();
+    let data = lab.text("rows.jsonl");
+    // Relative to the directory that the run is started in.
+    let relative = args.iter().map(|arg| if *arg == data { "rows.jsonl".to_owned() } else { arg.clone() });
+    let relative: Vec<String> = relative.collect();
+    let mut child = hft(&texts(&relative)).current_dir(there).stderr(Stdio::null()).spawn().unwrap();
+    let steps = || std::fs::read_to_string(lab.path("run/train_log.jsonl")).unwrap_or_default();
+    assert!(wait_until(&mut child, || steps().lines().count() >= 3));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let out = lab.text("run");
+    let error = fails(&["train", "--resume", "--out", &out]);
+    let directory = std::fs::canonicalize(there).unwrap();
+    let command = format!("cd {0} && hft-surgery train --resume --out {0}/run", directory.display());
+    assert!(error.contains(&format!("the run was started in {}", directory.display())), "{error}");
+    assert!(error.contains(&command), "{error}");
+    ok(&with(&args, &["--resume"]));
+    let ended = "the run has ended: nothing to resume\nhint: to train on from its result, give it as --model";
+    for args in [vec!["train", "--resume", "--out", &out], with(&args, &["--resume"])] {
+        let error = fails(&args);
+        assert!(error.contains(ended), "{error}");
+    }
+    let error = fails(&["train", "--resume", "--out", &lab.text("nowhere")]);
+    assert!(error.contains("no run to resume\nhint: leave out --resume to start one"), "{error}");
 }

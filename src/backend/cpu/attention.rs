@@ -22,6 +22,8 @@ struct Block {
     sequence: Range<usize>,
     /// Its queries, as positions in the sequence.
     queries: Range<usize>,
+    /// Its queries, as rows of the queries of the micro-batch.
+    rows: Range<usize>,
     window: Option<usize>,
 }
 
@@ -40,7 +42,8 @@ impl Block {
         let len = sequence.len();
         (0..len).step_by(BLOCK).map(move |first| {
             let queries = first..len.min(first + BLOCK);
-            Self { sequence: sequence.clone(), queries, window }
+            let rows = sequence.start + queries.start..sequence.start + queries.end;
+            Self { sequence: sequence.clone(), queries, rows, window }
         })
     }
 }
@@ -71,6 +74,35 @@ pub(super) fn forward(
             tasks.push((block, of_block, lse_of_block));
         }
     }
+    run(inputs, shape, tasks);
+}
+
+/// See [`super::Cpu::attention_cached`].
+pub(super) fn forward_cached(
+    inputs: &QueryKeyValue<'_, Vec<f32>>,
+    shape: AttentionShape,
+    past: usize,
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    let len = inputs.k.len() / (kv_heads * head_dim);
+    let n = len - past;
+    let out = out[..n * heads * head_dim].chunks_mut(BLOCK * heads * head_dim);
+    let tasks = out.zip(lse[..n * heads].chunks_mut(BLOCK * heads)).enumerate().map(|(i, (out, lse))| {
+        let rows = i * BLOCK..n.min((i + 1) * BLOCK);
+        let queries = past + rows.start..past + rows.end;
+        (Block { sequence: 0..len, queries, rows, window }, out, lse)
+    });
+    run(inputs, shape, tasks.collect());
+}
+
+/// Computes the blocks, each with its part of the output and of the log-sum-exp, on all threads.
+fn run(
+    inputs: &QueryKeyValue<'_, Vec<f32>>,
+    shape: AttentionShape,
+    tasks: Vec<(Block, &mut [f32], &mut [f32])>,
+) {
     tasks.into_par_iter().for_each_init(Vec::new, |scores, (block, out, lse)| {
         for h in 0..shape.heads {
             forward_head(inputs, shape, &block, h, BlockOutput { scores, out, lse });
@@ -104,7 +136,7 @@ fn forward_head(
     scores.resize((n * columns).max(scores.len()), 0.0);
     let scores = &mut scores[..n * columns];
     let (q, k) =
-        (head(q, at(&block.queries), h, heads, head_dim), head(k, at(&keys), kv, kv_heads, head_dim));
+        (head(q, block.rows.clone(), h, heads, head_dim), head(k, at(&keys), kv, kv_heads, head_dim));
     let scale = 1.0 / (head_dim as f32).sqrt();
     matmul_here(MatMut::new(scores, n, columns, columns), Store::Overwrite, scale, q, k.t());
     for (r, row) in scores.chunks_mut(columns).enumerate() {
@@ -227,7 +259,7 @@ fn backward_head(
         let (keys, n) = (block.keys(), block.queries.len());
         let columns = keys.len();
         let at = |range: &Range<usize>| sequence.start + range.start..sequence.start + range.end;
-        let of_query = |x| head(x, at(&block.queries), h, heads, head_dim);
+        let of_query = |x| head(x, block.rows.clone(), h, heads, head_dim);
         let of_key = |x| head(x, at(&keys), kv, kv_heads, head_dim);
         let BlockScores { p, ds } = &mut *scores;
         p.resize((n * columns).max(p.len()), 0.0);

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use super::cross_entropy::CrossEntropy;
 use super::weight::Weight;
-use super::{adamw, attention, embedding, linear, math, rmsnorm, rope, swiglu};
+use super::{adamw, attention, embedding, linear, math, matvec, rmsnorm, rope, swiglu};
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ElementBytes, HeadGradients,
-    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs, RopeTable, Rotation,
-    Sequences, Stored, Targets, TrainingPass,
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
+    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs,
+    RopeTable, Rotation, Sequences, Stored, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -37,6 +37,19 @@ impl<'a> Cpu<'a> {
     /// `None` as for [`Cpu::frozen`].
     pub fn trainable(stored: Stored<'a>) -> Option<Weight<'a>> {
         Weight::trainable(stored)
+    }
+
+    /// [`Backend::attention_forward`] of the tokens after the first `past` of one sequence: `q`, `out` and `lse` hold
+    /// these tokens, `k` and `v` exactly all tokens of the sequence.
+    pub fn attention_cached(
+        &mut self,
+        inputs: QueryKeyValue<'_, Vec<f32>>,
+        shape: AttentionShape,
+        past: usize,
+        out: &mut [f32],
+        lse: &mut [f32],
+    ) {
+        attention::forward_cached(&inputs, shape, past, out, lse);
     }
 }
 
@@ -155,7 +168,12 @@ impl<'a> Backend for Cpu<'a> {
         out: &mut Vec<f32>,
         accumulate: bool,
     ) {
-        linear::forward(x, weight, rows, out, accumulate, &mut self.panel);
+        match weight.frozen_rows().filter(|_| rows == 1) {
+            Some(frozen) => {
+                matvec::forward(frozen, &x[..weight.cols], &mut out[..weight.rows], accumulate);
+            }
+            None => linear::forward(x, weight, rows, out, accumulate, &mut self.panel),
+        }
     }
 
     fn linear_backward_input(

@@ -48,18 +48,20 @@ impl CrossEntropy {
             dweight.fill(0.0);
         }
         let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
-        for (at, ids) in targets.rows.chunks(step).zip(targets.ids.chunks(step)) {
+        let all_factors = gradients.as_ref().map(|g| g.factors);
+        assert!(all_factors.is_none_or(|f| f.len() == targets.ids.len()), "each target has a factor");
+        for (chunk, (at, ids)) in targets.rows.chunks(step).zip(targets.ids.chunks(step)).enumerate() {
             let n = at.len();
             for (row, t) in rows.chunks_mut(cols).zip(at) {
                 row.copy_from_slice(&hidden[*t as usize * cols..(*t as usize + 1) * cols]);
             }
             let logits = &mut logits[..n * vocab];
             linear::forward(rows, weight, n, logits, false, panel);
-            let scale = gradients.as_ref().map(|g| g.scale);
-            let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids);
-            losses.par_extend(
-                rows_of_logits.map(|(logits, id)| dispatch(Row { logits, id: *id as usize, scale })),
-            );
+            let factors = all_factors.map(|factors| &factors[chunk * step..]);
+            let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids).enumerate();
+            losses.par_extend(rows_of_logits.map(|(i, (logits, id))| {
+                dispatch(Row { logits, id: *id as usize, factor: factors.map(|factors| factors[i]) })
+            }));
             let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else {
                 continue;
             };
@@ -84,12 +86,12 @@ impl CrossEntropy {
     }
 }
 
-/// Negative log-likelihood of `id`; with a scale, the logits become their gradient
-/// `scale · (softmax − onehot)`.
+/// Negative log-likelihood of `id`; with a factor, the logits become their gradient
+/// `factor · (softmax − onehot)`.
 struct Row<'a> {
     logits: &'a mut [f32],
     id: usize,
-    scale: Option<f32>,
+    factor: Option<f32>,
 }
 
 impl Kernel for Row<'_> {
@@ -100,12 +102,12 @@ impl Kernel for Row<'_> {
         let target = self.logits[self.id];
         let largest = max(self.logits);
         let sum = exp_sum(self.logits, largest);
-        if let Some(scale) = self.scale {
-            let factor = scale / sum;
+        if let Some(factor) = self.factor {
+            let of_exp = factor / sum;
             for p in self.logits.iter_mut() {
-                *p *= factor;
+                *p *= of_exp;
             }
-            self.logits[self.id] -= scale;
+            self.logits[self.id] -= factor;
         }
         sum.ln() + largest - target
     }

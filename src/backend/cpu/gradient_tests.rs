@@ -199,7 +199,8 @@ fn check_any(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64)
 
 #[test]
 fn cross_entropy() {
-    let (tokens, vocab, cols, scale) = (5, 7, 3, 0.5f32);
+    let (tokens, vocab, cols) = (5, 7, 3);
+    let factors = [0.5f32, -0.25, 2.0];
     let (x, w) = (numbers(tokens * cols, 1), numbers(vocab * cols, 2));
     let targets = Targets { rows: &[0, 2, 3], ids: &[6, 0, 3] };
     let run = |x: &[f32], w: &[f32]| {
@@ -208,14 +209,18 @@ fn cross_entropy() {
             cpu.cross_entropy(&x, w, targets, None);
             cpu.losses()
         });
-        losses.iter().map(|l| f64::from(*l) * f64::from(scale)).sum::<f64>()
+        losses.iter().zip(factors).map(|(l, f)| f64::from(*l) * f64::from(f)).sum::<f64>()
     };
     for trainable in [true, false] {
         let (mut dx, mut dw) = (vec![9.0; tokens * cols], vec![9.0; vocab * cols]);
         with_weight(&w, (vocab, cols), trainable, |cpu, weight| {
             let weight_gradient = trainable.then_some(&mut dw);
-            let gradients =
-                HeadGradients { scale, hidden: Some(&mut dx), weight: weight_gradient, accumulate: false };
+            let gradients = HeadGradients {
+                factors: &factors,
+                hidden: Some(&mut dx),
+                weight: weight_gradient,
+                accumulate: false,
+            };
             cpu.cross_entropy(&x, weight, targets, Some(gradients));
         });
         check("cross-entropy dhidden", &x, &dx, |x| run(x, &w));

@@ -2,7 +2,7 @@
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `weight`, `linear`, `embedding`, `rmsnorm`, `rope`, `swiglu`, `attention`,
+//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `embedding`, `rmsnorm`, `rope`, `swiglu`, `attention`,
 //! `cross_entropy`, `adamw`, `backend`.
 
 mod adamw;
@@ -13,6 +13,7 @@ mod embedding;
 mod linear;
 mod math;
 mod matmul;
+mod matvec;
 mod rmsnorm;
 mod rope;
 mod swiglu;

@@ -27,6 +27,16 @@ enum Values<'a> {
     Trainable(Vec<f32>),
 }
 
+/// The rows of a frozen matrix, as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrozenRows<'a> {
+    pub(super) dtype: &'a Dtype,
+    /// Little-endian elements.
+    pub(super) bytes: &'a [u8],
+    /// Bytes of one row.
+    pub(super) row_bytes: usize,
+}
+
 impl<'a> Weight<'a> {
     pub(super) fn frozen(stored: Stored<'a>) -> Option<Self> {
         let width = stored.dtype.bytes()?;
@@ -72,6 +82,16 @@ impl<'a> Weight<'a> {
                 let mut out = vec![0.0; all];
                 self.widen(0..self.rows, &mut out);
                 Cow::Owned(out)
+            }
+        }
+    }
+
+    /// The stored rows of a frozen weight.
+    pub(super) fn frozen_rows(&self) -> Option<FrozenRows<'_>> {
+        match &self.values {
+            Values::Trainable(_) => None,
+            Values::Frozen { dtype, width, bytes } => {
+                Some(FrozenRows { dtype, bytes, row_bytes: self.cols * width })
             }
         }
     }
@@ -122,7 +142,8 @@ impl<'a> Weight<'a> {
     }
 }
 
-fn widen(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
+/// The values of stored elements.
+pub(super) fn widen(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) {
     let known = decode_f32(dtype, bytes, out);
     assert!(known.is_some(), "a weight is built over numbers only");
 }

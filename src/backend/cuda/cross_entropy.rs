@@ -9,7 +9,7 @@ use super::context::Context;
 use super::device::Device;
 use super::matmul::{Dtypes, Shape};
 use super::memory::Memory;
-use crate::backend::{ComputeDtype, HeadGradients, Targets};
+use crate::backend::{ComputeDtype, HeadGradients, Targets, TrainingPass};
 
 /// Most logits of a chunk, unless [`ROWS`] rows have more.
 const LOGITS: usize = 1 << 25;
@@ -21,6 +21,7 @@ const ROWS: usize = 128;
 pub(super) struct CrossEntropy {
     rows: CachedUpload<u32>,
     ids: CachedUpload<u32>,
+    factors: CachedUpload<f32>,
     /// Hidden states of the rows of a chunk.
     hidden: Memory,
     /// Gradients of `hidden`.
@@ -36,6 +37,8 @@ pub(super) struct CrossEntropy {
 struct TargetArgs {
     rows: Arg,
     ids: Arg,
+    /// Null without gradients.
+    factors: Arg,
 }
 
 /// A chunk of rows, and what its losses and gradients are computed from.
@@ -68,7 +71,7 @@ impl CrossEntropy {
         let step = (LOGITS / vocab.max(1) / ROWS * ROWS).max(ROWS).min(targets.rows.len().max(1));
         self.reserve(context, weight, step, targets.rows.len());
         let mut accumulate = gradients.as_ref().is_some_and(|g| g.accumulate);
-        let args = self.put_targets(&context.device, targets);
+        let args = self.put_targets(&context.device, targets, gradients.as_ref().map(|g| g.factors));
         for first in (0..targets.rows.len()).step_by(step) {
             let range = first..targets.rows.len().min(first + step);
             let chunk = Chunk { hidden, weight, targets: args, range, accumulate };
@@ -90,16 +93,18 @@ impl CrossEntropy {
         }
     }
 
-    fn put_targets(&self, device: &Device, targets: Targets<'_>) -> TargetArgs {
+    fn put_targets(&self, device: &Device, targets: Targets<'_>, factors: Option<&[f32]>) -> TargetArgs {
+        assert!(factors.is_none_or(|f| f.len() == targets.ids.len()), "each target has a factor");
         TargetArgs {
             rows: self.rows.put_for_pass(device, targets.rows),
             ids: self.ids.put_for_pass(device, targets.ids),
+            factors: factors.map_or(Arg::Pointer(0), |factors| self.factors.put_for_pass(device, factors)),
         }
     }
 
-    /// Uploads the targets.
-    pub(super) fn upload_targets(&self, device: &Device, targets: Targets<'_>) {
-        self.put_targets(device, targets);
+    /// Uploads the targets of `pass`.
+    pub(super) fn upload_targets(&self, device: &Device, pass: &TrainingPass<'_>) {
+        self.put_targets(device, pass.targets, Some(pass.factors));
     }
 
     /// The losses of the last run.
@@ -129,12 +134,13 @@ impl CrossEntropy {
         let to_f32 = Dtypes { inputs: dtype, out: ComputeDtype::F32 };
         let product = Shape::forward(shape, to_f32);
         context.matmul.product(&context.device, product, [table, gathered, logits], false);
+        let factors = chunk.targets.factors;
+        let factors = if gradients.is_some() { factors.skip(4 * range.start) } else { factors };
         let args = [
             logits,
             chunk.targets.ids.skip(4 * range.start),
             Arg::U32(vocab as u32),
-            Arg::F32(gradients.as_ref().map_or(0.0, |g| g.scale)),
-            Arg::U32(u32::from(gradients.is_some())),
+            factors,
             dlogits,
             context.memory(&self.losses, range.end * 4).skip(4 * range.start),
         ];

@@ -13,12 +13,11 @@ const GRAPHS: usize = 8;
 /// Most shapes that are remembered.
 const SHAPES: usize = 64;
 
-/// Everything about a pass but its token ids and target rows: passes of one shape launch the same kernels.
+/// Everything about a pass but its token ids, target rows and their factors: passes of one shape launch the same kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PassShape {
     offsets: Vec<u32>,
     targets: usize,
-    scale: u32,
     accumulate: bool,
 }
 
@@ -51,7 +50,6 @@ impl PassShape {
         Self {
             offsets: pass.sequences.offsets.to_vec(),
             targets: pass.targets.ids.len(),
-            scale: pass.scale.to_bits(),
             accumulate: pass.accumulate,
         }
     }

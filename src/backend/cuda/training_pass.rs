@@ -66,7 +66,7 @@ impl Cuda {
         if recorded.embedding_backward {
             self.embedding.put_groups(device, pass.ids);
         }
-        self.cross_entropy.upload_targets(device, pass.targets);
+        self.cross_entropy.upload_targets(device, pass);
         if !device.failed() {
             device.keep("cannot launch a graph", recorded.graph.launch());
         }

@@ -31,3 +31,4 @@ mod time;
 mod value;
 
 pub(crate) use environment::environment;
+pub(crate) use text::is_space;

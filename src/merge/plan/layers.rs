@@ -88,12 +88,13 @@ impl<'a> Planner<'_, 'a> {
     }
 }
 
-/// The list of blocks with the most layers.
+/// The list of blocks with the most layers, other than those of encoders of images and sound.
 fn main_stack(checkpoint: &Checkpoint) -> String {
     let mut layers: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for tensor in checkpoint.tensors() {
         let name = TensorName::of(&tensor.info.name);
-        if let Some(layer) = name.layer {
+        let encoder = ["vision", "visual", "audio"].iter().any(|word| name.stack.contains(word));
+        if let Some(layer) = name.layer.filter(|_| !encoder) {
             layers.entry(name.stack).or_default().insert(layer);
         }
     }

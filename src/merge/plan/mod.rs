@@ -1,7 +1,8 @@
 //! What happens to each tensor, decided from headers before the first byte is written.
 //!
-//! Parts, lowest first: `output_tensor`, `output`, `merge_tensor`, `planner`, `layers`, `tied_copy`, `tensor_plan`.
+//! Parts, lowest first: `output_tensor`, `output`, `config_change`, `merge_tensor`, `planner`, `layers`, `tied_copy`, `tensor_plan`.
 
+pub(crate) mod config_change;
 mod layers;
 pub(crate) mod merge_tensor;
 pub(crate) mod output;

@@ -1,10 +1,10 @@
-//! The files of a merge: which tensor stands where, headers, index and configuration.
+//! The files of a merge: which tensor stands where, headers and index.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
-use crate::checkpoint::{Checkpoint, Dtype, HeaderWriter, Known};
+use crate::checkpoint::{Checkpoint, HeaderWriter};
 use crate::merge::plan::output_tensor::OutputTensor;
 
 /// One file to be written: its header and its tensors.
@@ -112,87 +112,4 @@ pub(crate) fn index(files: &[OutputFile<'_, '_>]) -> String {
         }
     }
     format!("{:#}\n", json!({"metadata": {"total_size": total}, "weight_map": map}))
-}
-
-/// What a merge changes in `config.json`.
-#[derive(Debug, Default)]
-pub(crate) struct ConfigChange {
-    pub(crate) dtype: Option<Dtype>,
-    pub(crate) vocab_size: Option<u64>,
-    /// The layer of the reference that each layer comes from.
-    pub(crate) layers: Option<Vec<u32>>,
-    pub(crate) untie: bool,
-    /// Token ids of the reference's tokenizer that differ in the result's: old and new.
-    pub(crate) renumbered: BTreeMap<u64, u64>,
-}
-
-impl ConfigChange {
-    /// Applies the change where the file says something of it; `None` where nothing changes.
-    pub(crate) fn apply(&self, mut config: Value) -> Option<Value> {
-        let before = config.clone();
-        let Value::Object(top) = &mut config else { return None };
-        self.edit(top);
-        if let Some(Value::Object(text)) = top.get_mut("text_config") {
-            self.edit(text);
-        }
-        (config != before).then_some(config)
-    }
-
-    /// Ids of special tokens in `generation_config.json`; `None` where nothing changes.
-    pub(crate) fn apply_to_generation(&self, mut config: Value) -> Option<Value> {
-        let before = config.clone();
-        self.renumber(config.as_object_mut()?);
-        (config != before).then_some(config)
-    }
-
-    fn renumber(&self, map: &mut Map<String, Value>) {
-        for (_, value) in map.iter_mut().filter(|(key, _)| key.ends_with("_token_id")) {
-            let list = match value {
-                Value::Array(list) => list.as_mut_slice(),
-                one => std::slice::from_mut(one),
-            };
-            for id in list {
-                if let Some(new) = id.as_u64().and_then(|id| self.renumbered.get(&id)) {
-                    *id = (*new).into();
-                }
-            }
-        }
-    }
-
-    fn edit(&self, map: &mut Map<String, Value>) {
-        self.renumber(map);
-        let mut set = |key: &str, value: Value| {
-            if let Some(there) = map.get_mut(key) {
-                *there = value;
-            }
-        };
-        if let Some(name) = self.dtype.as_ref().and_then(torch_name) {
-            set("torch_dtype", name.into());
-            set("dtype", name.into());
-        }
-        if let Some(rows) = self.vocab_size {
-            set("vocab_size", rows.into());
-        }
-        if self.untie {
-            set("tie_word_embeddings", false.into());
-        }
-        if let Some(layers) = &self.layers {
-            set("num_hidden_layers", layers.len().into());
-            for (_, value) in map.iter_mut().filter(|(key, _)| *key == "layer_types") {
-                let types = value.as_array().cloned().unwrap_or_default();
-                let of = |layer: &u32| types.get(*layer as usize).cloned();
-                if let Some(types) = layers.iter().map(of).collect::<Option<Vec<_>>>() {
-                    *value = types.into();
-                }
-            }
-        }
-    }
-}
-
-/// Types of results as PyTorch names them.
-pub(crate) const TORCH_NAMES: [(&str, Known); 4] =
-    [("float32", Known::F32), ("float16", Known::F16), ("bfloat16", Known::BF16), ("float64", Known::F64)];
-
-fn torch_name(dtype: &Dtype) -> Option<&'static str> {
-    TORCH_NAMES.iter().find(|(_, known)| *dtype == Dtype::Known(*known)).map(|(name, _)| *name)
 }

@@ -1,6 +1,6 @@
 //! One tensor of the output: its type and shape, where it goes, and what it is copied from.
 
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Dtype, Known};
 use crate::merge::tiles::source::Source;
 
 /// A tensor of the output.
@@ -30,4 +30,18 @@ impl OutputTensor<'_> {
     pub(crate) fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
+}
+
+/// The type that floating-point tensors of these types are merged in and written as, as `torch.promote_types` gives it:
+/// the larger one, and F32 for F16 with BF16. `None` where types of eight bits are mixed with others, which PyTorch does
+/// not promote.
+pub(crate) fn promoted<'d>(mut types: impl Iterator<Item = &'d Dtype>) -> Option<Dtype> {
+    let wide = |dtype: &Dtype| dtype.bytes().is_some_and(|bytes| bytes > 1);
+    let first = types.next()?.clone();
+    types.try_fold(first, |a, b| match (a.bytes(), b.bytes()) {
+        _ if a == *b => Some(a),
+        _ if !wide(&a) || !wide(b) => None,
+        (a_bytes, b_bytes) if a_bytes == b_bytes => Some(Dtype::Known(Known::F32)),
+        (a_bytes, b_bytes) => Some(if a_bytes > b_bytes { a } else { b.clone() }),
+    })
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{Checkpoint, Sha256Hex};
+use crate::checkpoint::{Checkpoint, Dtype, Sha256Hex};
 use crate::error::Escaped;
 use crate::merge::inputs::{ModelInput, TensorInputs};
 use crate::merge::plan::merge_tensor::{MergeTensor, MergeVocab, Policy};
-use crate::merge::plan::output_tensor::OutputTensor;
+use crate::merge::plan::output_tensor::{OutputTensor, promoted};
 use crate::merge::recipe::method::{Base, CombinationRule, Rule};
 use crate::merge::recipe::parameter::{ParameterValues, TensorPosition};
 use crate::merge::recipe::reader::{Entry, Slice};
@@ -42,18 +42,19 @@ struct Found<'a> {
     missing: Vec<&'a str>,
 }
 
-/// The twin of the tensor `name` of `reference`; the head of a tied checkpoint that has none is its embedding.
-fn find<'a>(checkpoint: &'a Checkpoint, name: &str, reference: &Checkpoint) -> Option<Source<'a>> {
-    let tensor = twin_or_tied(checkpoint, name, reference)?;
-    Some(Source::stored(checkpoint, &tensor))
-}
-
 /// What the random draws of an input are keyed by; `count` tells inputs of the same contents apart.
 fn draw_key(name: &str, contents: Sha256Hex, count: u32) -> String {
     format!("{name}\u{0}{contents}\u{0}{count}")
 }
 
 impl<'a> Planner<'_, 'a> {
+    /// The tensor `name` in a model, by its spelling there; the head of a tied model that has none is its embedding.
+    fn find(&self, model: &str, name: &str) -> Option<Source<'a>> {
+        let checkpoint = self.models.get(model);
+        let tensor = twin_or_tied(checkpoint, name, self.models.speller(name, self.reference))?;
+        Some(Source::stored(checkpoint, &tensor))
+    }
+
     fn base_of(&self, slice: &'a Slice) -> Option<&'a str> {
         slice.base.as_deref().or(self.recipe.base.as_deref())
     }
@@ -68,6 +69,8 @@ impl<'a> Planner<'_, 'a> {
                     format!("{} needs a base_model", method.name),
                     "name it as base_model, or with --base",
                 ));
+                // How many models there are besides it is not known.
+                continue;
             }
             let sliced = slice.sources.iter().any(|s| s.layers.is_some());
             if let (Some(base), true) = (base, sliced)
@@ -82,11 +85,18 @@ impl<'a> Planner<'_, 'a> {
             let others = self.entries(slice).0.len();
             let (least, most) = method.models;
             if others < least || others > most {
-                let most = if most == usize::MAX { "more".to_owned() } else { most.to_string() };
+                let models = match most {
+                    1 => "1 model".to_owned(),
+                    usize::MAX => format!("{least} or more models"),
+                    most if most == least => format!("{most} models"),
+                    most => format!("{least} to {most} models"),
+                };
                 let besides = if method.base == Base::Input { "" } else { " besides the base" };
+                let fault = format!("{} takes {models}{besides}, got {others}", method.name);
+                let hint = if others < least { "add to the models" } else { "take from the models" };
                 self.faults.push(Error::usage(
-                    format!("{} takes {least} to {most} models{besides}, got {others}", method.name),
-                    "",
+                    fault,
+                    format!("{hint} of the recipe, or choose another merge_method"),
                 ));
             }
         }
@@ -151,7 +161,7 @@ impl<'a> Planner<'_, 'a> {
         let base_name = self.base_of(slice).filter(|_| self.recipe.method.base != Base::Input);
         let base = base_name.and_then(|model| {
             let wanted = base_entry.and_then(&named).unwrap_or_else(|| at.name.to_owned());
-            let found = find(self.models.get(model), &wanted, self.reference);
+            let found = self.find(model, &wanted);
             if found.is_none() {
                 missing.push(model);
             }
@@ -168,7 +178,7 @@ impl<'a> Planner<'_, 'a> {
             let count = counts.entry(digest).or_default();
             *count += 1;
             let draw_key = draw_key(at.name, digest, *count);
-            match find(self.models.get(&entry.model), &own, self.reference) {
+            match self.find(&entry.model, &own) {
                 Some(source) => {
                     let (model, parameters) = (entry.model.as_str(), parameters?);
                     models.push(ModelInput { source, draw_key, model, parameters });
@@ -196,7 +206,7 @@ impl<'a> Planner<'_, 'a> {
             return None;
         }
         let parameters = self.parameters(true, at, at.name, &levels)?;
-        let source = find(self.models.get(model), at.name, self.reference)?;
+        let source = self.find(model, at.name)?;
         let draw_key = draw_key(at.name, self.models.identity(model).digest, 1);
         Some(ModelInput { source, draw_key, model, parameters })
     }
@@ -220,19 +230,34 @@ impl<'a> Planner<'_, 'a> {
                 _ => [&[least], &shape[1..]].concat(),
             };
         }
-        let dtype = match &self.recipe.dtype {
-            Some(dtype) if copied.is_none() || is_float(&first.info.dtype) => dtype.clone(),
-            _ => first.info.dtype.clone(),
-        };
-        if copied.is_none() && !is_writable(&dtype) {
-            let fault = format!("cannot write results of type {dtype}");
-            self.fault(name, fault, "name a type with dtype or --dtype");
-            return None;
-        }
+        let dtype = self.dtype(name, &all, copied.is_some())?;
         let shard = self.reference.find(name).map(|t| t.shard);
         let shard = shard.unwrap_or(self.reference.shards().len().saturating_sub(1));
         let longest = if copied.is_some() || !differ { first } else { longest }.clone();
         Some((OutputTensor { name: name.to_owned(), dtype, shape, shard, longest, copied }, common))
+    }
+
+    /// The type of a tensor of the result: the recipe's, that of its copy, or the one that holds those of all inputs.
+    fn dtype(&mut self, name: &str, all: &[&Source<'a>], copied: bool) -> Option<Dtype> {
+        const HINT: &str = "name a type with dtype or --dtype";
+        let first = &all.first()?.info.dtype;
+        let dtype = match &self.recipe.dtype {
+            Some(dtype) if !copied || is_float(first) => Some(dtype.clone()),
+            _ if copied => Some(first.clone()),
+            _ => promoted(all.iter().map(|source| &source.info.dtype)),
+        };
+        let Some(dtype) = dtype else {
+            let mut types: Vec<String> = all.iter().map(|source| source.info.dtype.to_string()).collect();
+            types.sort();
+            types.dedup();
+            self.fault(name, format!("types that have no common one: {}", types.join(", ")), HINT);
+            return None;
+        };
+        if !copied && !is_writable(&dtype) {
+            self.fault(name, format!("cannot write results of type {dtype}"), HINT);
+            return None;
+        }
+        Some(dtype)
     }
 
     /// Why a tensor is copied, where it is not merged; `None` where it may be neither.
@@ -262,7 +287,7 @@ impl<'a> Planner<'_, 'a> {
             return Some(());
         }
         let hint = if vocabulary && tails {
-            "the vocabularies differ: merge the rows that all have with --vocab common, or keep the others too with --vocab union"
+            "the vocabularies differ: align them in the recipe with `tokenizer: {source: base}` or `union`; or merge the rows that all have with --vocab common, or keep the others too with --vocab union"
         } else {
             "these models are not of one architecture"
         };

@@ -1,14 +1,18 @@
 //! The faults of a recipe: unknown keys and words, and values of the wrong type.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::error::{Escaped, nearest};
 use crate::{Error, Faults};
 
-/// Collects everything that is wrong.
+/// Collects everything that is wrong, and what has no effect.
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) faults: Faults,
+    /// Parameters of other methods: name, and where they stand.
+    pub(crate) unused: BTreeMap<String, Vec<String>>,
 }
 
 impl Reader {
@@ -32,19 +36,36 @@ impl Reader {
         match map.get(key) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text.clone()),
-            // mergekit also writes a model as {model: {path: …}}.
-            Some(Value::Object(model)) if key != "chat_template" => {
-                let inner = model.get("model").and_then(Value::as_object).unwrap_or(model);
-                let path = inner.get("path").and_then(Value::as_str).map(str::to_owned);
-                if path.is_none() || inner.len() > 1 {
+            Some(model @ Value::Object(_)) if key != "chat_template" => {
+                let name = reference(model);
+                if name.is_none() {
                     self.fault(format!("`{key}` must be a path"));
                 }
-                path
+                name
             }
             Some(_) => {
                 self.fault(format!("`{key}` must be a text"));
                 None
             }
         }
+    }
+}
+
+/// The name of a model as mergekit also writes it: `{path: …}`, or `{model: …, lora: …}` of such, which is `BASE+ADAPTER`.
+fn reference(value: &Value) -> Option<String> {
+    let map = match value {
+        Value::String(path) => return Some(path.clone()),
+        other => other.as_object()?,
+    };
+    let given = |key: &str| map.get(key).filter(|value| !value.is_null());
+    let only =
+        |known: &[&str]| map.iter().all(|(key, value)| value.is_null() || known.contains(&key.as_str()));
+    match (given("model"), given("lora")) {
+        (Some(model), None) if only(&["model"]) => reference(model),
+        (Some(model), Some(lora)) if only(&["model", "lora"]) => {
+            Some(format!("{}+{}", reference(model)?, reference(lora)?))
+        }
+        (None, None) if only(&["path"]) => given("path")?.as_str().map(str::to_owned),
+        _ => None,
     }
 }

@@ -9,8 +9,7 @@ use crate::checkpoint::Dtype;
 use crate::error::Escaped;
 use crate::merge::recipe::faults::Reader;
 use crate::merge::recipe::method::{METHODS, Method};
-use crate::merge::recipe::parameter::{ParameterType, ParameterValue};
-use crate::merge::recipe::setting::{Setting, Settings};
+use crate::merge::recipe::setting::Settings;
 use crate::merge::recipe::token_source::TokenSource;
 use crate::{Error, Result};
 
@@ -30,6 +29,8 @@ pub struct Recipe {
     pub(crate) tokenizer: Option<TokenSource>,
     pub(crate) chat_template: Option<String>,
     pub(crate) seed: u64,
+    /// Parameters of other methods: name, and where they stand.
+    unused: BTreeMap<String, Vec<String>>,
 }
 
 /// Some layers of the output.
@@ -77,8 +78,10 @@ impl Recipe {
         let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
         let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         serde_saphyr::from_str(text).map_err(|e| {
-            let line = e.to_string().lines().next().unwrap_or_default().to_owned();
-            bad(format!("not valid YAML: {}", Escaped(&line)))
+            // The lines after the first show the text around the fault.
+            let said = e.to_string();
+            let line = said.lines().next().unwrap_or_default();
+            bad(format!("not valid YAML: {}", Escaped(line.trim_start_matches("error: "))))
         })
     }
 
@@ -107,13 +110,34 @@ impl Recipe {
                 0
             }),
         };
-        reader.faults.into_result()?;
+        let Reader { faults, unused } = reader;
+        faults.into_result()?;
         let Some(method) = method else {
             return Err(Error::usage("the recipe has no merge_method", ""));
         };
         let dtype = out_dtype.or(dtype);
         let paths = BTreeMap::new();
-        Ok(Self { value, paths, method, base, slices, parameters, dtype, tokenizer, chat_template, seed })
+        Ok(Self {
+            value,
+            paths,
+            method,
+            base,
+            slices,
+            parameters,
+            dtype,
+            tokenizer,
+            chat_template,
+            seed,
+            unused,
+        })
+    }
+
+    /// The parameters that another method has and this one does not, which change nothing: one message for each.
+    pub fn unused(&self) -> impl Iterator<Item = String> {
+        let method = self.method.name;
+        self.unused.iter().map(move |(name, places)| {
+            format!("{method} does not use `{}`: {}", Escaped(name), places.join(", "))
+        })
     }
 
     /// The recipe with another seed.
@@ -145,8 +169,9 @@ impl Recipe {
 
     /// The recipe with models at other paths than their names say.
     #[must_use]
-    pub fn with_paths(self, paths: BTreeMap<String, PathBuf>) -> Self {
-        Self { paths, ..self }
+    pub fn with_paths(mut self, paths: BTreeMap<String, PathBuf>) -> Self {
+        self.paths.extend(paths);
+        self
     }
 
     /// Where the model of that name is.
@@ -287,73 +312,6 @@ impl Reader {
                     "{place}: `layer_range` must be [first, end] with first < end, end not included"
                 ));
                 None
-            }
-        }
-    }
-
-    /// Settings at one level; `of_model` says whether they belong to one model.
-    fn settings(
-        &mut self,
-        place: &str,
-        value: Option<&Value>,
-        method: Option<&'static Method>,
-        of_model: bool,
-    ) -> Settings {
-        let map = match value {
-            None | Some(Value::Null) => return Settings::new(),
-            Some(Value::Object(map)) => map,
-            Some(_) => {
-                self.fault(format!("{place}: `parameters` must be a mapping"));
-                return Settings::new();
-            }
-        };
-        let mut settings = Settings::new();
-        for (name, value) in map {
-            match Setting::parse(value) {
-                Ok(setting) => {
-                    self.check(place, name, &setting, method, of_model);
-                    settings.insert(name.clone(), setting);
-                }
-                Err(why) => self.fault(format!("{place}: `{}`: {why}", Escaped(name))),
-            }
-        }
-        settings
-    }
-
-    fn check(
-        &mut self,
-        place: &str,
-        name: &str,
-        setting: &Setting,
-        method: Option<&'static Method>,
-        of_model: bool,
-    ) {
-        let Some(method) = method else { return };
-        let Some(parameter) = method.parameter(name) else {
-            let names: Vec<&str> = method.parameters.iter().map(|p| p.name).collect();
-            return self.unknown(&format!("parameter of {} at {place}", method.name), name, &names);
-        };
-        if of_model && !parameter.per_model {
-            let fault = format!("{place}: `{name}` is one value for all models");
-            return self
-                .faults
-                .push(Error::usage(fault, "move it to the `parameters` of the recipe or of the slice"));
-        }
-        for scalar in setting.scalars() {
-            match (parameter.kind.read(scalar), parameter.kind) {
-                (None, kind) => {
-                    self.fault(format!("{place}: `{name}`: got {scalar}, expected {}", kind.expected()));
-                }
-                (Some(ParameterValue::Number(x)), _) if x.abs() > f64::from(f32::MAX) => {
-                    let fault = format!("{place}: `{name}`: got {scalar}, beyond the range of f32");
-                    self.faults.push(Error::usage(fault, "use a number of at most 3.4e38"));
-                }
-                (Some(ParameterValue::Number(x)), ParameterType::Number { least, greatest, .. })
-                    if !(least..=greatest).contains(&x) =>
-                {
-                    self.fault(format!("{place}: `{name}`: got {x}, expected {least} to {greatest}"));
-                }
-                _ => {}
             }
         }
     }

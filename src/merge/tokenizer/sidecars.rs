@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, read_small, sidecars};
-use crate::error::Escaped;
+use crate::Result;
+use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, sidecars};
 use crate::merge::tokenizer::align::Alignment;
+use crate::merge::tokenizer::chat_template::{chat_template, without_template};
 use crate::merge::{Models, Recipe};
-use crate::{Error, Result};
 
 /// Prefixes of the names of a tokenizer's files.
 const TOKENIZER: [&str; 10] = [
@@ -34,10 +34,15 @@ pub(crate) struct MergeSidecars<'a> {
     tokenizer: Option<(&'a Checkpoint, Vec<PathBuf>)>,
     /// Files that are not copies: name and text.
     written: Vec<(&'static str, String)>,
+    /// Whether the recipe asks for the template that most models have, and none has one.
+    pub(crate) template_missing: bool,
 }
 
 impl<'a> MergeSidecars<'a> {
     /// Finds the files of a merge with this vocabulary, where the recipe names one.
+    ///
+    /// # Errors
+    /// A chat template that cannot be found or read.
     pub(crate) fn new(
         recipe: &Recipe,
         models: &'a Models,
@@ -54,18 +59,17 @@ impl<'a> MergeSidecars<'a> {
             }
         };
         let mut written = vocabulary.map(|vocabulary| vocabulary.files.clone()).unwrap_or_default();
-        let template = match recipe.chat_template.as_deref() {
-            None => None,
-            Some(text) if text.contains('{') => Some(text.to_owned()),
-            Some(name) => {
-                let donor = model(models, name, "chat_template")?;
-                let path = donor.root().join("chat_template.jinja");
-                Some(String::from_utf8_lossy(&read_small(&path)?).into_owned())
-            }
-        };
+        let template =
+            recipe.chat_template.as_deref().map(|asked| chat_template(asked, models)).transpose()?;
+        let template_missing = matches!(template, Some(None));
+        if let Some(text) = template.flatten() {
+            let theirs = tokenizer.as_ref().map(|(donor, files)| (donor.root(), files.as_slice()));
+            let (root, files) = theirs.unwrap_or((reference.root(), &sidecars.carried));
+            strip_template(&mut written, root, files)?;
+            written.push(("chat_template.jinja", text));
+        }
         // Older versions of transformers kept in `added_tokens.json` what the other two files hold.
-        let old = (!written.is_empty()).then_some("added_tokens.json");
-        written.extend(template.map(|text| ("chat_template.jinja", text)));
+        let old = vocabulary.is_some_and(|v| !v.files.is_empty()).then_some("added_tokens.json");
         let stays = |path: &PathBuf| {
             !written.iter().map(|(name, _)| *name).chain(old).any(|name| path == Path::new(name))
         };
@@ -73,7 +77,7 @@ impl<'a> MergeSidecars<'a> {
         if let Some((_, files)) = &mut tokenizer {
             files.retain(stays);
         }
-        Ok(Self { reference, of_reference: sidecars, tokenizer, written })
+        Ok(Self { reference, of_reference: sidecars, tokenizer, written, template_missing })
     }
 
     /// Those of the reference that are copied, and those that are not.
@@ -117,13 +121,19 @@ fn json(path: &Path) -> Result<Option<Value>> {
     Ok(serde_json::from_slice(&read_config(path)?).ok())
 }
 
-fn model<'a>(models: &'a Models, name: &str, key: &str) -> Result<&'a Checkpoint> {
-    let found = models.named().iter().find(|(known, _)| known == name).map(|(_, checkpoint)| checkpoint);
-    found.ok_or_else(|| {
-        let known: Vec<String> = models.named().iter().map(|(name, _)| Escaped(name).to_string()).collect();
-        let fault = format!("{key}: `{}` is no model of this recipe", Escaped(name));
-        Error::usage(fault, format!("known: {}", known.join(", ")))
-    })
+/// Takes the chat template out of `tokenizer_config.json`: the one among `written`, or among the `files` to be copied
+/// from `root`.
+fn strip_template(written: &mut Vec<(&'static str, String)>, root: &Path, files: &[PathBuf]) -> Result<()> {
+    const CONFIG: &str = "tokenizer_config.json";
+    let path = root.join(CONFIG);
+    if let Some((_, text)) = written.iter_mut().find(|(name, _)| *name == CONFIG) {
+        let stripped = without_template(&path, text.as_bytes())?;
+        *text = stripped.unwrap_or_else(|| std::mem::take(text));
+    } else if files.iter().any(|file| file == Path::new(CONFIG)) {
+        let stripped = without_template(&path, &read_config(&path)?)?;
+        written.extend(stripped.map(|text| (CONFIG, text)));
+    }
+    Ok(())
 }
 
 fn is_tokenizer(path: &Path) -> bool {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::checks::failed_lines;
 use super::diff_report::DiffReport;
 use super::rollup::Total;
+use crate::Error;
 use crate::diff::{Delta, Status, TensorDiff};
-use crate::error::Escaped;
+use crate::error::{Escaped, Group, groups};
 use crate::report::colors::{Ground, Scale, color_at, wants_dark_text};
 use crate::report::number::{grouped, percent};
 use crate::report::table::{table, text};
@@ -188,37 +189,41 @@ impl DiffReport {
         text(&rows) + &more
     }
 
-    /// Tensors that are not on both sides in one form.
+    /// Tensors that are not on both sides in one form; many of one kind are told together.
     fn mismatches(&self) -> String {
         const MOST: usize = 20;
         let odd = |t: &&TensorDiff| !matches!(t.status, Status::Identical | Status::Changed);
-        let found: Vec<&TensorDiff> = self.tensors.iter().filter(odd).collect();
-        let mut out = String::new();
-        for tensor in found.iter().take(MOST) {
-            out += &format!("{}: `{}`{}\n", tensor.status, Escaped(&tensor.name), detail(tensor));
-        }
-        if found.len() > MOST {
-            out += &format!("… and {} more; see --json\n", found.len() - MOST);
+        let found: Vec<Error> = self.tensors.iter().filter(odd).map(mismatch).collect();
+        let groups = groups(&found);
+        let messages = groups.iter().take(MOST).flat_map(Group::messages);
+        let mut out: String = messages.map(|message| format!("{message}\n")).collect();
+        if found.len() > groups.len().min(MOST) {
+            out += "--json lists them all\n";
         }
         if out.is_empty() { out } else { format!("\n{out}") }
     }
 }
 
-fn detail(tensor: &TensorDiff) -> String {
-    let other = tensor.renamed.as_ref().map(Escaped);
-    let (Some(a), Some(b)) = (&tensor.a, &tensor.b) else {
-        return other
-            .map_or_else(String::new, |name| format!(", the same bytes as `{name}` on the other side"));
+/// What sets the two sides of a tensor apart, beside values.
+fn mismatch(tensor: &TensorDiff) -> Error {
+    let mut fault = match tensor.status {
+        Status::OnlyInA => "only in a".to_owned(),
+        Status::OnlyInB => "only in b".to_owned(),
+        Status::ShapeDiffers => "shapes differ".to_owned(),
+        _ => "dtypes differ".to_owned(),
     };
-    let mut out = String::new();
-    if a.shape != b.shape {
-        out += &format!(": {:?} in a, {:?} in b", a.shape, b.shape);
-        out += if tensor.delta.is_some() { ", common rows compared" } else { ", not compared" };
+    if let (Some(a), Some(b)) = (&tensor.a, &tensor.b) {
+        if a.shape != b.shape {
+            let compared = if tensor.delta.is_some() { "common rows compared" } else { "not compared" };
+            fault += &format!(": {:?} in a, {:?} in b, {compared}", a.shape, b.shape);
+        }
+        if a.dtype != b.dtype {
+            fault += &format!(": {} in a, {} in b", a.dtype, b.dtype);
+        }
+    } else if let Some(name) = &tensor.renamed {
+        fault += &format!(": the same bytes as `{}` on the other side", Escaped(name));
     }
-    if a.dtype != b.dtype {
-        out += &format!(": {} in a, {} in b", a.dtype, b.dtype);
-    }
-    out
+    Error::Pairing { tensor: Some(tensor.name.clone()), fault, hint: None }
 }
 
 /// A cell of the heat map: blank where there is no tensor, `-` where none was compared, `·` where nothing changed.

@@ -80,8 +80,33 @@ fn a_name_cannot_break_a_line_or_paint_a_terminal() {
         let table = report().table(10, SortBy::RelL2, color);
         assert_eq!(table.contains('\u{1b}'), escapes);
         assert!(table.contains("\\u{1b}[31m\\u{a}") && !table.contains('\u{202e}'));
-        assert!(table.contains("only_in_b: `model.norm.weight`"));
+        assert!(table.contains("tensor `model.norm.weight`: only in b"));
     }
+}
+
+#[test]
+fn many_tensors_of_another_shape_are_told_together() {
+    let mut tensors: Vec<TensorDiff> = (0..30)
+        .map(|i| {
+            let mut tensor =
+                tensor(&format!("model.layers.{i}.mlp.up_proj.weight"), Status::ShapeDiffers, None);
+            tensor.a.iter_mut().for_each(|a| a.shape = vec![i + 3, 3]);
+            tensor
+        })
+        .collect();
+    tensors.push(tensor("model.norm.weight", Status::OnlyInB, None));
+    let report = DiffReport::new("a".to_owned(), "b".to_owned(), tensors, Checks::default());
+    let table = report.table(0, SortBy::RelL2, false);
+    let (_, list) = table.split_at(table.find("30 tensors: ").unwrap_or_default());
+    assert_eq!(
+        list,
+        "30 tensors: shapes differ\n    \
+         `model.layers.0.mlp.up_proj.weight`: [3, 3] in a, [2, 3] in b, not compared\n    \
+         `model.layers.1.mlp.up_proj.weight`: [4, 3] in a, [2, 3] in b, not compared\n    \
+         `model.layers.2.mlp.up_proj.weight`: [5, 3] in a, [2, 3] in b, not compared\n    …\n\
+         tensor `model.norm.weight`: only in b\n\
+         --json lists them all\n"
+    );
 }
 
 #[test]

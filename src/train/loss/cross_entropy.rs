@@ -1,16 +1,14 @@
 //! Cross-entropy of the next token: the mean negative log-likelihood over the target tokens of a step.
 
 use crate::backend::{Backend, HeadGradients, TrainingPass};
-use crate::eval::ForwardBatch;
 use crate::model::{Model, Param};
 
-/// The factor of each target token's loss: `1 / N` for the `N` target tokens of all `pieces` of a step.
-pub(crate) fn mean_scale(pieces: &[ForwardBatch<'_>]) -> f32 {
-    let targets: usize = pieces.iter().map(|piece| piece.target_ids.len()).sum();
+/// The factor of each target token's loss: `1 / N` for the `N` target tokens of a step.
+pub(crate) fn mean_scale(targets: usize) -> f32 {
     1.0 / targets.max(1) as f32
 }
 
-/// Records the loss of each target token of `part` and, scaled by `part.scale`, the gradient of the head and, in
+/// Records the loss of each target token of `part` and, with their factors, the gradient of the head and, in
 /// `dhidden`, of `hidden` `[T, D]`.
 pub(crate) fn cross_entropy<B: Backend>(
     backend: &mut B,
@@ -21,7 +19,7 @@ pub(crate) fn cross_entropy<B: Backend>(
 ) {
     let Param { weight, train, .. } = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
     let gradients = HeadGradients {
-        scale: part.scale,
+        factors: part.factors,
         hidden: dhidden,
         weight: train.as_mut().map(|train| &mut train.grad),
         accumulate: part.accumulate,

@@ -1,0 +1,124 @@
+//! `train --objective dpo` as a command.
+
+use serde_json::{Value, json};
+
+use super::Lab;
+use crate::common::{fails, ok};
+
+const METRICS: [&str; 6] = [
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+];
+
+/// Pairs of uneven length in token ids, in place of the rows.
+fn pairs(lab: &Lab) {
+    let ids = |n: u64, step: u64| -> Vec<u64> { (0..n).map(|i| 3 + (i * step + n) % 45).collect() };
+    let row = |i: u64| {
+        json!({
+            "prompt_input_ids": ids(2 + i % 4, 7),
+            "chosen_input_ids": ids(1 + (5 * i) % 9, 11 + i),
+            "rejected_input_ids": ids(1 + (7 * i) % 11, 5 + i),
+        })
+        .to_string()
+    };
+    let lines: Vec<String> = (0..10).map(row).collect();
+    std::fs::write(lab.path("rows.jsonl"), lines.join("\n")).unwrap();
+}
+
+fn number(line: &Value, name: &str) -> f64 {
+    line[name].as_f64().unwrap()
+}
+
+#[test]
+fn margins_rise_from_zero_and_the_reference_stays_that_of_the_start() {
+    let lab = Lab::new();
+    pairs(&lab);
+    let options = ["--objective", "dpo", "--rounds", "2", "--max-steps", "20"];
+    lab.train("qwen3", "out", &[&options[..], &["--tensorboard"]].concat());
+    let log = lab.log("out");
+    assert_eq!(log.len(), 40);
+    // Before the first step the model is its own reference: a margin of 0 and a loss of log 2.
+    assert!(number(&log[0], "rewards/margins").abs() < 1e-5, "{}", log[0]);
+    assert!((number(&log[0], "loss") - std::f64::consts::LN_2).abs() < 1e-5, "{}", log[0]);
+    // The second round measures from the start too, not from the end of the first.
+    for line in [&log[19], &log[20], &log[39]] {
+        assert!(number(line, "rewards/margins") > 0.3 && number(line, "loss") < 0.6, "{line}");
+    }
+    for line in &log {
+        let [chosen, rejected, accuracy, margin, ..] = METRICS.map(|name| number(line, name));
+        assert!((chosen - rejected - margin).abs() < 1e-9 && (0.0..=1.0).contains(&accuracy), "{line}");
+    }
+    let files = std::fs::read_dir(lab.path("out")).unwrap().map(|entry| entry.unwrap().path());
+    let events: Vec<_> = files.filter(|path| path.to_string_lossy().contains("tfevents")).collect();
+    let bytes: Vec<u8> = events.iter().flat_map(|path| std::fs::read(path).unwrap()).collect();
+    for name in METRICS {
+        let tag = format!("train/{name}");
+        assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
+    }
+    let options: Value =
+        serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
+    assert_eq!(options["options"]["objective"], "dpo");
+    assert_eq!(options["options"]["loss_type"], "sigmoid");
+    assert_eq!(options["options"]["beta"], 0.1);
+}
+
+#[test]
+fn what_the_plan_freezes_stays_and_threads_change_no_bit() {
+    let lab = Lab::new();
+    pairs(&lab);
+    let base = [
+        "--objective",
+        "dpo",
+        "--loss-type",
+        "ipo",
+        "--max-steps",
+        "4",
+        "--gradient-accumulation-steps",
+        "2",
+    ];
+    lab.train("llama3", "a", &base);
+    lab.train("llama3", "b", &[&base[..], &["--threads", "1", "--recompute", "full"]].concat());
+    assert_eq!(lab.weights("a"), lab.weights("b"));
+    ok(&["diff", &lab.text("llama3"), &lab.text("a"), "--plan", &lab.text("a/rounds/0/plan.json"), "--json"]);
+}
+
+#[test]
+fn options_of_another_objective_are_refused_by_name() {
+    let lab = Lab::new();
+    let refused = |more: &[&str], words: &str| {
+        let said = lab.refused("llama2", "out", more);
+        assert!(said.contains(words), "{more:?}: {said}");
+        assert!(!lab.path("out").exists());
+    };
+    refused(&["--beta", "0.1"], "--beta is an option of --objective dpo");
+    refused(&["--loss-type", "ipo"], "--loss-type is an option of --objective dpo");
+    refused(&["--label-smoothing", "0.1"], "--label-smoothing is an option of --objective dpo");
+    refused(&["--objective", "dpo"], "20 rows: not a preference row: the columns are `input_ids`");
+    pairs(&lab);
+    refused(&[], "10 rows: a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning");
+    let dpo = |more: &[&'static str]| [&["--objective", "dpo"], more].concat();
+    refused(&dpo(&["--beta", "0"]), "--beta out of range: got 0, expected above 0");
+    refused(&dpo(&["--label-smoothing", "0.1"]), "only --loss-type robust has it");
+    refused(&dpo(&["--loss-type", "robust", "--label-smoothing", "0.5"]), "got 0.5, expected 0 to below 0.5");
+    refused(&dpo(&["--packing"]), "--packing cannot be used with --objective dpo");
+    refused(&dpo(&["--group-by-length"]), "--group-by-length cannot be used with --objective dpo");
+    let rows = lab.text("rows.jsonl");
+    let said = fails(&[
+        "train",
+        "--model",
+        &lab.text("llama2"),
+        "--data",
+        &rows,
+        "--out",
+        &lab.text("out"),
+        "--objective",
+        "dpo",
+        "--eval-data",
+        &rows,
+    ]);
+    assert!(said.contains("--eval-data cannot be used with --objective dpo"), "{said}");
+}
