@@ -114,7 +114,7 @@ enum VocabArg {
 enum OnMissingArg {
     /// Refuse
     Error,
-    /// Copy them from the first model that has them
+    /// Copy them from the base, else from a model that has them: the same one whatever the order of models
     Keep,
 }
 
