@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::raw_args::{names, value_of};
 use crate::checkpoint::read_named;
 use crate::error::Escaped;
 use crate::{Error, Result};
@@ -16,16 +17,9 @@ use crate::{Error, Result};
 /// When the file cannot be read or is no mapping of flags.
 pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let is_train = args.iter().skip(1).any(|arg| arg == "train");
-    let text = |i: usize| args[i].to_string_lossy().into_owned();
-    let place = (0..args.len()).find(|i| text(*i) == "--config" || text(*i).starts_with("--config="));
-    let Some(place) = place.filter(|_| is_train) else { return Ok(args) };
-    let path = match text(place).strip_prefix("--config=") {
-        Some(path) => path.to_owned(),
-        None if place + 1 < args.len() => text(place + 1),
-        None => return Ok(args),
-    };
-    let given =
-        |flag: &str| (0..args.len()).any(|i| text(i) == flag || text(i).starts_with(&format!("{flag}=")));
+    let Some(path) = value_of(&args, "--config").filter(|_| is_train) else { return Ok(args) };
+    let path = path.to_string_lossy().into_owned();
+    let given = |flag: &str| args.iter().any(|arg| names(arg, flag));
     let mut added = Vec::new();
     for (key, value) in read(Path::new(&path))? {
         let flag = format!("--{}", key.replace('_', "-"));

@@ -137,7 +137,11 @@ impl Eval {
         // Batches of one file only, so that its scores do not depend on the other files.
         let batches = |rows: &Rc<EvalRows>| in_batches(rows.sequences(), self.batch_size);
         let batches: Vec<Batch> = subject.rows.iter().flat_map(batches).collect();
-        let losses = eval_checkpoint(device, &subject.source, &batches, &mut |tokens| bar.inc(tokens))?;
+        let mut computed = |batch: &Batch| {
+            bar.inc(batch.input_ids.len() as u64);
+            true
+        };
+        let losses = eval_checkpoint(device, &subject.source, &batches, &mut computed)?;
         subject.source.check_unchanged()?;
         let mut rest = losses.as_slice();
         let scores = |rows: &Rc<EvalRows>| {

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `adapted_models`, `selection`, `device`, `config_file`, `resume_args`, `training_args`,
+//! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
 //! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
@@ -36,6 +36,7 @@ mod output_args;
 mod patch;
 mod plan;
 mod progress;
+mod raw_args;
 mod reading_args;
 mod recipe_flags;
 mod report_file;

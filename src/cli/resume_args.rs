@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::raw_args::{names, value_of};
 use super::terminal::shell_word;
 use crate::error::Escaped;
 use crate::train::StartedBy;
@@ -44,20 +45,6 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let before = without_value(without(without(before, "--force"), "--resume"), "--out");
     let now = without(args[1..].to_vec(), "train");
     Ok([&args[..1], &before, &now].concat())
-}
-
-/// Whether `arg` is `flag`, or `flag` with its value.
-fn names(arg: &OsString, flag: &str) -> bool {
-    let text = arg.to_string_lossy();
-    text.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-}
-
-fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
-    let at = args.iter().position(|arg| names(arg, flag))?;
-    let text = args[at].to_string_lossy();
-    text.strip_prefix(flag)?
-        .strip_prefix('=')
-        .map_or_else(|| args.get(at + 1).cloned(), |value| Some(value.into()))
 }
 
 /// The arguments but for the first that is `word`.

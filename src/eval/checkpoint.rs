@@ -7,8 +7,8 @@ use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
 use crate::model::{Activations, Capacity, Model, ModelConfig, Recompute};
 
-/// The loss of the model in `source` on each sequence of `batches`, in order. `computed` is told the number of tokens
-/// after each batch.
+/// The loss of the model in `source` on each sequence of `batches`, in order. `computed` is told of
+/// each batch after it; where it says no, the losses of the later ones are left out.
 ///
 /// # Errors
 /// A model outside the Llama family, tensors missing or of unexpected shape, a fault of the device.
@@ -16,7 +16,7 @@ pub fn eval_checkpoint(
     device: &mut Device,
     source: &Checkpoint,
     batches: &[Batch],
-    computed: &mut dyn FnMut(u64),
+    computed: &mut dyn FnMut(&Batch) -> bool,
 ) -> Result<Vec<SequenceLoss>> {
     let longest = batches.iter().map(Batch::max_seqlen).max().unwrap_or(0);
     let most = batches.iter().map(|batch| batch.input_ids.len()).max().unwrap_or(0);
@@ -40,7 +40,7 @@ impl<'c> Work<'c> {
         &self,
         backend: &mut B,
         weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
-        computed: &mut dyn FnMut(u64),
+        computed: &mut dyn FnMut(&Batch) -> bool,
     ) -> Result<Vec<SequenceLoss>> {
         let config = ModelConfig::read(self.source)?;
         let model =

@@ -1,11 +1,10 @@
 //! The log-probabilities of sequences under a checkpoint.
 
-use super::ForwardBatch;
+use super::eval_checkpoint;
 use crate::Result;
-use crate::backend::{Backend, Cpu, Device, Stored};
+use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Row};
-use crate::model::{self, Activations, Capacity, Model, ModelConfig, Recompute, forward};
 
 /// Rows between two calls of `go_on`.
 const ROWS: usize = 8;
@@ -21,41 +20,13 @@ pub fn checkpoint_log_probs(
     rows: &[Row],
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<f64>>> {
-    match device {
-        Device::Cpu => log_probs(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), source, rows, go_on),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => log_probs(&mut **cuda, |cuda, stored| cuda.frozen(stored), source, rows, go_on),
-    }
-}
-
-fn log_probs<'c, B: Backend>(
-    backend: &mut B,
-    weight: impl Fn(&B, Stored<'c>) -> Option<B::Weight>,
-    source: &'c Checkpoint,
-    rows: &[Row],
-    go_on: &mut dyn FnMut(usize) -> bool,
-) -> Result<Option<Vec<f64>>> {
-    let config = ModelConfig::read(source)?;
-    let model = Model::load(config, source, backend, |_, stored| Some((weight(backend, stored)?, false)))?;
-    backend.check()?;
-    let longest = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
-    let most = backend.tokens_at_once().min(ROWS.saturating_mul(longest));
-    let capacity = Capacity { tokens: longest.max(most), positions: longest };
-    let mut acts = Activations::new(backend, &model.config, capacity, Recompute::Full, false);
-    let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-    let mut found = Vec::with_capacity(rows.len());
-    for chunk in rows.chunks(ROWS) {
-        let batch = Batch::from_rows(chunk);
-        for piece in ForwardBatch::split(&batch, backend.tokens_at_once()) {
-            let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
-            let hidden = forward(backend, &model, tokens, &mut acts);
-            backend.cross_entropy(hidden, &head.weight, piece.targets(), None);
-            found.extend(piece.sums(&backend.losses()).into_iter().map(|loss| -loss));
-        }
-        backend.check()?;
-        if !go_on(found.len()) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(found))
+    let batches: Vec<Batch> = rows.chunks(ROWS).map(Batch::from_rows).collect();
+    let (mut done, mut going) = (0, true);
+    let mut computed = |batch: &Batch| {
+        done += batch.cu_seqlens.len() - 1;
+        going = go_on(done);
+        going
+    };
+    let losses = eval_checkpoint(device, source, &batches, &mut computed)?;
+    Ok(going.then(|| losses.iter().map(|loss| -loss.nats).collect()))
 }

@@ -34,13 +34,14 @@ pub fn mean_loss<B: Backend>(
     acts: &mut Activations<B>,
     batches: &[Batch],
 ) -> Result<MeanLoss> {
-    let losses = sequence_losses(backend, model, acts, batches, &mut |_| ())?;
+    let losses = sequence_losses(backend, model, acts, batches, &mut |_| true)?;
     let targets = losses.iter().map(|loss| loss.targets).sum::<u64>();
     let nats = losses.iter().map(|loss| loss.nats).sum::<f64>();
     Ok(MeanLoss { nats: nats / targets.max(1) as f64, targets })
 }
 
-/// The loss of each sequence of `batches`, in order. `computed` is told the number of tokens after each batch.
+/// The loss of each sequence of `batches`, in order. `computed` is told of each batch after it;
+/// where it says no, the losses of the later ones are left out.
 ///
 /// # Errors
 /// A fault of the device.
@@ -49,14 +50,16 @@ pub fn sequence_losses<B: Backend>(
     model: &Model<B>,
     acts: &mut Activations<B>,
     batches: &[Batch],
-    computed: &mut dyn FnMut(u64),
+    computed: &mut dyn FnMut(&Batch) -> bool,
 ) -> Result<Vec<SequenceLoss>> {
     let mut all = Vec::new();
     for batch in batches {
         let losses = token_losses(backend, model, acts, batch);
         backend.check()?;
         all.extend(by_sequence(batch, &losses));
-        computed(batch.input_ids.len() as u64);
+        if !computed(batch) {
+            break;
+        }
     }
     Ok(all)
 }

@@ -15,6 +15,7 @@ use crate::checkpoint::{
 };
 use crate::lora::conv1d::is_conv1d;
 use crate::lora::svd::{Factors, factors};
+use crate::merge::tiles::low_rank::transpose;
 use crate::merge::tiles::source::{Source, is_float};
 use crate::merge::tiles::values::{TILE, Values};
 use crate::plan::{Category, Key, TensorName, module_of};
@@ -84,7 +85,7 @@ pub fn extract_lora(
         let conv1d = is_conv1d(base, module) == Some(true);
         fan_in_fan_out |= conv1d;
         let [a, b] = if conv1d {
-            let [left, right] = [transpose(&factors.left, r), transpose(&factors.right, n)];
+            let [left, right] = [transpose(&factors.left, m as usize), transpose(&factors.right, r as usize)];
             [([r, m], left), ([n, r], right)]
         } else {
             [([r, n], factors.right), ([m, r], factors.left)]
@@ -210,12 +211,6 @@ impl<'a> Saved<'a> {
         }
         Self { tensors, modules, biases }
     }
-}
-
-/// The transpose of a row-major matrix of `columns` columns.
-fn transpose(x: &[f32], columns: u64) -> Vec<f32> {
-    let columns = columns as usize;
-    (0..columns).flat_map(|c| x.iter().skip(c).step_by(columns).copied()).collect()
 }
 
 /// The last parts of module names, where all modules with such a name are meant; the whole names otherwise.

@@ -21,7 +21,7 @@ use crate::merge::tiles::low_rank::not_finite;
 use crate::merge::tiles::source::{Source, is_float, is_writable};
 use crate::merge::tiles::values::{TILE, Values};
 use crate::merge::write::write_files;
-use crate::surgery::output::finish;
+use crate::surgery::output::{copy_edited_sidecars, finish};
 use crate::surgery::tied_head::token_embedding;
 use crate::surgery::{Output, Provenance, Record};
 use crate::{Error, Result};
@@ -157,19 +157,11 @@ impl<'a> LoraMerge<'a> {
     fn copy_sidecars(&self, staging: &Staging) -> Result<()> {
         let untie = self.changes.untie;
         let change = ConfigChange { dtype: self.dtype.clone(), untie, ..ConfigChange::default() };
-        let indexes = |path: &Path| path.to_string_lossy().ends_with(".index.json");
-        for relative in self.sidecars.carried.iter().filter(|path| !indexes(path)) {
-            let from = self.base.root().join(relative);
-            let edited = match relative.to_str() {
-                Some("config.json") => change.apply(with_tie(&from, untie)?),
-                _ => None,
-            };
-            match edited {
-                Some(value) => staging.write_small("config.json", format!("{value:#}\n").as_bytes())?,
-                None => staging.copy_file(&from, relative)?,
-            }
-        }
-        Ok(())
+        let edit = |name: &str, from: &Path| match name {
+            "config.json" => Ok(change.apply(with_tie(from, untie)?)),
+            _ => Ok(None),
+        };
+        copy_edited_sidecars(staging, self.base, &self.sidecars.carried, &edit)
     }
 }
 

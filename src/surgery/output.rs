@@ -64,6 +64,30 @@ pub(crate) fn copy_sidecars<'p>(
     Ok(())
 }
 
+/// Copies the files `sidecars` of `checkpoint` but for its index, which is written for the files of the result. `edit` gives
+/// the new value of a JSON file by its name and path; `None` for a copy of its bytes.
+///
+/// # Errors
+/// [`crate::Error::Io`]; as `edit`.
+pub(crate) fn copy_edited_sidecars<'p>(
+    staging: &Staging,
+    checkpoint: &Checkpoint,
+    sidecars: impl IntoIterator<Item = &'p PathBuf>,
+    edit: &dyn Fn(&str, &Path) -> Result<Option<Value>>,
+) -> Result<()> {
+    let is_index = |path: &Path| path.to_string_lossy().ends_with(".index.json");
+    for relative in sidecars.into_iter().filter(|path| !is_index(path)) {
+        let from = checkpoint.root().join(relative);
+        match relative.to_str().map_or(Ok(None), |name| edit(name, &from))? {
+            Some(value) => {
+                staging.write_small(&relative.to_string_lossy(), format!("{value:#}\n").as_bytes())?;
+            }
+            None => staging.copy_file(&from, relative)?,
+        }
+    }
+    Ok(())
+}
+
 /// Writes the provenance file, checks that no input changed since it was opened, and makes the staged result the
 /// target.
 ///

@@ -202,7 +202,7 @@ impl Kernel for RowTimes<'_> {
 }
 
 /// The transpose of a row-major matrix of `rows` rows.
-fn transpose(x: &[f32], rows: usize) -> Vec<f32> {
+pub(crate) fn transpose(x: &[f32], rows: usize) -> Vec<f32> {
     let columns = x.len() / rows.max(1);
     (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
 }

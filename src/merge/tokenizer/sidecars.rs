@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, Sidecars, Staging, read_config, sidecars};
 use crate::merge::tokenizer::align::Alignment;
 use crate::merge::tokenizer::chat_template::{chat_template, without_template};
 use crate::merge::{Models, Recipe};
+use crate::surgery::output::copy_edited_sidecars;
 
 /// Prefixes of the names of a tokenizer's files.
 const TOKENIZER: [&str; 10] = [
@@ -88,25 +89,11 @@ impl<'a> MergeSidecars<'a> {
     /// Copies the files. `edit` gives the new value of a JSON file by its name and old value; `None` for a copy of its
     /// bytes.
     pub(crate) fn copy(&self, staging: &Staging, edit: &dyn Fn(&str, Value) -> Option<Value>) -> Result<()> {
-        for relative in &self.of_reference.carried {
-            // The index is written for the files of the result.
-            if relative.to_string_lossy().ends_with(".index.json") {
-                continue;
-            }
-            let from = self.reference.root().join(relative);
-            let edited = match relative.to_str() {
-                Some(name @ ("config.json" | "generation_config.json")) => {
-                    json(&from)?.and_then(|config| edit(name, config))
-                }
-                _ => None,
-            };
-            match edited {
-                Some(edited) => {
-                    staging.write_small(&relative.to_string_lossy(), format!("{edited:#}\n").as_bytes())?;
-                }
-                None => staging.copy_file(&from, relative)?,
-            }
-        }
+        let edit = |name: &str, from: &Path| match name {
+            "config.json" | "generation_config.json" => Ok(json(from)?.and_then(|config| edit(name, config))),
+            _ => Ok(None),
+        };
+        copy_edited_sidecars(staging, self.reference, &self.of_reference.carried, &edit)?;
         if let Some((donor, files)) = &self.tokenizer {
             for relative in files {
                 staging.copy_file(&donor.root().join(relative), relative)?;
