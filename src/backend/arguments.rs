@@ -67,7 +67,16 @@ pub struct AttentionLayout<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// Cosines and sines of rotary position embedding, `[positions, E / 2]` each. Shared, so that a device recognises a
+/// The constants of an RMSNorm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Added to the scale: 1 where a family stores its scales less 1, otherwise 0.
+    pub offset: f32,
+}
+
+/// Cosines and sines of rotary position embedding, `[positions, half]` each. Shared, so that a device recognises a
 /// table that it has uploaded already.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
@@ -75,8 +84,12 @@ pub struct RopeTable {
     pub cos: Arc<[f32]>,
     /// sin(position · frequency) · scale.
     pub sin: Arc<[f32]>,
-    /// Number of frequencies, `E / 2`.
+    /// Number of frequencies: the first `2 · half` elements of a head are rotated, at most `E`.
     pub half: usize,
+    /// `E`.
+    pub head_dim: usize,
+    /// Elements `(2i, 2i + 1)` of a head are a pair, instead of `(i, i + half)`.
+    pub interleaved: bool,
 }
 
 /// The direction of a rotary embedding.

@@ -19,8 +19,8 @@ mod diagnosis;
 mod operations;
 
 pub use arguments::{
-    AdamStep, AttentionLayout, AttentionShape, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
-    Sequences, Stored, Targets, TrainingPass, head_rows,
+    AdamStep, AttentionLayout, AttentionShape, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable,
+    Rotation, Sequences, Stored, Targets, TrainingPass, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
 pub use cpu::{Cpu, gemm_gflops};

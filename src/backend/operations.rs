@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, Sequences, Targets,
-    TrainingPass,
+    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation, Sequences,
+    Targets, TrainingPass,
 };
 use crate::Result;
 
@@ -17,6 +17,8 @@ pub struct RmsNormInputs<'a, B: Backend + ?Sized> {
     pub x: &'a B::Buffer,
     /// Scale, `[cols]`.
     pub weight: &'a B::Weight,
+    /// Added to the scale.
+    pub offset: f32,
     /// Of the forward pass, `[rows]`.
     pub rstd: &'a B::Buffer,
     /// Number of rows.
@@ -168,13 +170,13 @@ pub trait Backend {
         cols: usize,
     );
 
-    /// `out = x · rstd · weight` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
+    /// `out = x · rstd · (weight + offset)` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
     fn rmsnorm_forward(
         &mut self,
         x: &Self::Buffer,
         weight: &Self::Weight,
         rows: usize,
-        eps: f32,
+        norm: RmsNorm,
         out: &mut Self::Buffer,
         rstd: &mut Self::Buffer,
     );
@@ -218,8 +220,13 @@ pub trait Backend {
     /// `dbias += Σ_t dout[t]`.
     fn bias_backward(&mut self, dout: &Self::Buffer, rows: usize, dbias: &mut Self::Buffer);
 
-    /// Rotates the halves of every head of `x`, `[T, heads, E]`, in place. Positions restart with each
-    /// sequence. Su et al. 2021, in the layout of transformers (`rotate_half`).
+    /// `x *= factor`, the first `len` elements.
+    fn scale(&mut self, x: &mut Self::Buffer, len: usize, factor: f32);
+    /// `out += x`, the first `len` elements.
+    fn add(&mut self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+
+    /// Rotates the pairs of every head of `x`, `[T, heads, E]`, in place. Positions restart with each sequence. Su et
+    /// al. 2021; pairs of halves as `rotate_half` of transformers, or of neighbours as in the paper.
     fn rope(
         &mut self,
         x: &mut Self::Buffer,
@@ -249,6 +256,17 @@ pub trait Backend {
     fn swiglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
     /// Overwrites `gate` and `up` with their gradients.
     fn swiglu_backward(
+        &mut self,
+        dout: &Self::Buffer,
+        len: usize,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    );
+
+    /// `out = gelu(gate) · up`, `len` elements, with the tanh form of GELU. Hendrycks and Gimpel 2016, Shazeer 2020.
+    fn geglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+    /// Overwrites `gate` and `up` with their gradients.
+    fn geglu_backward(
         &mut self,
         dout: &Self::Buffer,
         len: usize,

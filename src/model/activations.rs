@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
 use crate::backend::{Backend, RopeTable};
-use crate::model::{ModelConfig, expected};
+use crate::model::{ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,10 +47,12 @@ pub struct Capacity {
 /// The buffers of one block.
 #[derive(Debug)]
 pub(crate) struct BlockActs<B: Backend> {
-    /// 1/rms of the block's input, `[T]`.
+    /// 1/rms of the block's input, `[T]`, where it is normed.
     pub(crate) rstd1: B::Buffer,
-    /// Queries and keys before their norms, `[T, H · E]` and `[T, K · E]`, with 1/rms of each head.
-    pub(crate) normed_heads: Option<[(B::Buffer, B::Buffer); 2]>,
+    /// Queries and keys before their norms, `[T, H · E]` and `[T, K · E]`, with 1/rms of each.
+    pub(crate) before_qk_norm: Option<[(B::Buffer, B::Buffer); 2]>,
+    /// Outputs of attention and of the MLP before the norms on them, `[T, D]`, with 1/rms.
+    pub(crate) before_output_norm: Option<[(B::Buffer, B::Buffer); 2]>,
     /// `[T, H · E]`, rotated.
     pub(crate) q: B::Buffer,
     /// `[T, K · E]`, rotated.
@@ -61,7 +63,7 @@ pub(crate) struct BlockActs<B: Backend> {
     pub(crate) lse: B::Buffer,
     /// Residual between attention and MLP, `[T, D]`.
     pub(crate) mid: B::Buffer,
-    /// 1/rms of `mid`, `[T]`.
+    /// 1/rms of `mid`, `[T]`, where it is normed.
     pub(crate) rstd2: B::Buffer,
     /// `[T, F]`.
     pub(crate) gate: B::Buffer,
@@ -73,13 +75,13 @@ pub(crate) struct BlockActs<B: Backend> {
 /// read one, writes the gradient of the same thing over it.
 #[derive(Debug)]
 pub(crate) struct SelectiveActs<B: Backend> {
-    /// Normed input of the block, `[T, D]`.
+    /// Input of attention: the normed input of the block, `[T, D]`.
     pub(crate) norm1: B::Buffer,
     /// Output of attention, `[T, H · E]`.
     pub(crate) att: B::Buffer,
-    /// Normed `mid`, `[T, D]`.
+    /// Input of the MLP: the normed `mid`, `[T, D]`.
     pub(crate) norm2: B::Buffer,
-    /// `silu(gate) · up`, `[T, F]`.
+    /// `activation(gate) · up`, `[T, F]`.
     pub(crate) act: B::Buffer,
 }
 
@@ -90,6 +92,8 @@ pub(crate) struct GradActs<B: Backend> {
     pub(crate) dx: B::Buffer,
     /// Gradient of attention's output, `[T, H · E]`, and of queries or keys before their norm.
     pub(crate) datt: B::Buffer,
+    /// Gradient of what attention or the MLP adds to the residual, `[T, D]`, where it is not that of the residual.
+    pub(crate) dbranch: Option<B::Buffer>,
 }
 
 /// The buffers of a forward and, in training, a backward pass.
@@ -104,7 +108,7 @@ pub struct Activations<B: Backend> {
     pub(crate) last: B::Buffer,
     pub(crate) last_rstd: B::Buffer,
     pub(crate) grads: Option<GradActs<B>>,
-    pub(crate) rope: RopeTable,
+    pub(crate) ropes: Vec<RopeTable>,
 }
 
 impl<B: Backend> Activations<B> {
@@ -131,19 +135,23 @@ impl<B: Backend> Activations<B> {
                 .collect(),
             last: of(d),
             last_rstd: backend.zeros(tokens),
-            grads: training.then(|| GradActs { dx: of(d), datt: of(q) }),
-            rope: crate::model::rope_table(config, 0..positions),
+            grads: training.then(|| GradActs {
+                dx: of(d),
+                datt: of(q),
+                dbranch: config.branches_are_changed().then(|| of(d)),
+            }),
+            ropes: crate::model::rope_tables(config, 0..positions),
         }
     }
 
     /// What a block works with: the inputs of all blocks, its own buffers, those that [`Recompute::Selective`]
-    /// shares between blocks, and the rotary table.
+    /// shares between blocks, and the rotary tables.
     pub(crate) fn of_block(
         &mut self,
         layer: usize,
-    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut SelectiveActs<B>, &RopeTable) {
+    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut SelectiveActs<B>, &[RopeTable]) {
         let (block, shared) = (layer.min(self.blocks.len() - 1), layer.min(self.selective.len() - 1));
-        (&mut self.x, &mut self.blocks[block], &mut self.selective[shared], &self.rope)
+        (&mut self.x, &mut self.blocks[block], &mut self.selective[shared], &self.ropes)
     }
 }
 
@@ -155,7 +163,11 @@ impl<B: Backend> BlockActs<B> {
         let heads = [(q, config.num_attention_heads), (kv, config.num_key_value_heads)];
         Self {
             rstd1: statistics(1),
-            normed_heads: config.qk_norm.then(|| heads.map(|(cols, heads)| (of(cols), statistics(heads)))),
+            before_qk_norm: (config.qk_norm != QueryKeyNorm::Off)
+                .then(|| heads.map(|(cols, heads)| (of(cols), statistics(heads)))),
+            before_output_norm: config
+                .norms_outputs()
+                .then(|| [(); 2].map(|()| (of(config.hidden_size), statistics(1)))),
             q: of(q),
             k: of(kv),
             v: of(kv),
@@ -172,12 +184,15 @@ impl<B: Backend> BlockActs<B> {
 pub fn activation_floats(config: &ModelConfig, recompute: Recompute) -> usize {
     let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
     let heads = config.num_attention_heads;
-    let normed = if config.qk_norm { q + kv + heads + config.num_key_value_heads } else { 0 };
-    let block = 2 + normed + q + 2 * kv + heads + d + 2 * f;
+    let on_queries = config.qk_norm != QueryKeyNorm::Off;
+    let queries = if on_queries { q + kv + heads + config.num_key_value_heads } else { 0 };
+    let outputs = if config.norms_outputs() { 2 * (d + 1) } else { 0 };
+    let block = 2 + queries + outputs + q + 2 * kv + heads + d + 2 * f;
     let recomputed = 2 * d + q + f;
     let layers = config.num_hidden_layers;
     let (blocks, selective) = recompute.buffers(layers);
-    (layers + 1) * d + blocks * block + selective * recomputed + (d + 1) + (d + q)
+    let branch = if config.branches_are_changed() { d } else { 0 };
+    (layers + 1) * d + blocks * block + selective * recomputed + (d + 1) + (d + q + branch)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The forward pass over the new tokens of a sequence whose earlier keys and values are kept, on the CPU.
 
-use crate::backend::{Backend, Cpu, QueryKeyValue, Sequences};
-use crate::model::forward::{BlockContext, after_attention, query_key_value};
-use crate::model::{Activations, Batch, Model, ModelConfig, rope_table};
+use crate::backend::{Cpu, QueryKeyValue, Sequences};
+use crate::model::forward::{BlockContext, after_attention, embed, head_input, query_key_value};
+use crate::model::{Activations, Batch, Model, ModelConfig, rope_tables};
 
 /// Keys and values of the tokens of one sequence so far: `8 · K · E` bytes for each token and layer.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl KvCache {
     }
 }
 
-/// Runs the model over `ids`, which follow the tokens of `cache`, up to the last norm, whose output `[T, D]` it returns;
+/// Runs the model over `ids`, which follow the tokens of `cache`, up to the head, whose input `[T, D]` it returns;
 /// `cache` has their keys and values then. `acts` has the capacity for as many tokens.
 pub fn forward_cached<'x, 'a>(
     cpu: &mut Cpu<'a>,
@@ -54,15 +54,15 @@ pub fn forward_cached<'x, 'a>(
     let (config, n, past) = (&model.config, ids.len(), cache.tokens);
     let offsets = [0, n as u32];
     let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
-    let rope = rope_table(config, past..past + n);
-    cpu.embedding_forward(&model.embed_tokens.weight, ids, &mut acts.x[0]);
+    let ropes = rope_tables(config, past..past + n);
+    embed(cpu, model, ids, &mut acts.x[0]);
     for (l, (layer, kept)) in model.layers.iter().zip(&mut cache.layers).enumerate() {
         let (x, block, selective, _) = acts.of_block(l);
         let slots = x.len();
         let [x, out] = x
             .get_disjoint_mut([l % slots, (l + 1) % slots])
             .unwrap_or_else(|_| unreachable!("two slots or more"));
-        let context = BlockContext { config, index: l, batch, rope: &rope };
+        let context = BlockContext::new(config, l, batch, &ropes);
         query_key_value(cpu, layer, context, x, block, selective);
         kept.k.extend_from_slice(&block.k[..n * cache.width]);
         kept.v.extend_from_slice(&block.v[..n * cache.width]);
@@ -71,8 +71,5 @@ pub fn forward_cached<'x, 'a>(
         after_attention(cpu, layer, context, x, block, selective, Some(out));
     }
     cache.tokens += n;
-    let last = &acts.x[model.layers.len() % acts.x.len()];
-    let norm = &model.norm.weight;
-    cpu.rmsnorm_forward(last, norm, n, config.rms_norm_eps, &mut acts.last, &mut acts.last_rstd);
-    &acts.last[..n * config.hidden_size]
+    &head_input(cpu, model, n, acts)[..n * config.hidden_size]
 }

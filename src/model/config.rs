@@ -1,13 +1,13 @@
-//! What `config.json` says about a Llama-family model.
+//! What `config.json` says about a model.
 
-use serde_json::Value;
-
-use super::family::{WindowRule, family_of};
+use super::family::{Activation, Family, NormNames, QueryKeyNorm, family_of};
 use super::keys::Keys;
 use super::known_keys::check_keys;
-use super::rope_scaling::{RopeScaling, read_rope};
+use super::multipliers::Multipliers;
+use super::rope_settings::{LayerRopes, Rope};
 use super::tied_head::stores_another_head;
-use crate::backend::AttentionShape;
+use super::windows::Windows;
+use crate::backend::{AttentionShape, RmsNorm};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
@@ -28,12 +28,22 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// `V`.
     pub vocab_size: usize,
-    /// Added to the mean square in norms.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Scaling of the rotary frequencies.
-    pub rope_scaling: RopeScaling,
+    /// The constants of all norms.
+    pub norm: RmsNorm,
+    /// The norms of a block.
+    pub(super) norms: NormNames,
+    /// Norms on queries and keys.
+    pub qk_norm: QueryKeyNorm,
+    /// The activation of the MLP.
+    pub activation: Activation,
+    /// Constant factors.
+    pub multipliers: Multipliers,
+    /// The rotary embeddings, each once.
+    pub ropes: Vec<Rope>,
+    /// Which of `ropes` each layer has; `None`: no positions.
+    pub layer_ropes: Vec<Option<usize>>,
+    /// Pairs of rotary embedding are neighbours.
+    pub rope_interleaved: bool,
     /// Input embedding and output head are one tensor: `tie_word_embeddings`, unless the weights have a head of
     /// other values.
     pub tie_word_embeddings: bool,
@@ -43,8 +53,6 @@ pub struct ModelConfig {
     pub o_bias: bool,
     /// Bias on gate, up and down.
     pub mlp_bias: bool,
-    /// Norms on the heads of q and k.
-    pub qk_norm: bool,
     /// The sliding window of each layer.
     pub windows: Vec<Option<usize>>,
     /// The row of the embedding that gets no gradient as an input: `padding_idx` of PyTorch's embedding. As a
@@ -97,7 +105,7 @@ impl ModelConfig {
     /// The configuration of a model whose weights have `tensors` tensors, which bounds the number of layers.
     fn from_keys(keys: &Keys<'_>, tensors: usize) -> Result<Self> {
         let family = family_of(keys)?;
-        check_keys(keys)?;
+        check_keys(keys, family.keys, family.fixed)?;
         let heads = keys.size("num_attention_heads")?;
         let hidden_size = keys.size("hidden_size")?;
         // A missing key means the family's number, null means one for each head.
@@ -116,8 +124,9 @@ impl ModelConfig {
             let expected = format!("at most one layer for each of the {tensors} tensors of the weights");
             return Err(keys.wrong("num_hidden_layers", &expected));
         }
-        let (rope_theta, rope_scaling) = read_rope(keys, family.max_position_embeddings)?;
         let vocab_size = keys.size("vocab_size")?;
+        let Windows { window, of_layers: windows } = Windows::read(keys, family, num_hidden_layers)?;
+        let ropes = LayerRopes::read(keys, family, head_dim, window, &windows)?;
         Ok(Self {
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
@@ -126,16 +135,23 @@ impl ModelConfig {
             num_key_value_heads,
             head_dim,
             vocab_size,
-            rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)? as f32,
-            rope_theta,
-            rope_scaling,
-            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
+            norm: RmsNorm {
+                eps: keys.number_or("rms_norm_eps", family.rms_norm_eps)? as f32,
+                offset: family.norm_offset,
+            },
+            norms: family.norms,
+            qk_norm: family.qk_norm,
+            activation: family.activation,
+            multipliers: Multipliers::read(keys, family.multipliers, hidden_size, head_dim)?,
+            ropes: ropes.ropes,
+            layer_ropes: ropes.of_layers,
+            rope_interleaved: family.rope_interleaved,
+            tie_word_embeddings: keys.flag_or("tie_word_embeddings", family.tie_word_embeddings)?,
             qkv_bias: family.qkv_bias.read(keys)?,
             o_bias: family.o_bias.read(keys)?,
             mlp_bias: family.mlp_bias.read(keys)?,
-            qk_norm: family.qk_norm,
-            windows: windows(keys, family.window, num_hidden_layers)?,
-            padding_idx: padding_idx(keys, vocab_size)?,
+            windows,
+            padding_idx: padding_idx(keys, family, vocab_size)?,
         })
     }
 
@@ -149,6 +165,16 @@ impl ModelConfig {
         }
     }
 
+    /// Whether there are norms on the outputs of attention and MLP.
+    pub(super) fn norms_outputs(&self) -> bool {
+        self.norms.attention_output.is_some() || self.norms.mlp_output.is_some()
+    }
+
+    /// Whether what attention and the MLP add to the residual is normed or scaled before.
+    pub(super) fn branches_are_changed(&self) -> bool {
+        self.norms_outputs() || self.multipliers.residual != 1.0
+    }
+
     /// Columns of q: `H · E`.
     pub fn q_size(&self) -> usize {
         self.num_attention_heads * self.head_dim
@@ -160,64 +186,24 @@ impl ModelConfig {
     }
 }
 
-/// The row of `pad_token_id`, counted from the end where it is negative.
-fn padding_idx(keys: &Keys<'_>, vocab_size: usize) -> Result<Option<u32>> {
-    let Some(value) = keys.get("pad_token_id") else { return Ok(None) };
+/// The row of `pad_token_id`, counted from the end where it is negative. A missing key means the family's default,
+/// null means none.
+fn padding_idx(keys: &Keys<'_>, family: &Family, vocab_size: usize) -> Result<Option<u32>> {
+    let Some(value) = keys.get("pad_token_id") else {
+        let default = family.pad_token_id.filter(|_| keys.value.get("pad_token_id").is_none());
+        return Ok(default.filter(|id| (*id as usize) < vocab_size));
+    };
     let rows = vocab_size as i64;
     let row = value.as_i64().filter(|id| (-rows..rows).contains(id)).map(|id| id.rem_euclid(rows) as u32);
     let expected = || format!("null, or a token id below vocab_size = {vocab_size}");
     row.map(Some).ok_or_else(|| keys.wrong("pad_token_id", &expected()))
 }
 
-/// The sliding window of each layer.
-fn windows(keys: &Keys<'_>, rule: WindowRule, layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = window(keys, rule)?;
-    if let Some(types) = keys.get("layer_types") {
-        let types = types.as_array().filter(|types| types.len() == layers);
-        let types = types.ok_or_else(|| keys.wrong("layer_types", &format!("{layers} names")))?;
-        let window_of = |name: &Value| match (name.as_str(), window) {
-            (Some("full_attention"), _) => Ok(None),
-            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-            (Some("sliding_attention"), None) => {
-                Err(keys.fault("`layer_types`: sliding_attention, but the model has no sliding window", None))
-            }
-            _ => Err(keys.wrong("layer_types", "full_attention or sliding_attention")),
-        };
-        return types.iter().map(window_of).collect();
-    }
-    let first = match rule {
-        WindowRule::SomeLayers => keys.count_or("max_window_layers", 28)?,
-        WindowRule::Never | WindowRule::EveryLayer => 0,
-    };
-    Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())
-}
-
-/// The sliding window of the layers that have one. A missing `sliding_window` means transformers' default, null
-/// means none.
-fn window(keys: &Keys<'_>, rule: WindowRule) -> Result<Option<usize>> {
-    let used = keys.get("use_sliding_window").map(|_| keys.flag("use_sliding_window")).transpose()?;
-    let window = match keys.value.get("sliding_window") {
-        None => (rule != WindowRule::Never).then_some(4096),
-        Some(Value::Null) => None,
-        Some(_) => Some(keys.size("sliding_window")?),
-    };
-    match rule {
-        WindowRule::SomeLayers => Ok(window.filter(|_| used == Some(true))),
-        WindowRule::EveryLayer if used == Some(false) && window.is_some() => {
-            Err(keys.wrong("use_sliding_window", "true, or null as `sliding_window`, for this family"))
-        }
-        WindowRule::EveryLayer => Ok(window),
-        WindowRule::Never if used != Some(false) && window.is_some() => {
-            Err(keys.wrong("sliding_window", "null, as this family has no sliding window"))
-        }
-        WindowRule::Never => Ok(None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::RopeScaling;
+    use serde_json::{Value, json};
 
     fn parse(extra: Value) -> Result<ModelConfig> {
         let mut value = json!({
@@ -240,7 +226,7 @@ mod tests {
         let new = parse(json!({"rope_parameters": parameters}));
         let (Ok(old), Ok(new)) = (old, new) else { panic!("both are valid") };
         assert_eq!(old, new);
-        assert_eq!(old.rope_theta, 5e5);
+        assert_eq!(old.ropes[0].theta, 5e5);
     }
 
     #[test]
@@ -270,7 +256,7 @@ mod tests {
         for (model_type, positions) in [("llama", 2048.0), ("mistral", 131_072.0), ("qwen3", 32_768.0)] {
             let config = of(json!({"model_type": model_type, "rope_scaling": unscaled,
                 "num_key_value_heads": 4}));
-            let RopeScaling::Llama3 { original, .. } = config.rope_scaling else { panic!("{config:?}") };
+            let RopeScaling::Llama3 { original, .. } = config.ropes[0].scaling else { panic!("{config:?}") };
             assert_eq!(original, positions, "{model_type}");
         }
     }
@@ -295,7 +281,7 @@ mod tests {
         says(json!({"model_type": "gpt2"}), "unsupported model_type: got `gpt2`");
         says(json!({"hidden_act": "gelu"}), "hidden_act");
         says(json!({"num_key_value_heads": 3}), "a divisor of num_attention_heads = 4");
-        says(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "rope type: got `\"yarn\"`");
+        says(json!({"rope_scaling": {"rope_type": "longrope"}}), "rope type: got `\"longrope\"`");
         says(json!({"rope_scaling": {"type": "dynamic"}}), "rope type: got `\"dynamic\"`, expected default");
         says(json!({"hidden_size": "big"}), "got `\"big\"`, expected a whole number above 0");
         says(json!({"quantization_config": {}}), "quantized");

@@ -61,6 +61,11 @@ impl Keys<'_> {
         }
     }
 
+    /// As [`Keys::flag`]; `default` where the key is missing.
+    pub(super) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        if self.value.get(key).is_none() { Ok(default) } else { self.flag(key) }
+    }
+
     /// True or false; false where the key is missing or null.
     pub(super) fn flag(&self, key: &str) -> Result<bool> {
         match self.get(key) {

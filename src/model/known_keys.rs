@@ -124,7 +124,7 @@ const HARMLESS: [&str; 83] = [
 
 /// The only value of a key that is computed with.
 #[derive(Debug, Clone, Copy)]
-enum Only {
+pub(super) enum Only {
     /// True; null counts as false, as in transformers.
     True,
     /// False or null.
@@ -186,15 +186,19 @@ impl Only {
     }
 }
 
-/// Checks that every key is known and that keys of which one value is computed with have that value.
+/// Checks that every key is known and that keys of which one value is computed with have that value. `read` and `fixed`
+/// are the keys that the family has of its own; they go before those of all families.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] naming the key and its value, or all keys that are not known.
-pub(super) fn check_keys(keys: &Keys<'_>) -> Result<()> {
+pub(super) fn check_keys(keys: &Keys<'_>, read: &[&str], fixed: &[(&str, Only)]) -> Result<()> {
     let entries = || keys.value.as_object().into_iter().flatten();
     for (key, value) in entries() {
-        let fixed = FIXED.iter().find(|(name, _)| name == key);
-        if let Some((_, only)) = fixed.filter(|(_, only)| !only.is(value)) {
+        if read.contains(&key.as_str()) {
+            continue;
+        }
+        let found = fixed.iter().chain(&FIXED).find(|(name, _)| name == key);
+        if let Some((_, only)) = found.filter(|(_, only)| !only.is(value)) {
             return Err(keys.wrong(key, &only.expected()));
         }
     }
@@ -205,7 +209,10 @@ pub(super) fn check_keys(keys: &Keys<'_>) -> Result<()> {
         ));
     }
     let known = |key: &str| {
-        READ.contains(&key) || HARMLESS.contains(&key) || FIXED.iter().any(|(name, _)| *name == key)
+        READ.contains(&key)
+            || read.contains(&key)
+            || HARMLESS.contains(&key)
+            || fixed.iter().chain(&FIXED).any(|(name, _)| *name == key)
     };
     let unknown = entries().filter(|(key, value)| !value.is_null() && !known(key));
     let unknown: Vec<String> = unknown.take(8).map(|(key, _)| format!("`{}`", Escaped(key))).collect();
@@ -224,7 +231,7 @@ mod tests {
     use serde_json::json;
 
     fn check(value: &Value) -> Result<()> {
-        check_keys(&Keys { value, path: "config.json".as_ref() })
+        check_keys(&Keys { value, path: "config.json".as_ref() }, &[], &[])
     }
 
     /// Every key that the configuration classes of transformers write, with its default value.

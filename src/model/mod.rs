@@ -1,9 +1,10 @@
-//! Llama-family models, written once over [`crate::backend::Backend`]: Llama 2 and 3, Mistral, Qwen2, Qwen3.
+//! Decoders in the manner of Llama, written once over [`crate::backend::Backend`]; `family` has what sets each family
+//! apart.
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `known_keys`, `family`, `rope_scaling`, `tied_head`, `config`, `rope`, `params`, `activations`, `forward`,
-//! `backward`, `cached`.
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `no_rope`, `windows`, `rope_scaling`, `rope_settings`, `multipliers`,
+//! `tied_head`, `config`, `rope`, `params`, `activations`, `forward`, `backward`, `cached`.
 
 mod activations;
 mod backward;
@@ -13,15 +14,23 @@ mod family;
 mod forward;
 mod keys;
 mod known_keys;
+mod multipliers;
+mod no_rope;
 mod params;
 mod rope;
 mod rope_scaling;
+mod rope_settings;
 mod tied_head;
+mod windows;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
 pub use cached::{KvCache, forward_cached};
 pub use config::ModelConfig;
+pub use family::{Activation, QueryKeyNorm};
 pub use forward::{Batch, forward};
-pub use params::{Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
-pub use rope::rope_table;
+pub use multipliers::Multipliers;
+pub use params::{BranchNorms, Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
+pub use rope::rope_tables;
+pub use rope_scaling::RopeScaling;
+pub use rope_settings::Rope;

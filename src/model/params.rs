@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::backend::{Backend, Stored};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor, TensorInfo, decode_f32};
 use crate::error::Escaped;
-use crate::model::ModelConfig;
+use crate::model::family::NormNames;
+use crate::model::{ModelConfig, QueryKeyNorm};
 use crate::{Error, Faults, Result};
 
 /// One tensor.
@@ -67,11 +68,20 @@ pub struct Linear<B: Backend> {
 /// The scale of an RMSNorm.
 pub type Norm<B> = Param<B>;
 
+/// The norms on the residual stream around attention or the MLP.
+#[derive(Debug)]
+pub struct BranchNorms<B: Backend> {
+    /// On the input.
+    pub input: Option<Norm<B>>,
+    /// On the output, before it is added to the residual.
+    pub output: Option<Norm<B>>,
+}
+
 /// One block.
 #[derive(Debug)]
 pub struct Layer<B: Backend> {
-    /// Before attention.
-    pub input_layernorm: Norm<B>,
+    /// Around attention.
+    pub attention_norms: BranchNorms<B>,
     /// `[H · E, D]`.
     pub q_proj: Linear<B>,
     /// `[K · E, D]`.
@@ -80,12 +90,12 @@ pub struct Layer<B: Backend> {
     pub v_proj: Linear<B>,
     /// `[D, H · E]`.
     pub o_proj: Linear<B>,
-    /// On each head of q.
+    /// On q.
     pub q_norm: Option<Norm<B>>,
-    /// On each head of k.
+    /// On k.
     pub k_norm: Option<Norm<B>>,
-    /// Before the MLP.
-    pub post_attention_layernorm: Norm<B>,
+    /// Around the MLP.
+    pub mlp_norms: BranchNorms<B>,
     /// `[F, D]`.
     pub gate_proj: Linear<B>,
     /// `[F, D]`.
@@ -117,18 +127,20 @@ impl<B: Backend> Layer<B> {
 
     /// All tensors of the block.
     pub fn params(&self) -> impl Iterator<Item = &Param<B>> {
-        let norms = [Some(&self.input_layernorm), Some(&self.post_attention_layernorm)];
-        let norms = norms.into_iter().chain([self.q_norm.as_ref(), self.k_norm.as_ref()]).flatten();
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, .. } = self;
+        let branches = [attention_norms, mlp_norms].map(|norms| [&norms.input, &norms.output]);
+        let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
         norms.chain(self.linears().into_iter().flat_map(|l| std::iter::once(&l.weight).chain(&l.bias)))
     }
 
     fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
-        let Self { input_layernorm, post_attention_layernorm, q_norm, k_norm, .. } = self;
-        let norms = [Some(input_layernorm), Some(post_attention_layernorm), q_norm.as_mut(), k_norm.as_mut()];
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, .. } = self;
+        let branches = [attention_norms, mlp_norms].map(|norms| [&mut norms.input, &mut norms.output]);
+        let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
         let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
         let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
         let linears = linears.into_iter().flat_map(|l| std::iter::once(&mut l.weight).chain(l.bias.as_mut()));
-        norms.into_iter().flatten().chain(linears)
+        norms.chain(linears)
     }
 }
 
@@ -194,17 +206,27 @@ impl<B: Backend> Model<B> {
             let (v_proj, o_proj) = (linear(config.qkv_bias), linear(config.o_bias));
             let (gate_proj, up_proj) = (linear(config.mlp_bias), linear(config.mlp_bias));
             let down_proj = linear(config.mlp_bias);
-            let (q_norm, k_norm) = (config.qk_norm.then(&mut *next), config.qk_norm.then(&mut *next));
-            let (input_layernorm, post_attention_layernorm) = (next(), next());
+            let mut norm = |has: bool| has.then(&mut *next);
+            let on_queries = config.qk_norm != QueryKeyNorm::Off;
+            let (q_norm, k_norm) = (norm(on_queries), norm(on_queries));
+            let names = config.norms;
+            let attention_norms = BranchNorms {
+                input: norm(names.attention_input.is_some()),
+                output: norm(names.attention_output.is_some()),
+            };
+            let mlp_norms = BranchNorms {
+                input: norm(names.mlp_input.is_some()),
+                output: norm(names.mlp_output.is_some()),
+            };
             Layer {
-                input_layernorm,
+                attention_norms,
                 q_proj,
                 k_proj,
                 v_proj,
                 o_proj,
                 q_norm,
                 k_norm,
-                post_attention_layernorm,
+                mlp_norms,
                 gate_proj,
                 up_proj,
                 down_proj,
@@ -236,9 +258,15 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
             all.push((format!("model.layers.{i}.{module}.weight"), vec![out, inner]));
             all.extend(bias.then(|| (format!("model.layers.{i}.{module}.bias"), vec![out])));
         }
-        let norms = [("self_attn.q_norm", e), ("self_attn.k_norm", e)];
-        let norms = norms.into_iter().filter(|_| config.qk_norm);
-        let norms = norms.chain([("input_layernorm", d), ("post_attention_layernorm", d)]);
+        let (q_norm, k_norm) = ("self_attn.q_norm", "self_attn.k_norm");
+        let norms: &[(&str, usize)] = match config.qk_norm {
+            QueryKeyNorm::Off => &[],
+            QueryKeyNorm::Heads => &[(q_norm, e), (k_norm, e)],
+            QueryKeyNorm::Whole => &[(q_norm, q), (k_norm, kv)],
+        };
+        let NormNames { attention_input, attention_output, mlp_input, mlp_output } = config.norms;
+        let branches = [attention_input, attention_output, mlp_input, mlp_output].into_iter().flatten();
+        let norms = norms.iter().copied().chain(branches.map(|module| (module, d)));
         all.extend(norms.map(|(module, n)| (format!("model.layers.{i}.{module}.weight"), vec![n])));
     }
     all.push(("model.norm.weight".to_owned(), vec![d]));

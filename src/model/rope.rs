@@ -5,22 +5,34 @@ use std::ops::Range;
 use crate::backend::RopeTable;
 use crate::model::ModelConfig;
 use crate::model::rope_scaling::RopeScaling;
+use crate::model::rope_settings::Rope;
 
-/// Cosines and sines for these positions.
+/// Cosines and sines for these positions, for each of the rotary embeddings of the model.
 ///
-/// Frequencies in `f32` as transformers computes them; `llama3` scaling after Meta's Llama 3.1.
-pub fn rope_table(config: &ModelConfig, positions: Range<usize>) -> RopeTable {
-    let half = config.head_dim / 2;
-    let frequencies: Vec<f32> = (0..half).map(|i| frequency(config, i)).collect();
-    let angles = positions.flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-    let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
-    RopeTable { cos: cos.into(), sin: sin.into(), half }
+/// Frequencies in `f32` as transformers computes them; `llama3` scaling after Meta's Llama 3.1, `yarn` after Peng et al.
+/// 2023.
+pub fn rope_tables(config: &ModelConfig, positions: Range<usize>) -> Vec<RopeTable> {
+    config.ropes.iter().map(|rope| table(config, *rope, positions.clone())).collect()
 }
 
-fn frequency(config: &ModelConfig, i: usize) -> f32 {
-    let exponent = (2 * i) as f32 / config.head_dim as f32;
-    let plain = 1.0 / (config.rope_theta as f32).powf(exponent);
-    match config.rope_scaling {
+fn table(config: &ModelConfig, rope: Rope, positions: Range<usize>) -> RopeTable {
+    let ModelConfig { head_dim, rope_interleaved: interleaved, .. } = *config;
+    let half = head_dim / 2;
+    let frequencies: Vec<f32> = (0..half).map(|i| frequency(rope, i, head_dim)).collect();
+    let scale = match rope.scaling {
+        RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+        _ => 1.0,
+    };
+    let angles = positions.flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+    let sine_and_cosine = |angle: f32| (angle.sin() * scale, angle.cos() * scale);
+    let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(sine_and_cosine).unzip();
+    RopeTable { cos: cos.into(), sin: sin.into(), half, head_dim, interleaved }
+}
+
+fn frequency(rope: Rope, i: usize, dim: usize) -> f32 {
+    let exponent = (2 * i) as f32 / dim as f32;
+    let plain = 1.0 / (rope.theta as f32).powf(exponent);
+    match rope.scaling {
         RopeScaling::Default => plain,
         RopeScaling::Linear { factor } => plain / factor as f32,
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
@@ -33,6 +45,10 @@ fn frequency(config: &ModelConfig, i: usize) -> f32 {
             }
             let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
             ((1.0 - smooth) * f64::from(plain) / factor + smooth * f64::from(plain)) as f32
+        }
+        RopeScaling::Yarn { factor, low, high, .. } => {
+            let divided = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0) as f32;
+            plain / factor as f32 * divided + plain * (1.0 - divided)
         }
     }
 }

@@ -4,8 +4,8 @@
 use hft_surgery::backend::cuda::{self, Cuda};
 use hft_surgery::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Cpu, HeadGradients,
-    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, RmsNormInputs, RopeTable, Rotation, Sequences,
-    Stored, Targets, TrainingPass,
+    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, RmsNorm, RmsNormInputs, RopeTable, Rotation,
+    Sequences, Stored, Targets, TrainingPass,
 };
 use hft_surgery::checkpoint::{Dtype, Known};
 
@@ -47,10 +47,14 @@ cases! {
     embedding 4e-3,
     rmsnorm 8e-3,
     rmsnorm_odd 8e-3,
+    rmsnorm_offset 8e-3,
+    elementwise 8e-3,
     linear 8e-3,
     bias 8e-3,
     rope 8e-3,
+    rope_interleaved 8e-3,
     swiglu 8e-3,
+    geglu 8e-3,
     attention 1e-2,
     attention_grouped 1e-2,
     attention_window 1e-2,
@@ -110,23 +114,35 @@ fn embedding<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     all
 }
 
-fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize) -> Vec<Vec<f32>> {
+fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize, offset: f32) -> Vec<Vec<f32>> {
     let (x, dout) = (acts(b, rows * cols, 1), acts(b, rows * cols, 2));
     let scale = weight(b, (1, cols), 3, false);
     let (mut out, mut rstd) = (b.activations(rows * cols), b.zeros(rows));
-    b.rmsnorm_forward(&x, &scale, rows, 1e-5, &mut out, &mut rstd);
+    b.rmsnorm_forward(&x, &scale, rows, RmsNorm { eps: 1e-5, offset }, &mut out, &mut rstd);
     let (mut dx, mut dweight) = (acts(b, rows * cols, 4), floats(b, cols, 5));
-    let inputs = RmsNormInputs { dout: &dout, x: &x, weight: &scale, rstd: &rstd, rows };
+    let inputs = RmsNormInputs { dout: &dout, x: &x, weight: &scale, offset, rstd: &rstd, rows };
     b.rmsnorm_backward(inputs, Some(&mut dx), Some(&mut dweight));
     host(b, &[&out, &rstd, &dx, &dweight])
 }
 
 fn rmsnorm<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    norm(b, 3, 576)
+    norm(b, 3, 576, 0.0)
 }
 
 fn rmsnorm_odd<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    norm(b, 131, 37)
+    norm(b, 131, 37, 0.0)
+}
+
+fn rmsnorm_offset<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    [norm(b, 5, 576, 1.0), norm(b, 7, 37, 1.0)].concat()
+}
+
+fn elementwise<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let n = 1037;
+    let (mut x, mut out) = (acts(b, n, 1), acts(b, n, 2));
+    b.scale(&mut x, n - 1, 0.75);
+    b.add(&x, n - 2, &mut out);
+    host(b, &[&x, &out])
 }
 
 fn linear<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
@@ -151,19 +167,28 @@ fn bias<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     host(b, &[&out, &dbias])
 }
 
-fn rope<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    let (heads, half, offsets) = (3, 5, [0u32, 4, 5, 11]);
+fn rotate<B: Maker>(b: &mut B, half: usize, head_dim: usize, interleaved: bool) -> Vec<Vec<f32>> {
+    let (heads, offsets) = (3, [0u32, 4, 5, 11]);
     let angles = |f: fn(f32) -> f32| (0..6 * half).map(|i| f(i as f32 * 0.7)).collect();
-    let table = RopeTable { cos: angles(f32::cos), sin: angles(f32::sin), half };
+    let (cos, sin) = (angles(f32::cos), angles(f32::sin));
+    let table = RopeTable { cos, sin, half, head_dim, interleaved };
     let sequences = Sequences { offsets: &offsets };
     [Rotation::Forward, Rotation::Backward]
         .into_iter()
         .flat_map(|rotation| {
-            let mut x = acts(b, 11 * heads * 2 * half, 1);
+            let mut x = acts(b, 11 * heads * head_dim, 1);
             b.rope(&mut x, heads, sequences, &table, rotation);
             host(b, &[&x])
         })
         .collect()
+}
+
+fn rope<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    [rotate(b, 5, 10, false), rotate(b, 3, 10, false)].concat()
+}
+
+fn rope_interleaved<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    [rotate(b, 5, 10, true), rotate(b, 3, 10, true)].concat()
 }
 
 fn swiglu<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
@@ -171,6 +196,14 @@ fn swiglu<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let (mut gate, mut up, mut out) = (acts(b, n, 1), acts(b, n, 2), b.activations(n));
     b.swiglu_forward(&gate, &up, n, &mut out);
     b.swiglu_backward(&acts(b, n, 3), n, &mut gate, &mut up);
+    host(b, &[&out, &gate, &up])
+}
+
+fn geglu<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let n = 1037;
+    let (mut gate, mut up, mut out) = (acts(b, n, 1), acts(b, n, 2), b.activations(n));
+    b.geglu_forward(&gate, &up, n, &mut out);
+    b.geglu_backward(&acts(b, n, 3), n, &mut gate, &mut up);
     host(b, &[&out, &gate, &up])
 }
 
@@ -307,7 +340,8 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
     let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 8, window: None };
     let (table, head) = (weight(b, (vocab, cols), 1, true), weight(b, (vocab, cols), 2, true));
     let angles = |f: fn(f32) -> f32| (0..tokens * 4).map(|i| f(i as f32 * 0.3)).collect();
-    let rope = RopeTable { cos: angles(f32::cos), sin: angles(f32::sin), half: 4 };
+    let (cos, sin) = (angles(f32::cos), angles(f32::sin));
+    let rope = RopeTable { cos, sin, half: 4, head_dim: 8, interleaved: false };
     let [mut q, mut k, mut v, mut out, mut dhidden] = [(); 5].map(|()| b.activations(tokens * cols));
     let (mut lse, mut dtable, mut dhead) =
         (b.zeros(tokens * 2), b.zeros(vocab * cols), b.zeros(vocab * cols));

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use super::cross_entropy::CrossEntropy;
 use super::weight::Weight;
-use super::{adamw, attention, embedding, linear, math, matvec, rmsnorm, rope, swiglu};
+use super::{adamw, attention, elementwise, embedding, geglu, linear, math, matvec, rmsnorm, rope, swiglu};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs,
-    RopeTable, Rotation, Sequences, Stored, Targets, TrainingPass,
+    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
+    RmsNormInputs, RopeTable, Rotation, Sequences, Stored, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -137,11 +137,11 @@ impl<'a> Backend for Cpu<'a> {
         x: &Vec<f32>,
         weight: &Weight<'a>,
         rows: usize,
-        eps: f32,
+        norm: RmsNorm,
         out: &mut Vec<f32>,
         rstd: &mut Vec<f32>,
     ) {
-        rmsnorm::forward(x, &weight.vector(), rows, eps, out, rstd);
+        rmsnorm::forward(x, &rmsnorm::scale(weight, norm.offset), rows, norm.eps, out, rstd);
     }
 
     fn rmsnorm_backward(
@@ -150,8 +150,8 @@ impl<'a> Backend for Cpu<'a> {
         dx: Option<&mut Vec<f32>>,
         dweight: Option<&mut Vec<f32>>,
     ) {
-        let RmsNormInputs { dout, x, weight, rstd, rows } = inputs;
-        let inputs = rmsnorm::Inputs { dout, x, weight: &weight.vector(), rstd, rows };
+        let RmsNormInputs { dout, x, weight, offset, rstd, rows } = inputs;
+        let inputs = rmsnorm::Inputs { dout, x, weight: &rmsnorm::scale(weight, offset), rstd, rows };
         if let Some(dx) = dx {
             rmsnorm::backward_input(&inputs, dx);
         }
@@ -206,6 +206,14 @@ impl<'a> Backend for Cpu<'a> {
         linear::bias_backward(dout, rows, dbias);
     }
 
+    fn scale(&mut self, x: &mut Vec<f32>, len: usize, factor: f32) {
+        elementwise::scale(&mut x[..len], factor);
+    }
+
+    fn add(&mut self, x: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        elementwise::add(&x[..len], &mut out[..len]);
+    }
+
     fn rope(
         &mut self,
         x: &mut Vec<f32>,
@@ -242,6 +250,14 @@ impl<'a> Backend for Cpu<'a> {
 
     fn swiglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
         swiglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
+    }
+
+    fn geglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        geglu::forward(&gate[..len], &up[..len], &mut out[..len]);
+    }
+
+    fn geglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
+        geglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
     }
 
     fn cross_entropy(

@@ -68,18 +68,19 @@ fn check(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64) {
 fn rmsnorm() {
     let (rows, cols) = (3, 5);
     let (x, w, c) = (numbers(rows * cols, 1), numbers(cols, 2), numbers(rows * cols, 99));
-    let run = |x: &[f32], w: &[f32]| {
-        with_weight(w, (1, cols), false, |cpu, w| {
-            let (mut out, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
-            cpu.rmsnorm_forward(&x.to_vec(), w, rows, 1e-3, &mut out, &mut rstd);
-            (scalar(&out), rstd)
-        })
-    };
-    let rstd = run(&x, &w).1;
-    for trainable in [true, false] {
+    for (offset, trainable) in [(0.0, true), (0.0, false), (1.0, true), (1.0, false)] {
+        let run = |x: &[f32], w: &[f32]| {
+            with_weight(w, (1, cols), false, |cpu, w| {
+                let (mut out, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
+                let norm = RmsNorm { eps: 1e-3, offset };
+                cpu.rmsnorm_forward(&x.to_vec(), w, rows, norm, &mut out, &mut rstd);
+                (scalar(&out), rstd)
+            })
+        };
+        let rstd = run(&x, &w).1;
         let (mut dx, mut dw) = (vec![0.0; rows * cols], vec![0.0; cols]);
         with_weight(&w, (1, cols), trainable, |cpu, w| {
-            let inputs = RmsNormInputs { dout: &c, x: &x, weight: w, rstd: &rstd, rows };
+            let inputs = RmsNormInputs { dout: &c, x: &x, weight: w, offset, rstd: &rstd, rows };
             cpu.rmsnorm_backward(inputs, Some(&mut dx), trainable.then_some(&mut dw));
         });
         check("rmsnorm dx", &x, &dx, |x| run(x, &w).0);
@@ -124,18 +125,21 @@ fn linear_with_bias() {
 #[test]
 fn rope() {
     let (heads, half, offsets) = (2, 2, [0u32, 3, 4]);
-    let x = numbers(4 * heads * 2 * half, 1);
     let angles = |f: fn(f32) -> f32| (0..3 * half).map(|i| f(i as f32 * 0.7)).collect();
-    let table = RopeTable { cos: angles(f32::cos), sin: angles(f32::sin), half };
     let sequences = Sequences { offsets: &offsets };
-    let run = |x: &[f32]| {
-        let mut x = x.to_vec();
-        Cpu::default().rope(&mut x, heads, sequences, &table, Rotation::Forward);
-        scalar(&x)
-    };
-    let mut dx = numbers(x.len(), 99);
-    Cpu::default().rope(&mut dx, heads, sequences, &table, Rotation::Backward);
-    check("rope dx", &x, &dx, run);
+    for (head_dim, interleaved) in [(4, false), (4, true), (6, false), (6, true)] {
+        let x = numbers(4 * heads * head_dim, 1);
+        let (cos, sin) = (angles(f32::cos), angles(f32::sin));
+        let table = RopeTable { cos, sin, half, head_dim, interleaved };
+        let run = |x: &[f32]| {
+            let mut x = x.to_vec();
+            Cpu::default().rope(&mut x, heads, sequences, &table, Rotation::Forward);
+            scalar(&x)
+        };
+        let mut dx = numbers(x.len(), 99);
+        Cpu::default().rope(&mut dx, heads, sequences, &table, Rotation::Backward);
+        check("rope dx", &x, &dx, run);
+    }
 }
 
 #[test]
@@ -151,6 +155,21 @@ fn swiglu() {
     Cpu::default().swiglu_backward(&c, n, &mut dgate, &mut dup);
     check("swiglu dgate", &gate, &dgate, |gate| run(gate, &up));
     check("swiglu dup", &up, &dup, |up| run(&gate, up));
+}
+
+#[test]
+fn geglu() {
+    let n = 12;
+    let (gate, up, c) = (numbers(n, 1), numbers(n, 2), numbers(n, 99));
+    let run = |gate: &[f32], up: &[f32]| {
+        let mut out = vec![0.0; n];
+        Cpu::default().geglu_forward(&gate.to_vec(), &up.to_vec(), n, &mut out);
+        scalar(&out)
+    };
+    let (mut dgate, mut dup) = (gate.clone(), up.clone());
+    Cpu::default().geglu_backward(&c, n, &mut dgate, &mut dup);
+    check("geglu dgate", &gate, &dgate, |gate| run(gate, &up));
+    check("geglu dup", &up, &dup, |up| run(&gate, up));
 }
 
 #[test]

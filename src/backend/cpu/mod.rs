@@ -2,14 +2,16 @@
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `embedding`, `rmsnorm`, `rope`, `swiglu`, `attention`,
-//! `cross_entropy`, `adamw`, `backend`.
+//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `swiglu`,
+//! `geglu`, `attention`, `cross_entropy`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
 mod backend;
 mod cross_entropy;
+mod elementwise;
 mod embedding;
+mod geglu;
 mod linear;
 mod math;
 mod matmul;

@@ -1,13 +1,22 @@
 //! RMSNorm: `out = x · rstd · weight`, `rstd = 1 / √(mean(x²) + eps)`.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::linear::add;
 use super::math::dot;
+use super::weight::Weight;
 use crate::simd::{Kernel, dispatch};
 
 /// Rows of one partial sum of a weight gradient, and of one task.
 const ROWS: usize = 32;
+
+/// The scale of a norm: its weight, more by `offset`.
+pub(super) fn scale<'w>(weight: &'w Weight<'_>, offset: f32) -> Cow<'w, [f32]> {
+    let stored = weight.vector();
+    if offset == 0.0 { stored } else { stored.iter().map(|w| w + offset).collect() }
+}
 
 /// See [`crate::backend::Backend::rmsnorm_forward`].
 pub(super) fn forward(x: &[f32], weight: &[f32], rows: usize, eps: f32, out: &mut [f32], rstd: &mut [f32]) {

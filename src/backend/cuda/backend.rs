@@ -6,12 +6,12 @@ use super::attention::Attention;
 use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
 use super::mask::Mask;
-use super::{linear, rmsnorm, swiglu};
+use super::{elementwise, geglu, linear, rmsnorm, swiglu};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ComputeDtype, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNormInputs,
-    RopeTable, Rotation, Sequences, Targets, TrainingPass,
+    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
+    RmsNormInputs, RopeTable, Rotation, Sequences, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -110,11 +110,11 @@ impl Backend for Cuda {
         x: &Buffer,
         weight: &Weight,
         rows: usize,
-        eps: f32,
+        norm: RmsNorm,
         out: &mut Buffer,
         rstd: &mut Buffer,
     ) {
-        rmsnorm::forward(&self.context, x, weight, rows, eps, out, rstd);
+        rmsnorm::forward(&self.context, x, weight, rows, norm, out, rstd);
     }
 
     fn rmsnorm_backward(
@@ -123,8 +123,8 @@ impl Backend for Cuda {
         dx: Option<&mut Buffer>,
         dweight: Option<&mut Buffer>,
     ) {
-        let RmsNormInputs { dout, x, weight, rstd, rows } = inputs;
-        let inputs = rmsnorm::Inputs { dout, x, weight, rstd, rows };
+        let RmsNormInputs { dout, x, weight, offset, rstd, rows } = inputs;
+        let inputs = rmsnorm::Inputs { dout, x, weight, offset, rstd, rows };
         if let Some(dx) = dx {
             rmsnorm::backward_input(&self.context, &inputs, dx);
         }
@@ -174,6 +174,14 @@ impl Backend for Cuda {
         linear::bias_backward(&mut self.context, dout, rows, dbias);
     }
 
+    fn scale(&mut self, x: &mut Buffer, len: usize, factor: f32) {
+        elementwise::scale(&self.context, x, len, factor);
+    }
+
+    fn add(&mut self, x: &Buffer, len: usize, out: &mut Buffer) {
+        elementwise::add(&self.context, x, len, out);
+    }
+
     fn rope(
         &mut self,
         x: &mut Buffer,
@@ -210,6 +218,14 @@ impl Backend for Cuda {
 
     fn swiglu_backward(&mut self, dout: &Buffer, len: usize, gate: &mut Buffer, up: &mut Buffer) {
         swiglu::backward(&self.context, dout, len, gate, up);
+    }
+
+    fn geglu_forward(&mut self, gate: &Buffer, up: &Buffer, len: usize, out: &mut Buffer) {
+        geglu::forward(&self.context, gate, up, len, out);
+    }
+
+    fn geglu_backward(&mut self, dout: &Buffer, len: usize, gate: &mut Buffer, up: &mut Buffer) {
+        geglu::backward(&self.context, dout, len, gate, up);
     }
 
     fn cross_entropy(

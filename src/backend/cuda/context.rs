@@ -55,6 +55,11 @@ impl Context {
         buffer.arg(&self.device, len, ComputeDtype::F32)
     }
 
+    /// The grid of an element-wise kernel over `len` activations: blocks of 256 threads, 16 bytes per thread.
+    pub(super) fn elementwise_grid(&self, len: usize) -> (usize, usize) {
+        ((len * self.compute_dtype.bytes()).div_ceil(16 * 256), 1)
+    }
+
     /// Address of a weight in the compute dtype.
     pub(super) fn weight(&self, weight: &Weight) -> Arg {
         weight.arg(&self.device, self.compute_dtype)

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `context`,
-//! `mask`, `embedding`, `rmsnorm`, `linear`, `rope`, `swiglu`, `attention`, `cross_entropy`, `losses`, `adamw`,
+//! `mask`, `elementwise`, `embedding`, `rmsnorm`, `linear`, `rope`, `swiglu`, `geglu`, `attention`, `cross_entropy`, `losses`, `adamw`,
 //! `graph`, `gpu`, `training_pass`, `backend`.
 
 mod adamw;
@@ -19,7 +19,9 @@ mod context;
 mod cross_entropy;
 mod device;
 mod doctor;
+mod elementwise;
 mod embedding;
+mod geglu;
 mod gpu;
 mod graph;
 mod libraries;

@@ -4,6 +4,7 @@ use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
 use super::context::Context;
 use super::partial_sums::RowSum;
+use crate::backend::RmsNorm;
 
 /// See [`crate::backend::Backend::rmsnorm_forward`].
 pub(super) fn forward(
@@ -11,7 +12,7 @@ pub(super) fn forward(
     x: &Buffer,
     weight: &Weight,
     rows: usize,
-    eps: f32,
+    norm: RmsNorm,
     out: &Buffer,
     rstd: &Buffer,
 ) {
@@ -20,7 +21,8 @@ pub(super) fn forward(
         context.activations(x, n),
         context.weight(weight),
         Arg::U32(cols as u32),
-        Arg::F32(eps),
+        Arg::F32(norm.eps),
+        Arg::F32(norm.offset),
         context.activations(out, n),
         context.floats(rstd, rows),
     ];
@@ -32,6 +34,7 @@ pub(super) struct Inputs<'a> {
     pub(super) dout: &'a Buffer,
     pub(super) x: &'a Buffer,
     pub(super) weight: &'a Weight,
+    pub(super) offset: f32,
     pub(super) rstd: &'a Buffer,
     pub(super) rows: usize,
 }
@@ -45,6 +48,7 @@ pub(super) fn backward_input(context: &Context, inputs: &Inputs<'_>, dx: &Buffer
         context.weight(inputs.weight),
         context.floats(inputs.rstd, inputs.rows),
         Arg::U32(cols as u32),
+        Arg::F32(inputs.offset),
         context.activations(dx, n),
     ];
     context.device.launch("rmsnorm_backward_input", (inputs.rows, 1), 0, &args);

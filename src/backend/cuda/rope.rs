@@ -1,5 +1,6 @@
 //! Rotary position embedding: `kernels/rope.cu`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::argument::Arg;
@@ -9,10 +10,13 @@ use super::device::Device;
 use super::memory::Memory;
 use crate::backend::{RopeTable, Rotation, Sequences};
 
-/// The table that was used last, on the GPU.
+/// Tables that are kept on the GPU: more than any family has in one pass.
+const TABLES: usize = 4;
+
+/// The tables that were uploaded last, on the GPU.
 #[derive(Debug, Default)]
 pub(super) struct Rope {
-    uploaded: Option<UploadedTable>,
+    uploaded: VecDeque<UploadedTable>,
 }
 
 /// A table with its copy on the GPU.
@@ -51,15 +55,24 @@ impl Rope {
         let (half, tokens) = (table.half, sequences.tokens());
         let longest = sequences.ranges().map(|range| range.len()).max().unwrap_or(0);
         assert!(longest * half <= table.cos.len(), "the table holds the longest sequence");
-        self.uploaded.take_if(|uploaded| !Arc::ptr_eq(&uploaded.host.cos, &table.cos));
-        let uploaded = self.uploaded.get_or_insert_with(|| UploadedTable::new(&context.device, table));
+        let found = self.uploaded.iter().position(|uploaded| Arc::ptr_eq(&uploaded.host.cos, &table.cos));
+        let at = found.unwrap_or_else(|| {
+            if self.uploaded.len() == TABLES {
+                self.uploaded.pop_front();
+            }
+            self.uploaded.push_back(UploadedTable::new(&context.device, table));
+            self.uploaded.len() - 1
+        });
+        let uploaded = &self.uploaded[at];
         let args = [
-            context.activations(x, tokens * heads * 2 * half),
+            context.activations(x, tokens * heads * table.head_dim),
             context.memory(&uploaded.cos, uploaded.cos.bytes()),
             context.memory(&uploaded.sin, uploaded.sin.bytes()),
             context.sequences.positions(&context.device, sequences),
             Arg::U32(heads as u32),
             Arg::U32(half as u32),
+            Arg::U32(table.head_dim as u32),
+            Arg::U32(u32::from(table.interleaved)),
             Arg::F32(if rotation == Rotation::Forward { 1.0 } else { -1.0 }),
         ];
         context.device.launch("rope", (tokens, 1), 0, &args);

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 12] = [
+pub const SOURCES: [(&str, &str); 14] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
     ("adamw.cu", include_str!("../../../kernels/adamw.cu")),
     ("attention.cu", include_str!("../../../kernels/attention.cu")),
     ("attention_mma.cu", include_str!("../../../kernels/attention_mma.cu")),
     ("cross_entropy.cu", include_str!("../../../kernels/cross_entropy.cu")),
+    ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
     ("embedding.cu", include_str!("../../../kernels/embedding.cu")),
+    ("geglu.cu", include_str!("../../../kernels/geglu.cu")),
     ("linear.cu", include_str!("../../../kernels/linear.cu")),
     ("mask.cu", include_str!("../../../kernels/mask.cu")),
     ("rmsnorm.cu", include_str!("../../../kernels/rmsnorm.cu")),
@@ -94,7 +96,7 @@ mod tests {
         // Without the definition of the macro. Three kernels are built for three sizes each, three others for two.
         assert_eq!(found.len(), written - 1 + 3 * 2 + 3);
         use ParameterType::{F32, Pointer, U32};
-        let expected = vec![Pointer, Pointer, U32, F32, Pointer, Pointer];
+        let expected = vec![Pointer, Pointer, U32, F32, F32, Pointer, Pointer];
         assert_eq!(found["rmsnorm_forward"], Signature { threads: 256, parameters: expected });
         assert!(found.contains_key("attention_backward_key_128"));
     }
