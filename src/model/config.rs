@@ -229,6 +229,20 @@ mod tests {
         assert_eq!(old.ropes[0].theta, 5e5);
     }
 
+    /// With the default values of the configuration classes of transformers, and of public models.
+    #[test]
+    fn every_key_that_transformers_writes_is_known() {
+        let text = include_str!("../../fixtures/config/defaults.json");
+        let defaults: Value = serde_json::from_str(text).unwrap();
+        for (family, value) in defaults.as_object().unwrap() {
+            let keys = Keys { value, path: "config.json".as_ref() };
+            let own = family_of(&keys).unwrap();
+            let checked = check_keys(&keys, own.keys, own.fixed);
+            assert_eq!(checked.map_err(|e| e.to_string()), Ok(()), "{family}");
+        }
+        assert!(defaults.as_object().unwrap().len() >= 14);
+    }
+
     #[test]
     fn windows_follow_the_family() {
         let windows = |extra| parse(extra).map(|c| c.windows).unwrap_or_default();
