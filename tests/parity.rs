@@ -14,7 +14,7 @@ use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 23] = [
     "llama2",
     "llama3",
     "llama-bias",
@@ -36,6 +36,8 @@ const FAMILIES: [&str; 21] = [
     "exaone4-full",
     "gemma",
     "gemma3",
+    "gemma3-vision",
+    "llava",
 ];
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 

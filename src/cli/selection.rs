@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use crate::Result;
-use crate::plan::{Balance, Granularity, Inventory, Plan, Policy, Selection, Selector, Strategy, select};
+use crate::plan::{
+    Balance, Granularity, Inventory, Plan, Policy, Selection, Selector, Strategy, literal_glob, select,
+};
 
 /// Which tensors are chosen, apart from the share.
 #[derive(Debug, clap::Args)]
@@ -96,7 +98,7 @@ enum SelectorArg {
 impl SelectionArgs {
     /// The plan over `inventory` with the share `ratio` trainable.
     pub(super) fn plan(&self, inventory: &Inventory, ratio: f64) -> Result<Plan> {
-        self.plan_of_round(inventory, ratio, 0)
+        self.plan_of_round(inventory, ratio, 0, &[])
     }
 
     /// The plan that `--complement-of` names.
@@ -109,8 +111,14 @@ impl SelectionArgs {
         self.seed
     }
 
-    /// As [`SelectionArgs::plan`], `later` rounds after `--round`.
-    pub(super) fn plan_of_round(&self, inventory: &Inventory, ratio: f64, later: u32) -> Result<Plan> {
+    /// As [`SelectionArgs::plan`], `later` rounds after `--round`, with the tensors of these names frozen.
+    pub(super) fn plan_of_round(
+        &self,
+        inventory: &Inventory,
+        ratio: f64,
+        later: u32,
+        frozen: &[&str],
+    ) -> Result<Plan> {
         if let Some(path) = &self.complement_of {
             return self.complement(inventory, path);
         }
@@ -139,7 +147,7 @@ impl SelectionArgs {
             seed: self.seed,
             round: self.round.saturating_add(later),
             train: self.train.clone(),
-            freeze: self.freeze.clone(),
+            freeze: self.freeze.iter().cloned().chain(frozen.iter().map(|name| literal_glob(name))).collect(),
             mask: self.mask()?,
         };
         select(inventory, &selection)

@@ -22,7 +22,7 @@ use crate::checkpoint::{
 };
 use crate::data::{Batch, Batches, Dataset, Limits, Tokenizer, preview};
 use crate::error::Escaped;
-use crate::model::{Capacity, ModelConfig};
+use crate::model::{Capacity, ModelConfig, unused};
 use crate::plan::{Inventory, Plan};
 use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
 use crate::train::{
@@ -122,7 +122,7 @@ impl Train {
         let (out, force) = (self.output.path()?, self.output.force);
         let inputs = self.inputs(&source);
         RunDir::check(out, &inputs, force, self.resume)?;
-        let rounds = self.plans(&source)?;
+        let rounds = self.plans(&source, &config)?;
         let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
@@ -224,8 +224,10 @@ impl Train {
     }
 
     /// One plan for each round.
-    fn plans(&self, source: &Checkpoint) -> Result<Vec<RoundSpec>> {
+    fn plans(&self, source: &Checkpoint, config: &ModelConfig) -> Result<Vec<RoundSpec>> {
         let inventory = Inventory::of(source);
+        // The towers of a vision-language model, which are carried as they are.
+        let outside = if config.nested { unused(source, config) } else { Vec::new() };
         let rounds = self.rounds.map_or(self.data.len(), |n| n as usize);
         if self.data.len() > 1 && rounds != self.data.len() {
             let (got, stages) = (rounds, self.data.len());
@@ -245,7 +247,7 @@ impl Train {
         }
         let plan_of = |round: usize| match self.plan.get(round.min(self.plan.len().saturating_sub(1))) {
             Some(path) => Plan::read(path),
-            None => self.selection.plan_of_round(&inventory, ratio, round as u32),
+            None => self.selection.plan_of_round(&inventory, ratio, round as u32, &outside),
         };
         let stage = |round: usize| round.min(self.data.len() - 1);
         (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()

@@ -1,10 +1,12 @@
 //! What `config.json` says about a model.
 
-use super::family::{Activation, Family, NormNames, QueryKeyNorm, family_of};
+use super::families::family_of;
+use super::family::{Activation, Family, NormNames, QueryKeyNorm};
 use super::keys::Keys;
 use super::known_keys::check_keys;
 use super::multipliers::Multipliers;
 use super::rope_settings::{LayerRopes, Rope};
+use super::text_part::{TensorNames, TextPart};
 use super::tied_head::stores_another_head;
 use super::windows::Windows;
 use crate::backend::{AttentionShape, RmsNorm};
@@ -14,6 +16,10 @@ use crate::{Error, Result};
 /// Everything that decides the computation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// How its tensors are named.
+    pub(super) names: TensorNames,
+    /// It is the text part of a vision-language model.
+    pub nested: bool,
     /// `D`.
     pub hidden_size: usize,
     /// `F`.
@@ -79,7 +85,9 @@ impl ModelConfig {
         let path = root.join("config.json");
         let keys = Keys { value: config.value(), path: &path };
         checkpoint.check_not_quantized("a forward pass")?;
-        let mut config = Self::from_keys(&keys, checkpoint.len())?;
+        let part = TextPart::of(keys, checkpoint)?;
+        let mut config = Self::of_part(&part, checkpoint.len())?;
+        let keys = part.keys;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
         let sizes = [
@@ -90,7 +98,7 @@ impl ModelConfig {
         ];
         match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
             None => {
-                config.tie_word_embeddings &= !stores_another_head(checkpoint)?;
+                config.tie_word_embeddings &= !stores_another_head(checkpoint, &config.names)?;
                 Ok(config)
             }
             Some((key, size)) => {
@@ -103,11 +111,12 @@ impl ModelConfig {
     }
 
     /// The configuration of a model whose weights have `tensors` tensors, which bounds the number of layers.
-    fn from_keys(keys: &Keys<'_>, tensors: usize) -> Result<Self> {
+    fn of_part(part: &TextPart<'_>, tensors: usize) -> Result<Self> {
+        let keys = &part.keys;
         let family = family_of(keys)?;
         check_keys(keys, family.keys, family.fixed)?;
-        let heads = keys.size("num_attention_heads")?;
-        let hidden_size = keys.size("hidden_size")?;
+        let heads = part.size("num_attention_heads")?;
+        let hidden_size = part.size("hidden_size")?;
         // A missing key means the family's number, null means one for each head.
         let default = family.num_key_value_heads.filter(|_| keys.value.get("num_key_value_heads").is_none());
         let num_key_value_heads = keys.size_or("num_key_value_heads", default.unwrap_or(heads))?;
@@ -119,17 +128,20 @@ impl ModelConfig {
         if head_dim % 2 != 0 || head_dim == 0 {
             return Err(keys.wrong("head_dim", "an even number"));
         }
-        let num_hidden_layers = keys.size("num_hidden_layers")?;
+        let num_hidden_layers = part.size("num_hidden_layers")?;
         if num_hidden_layers > tensors {
             let expected = format!("at most one layer for each of the {tensors} tensors of the weights");
             return Err(keys.wrong("num_hidden_layers", &expected));
         }
-        let vocab_size = keys.size("vocab_size")?;
+        let vocab_size = part.size("vocab_size")?;
         let Windows { window, of_layers: windows } = Windows::read(keys, family, num_hidden_layers)?;
         let ropes = LayerRopes::read(keys, family, head_dim, window, &windows)?;
+        let tied = keys.flag_or("tie_word_embeddings", family.tie_word_embeddings)?;
         Ok(Self {
+            names: part.names,
+            nested: part.nested,
             hidden_size,
-            intermediate_size: keys.size("intermediate_size")?,
+            intermediate_size: part.size("intermediate_size")?,
             num_hidden_layers,
             num_attention_heads: heads,
             num_key_value_heads,
@@ -146,13 +158,23 @@ impl ModelConfig {
             ropes: ropes.ropes,
             layer_ropes: ropes.of_layers,
             rope_interleaved: family.rope_interleaved,
-            tie_word_embeddings: keys.flag_or("tie_word_embeddings", family.tie_word_embeddings)?,
+            tie_word_embeddings: part.tied.unwrap_or(tied),
             qkv_bias: family.qkv_bias.read(keys)?,
             o_bias: family.o_bias.read(keys)?,
             mlp_bias: family.mlp_bias.read(keys)?,
             windows,
             padding_idx: padding_idx(keys, family, vocab_size)?,
         })
+    }
+
+    /// The name of the output head, which a tied model may store as a copy of [`ModelConfig::embedding_name`].
+    pub fn head_name(&self) -> &'static str {
+        self.names.head
+    }
+
+    /// The name of the token embedding.
+    pub fn embedding_name(&self) -> String {
+        self.names.embedding()
     }
 
     /// Shape of the attention of a layer.
@@ -213,7 +235,8 @@ mod tests {
         for (key, v) in extra.as_object().into_iter().flatten() {
             value[key] = v.clone();
         }
-        ModelConfig::from_keys(&Keys { value: &value, path: "config.json".as_ref() }, 40)
+        let keys = Keys { value: &value, path: "config.json".as_ref() };
+        ModelConfig::of_part(&TextPart { keys, names: TensorNames::TEXT, nested: false, tied: None }, 40)
     }
 
     #[test]

@@ -14,14 +14,14 @@ pub(super) struct Keys<'a> {
     pub(super) path: &'a Path,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
     /// An error about the file.
     pub(super) fn fault(&self, fault: impl Into<String>, hint: Option<&str>) -> Error {
         Error::Checkpoint { path: self.path.to_owned(), fault: fault.into(), hint: hint.map(str::to_owned) }
     }
 
     /// The value of a key; `None` where it is missing or null.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 

@@ -1,15 +1,16 @@
-//! Decoders in the manner of Llama, written once over [`crate::backend::Backend`]; `family` has what sets each family
+//! Decoders in the manner of Llama, written once over [`crate::backend::Backend`]; `families` has what sets each family
 //! apart.
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `known_keys`, `family`, `no_rope`, `windows`, `rope_scaling`, `rope_settings`, `multipliers`,
-//! `tied_head`, `config`, `rope`, `params`, `activations`, `forward`, `backward`, `cached`.
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `families`, `no_rope`, `windows`, `rope_scaling`, `rope_settings`, `multipliers`,
+//! `text_part`, `tied_head`, `config`, `rope`, `params`, `activations`, `forward`, `backward`, `cached`.
 
 mod activations;
 mod backward;
 mod cached;
 mod config;
+mod families;
 mod family;
 mod forward;
 mod keys;
@@ -20,6 +21,7 @@ mod params;
 mod rope;
 mod rope_scaling;
 mod rope_settings;
+mod text_part;
 mod tied_head;
 mod windows;
 

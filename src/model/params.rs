@@ -243,7 +243,9 @@ impl<B: Backend> Model<B> {
 pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
     let (q, kv, e) = (config.q_size(), config.kv_size(), config.head_dim);
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d])];
+    let names = config.names;
+    let body = names.body;
+    let mut all = vec![(names.embedding(), vec![v, d])];
     for i in 0..config.num_hidden_layers {
         let linears = [
             ("self_attn.q_proj", q, d, config.qkv_bias),
@@ -255,8 +257,8 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
             ("mlp.down_proj", d, f, config.mlp_bias),
         ];
         for (module, out, inner, bias) in linears {
-            all.push((format!("model.layers.{i}.{module}.weight"), vec![out, inner]));
-            all.extend(bias.then(|| (format!("model.layers.{i}.{module}.bias"), vec![out])));
+            all.push((format!("{body}layers.{i}.{module}.weight"), vec![out, inner]));
+            all.extend(bias.then(|| (format!("{body}layers.{i}.{module}.bias"), vec![out])));
         }
         let (q_norm, k_norm) = ("self_attn.q_norm", "self_attn.k_norm");
         let norms: &[(&str, usize)] = match config.qk_norm {
@@ -267,10 +269,10 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         let NormNames { attention_input, attention_output, mlp_input, mlp_output } = config.norms;
         let branches = [attention_input, attention_output, mlp_input, mlp_output].into_iter().flatten();
         let norms = norms.iter().copied().chain(branches.map(|module| (module, d)));
-        all.extend(norms.map(|(module, n)| (format!("model.layers.{i}.{module}.weight"), vec![n])));
+        all.extend(norms.map(|(module, n)| (format!("{body}layers.{i}.{module}.weight"), vec![n])));
     }
-    all.push(("model.norm.weight".to_owned(), vec![d]));
-    all.extend((!config.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, d])));
+    all.push((format!("{body}norm.weight"), vec![d]));
+    all.extend((!config.tie_word_embeddings).then(|| (names.head.to_owned(), vec![v, d])));
     all
 }
 
@@ -278,7 +280,7 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 pub fn unused<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Vec<&'a str> {
     let mut used: HashSet<String> = expected(config).into_iter().map(|(name, _)| name).collect();
     if config.tie_word_embeddings {
-        used.insert("lm_head.weight".to_owned());
+        used.insert(config.names.head.to_owned());
     }
     let names = checkpoint.tensors().map(|tensor| tensor.info.name.as_str());
     names.filter(|name| !used.contains(*name)).collect()

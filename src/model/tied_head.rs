@@ -1,12 +1,9 @@
 //! Whether the output head of a tied model is its embedding.
 
+use super::text_part::TensorNames;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Tensor, decode_f32};
 
-/// The output head.
-const HEAD: &str = "lm_head.weight";
-/// The token embedding.
-const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Elements that are compared at once.
 const PIECE: u64 = 1 << 20;
 
@@ -15,8 +12,8 @@ const PIECE: u64 = 1 << 20;
 ///
 /// # Errors
 /// [`crate::Error::Io`], or [`crate::Error::Checkpoint`] when a file changed.
-pub(super) fn stores_another_head(checkpoint: &Checkpoint) -> Result<bool> {
-    match (checkpoint.find(EMBEDDING), checkpoint.find(HEAD)) {
+pub(super) fn stores_another_head(checkpoint: &Checkpoint, names: &TensorNames) -> Result<bool> {
+    match (checkpoint.find(&names.embedding()), checkpoint.find(names.head)) {
         (Some(embedding), Some(head)) => Ok(!equal(checkpoint, embedding, head)?),
         _ => Ok(false),
     }

@@ -7,6 +7,11 @@ use super::tensor_name::{Category, TensorName};
 use crate::error::Escaped;
 use crate::{Error, Faults, Result};
 
+/// The glob that matches `name` alone.
+pub fn literal_glob(name: &str) -> String {
+    globset::escape(name)
+}
+
 /// Tensors that match one of some globs and stand in one of some categories; an empty list lets all pass.
 #[derive(Debug, Clone)]
 pub struct Filter {

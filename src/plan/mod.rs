@@ -26,7 +26,7 @@ mod suggestion;
 mod summary;
 mod tensor_name;
 
-pub use filter::Filter;
+pub use filter::{Filter, literal_glob};
 pub use inventory::{Inventory, Unit};
 pub use magnitude::{Histogram, Threshold, within_bin};
 pub use mask::{Granularity, Mask, Selector, bernoulli, words};

@@ -11,9 +11,6 @@ use std::borrow::Cow;
 /// A tensor's name and its values.
 type Named<'m> = (&'m str, Cow<'m, [f32]>);
 
-/// The tensor that the head is tied to; a tied head may be stored as well.
-const TIED: (&str, &str) = ("lm_head.weight", "model.embed_tokens.weight");
-
 /// Checks that every trainable tensor of `plan` is one that the model computes with and that new values can be
 /// written in its type.
 ///
@@ -31,7 +28,7 @@ pub(super) fn check_plan(checkpoint: &Checkpoint, config: &ModelConfig, plan: &P
         hint: Some(hint.to_owned()),
     };
     for name in plan.trainable() {
-        let tied = config.tie_word_embeddings && name == TIED.0;
+        let tied = config.tie_word_embeddings && name == config.head_name();
         if !used.contains(name) && !tied {
             let what = "trainable, but the model does not compute with it".to_owned();
             faults.push(fault(name, what, "freeze it with --freeze"));
@@ -92,8 +89,9 @@ pub(super) fn new_values<'m, B: Backend>(
         values.push((param.name.as_str(), backend.weight_to_host(&param.weight)?));
     }
     let embedding = &model.embed_tokens;
-    if model.lm_head.is_none() && embedding.train.is_some() && checkpoint.find(TIED.0).is_some() {
-        values.push((TIED.0, backend.weight_to_host(&embedding.weight)?));
+    let head = model.config.head_name();
+    if model.lm_head.is_none() && embedding.train.is_some() && checkpoint.find(head).is_some() {
+        values.push((head, backend.weight_to_host(&embedding.weight)?));
     }
     Ok(values)
 }
