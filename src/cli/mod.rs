@@ -6,8 +6,8 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `eval_data`, `eval`, `generate`,
+//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `train`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
@@ -30,6 +30,7 @@ mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod named_file;
 mod objective_args;
 mod outcome;
 mod output_args;
@@ -43,8 +44,10 @@ mod report_file;
 mod reset;
 mod resume_args;
 mod roles;
+mod round_plans;
 mod rows;
 mod selection;
+mod sequence;
 mod shard_size;
 mod terminal;
 mod train;
