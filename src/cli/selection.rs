@@ -111,6 +111,20 @@ impl SelectionArgs {
 
     /// As [`SelectionArgs::plan`], `later` rounds after `--round`.
     pub(super) fn plan_of_round(&self, inventory: &Inventory, ratio: f64, later: u32) -> Result<Plan> {
+        self.drawn(inventory, ratio, self.seed, later)
+    }
+
+    /// As [`SelectionArgs::plan`], with this seed in place of `--seed`.
+    pub(super) fn plan_of_seed(&self, inventory: &Inventory, ratio: f64, seed: u64) -> Result<Plan> {
+        self.drawn(inventory, ratio, seed, 0)
+    }
+
+    /// Whether nothing is drawn.
+    pub(super) fn is_explicit(&self) -> bool {
+        self.strategy == StrategyArg::Explicit
+    }
+
+    fn drawn(&self, inventory: &Inventory, ratio: f64, seed: u64, later: u32) -> Result<Plan> {
         if let Some(path) = &self.complement_of {
             return self.complement(inventory, path);
         }
@@ -136,7 +150,7 @@ impl SelectionArgs {
             embeddings: policy(self.embeddings).unwrap_or(defaults.embeddings),
             lm_head: policy(self.lm_head).unwrap_or(defaults.lm_head),
             norms: policy(self.norms).unwrap_or(defaults.norms),
-            seed: self.seed,
+            seed,
             round: self.round.saturating_add(later),
             train: self.train.clone(),
             freeze: self.freeze.clone(),

@@ -10,7 +10,7 @@ mod log_probs;
 mod loss;
 mod scores;
 
-pub use checkpoint::eval_checkpoint;
+pub use checkpoint::{Replaced, eval_checkpoint, eval_replaced};
 pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};
 pub use log_probs::checkpoint_log_probs;

@@ -36,7 +36,7 @@ pub struct Measured {
 
 const METRICS: [Metric; 3] = [Metric::Loss, Metric::Accuracy, Metric::AccuracyNorm];
 
-fn name(metric: Metric) -> &'static str {
+pub(super) fn name(metric: Metric) -> &'static str {
     match metric {
         Metric::Loss => "loss",
         Metric::Accuracy => "accuracy",

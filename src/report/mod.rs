@@ -1,13 +1,15 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`.
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `chart`, `sweep`, `experiment`.
 
+mod chart;
 mod colors;
 mod csv;
 mod diff;
 mod doctor;
 mod evaluation;
+mod experiment;
 mod inspection;
 mod json;
 mod loss_curve;
@@ -17,6 +19,7 @@ mod page;
 mod patch;
 mod samples;
 mod selection;
+mod sweep;
 mod table;
 mod training;
 mod verification;
@@ -26,6 +29,7 @@ pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };
+pub use experiment::{ExperimentReport, StepLine};
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
@@ -35,5 +39,6 @@ pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
 pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
+pub use sweep::{Draw, Place, Sweep};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

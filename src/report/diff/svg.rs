@@ -124,7 +124,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// Safe inside XML: markup escaped, control characters, which XML forbids, replaced.
-fn escaped(text: &str) -> String {
+pub(in crate::report) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
