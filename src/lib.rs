@@ -7,6 +7,7 @@ pub mod data;
 pub mod diff;
 pub mod error;
 pub mod eval;
+pub mod experiment;
 pub mod generate;
 pub mod lora;
 pub mod merge;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use imports::{Source, parts_of, upward_imports};
 
 /// Each room with the rooms it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("simd", &[]),
     ("checkpoint", &["error", "simd"]),
@@ -31,9 +31,22 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
         "train",
         &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],
     ),
+    ("experiment", &["error", "checkpoint"]),
     (
         "report",
-        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "train", "eval"],
+        &[
+            "error",
+            "checkpoint",
+            "plan",
+            "surgery",
+            "diff",
+            "patch",
+            "data",
+            "backend",
+            "train",
+            "eval",
+            "experiment",
+        ],
     ),
     (
         "cli",
@@ -53,6 +66,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
             "eval",
             "generate",
             "train",
+            "experiment",
             "report",
         ],
     ),

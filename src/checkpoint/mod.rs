@@ -56,7 +56,7 @@ pub use locate::Kind;
 pub use natural_order::natural_order;
 pub use output_guard::CommandInputs;
 pub use private_dir::{PrivateDir, remove_unfinished};
-pub use process::{limit_memory, processor_time, raise_open_files};
+pub use process::{ProcessId, limit_memory, processor_time, raise_open_files};
 pub use quantization::Quantization;
 pub use replacement::{Replaced, Replacement};
 pub use shard::{Access, Shard};

@@ -84,6 +84,19 @@ impl CommandInputs {
         self.0.iter().any(|input| input.relation(&real).is_some())
     }
 
+    /// Checks a directory that the user gave by `option`, and in which a command works: it may exist.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it is, contains or lies inside an input, or is no directory; [`Error::Io`] without a
+    /// directory to hold it.
+    pub fn check_directory(&self, out: &Path, option: &'static str) -> Result<()> {
+        let guarded = Guarded::new(out, option, self)?;
+        match guarded.there {
+            Some(there) if !there.is_dir() => Err(refuse(out, "is no directory", another(option))),
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, out: &Path, real: &Path, option: &'static str) -> Result<()> {
         let relations = self.0.iter().filter_map(|input| Some((input.relation(real)?, &input.shown)));
         let Some((relation, shown)) = relations.min_by_key(|(relation, _)| *relation) else {

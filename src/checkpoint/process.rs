@@ -1,10 +1,10 @@
 //! What this process may take, and has taken, of memory, open files and processor time.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Error, Result};
@@ -46,6 +46,53 @@ pub(super) fn check_open_files(what: impl Display, files: usize) -> Result<()> {
         ),
         format!("raise the limit, such as with `ulimit -n {needed}`"),
     ))
+}
+
+/// A process, told from a later one with the same number by the time of its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessId {
+    number: u32,
+    /// Clock ticks after the start of the system.
+    started: u64,
+}
+
+impl ProcessId {
+    /// The process of that number, while it runs or waits for its parent.
+    pub fn of(number: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        // The name of the program, in parentheses, may hold anything.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let started = fields.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { number, started })
+    }
+
+    /// What [`Display`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (number, started) = text.trim().split_once(' ')?;
+        Some(Self { number: number.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        Self::of(self.number) == Some(*self)
+    }
+
+    /// Asks it to end, with SIGTERM; whether it was asked.
+    pub fn end(&self) -> bool {
+        let pid = i32::try_from(self.number).ok().and_then(Pid::from_raw);
+        self.is_running() && pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok())
+    }
+
+    /// Bytes of its greatest resident set so far.
+    pub fn peak_resident_bytes(&self) -> Option<u64> {
+        field(Path::new(&format!("/proc/{}/status", self.number)), "VmHWM:").map(|kib| kib << 10)
+    }
+}
+
+impl Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number, self.started)
+    }
 }
 
 /// The processor time that all threads of this process have used.

@@ -6,7 +6,8 @@ use super::global_args::GlobalArgs;
 use super::outcome::Outcome;
 use super::terminal::Terminal;
 use super::{
-    completions, diff, doctor, eval, generate, inspect, lora, man, merge, patch, plan, reset, train, verify,
+    completions, diff, doctor, eval, experiment, generate, inspect, lora, man, merge, patch, plan, reset,
+    train, verify,
 };
 use crate::Result;
 
@@ -56,6 +57,7 @@ pub(super) enum Command {
     Patch(patch::Patch),
     Train(Box<train::Train>),
     Eval(eval::Eval),
+    Experiment(experiment::Experiment),
     Generate(generate::Generate),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -77,6 +79,7 @@ impl Command {
             Self::Patch(command) => command.run(terminal),
             Self::Train(command) => command.run(terminal),
             Self::Eval(command) => command.run(terminal),
+            Self::Experiment(command) => command.run(terminal),
             Self::Generate(command) => command.run(terminal),
             Self::Doctor(command) => command.run(terminal),
             Self::Completions(command) => command.run(&mut CommandLine::command(), terminal),

@@ -14,6 +14,7 @@ use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::roles::warn_of_roles;
 use super::selection::{SelectionArgs, uneven};
+use super::sweep::{Sweep, SweepArgs};
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
@@ -25,8 +26,11 @@ use crate::{Error, Result};
 /// Put a share of a fine-tuned model back to its base (half-reset)
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("out", |out| out.required(false).required_unless_present("dry_run")),
-    override_usage = "hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --out <DIR>",
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["dry_run", "sweep"])),
+    mut_arg("device", |device| device.requires("sweep")),
+    mut_arg("compute_dtype", |dtype| dtype.requires("sweep")),
+    override_usage = "hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --out <DIR>
+       hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --sweep <R,R,…> --eval <FILE>...",
     after_long_help = EXAMPLES
 )]
 pub(super) struct Reset {
@@ -39,10 +43,10 @@ pub(super) struct Reset {
     #[command(flatten)]
     output: OutputArgs,
     /// The share that returns to base, 0 to 1 [default: 0.5]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, conflicts_with = "sweep", value_name = "R", allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// Return what this plan freezes, keep what it trains
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "seed", "round", "granularity", "selector", "complement_of"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "seed", "round", "granularity", "selector", "complement_of", "sweep"])]
     plan: Option<PathBuf>,
     /// Write the plan that is carried out here too
     #[arg(long, value_name = "FILE")]
@@ -70,6 +74,8 @@ pub(super) struct Reset {
     reading: ReadingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    sweep: SweepArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -77,8 +83,8 @@ Examples:
   # Half of each kind of matrix in each block returns to base
   hft-surgery reset --base llama --tuned llama-chat --out llama-half
 
-  # See what would return; write nothing
-  hft-surgery reset --base llama --tuned llama-chat --ratio 0.3 --seed 1 --dry-run
+  # Measure the trade-off between both sides at several shares; write no checkpoint
+  hft-surgery reset --base llama --tuned llama-chat --sweep 0,0.25,0.5,0.75,1 --eval task=task.jsonl --eval general=text.jsonl
 
   # Of each matrix, keep the half of the elements that changed most
   hft-surgery reset --base llama --tuned llama-chat --out llama-top --granularity element --selector top-magnitude";
@@ -101,6 +107,9 @@ enum VocabArg {
 
 impl Reset {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+        if self.sweep.is_asked_for() {
+            return rayon::scope(|_| self.measure(terminal));
+        }
         let base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
         warn_of_roles(&base, &tuned, terminal);
@@ -142,6 +151,16 @@ impl Reset {
             terminal.next(&["diff".as_ref(), self.base.as_os_str(), path.as_os_str()]);
         }
         Ok(Outcome::Success)
+    }
+
+    /// Measures half-resets of several ratios on a thread of the pool, as `eval` does, and writes no checkpoint.
+    fn measure(&self, terminal: &Terminal) -> Result<Outcome> {
+        let base = Checkpoint::open(&self.base, self.reading.whole())?;
+        let tuned = Checkpoint::open(&self.tuned, self.reading.whole())?;
+        warn_of_roles(&base, &tuned, terminal);
+        let (args, selection, json) = (&self.sweep, &self.selection, self.json);
+        let sweep = Sweep { args, selection, json, base: &base, tuned: &tuned, policies: self.policies() };
+        sweep.run(terminal)
     }
 
     /// The plan: what is trainable keeps its tuned value, so the share is the other one.

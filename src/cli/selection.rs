@@ -119,6 +119,26 @@ impl SelectionArgs {
         later: u32,
         frozen: &[&str],
     ) -> Result<Plan> {
+        self.drawn(inventory, ratio, (self.seed, later), frozen)
+    }
+
+    /// As [`SelectionArgs::plan`], with this seed in place of `--seed`.
+    pub(super) fn plan_of_seed(&self, inventory: &Inventory, ratio: f64, seed: u64) -> Result<Plan> {
+        self.drawn(inventory, ratio, (seed, 0), &[])
+    }
+
+    /// Whether nothing is drawn.
+    pub(super) fn is_explicit(&self) -> bool {
+        self.strategy == StrategyArg::Explicit
+    }
+
+    fn drawn(
+        &self,
+        inventory: &Inventory,
+        ratio: f64,
+        (seed, later): (u64, u32),
+        frozen: &[&str],
+    ) -> Result<Plan> {
         if let Some(path) = &self.complement_of {
             return self.complement(inventory, path);
         }
@@ -144,7 +164,7 @@ impl SelectionArgs {
             embeddings: policy(self.embeddings).unwrap_or(defaults.embeddings),
             lm_head: policy(self.lm_head).unwrap_or(defaults.lm_head),
             norms: policy(self.norms).unwrap_or(defaults.norms),
-            seed: self.seed,
+            seed,
             round: self.round.saturating_add(later),
             train: self.train.clone(),
             freeze: self.freeze.iter().cloned().chain(frozen.iter().map(|name| literal_glob(name))).collect(),

@@ -11,7 +11,7 @@ mod log_probs;
 mod loss;
 mod scores;
 
-pub use checkpoint::eval_checkpoint;
+pub use checkpoint::{Replaced, eval_checkpoint, eval_replaced};
 pub use checkpoint_scores::checkpoint_scores;
 pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};

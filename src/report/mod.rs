@@ -1,9 +1,9 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`,
-//! `continual`, `continual_map`.
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
+mod chart;
 mod colors;
 mod continual;
 mod continual_map;
@@ -11,6 +11,7 @@ mod csv;
 mod diff;
 mod doctor;
 mod evaluation;
+mod experiment;
 mod inspection;
 mod json;
 mod loss_curve;
@@ -20,6 +21,7 @@ mod page;
 mod patch;
 mod samples;
 mod selection;
+mod sweep;
 mod table;
 mod training;
 mod verification;
@@ -32,6 +34,7 @@ pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };
+pub use experiment::{ExperimentReport, StepLine};
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
@@ -41,5 +44,6 @@ pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
 pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
+pub use sweep::{Draw, Place, Sweep};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

@@ -28,6 +28,14 @@ pub(super) fn page(document: &Value) -> String {
         .replace("/*DATA*/", &embedded(&document.to_string()))
 }
 
+/// A page without data of its own: `body` is markup that is safe already.
+pub(super) fn static_page(title: &str, generator: &str, body: &str) -> String {
+    const THEME: &str = "document.documentElement.dataset.theme=matchMedia(\"(prefers-color-scheme: dark)\").matches?\"dark\":\"light\"";
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{generator}\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n<script>{THEME}</script>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
+}
+
 /// JSON that cannot end the script element that holds it.
 fn embedded(json: &str) -> String {
     json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")

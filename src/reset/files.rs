@@ -57,7 +57,11 @@ fn header_source<'a>(
 }
 
 /// Appends the bytes of one tensor.
-fn add<'a>(pairing: &Pairing<'a>, file: &mut FilePlan<'a>, (pair, fate): Decided<'_, 'a>) -> Result<()> {
+pub(super) fn add<'a>(
+    pairing: &Pairing<'a>,
+    file: &mut FilePlan<'a>,
+    (pair, fate): Decided<'_, 'a>,
+) -> Result<()> {
     let tuned = StoredTensor { shard: &pairing.tuned.shards()[pair.tuned.shard], info: pair.tuned.info };
     let all = tuned.info.bytes.clone();
     let Some(value) = pair.base.as_ref().filter(|_| !matches!(fate, Fate::Tuned)) else {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::fate::Fate;
 use super::files::files;
+use super::values::{Values, values};
 use crate::checkpoint::{CommandInputs, Sidecars, sidecars};
 use crate::plan::{Inventory, Plan};
 use crate::surgery::output::{copy_sidecars, finish};
@@ -60,6 +61,15 @@ impl<'a> Reset<'a> {
     /// Bytes of the shards to be written.
     pub fn bytes(&self) -> u64 {
         self.pairing.tuned.shards().iter().map(|shard| shard.file_len()).sum()
+    }
+
+    /// The tensors of the result that are not the tuned ones, in memory: the same bytes that [`Reset::write`] writes. Those
+    /// that come whole from a mapped base are borrowed; masked ones take the memory of their tensors.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] from reading by position.
+    pub fn values(&self) -> Result<Values<'a>> {
+        values(&self.pairing, &self.fates)
     }
 
     /// Writes the result. `done` is told the bytes written so far.

@@ -1,8 +1,11 @@
 //! The one read → compute → write loop: every thread takes the next piece of a queue.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
 
 use super::encode::Encode;
 use super::mix::{Buffers, Mix};
@@ -64,6 +67,36 @@ impl<'a> FilePlan<'a> {
         match self.segments.as_slice() {
             [Segment::Copy { shard, range }] if *range == (0..shard.file_len()) => Some(shard),
             _ => None,
+        }
+    }
+}
+
+impl<'a> Segment<'a> {
+    /// The bytes in memory; those of a copy are borrowed where the source file is mapped.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] from reading by position.
+    pub(crate) fn bytes(&self) -> Result<Cow<'a, [u8]>> {
+        let mut scratch = Vec::new();
+        match self {
+            Self::Copy { shard, range } => match shard.mapped(range.clone()) {
+                Some(bytes) => Ok(Cow::Borrowed(bytes)),
+                None => Ok(Cow::Owned(shard.bytes(range.clone(), &mut scratch)?.to_vec())),
+            },
+            Self::Mix(mix) => {
+                let mut out = vec![0; mix.len() as usize];
+                let pieces = out.par_chunks_mut((MIX_PIECE * mix.width()) as usize).enumerate();
+                pieces.try_for_each_init(Buffers::default, |buffers, (at, piece)| {
+                    let start = at as u64 * MIX_PIECE;
+                    mix.compute(start..mix.elements().min(start + MIX_PIECE), buffers)?;
+                    piece.copy_from_slice(&buffers.out);
+                    Ok::<_, crate::Error>(())
+                })?;
+                Ok(Cow::Owned(out))
+            }
+            Self::Encode(encode) => {
+                Ok(Cow::Owned(encode.bytes(0..encode.values.len(), &mut scratch).to_vec()))
+            }
         }
     }
 }
