@@ -7,10 +7,11 @@
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `eval_data`, `eval`, `generate`,
+//! `train`, `answer_args`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
+mod answer_args;
 mod command_line;
 mod completions;
 mod config_file;

@@ -20,7 +20,7 @@ mod tied_head;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
-pub use cached::{KvCache, forward_cached};
+pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
 pub use forward::{Batch, forward};
 pub use params::{Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};

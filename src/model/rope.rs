@@ -1,7 +1,5 @@
 //! Rotary frequencies of a model.
 
-use std::ops::Range;
-
 use crate::backend::RopeTable;
 use crate::model::ModelConfig;
 use crate::model::rope_scaling::RopeScaling;
@@ -9,10 +7,10 @@ use crate::model::rope_scaling::RopeScaling;
 /// Cosines and sines for these positions.
 ///
 /// Frequencies in `f32` as transformers computes them; `llama3` scaling after Meta's Llama 3.1.
-pub fn rope_table(config: &ModelConfig, positions: Range<usize>) -> RopeTable {
+pub fn rope_table(config: &ModelConfig, positions: impl IntoIterator<Item = usize>) -> RopeTable {
     let half = config.head_dim / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| frequency(config, i)).collect();
-    let angles = positions.flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+    let angles = positions.into_iter().flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
     let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
     RopeTable { cos: cos.into(), sin: sin.into(), half }
 }

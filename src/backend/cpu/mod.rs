@@ -3,10 +3,11 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `embedding`, `rmsnorm`, `rope`, `swiglu`, `attention`,
-//! `cross_entropy`, `adamw`, `backend`.
+//! `attention_cached`, `cross_entropy`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
+mod attention_cached;
 mod backend;
 mod cross_entropy;
 mod embedding;
@@ -22,5 +23,6 @@ mod weight;
 #[cfg(test)]
 mod gradient_tests;
 
+pub use attention_cached::CachedSequence;
 pub use backend::Cpu;
 pub use matmul::gemm_gflops;
