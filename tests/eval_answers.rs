@@ -185,7 +185,7 @@ fn random_examples_depend_on_seed_and_row_and_are_never_the_row() {
         "6",
     ]);
     assert!(
-        refused.contains("rows.jsonl:1: ")
+        refused.contains("rows.jsonl:1")
             && refused.contains("got 5 examples beside the row itself, expected 6"),
         "{refused}"
     );
