@@ -25,8 +25,8 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("data", &["error", "checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint"]),
     ("model", &["error", "checkpoint", "backend"]),
-    ("eval", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),
+    ("eval", &["error", "checkpoint", "plan", "data", "backend", "model", "generate"]),
     (
         "train",
         &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],

@@ -23,7 +23,7 @@ pub use arguments::{
     Rotation, Sequences, Stored, Targets, TrainingPass, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
-pub use cpu::{Cpu, gemm_gflops};
+pub use cpu::{CachedSequence, Cpu, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use operations::{

@@ -1,38 +1,39 @@
-//! `eval`: the loss or the accuracy of models on rows.
+//! `eval`: the loss of models on rows, and how often they choose or write the right answer.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use indicatif::ProgressBar;
 
+use super::answer_args::{AnswerArgs, FewShotArgs};
 use super::device::DeviceArgs;
-use super::eval_data::EvalData;
+use super::eval_data::{EvalData, Reading};
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
 use super::reading_args::{ReadingArgs, dequantized};
-use super::rows::in_batches;
+use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use crate::backend::Device;
-use crate::checkpoint::Checkpoint;
-use crate::data::Batch;
+use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
-use crate::eval::{EvalRows, Metric, RowSum, Scores, eval_checkpoint, mean, paired_difference};
+use crate::eval::{EvalRows, Metric, RowSum, Scores, mean, paired_difference, score_checkpoint};
 use crate::model::{ModelConfig, check_tensors, unused};
 use crate::plan::is_buffer;
 use crate::report::{
-    Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, json_text, single_json,
-    single_text,
+    Evaluation, Measured, SAMPLES_MARKER, evaluation_csv, evaluation_json, evaluation_samples,
+    evaluation_table, json_text, single_json, single_text,
 };
 use crate::{Error, Result};
 
-/// Loss and perplexity of models on rows of any training format, accuracy on rows of multiple choice
+/// Loss and perplexity of models on rows of any training format, accuracy on rows of multiple choice and of written answers
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Eval {
     /// The checkpoint; may be repeated, and every further one is compared with the first
     #[arg(long, required = true, value_name = "CKPT")]
     model: Vec<PathBuf>,
-    /// The rows, as FILE or NAME=FILE; may be repeated. Rows with `question`, `choices` and `answer` are multiple choice
+    /// The rows, as FILE or NAME=FILE; may be repeated. Rows with `question`, `choices` and `answer` are multiple choice;
+    /// with `answer` beside `prompt`, or beside `messages` that end with the user's, the model writes the answer
     #[arg(long, required = true, value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Rows that go through the model at once
@@ -41,9 +42,13 @@ pub(super) struct Eval {
     /// Tokens of a row at most; longer rows lose their end, questions their beginning [default: no limit]
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
-    /// Seed of the bootstrap that tells how sure a difference between models is
+    /// Seed of the bootstrap that tells how sure a difference between models is, and of the few-shot examples
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    answers: AnswerArgs,
+    #[command(flatten)]
+    few_shot: FewShotArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print JSON: a list for several models or files
@@ -52,6 +57,12 @@ pub(super) struct Eval {
     /// Print one line of comma-separated values per model and file
     #[arg(long)]
     csv: bool,
+    /// Write what each model makes of each row, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
+    /// Replace a file at --samples that eval did not write
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -63,6 +74,9 @@ Examples:
 
   # What did fine-tuning give, what did it take, and what does a half-reset bring back?
   hft-surgery eval --model llama --model llama-chat --model half --data task=task.jsonl --data arc=arc.jsonl
+
+  # Written answers: how often is the last number right, behind eight solved examples?
+  hft-surgery eval --model llama --data gsm8k.jsonl --metric numeric_match --few-shot train.jsonl --shots 8 --stop 'Question:'
 
   # On the CPU, for a program
   hft-surgery eval --model llama --data rows.jsonl --device cpu --json";
@@ -81,20 +95,42 @@ impl Eval {
     }
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
-        for (option, value) in [("--batch-size", Some(self.batch_size)), ("--max-length", self.max_length)] {
-            if value == Some(0) {
-                return Err(Error::usage(format!("{option}: got 0, expected 1 or more"), ""));
-            }
+        let limits = [
+            ("--batch-size", Some(self.batch_size)),
+            ("--max-length", self.max_length),
+            ("--max-new-tokens", Some(self.answers.max_new_tokens)),
+        ];
+        if let Some((option, _)) = limits.iter().find(|(_, value)| *value == Some(0)) {
+            return Err(Error::usage(format!("{option}: got 0, expected 1 or more"), ""));
         }
         let mut device = self.device.open()?;
-        let mut data = EvalData::open(&self.data, self.max_length, terminal)?;
+        let few_shot = self.few_shot.read(self.seed)?;
+        let reading =
+            Reading { max_length: self.max_length, answers: &self.answers, few_shot: few_shot.as_ref() };
+        let mut data = EvalData::open(&self.data, reading, terminal)?;
         let subjects: Vec<Subject> =
             self.model.iter().map(|path| self.subject(path, &mut data, terminal)).collect::<Result<_>>()?;
-        let sequences = subjects.iter().flat_map(|subject| &subject.rows).flat_map(|rows| rows.sequences());
-        let bar = tokens_bar(terminal, "evaluate", sequences.map(|row| row.input_ids.len() as u64).sum());
+        let inputs = self.inputs(&subjects, &data);
+        let samples = self.samples.as_deref();
+        let samples =
+            samples.map(|path| ReportFile::check(path, "--samples", &inputs, SAMPLES_MARKER, self.force));
+        let samples = samples.transpose()?;
+        let writes = |rows: &Rc<EvalRows>| matches!(**rows, EvalRows::Generate(_));
+        if !matches!(device, Device::Cpu) && subjects.iter().flat_map(|subject| &subject.rows).any(writes) {
+            terminal.warn("answers are written on the CPU");
+        }
+        let tokens = subjects.iter().flat_map(|subject| &subject.rows).map(|rows| rows.tokens()).sum();
+        let bar = tokens_bar(terminal, "evaluate", tokens);
         let scores: Vec<Vec<Scores>> =
             subjects.iter().map(|subject| self.measure(subject, &mut device, &bar)).collect::<Result<_>>()?;
         bar.finish_and_clear();
+        if let Some(file) = samples {
+            let of_model = |(subject, scores): (&Subject, &Vec<Scores>)| -> String {
+                let of_file = |(file, scores)| evaluation_samples(&subject.name, file, scores);
+                data.files.iter().map(|file| file.name.as_str()).zip(scores).map(of_file).collect()
+            };
+            file.write(&subjects.iter().zip(&scores).map(of_model).collect::<String>(), terminal)?;
+        }
         let mut all = Vec::new();
         for (subject, own) in subjects.iter().zip(&scores) {
             for ((file, first), scores) in data.files.iter().zip(&scores[0]).zip(own) {
@@ -132,24 +168,21 @@ impl Eval {
         Ok(Subject { name, source, rows })
     }
 
+    /// Everything that is read, so that no report is written over it.
+    fn inputs(&self, subjects: &[Subject], data: &EvalData<'_>) -> CommandInputs {
+        let inputs = CommandInputs::of(subjects.iter().map(|subject| &subject.source));
+        inputs.with(data.files.iter().map(|file| &file.path)).with(self.few_shot.path())
+    }
+
     /// The scores of a model on each file.
     fn measure(&self, subject: &Subject, device: &mut Device, bar: &ProgressBar) -> Result<Vec<Scores>> {
-        // Batches of one file only, so that its scores do not depend on the other files.
-        let batches = |rows: &Rc<EvalRows>| in_batches(rows.sequences(), self.batch_size);
-        let batches: Vec<Batch> = subject.rows.iter().flat_map(batches).collect();
-        let mut computed = |batch: &Batch| {
-            bar.inc(batch.input_ids.len() as u64);
+        let files: Vec<&EvalRows> = subject.rows.iter().map(|rows| &**rows).collect();
+        let mut computed = |tokens| {
+            bar.inc(tokens);
             true
         };
-        let losses = eval_checkpoint(device, &subject.source, &batches, &mut computed)?;
-        subject.source.check_unchanged()?;
-        let mut rest = losses.as_slice();
-        let scores = |rows: &Rc<EvalRows>| {
-            let (own, after) = rest.split_at(rows.sequences().len());
-            rest = after;
-            rows.scores(own)
-        };
-        subject.rows.iter().map(scores).collect()
+        let found = score_checkpoint(device, &subject.source, &files, self.batch_size, &mut computed)?;
+        Ok(found.unwrap_or_else(|| unreachable!("nothing stops it")))
     }
 
     fn measured(&self, scores: &Scores, first: Option<&Scores>) -> Vec<Measured> {

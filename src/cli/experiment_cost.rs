@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
-use super::eval_data::EvalData;
+use super::answer_args::AnswerArgs;
+use super::eval_data::{EvalData, Reading};
 use super::rows::{Loader, tokenizer};
 use super::terminal::Terminal;
 use crate::Result;
@@ -45,10 +46,11 @@ impl Rows {
         let tasks = recipe.tasks.iter().map(|task| (task.name.as_str(), task.eval.as_str()));
         let files = tasks.chain(recipe.general()).map(|(name, path)| PathBuf::from(format!("{name}={path}")));
         let files: Vec<PathBuf> = files.collect();
-        let mut data = EvalData::open(&files, Some(most), terminal)?;
+        let answers = AnswerArgs::default();
+        let reading = Reading { max_length: Some(most), answers: &answers, few_shot: None };
+        let mut data = EvalData::open(&files, reading, terminal)?;
         let rows = data.rows(base, &config)?;
-        let sequences = rows.iter().flat_map(|rows| rows.sequences());
-        let measured = sequences.map(|row| row.input_ids.len() as u64).sum();
+        let measured = rows.iter().map(|rows| rows.tokens()).sum();
         let checkpoint = base.shards().iter().map(|shard| shard.file_len()).sum();
         Ok(Self { stages, measured, checkpoint })
     }

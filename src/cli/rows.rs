@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::data::{Batch, Dataset, Limits, Row, Tokenizer, load, load_preferences};
+use crate::data::{Batch, Dataset, FewShot, Limits, Row, Tokenizer, load, load_few_shot, load_preferences};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -41,14 +41,21 @@ impl Loader<'_> {
     /// # Errors
     /// [`Error::Usage`] for a directory of several splits.
     pub(super) fn held_out(&self, path: &Path) -> Result<Dataset> {
-        let (dataset, warnings) = self.held_out_and_warnings(path)?;
+        let (dataset, warnings) = self.held_out_and_warnings(path, None)?;
         warnings.iter().for_each(|warning| self.terminal.warn(warning));
         Ok(dataset)
     }
 
-    /// As [`Loader::held_out`], with what is to be said of them.
-    pub(super) fn held_out_and_warnings(&self, path: &Path) -> Result<(Dataset, Vec<String>)> {
-        let dataset = load(path, self.tokenizer, self.limits)?;
+    /// As [`Loader::held_out`], behind examples where there are some, and with what is to be said of them.
+    pub(super) fn held_out_and_warnings(
+        &self,
+        path: &Path,
+        few_shot: Option<&FewShot>,
+    ) -> Result<(Dataset, Vec<String>)> {
+        let dataset = match few_shot {
+            Some(few_shot) => load_few_shot(path, self.tokenizer, self.limits, few_shot)?,
+            None => load(path, self.tokenizer, self.limits)?,
+        };
         if !dataset.other_splits.is_empty() {
             let fault = format!(
                 "{}: more than one split: {} and others",

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::eval_data::EvalData;
+use super::answer_args::AnswerArgs;
+use super::eval_data::{EvalData, Reading};
 use super::named_file::NamedFile;
 use super::terminal::Terminal;
 use super::training_args::SavingArgs;
@@ -21,6 +22,8 @@ pub(super) struct SequenceArgs {
     /// Keep the checkpoint after each stage: OUT/stages/0 and so on; that after the last is OUT itself
     #[arg(long)]
     pub(super) keep_stages: bool,
+    #[command(flatten)]
+    pub(super) answers: AnswerArgs,
 }
 
 /// `--data` and `--eval-data`, understood together.
@@ -80,6 +83,7 @@ impl Stages {
     pub(super) fn rows(
         &self,
         max_length: usize,
+        answers: &AnswerArgs,
         source: &Checkpoint,
         config: &ModelConfig,
         terminal: &Terminal,
@@ -88,14 +92,18 @@ impl Stages {
             return Ok(Vec::new());
         }
         let arguments: Vec<PathBuf> = self.between.iter().map(|file| file.argument.clone()).collect();
-        let mut data = EvalData::open(&arguments, Some(max_length), terminal)?;
+        let mut data = EvalData::open(
+            &arguments,
+            Reading { max_length: Some(max_length), answers, few_shot: None },
+            terminal,
+        )?;
         let rows = data.rows(source, config)?;
         let named: Vec<_> = self.between.iter().map(NamedFile::label).zip(rows).collect();
         for (at, (name, rows)) in named.iter().enumerate() {
             let stage =
                 if at < self.data.len() { format!("stage {}", at + 1) } else { "no stage".to_owned() };
-            let (n, metric) = (rows.sequences().len(), rows.metric().name());
-            terminal.note(&format!("{}: {n} sequences measure {stage}: {metric}", Escaped(name)));
+            let (n, metric) = (rows.count(), rows.metric().name());
+            terminal.note(&format!("{}: {n} rows measure {stage}: {metric}", Escaped(name)));
         }
         let mut metrics = named[..self.data.len()].iter().map(|(_, rows)| rows.metric());
         let first = metrics.next();

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::answer_args::AnswerArgs;
 use super::device::DeviceArgs;
-use super::eval_data::EvalData;
+use super::eval_data::{EvalData, Reading};
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
 use super::report_file::ReportFile;
@@ -14,6 +15,7 @@ use super::terminal::Terminal;
 use crate::backend::Device;
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::data::Batch;
+use crate::error::Escaped;
 use crate::eval::{EvalRows, Replaced, Scores, eval_replaced, mean};
 use crate::model::{ModelConfig, check_tensors};
 use crate::plan::{Inventory, Plan, Summary};
@@ -94,8 +96,15 @@ impl Sweep<'_> {
         let inventory = Inventory::of(self.tuned);
         let drawn = self.draws(&inventory)?;
         let mut device = self.args.device.open()?;
-        let mut data = EvalData::open(&self.args.eval, self.args.max_length, terminal)?;
+        let answers = AnswerArgs::default();
+        let reading = Reading { max_length: self.args.max_length, answers: &answers, few_shot: None };
+        let mut data = EvalData::open(&self.args.eval, reading, terminal)?;
         let work = self.work(self.tuned, &mut data)?;
+        if let Some(at) = work.rows.iter().position(|rows| matches!(**rows, EvalRows::Generate(_))) {
+            let fault =
+                format!("--eval {}: got rows whose answers the model writes", Escaped(&work.names[at]));
+            return Err(Error::usage(fault, "write a half-reset with --out and give that file to `eval`"));
+        }
         let of_base = self.work(self.base, &mut data)?;
         if work.rows != of_base.rows {
             terminal.warn("base and tuned divide the rows into other tokens: losses of base compare with none of the others");

@@ -143,7 +143,8 @@ impl Train {
         let mut device = self.device.open()?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
-        data.between = files.rows(self.rows.max_length, &source, &config, terminal)?;
+        data.between =
+            files.rows(self.rows.max_length, &self.sequence.answers, &source, &config, terminal)?;
         let options = self.describe(&source, &files, &data, preference);
         let contents = contents_digest(&source, &|_| {})?;
         let between = std::mem::take(&mut data.between);

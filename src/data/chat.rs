@@ -62,6 +62,12 @@ impl Chat {
     }
 }
 
+/// Whether the last message of a list is the assistant's.
+pub(crate) fn ends_with_answer(messages: &[Value]) -> bool {
+    let name = |message: &Value| message["role"].as_str().or(message["from"].as_str()).map(str::to_owned);
+    messages.last().and_then(name).is_some_and(|name| role(&name) == "assistant")
+}
+
 /// The role that `name` stands for: the names of ShareGPT are mapped, others stay.
 fn role(name: &str) -> &str {
     match name {

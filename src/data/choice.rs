@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use crate::data::columns::{mismatch, string};
+use crate::data::context::Context;
 use crate::data::fault::Fault;
-use crate::data::load::Limits;
+use crate::data::limits::Limits;
 use crate::data::python::is_space;
 use crate::data::row::{Location, Row};
 use crate::data::tokenizer::{TokenPrefix, Tokenizer};
@@ -81,6 +82,11 @@ impl Choice {
         Ok(Self { question, target_delimiter, choices, answer })
     }
 
+    /// The question with its right choice, as an example before other questions.
+    pub(crate) fn example(&self) -> String {
+        format!("{}{}{}", self.question, self.target_delimiter, self.choices[self.answer])
+    }
+
     /// Question and choices as token ids, as `_encode_pair` of lm-evaluation-harness divides them: white space at the
     /// end of the question belongs to the choice, the question is tokenized alone, and the tokens of the whole after
     /// as many as the question has are those of the choice. A row over `max_length` tokens, the last of which only is a
@@ -91,7 +97,9 @@ impl Choice {
         location: &Location,
         limits: Limits,
     ) -> Result<EncodedChoice, Fault> {
-        let context = Context::of(&self.question, tokenizer)?;
+        let question = self.question.trim_end_matches(is_space);
+        let begin = tokenizer.bos().or(tokenizer.eos().map(|eos| eos.text.as_str()));
+        let context = Context::of(question, begin, tokenizer)?;
         let (mut rows, mut cut, mut merged, mut tokens) = (Vec::new(), false, false, 0);
         for (at, choice) in self.choices.iter().enumerate() {
             let text = format!("{}{}{choice}", self.question, self.target_delimiter);
@@ -156,34 +164,6 @@ fn answer(row: &Map<String, Value>, choices: &[String]) -> Result<usize, Fault> 
         let fault = mismatch("answer", &expected, answer);
         Fault { hint: Some("write the index of the right choice as a number, from 0".to_owned()), ..fault }
     })
-}
-
-/// The question as it is tokenized alone.
-struct Context {
-    ids: Vec<u32>,
-    add_special_tokens: bool,
-}
-
-impl Context {
-    /// The tokenizer's special tokens are added, but for a beginning that the question already has.
-    ///
-    /// # Errors
-    /// A tokenizer that also ends every sequence: the choice would stand behind that end.
-    fn of(question: &str, tokenizer: &Tokenizer) -> Result<Self, Fault> {
-        let text = question.trim_end_matches(is_space);
-        let plain = tokenizer.ids(text, false)?;
-        let special = tokenizer.ids(text, true)?;
-        let Some(begin) = special.strip_suffix(plain.as_slice()) else {
-            return Err(Fault::hinted(
-                "the tokenizer puts a token behind every text, so that no choice can follow the question",
-                "set `add_eos_token` to false in tokenizer_config.json",
-            ));
-        };
-        if !begin.is_empty() && plain.starts_with(begin) {
-            return Ok(Self { ids: plain, add_special_tokens: false });
-        }
-        Ok(Self { ids: special, add_special_tokens: true })
-    }
 }
 
 #[cfg(test)]

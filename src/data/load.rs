@@ -8,32 +8,19 @@ use rayon::prelude::*;
 
 use crate::data::encode::{Encoded, Encoder};
 use crate::data::fault::Fault;
+use crate::data::few_shot::FewShot;
 use crate::data::files::{self, Format};
-use crate::data::json_lines;
+use crate::data::limits::Limits;
 use crate::data::preference::preference;
 use crate::data::raw_row::RawRow;
 use crate::data::record::Record;
 use crate::data::row::{Location, Row, targets};
+use crate::data::rows_of_file::{MOST_FAULTS, no_rows, open, take_chunk};
 use crate::data::tokenizer::Tokenizer;
 use crate::{Error, Faults, Result};
 
-/// Rows that are tokenized at once, unless they are large.
-const CHUNK: usize = 2048;
-/// Bytes after which no further row is taken into a chunk.
-const CHUNK_BYTES: u64 = 32 << 20;
-/// Faults after which reading stops: more of them say nothing new.
-pub(crate) const MOST_FAULTS: usize = 20;
 /// Names of ignored columns that are kept.
 const MOST_IGNORED: usize = 20;
-
-/// Limits on a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Tokens of a row at most; longer rows lose their end.
-    pub max_length: Option<usize>,
-    /// Rows of the model's embedding: every token id is below.
-    pub vocab_size: u32,
-}
 
 /// Counts of rows and tokens that were read, cut and left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,7 +86,20 @@ pub struct Dataset {
 /// # }
 /// ```
 pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
-    load_as(path, tokenizer, limits, false)
+    load_as(path, tokenizer, limits, RowKind { pairs: false, few_shot: None })
+}
+
+/// As [`load`], with examples before the prompt of each row, which are not targets.
+///
+/// # Errors
+/// As [`load`], and a row without a prompt.
+pub fn load_few_shot(
+    path: &Path,
+    tokenizer: Option<&Tokenizer>,
+    limits: Limits,
+    few_shot: &FewShot,
+) -> Result<Dataset> {
+    load_as(path, tokenizer, limits, RowKind { pairs: false, few_shot: Some(few_shot) })
 }
 
 /// As [`load`], for rows of preferences: rows `2 i` and `2 i + 1` of the dataset are the chosen and the rejected answer
@@ -108,10 +108,18 @@ pub fn load(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Resul
 /// # Errors
 /// As [`load`], and a row that is no preference.
 pub fn load_preferences(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<Dataset> {
-    load_as(path, tokenizer, limits, true)
+    load_as(path, tokenizer, limits, RowKind { pairs: true, few_shot: None })
 }
 
-fn load_as(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits, pairs: bool) -> Result<Dataset> {
+/// How rows are read.
+#[derive(Clone, Copy)]
+struct RowKind<'a> {
+    /// Rows are preferences.
+    pairs: bool,
+    few_shot: Option<&'a FewShot>,
+}
+
+fn load_as(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits, kind: RowKind<'_>) -> Result<Dataset> {
     let files = files::files(path)?;
     let dataset = Dataset {
         rows: Vec::new(),
@@ -120,7 +128,7 @@ fn load_as(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits, pairs: bo
         other_formats: files.other_formats,
         ignored_columns: BTreeSet::new(),
     };
-    let mut loading = Loading { tokenizer, limits, pairs, dataset, faults: Faults::default() };
+    let mut loading = Loading { tokenizer, limits, kind, dataset, faults: Faults::default() };
     for (file, format) in files.read {
         loading.file(&file, format)?;
     }
@@ -143,15 +151,10 @@ fn nothing_left(path: &Path, summary: Summary, max_length: Option<usize>) -> Err
     Error::Data { path: path.to_owned(), line: None, fault, hint }
 }
 
-pub(crate) fn no_rows(path: &Path) -> Error {
-    Error::Data { path: path.to_owned(), line: None, fault: "no rows".to_owned(), hint: None }
-}
-
 struct Loading<'a> {
     tokenizer: Option<&'a Tokenizer>,
     limits: Limits,
-    /// Rows are preferences.
-    pairs: bool,
+    kind: RowKind<'a>,
     dataset: Dataset,
     faults: Faults,
 }
@@ -171,10 +174,11 @@ impl Loading<'_> {
     }
 
     fn chunk(&mut self, path: &Arc<Path>, chunk: Vec<RawRow>) -> Result<()> {
-        let parse = if self.pairs { preference } else { Record::parse };
+        let parse = if self.kind.pairs { preference } else { Record::parse };
+        let few_shot = self.kind.few_shot;
         let read = |raw: RawRow| {
             let location = Location { path: path.clone(), line: raw.line };
-            match raw.columns.and_then(parse) {
+            match raw.columns.and_then(|row| FewShot::before(few_shot, row, raw.line)).and_then(parse) {
                 Ok((record, ignored)) => (location, Ok(record), ignored),
                 Err(fault) => (location, Err(fault), Vec::new()),
             }
@@ -215,7 +219,7 @@ impl Loading<'_> {
         self.dataset.summary.empty_rows += usize::from(rows.is_empty());
         self.dataset.summary.merged_rows += usize::from(merged);
         let has_target = |row: &Row| targets(&row.labels[..self.kept(row)]) > 0;
-        if self.pairs && !rows.iter().all(has_target) {
+        if self.kind.pairs && !rows.iter().all(has_target) {
             self.dataset.summary.dropped_rows += 1;
             self.dataset.summary.lost_tokens += rows.iter().map(|row| row.input_ids.len()).sum::<usize>();
             return;
@@ -257,43 +261,8 @@ impl Loading<'_> {
     }
 }
 
-/// The next rows, few enough that they fit into memory.
-pub(crate) fn take_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
-    let (mut chunk, mut bytes) = (Vec::new(), 0);
-    while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
-        let Some(found) = rows.next().transpose()? else { break };
-        bytes += found.bytes;
-        chunk.push(found);
-    }
-    Ok(chunk)
-}
-
 /// Refuses rows that cannot be trained on.
 fn checked(encoded: Encoded, vocab_size: u32) -> std::result::Result<Encoded, Fault> {
     encoded.rows.iter().try_for_each(|row| row.check(vocab_size))?;
     Ok(encoded)
-}
-
-pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<RawRow>> + 'a>;
-
-pub(crate) fn open(path: &Path, format: Format) -> Result<Rows<'_>> {
-    match format {
-        Format::Json | Format::JsonZstd => json_lines::rows(path, format),
-        Format::Parquet => open_parquet(path),
-    }
-}
-
-#[cfg(feature = "parquet")]
-fn open_parquet(path: &Path) -> Result<Rows<'_>> {
-    Ok(Box::new(super::parquet::rows(path)?))
-}
-
-#[cfg(not(feature = "parquet"))]
-fn open_parquet(path: &Path) -> Result<Rows<'_>> {
-    Err(Error::Data {
-        path: path.to_owned(),
-        line: None,
-        fault: "this build reads no Parquet".to_owned(),
-        hint: Some("build with the feature `parquet`, or write the rows as JSON lines".to_owned()),
-    })
 }

@@ -8,10 +8,12 @@ use rayon::prelude::*;
 use crate::data::choice::{Choice, ChoiceRow, EncodedChoice, is_choice};
 use crate::data::encode::no_tokenizer;
 use crate::data::fault::Fault;
+use crate::data::few_shot::FewShot;
 use crate::data::files::files;
-use crate::data::load::{Limits, MOST_FAULTS, no_rows, open, take_chunk};
+use crate::data::limits::Limits;
 use crate::data::raw_row::RawRow;
 use crate::data::row::Location;
+use crate::data::rows_of_file::{MOST_FAULTS, no_rows, open, take_chunk};
 use crate::data::tokenizer::Tokenizer;
 use crate::{Faults, Result};
 
@@ -48,6 +50,19 @@ pub fn holds_choices(path: &Path) -> Result<bool> {
 /// [`crate::Error::Data`] with file and line, or [`crate::Error::Many`]: bad JSON, a column missing or of another type, a token id
 /// outside of the vocabulary, no rows at all. Reading stops after 20 faulty rows.
 pub fn load_choices(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) -> Result<ChoiceDataset> {
+    load_choices_few_shot(path, tokenizer, limits, None)
+}
+
+/// As [`load_choices`], with examples before each question.
+///
+/// # Errors
+/// As [`load_choices`].
+pub fn load_choices_few_shot(
+    path: &Path,
+    tokenizer: Option<&Tokenizer>,
+    limits: Limits,
+    few_shot: Option<&FewShot>,
+) -> Result<ChoiceDataset> {
     let files = files(path)?;
     let mut dataset = ChoiceDataset {
         rows: Vec::new(),
@@ -67,7 +82,8 @@ pub fn load_choices(path: &Path, tokenizer: Option<&Tokenizer>, limits: Limits) 
             }
             let encode = |raw: RawRow| {
                 let location = Location { path: path.clone(), line: raw.line };
-                let choice = raw.columns.and_then(|columns| Choice::parse(&columns));
+                let columns = raw.columns.and_then(|row| FewShot::before(few_shot, row, raw.line));
+                let choice = columns.and_then(|columns| Choice::parse(&columns));
                 let encoded = choice
                     .and_then(|choice| choice.encode(tokenizer.ok_or_else(no_tokenizer)?, &location, limits));
                 encoded.map_err(|fault: Fault| location.error(fault))

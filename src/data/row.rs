@@ -64,16 +64,10 @@ impl Row {
 
     /// Refuses token ids outside `vocab_size`, and a row without a target.
     pub(crate) fn check(&self, vocab_size: u32) -> Result<(), Fault> {
-        let outside = |id: i64| {
-            let fault = format!("token id {id} is outside of the vocabulary of {vocab_size} tokens");
-            Fault::hinted(fault, "use the tokenizer that belongs to this model")
-        };
-        if let Some(id) = self.input_ids.iter().find(|id| **id >= vocab_size) {
-            return Err(outside(i64::from(*id)));
-        }
+        check_ids(&self.input_ids, vocab_size)?;
         let label = self.labels.iter().find(|l| **l != IGNORED && (**l < 0 || **l as u32 >= vocab_size));
         if let Some(label) = label {
-            let mut fault = outside(i64::from(*label));
+            let mut fault = outside(i64::from(*label), vocab_size);
             fault.fault = format!("label: {} (only {IGNORED} is ignored)", fault.fault);
             return Err(fault);
         }
@@ -95,6 +89,19 @@ impl Row {
     pub fn targets(&self) -> usize {
         targets(&self.labels)
     }
+}
+
+/// Refuses token ids outside `vocab_size`.
+pub(crate) fn check_ids(ids: &[u32], vocab_size: u32) -> Result<(), Fault> {
+    match ids.iter().find(|id| **id >= vocab_size) {
+        Some(id) => Err(outside(i64::from(*id), vocab_size)),
+        None => Ok(()),
+    }
+}
+
+fn outside(id: i64, vocab_size: u32) -> Fault {
+    let fault = format!("token id {id} is outside of the vocabulary of {vocab_size} tokens");
+    Fault::hinted(fault, "use the tokenizer that belongs to this model")
 }
 
 /// Labels after the first position that are not ignored.

@@ -33,6 +33,8 @@ use crate::{Error, Result};
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// `bos_token`.
+    bos: Option<String>,
     eos: Option<Eos>,
     /// Added tokens that are looked for in the text as it stands, before it is normalized.
     splitting: HashMap<u32, String>,
@@ -105,7 +107,8 @@ impl Tokenizer {
         let template = chat_template(root, &config, &special)?;
         let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| !token.normalized);
         let splitting = added.map(|(id, token)| (id, token.content)).collect();
-        Ok(Self { path, inner, eos, splitting, template })
+        let bos = special.get("bos_token").filter(|text| !text.is_empty()).cloned();
+        Ok(Self { path, inner, bos, eos, splitting, template })
     }
 
     /// The token ids of a text; with `add_special_tokens`, with what the tokenizer puts around a
@@ -204,6 +207,11 @@ impl Tokenizer {
             }
         }
         Ok(TokenPrefix::of(&alone(0)?, &tokens.ids))
+    }
+
+    /// The text of `bos_token`, where the files name one.
+    pub(crate) fn bos(&self) -> Option<&str> {
+        self.bos.as_deref()
     }
 
     /// The token that ends a sequence.

@@ -1,8 +1,9 @@
 //! What a model scores on the rows of a file.
 
+use super::answers::{is_right, last_number};
 use super::estimate::RowSum;
 use super::loss::SequenceLoss;
-use crate::data::{ChoiceRow, Location, Row};
+use crate::data::{AnswerMetric, ChoiceRow, GenerateRow, Location, Row};
 use crate::{Error, Result};
 
 /// Tokenized rows of a file.
@@ -12,6 +13,32 @@ pub enum EvalRows {
     Loss(Vec<Row>),
     /// The most likely choice is right or wrong.
     Choice(Vec<ChoiceRow>),
+    /// The answer that the model writes is right or wrong.
+    Generate(GenerateRows),
+}
+
+/// Prompts, and how the answers to them are scored.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GenerateRows {
+    /// The rows.
+    pub rows: Vec<GenerateRow>,
+    /// How an answer is held against the accepted ones.
+    pub metric: AnswerMetric,
+    /// Whether upper and lower case are the same.
+    pub ignore_case: bool,
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
+}
+
+/// What a model wrote after a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrittenAnswer {
+    /// The text before the first stop string, without special tokens.
+    pub text: String,
+    /// Tokens that were written, the last of them included.
+    pub tokens: usize,
+    /// Whether a token or a text ended it, rather than the greatest length.
+    pub stopped: bool,
 }
 
 /// What is measured.
@@ -23,6 +50,49 @@ pub enum Metric {
     Accuracy,
     /// As [`Metric::Accuracy`], by log-probability over characters of the choice: `acc_norm` of lm-evaluation-harness.
     AccuracyNorm,
+    /// Share of prompts whose answer is one of the accepted ones.
+    ExactMatch,
+    /// Share of prompts whose answer has one of the accepted ones in it.
+    Contains,
+    /// Share of prompts whose answer ends with the right number.
+    NumericMatch,
+}
+
+impl From<AnswerMetric> for Metric {
+    fn from(metric: AnswerMetric) -> Self {
+        match metric {
+            AnswerMetric::ExactMatch => Self::ExactMatch,
+            AnswerMetric::Contains => Self::Contains,
+            AnswerMetric::NumericMatch => Self::NumericMatch,
+        }
+    }
+}
+
+/// What a model makes of one row of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowScore {
+    /// A sum over its target tokens.
+    Loss(RowSum),
+    /// The choices of a question.
+    Choice {
+        /// The log-probability of each choice, in nats.
+        log_probs: Vec<f64>,
+        /// The most likely one, and the most likely one for its length.
+        chosen: [usize; 2],
+        /// The right one.
+        answer: usize,
+    },
+    /// The answer to a prompt.
+    Answer {
+        /// What the model wrote.
+        written: WrittenAnswer,
+        /// Its last number, where numbers are compared.
+        number: Option<String>,
+        /// The accepted answers.
+        accepted: Vec<String>,
+        /// Whether it is right.
+        right: bool,
+    },
 }
 
 impl Metric {
@@ -32,6 +102,9 @@ impl Metric {
             Self::Loss => "loss",
             Self::Accuracy => "accuracy",
             Self::AccuracyNorm => "accuracy_norm",
+            Self::ExactMatch => "exact_match",
+            Self::Contains => "contains",
+            Self::NumericMatch => "numeric_match",
         }
     }
 
@@ -46,10 +119,12 @@ impl Metric {
 pub struct Scores {
     /// Number of rows.
     pub rows: usize,
-    /// Number of tokens whose log-probability counts.
+    /// Number of tokens whose log-probability counts, or that were written.
     pub tokens: u64,
     /// Where the rows of the file are that the sums are over.
     pub locations: Vec<Location>,
+    /// What the model makes of each of them.
+    pub row_scores: Vec<RowScore>,
     /// What was measured, with one sum for each location.
     pub metrics: Vec<(Metric, Vec<RowSum>)>,
 }
@@ -60,14 +135,43 @@ impl EvalRows {
         match self {
             Self::Loss(_) => Metric::Loss,
             Self::Choice(_) => Metric::Accuracy,
+            Self::Generate(rows) => rows.metric.into(),
         }
     }
 
-    /// The sequences that go through the model.
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Loss(rows) => rows.len(),
+            Self::Choice(rows) => rows.len(),
+            Self::Generate(rows) => rows.rows.len(),
+        }
+    }
+
+    /// The sequences that go through the model; none for answers that it writes.
     pub fn sequences(&self) -> Vec<&Row> {
         match self {
             Self::Loss(rows) => rows.iter().collect(),
             Self::Choice(rows) => rows.iter().flat_map(|row| &row.choices).collect(),
+            Self::Generate(_) => Vec::new(),
+        }
+    }
+
+    /// Tokens that may go through the model, to tell how far it is.
+    pub fn tokens(&self) -> u64 {
+        match self {
+            Self::Generate(rows) => (rows.rows.len() * rows.max_new_tokens) as u64,
+            _ => self.sequences().iter().map(|row| row.input_ids.len() as u64).sum(),
+        }
+    }
+
+    /// Tokens of each sequence at most: of a prompt with its longest answer.
+    pub fn lengths(&self) -> Vec<usize> {
+        match self {
+            Self::Generate(rows) => {
+                rows.rows.iter().map(|row| row.prompt.len() + rows.max_new_tokens).collect()
+            }
+            _ => self.sequences().iter().map(|row| row.input_ids.len()).collect(),
         }
     }
 
@@ -75,13 +179,43 @@ impl EvalRows {
     ///
     /// # Errors
     /// [`Error::Data`] for a choice whose log-probability is not a number.
+    ///
+    /// # Panics
+    /// For answers that the model writes: those have [`GenerateRows::scores`].
     pub fn scores(&self, losses: &[SequenceLoss]) -> Result<Scores> {
         let tokens = losses.iter().map(|loss| loss.targets).sum();
         match self {
             Self::Loss(rows) => Ok(Scores { rows: rows.len(), tokens, ..of_loss(rows, losses) }),
             Self::Choice(rows) => Ok(Scores { rows: rows.len(), tokens, ..of_choices(rows, losses)? }),
+            Self::Generate(_) => unreachable!("answers that are written have no loss"),
         }
     }
+}
+
+impl GenerateRows {
+    /// The scores of these rows by what the model wrote after each prompt.
+    pub fn scores(&self, written: Vec<WrittenAnswer>) -> Scores {
+        let tokens = written.iter().map(|answer| answer.tokens as u64).sum();
+        let score = |(row, written): (&GenerateRow, WrittenAnswer)| {
+            let right = is_right(self.metric, self.ignore_case, &written.text, &row.accepted);
+            let number =
+                (self.metric == AnswerMetric::NumericMatch).then(|| last_number(&written.text)).flatten();
+            (one_or_zero(right), RowScore::Answer { written, number, accepted: row.accepted.clone(), right })
+        };
+        let (sums, row_scores) = self.rows.iter().zip(written).map(score).unzip();
+        let locations = self.rows.iter().map(|row| row.location.clone()).collect();
+        Scores {
+            rows: self.rows.len(),
+            tokens,
+            locations,
+            row_scores,
+            metrics: vec![(self.metric.into(), sums)],
+        }
+    }
+}
+
+fn one_or_zero(right: bool) -> RowSum {
+    RowSum { sum: f64::from(u8::from(right)), count: 1.0 }
 }
 
 /// Several sequences of one row of the file are one row of the sample.
@@ -97,26 +231,28 @@ fn of_loss(rows: &[Row], losses: &[SequenceLoss]) -> Scores {
             }
         }
     }
-    Scores { rows: 0, tokens: 0, locations, metrics: vec![(Metric::Loss, sums)] }
+    let row_scores = sums.iter().map(|sum| RowScore::Loss(*sum)).collect();
+    Scores { rows: 0, tokens: 0, locations, row_scores, metrics: vec![(Metric::Loss, sums)] }
 }
 
 fn of_choices(rows: &[ChoiceRow], losses: &[SequenceLoss]) -> Result<Scores> {
-    let (mut summed, mut normed, mut rest) = (Vec::new(), Vec::new(), losses);
-    let right = |right: bool| RowSum { sum: f64::from(u8::from(right)), count: 1.0 };
+    let (mut summed, mut normed, mut row_scores, mut rest) = (Vec::new(), Vec::new(), Vec::new(), losses);
     for row in rows {
         let (own, after) = rest.split_at(row.choices.len());
         rest = after;
         if let Some(at) = own.iter().position(|loss| loss.nats.is_nan()) {
             return Err(not_a_number(row.location(), at));
         }
-        let log_probs = own.iter().map(|loss| -loss.nats);
-        summed.push(right(first_largest(log_probs.clone()) == row.answer));
-        let per_character = log_probs.zip(&row.lengths).map(|(sum, length)| sum / *length as f64);
-        normed.push(right(first_largest(per_character) == row.answer));
+        let log_probs: Vec<f64> = own.iter().map(|loss| -loss.nats).collect();
+        let per_character = log_probs.iter().zip(&row.lengths).map(|(sum, length)| sum / *length as f64);
+        let chosen = [first_largest(log_probs.iter().copied()), first_largest(per_character)];
+        summed.push(one_or_zero(chosen[0] == row.answer));
+        normed.push(one_or_zero(chosen[1] == row.answer));
+        row_scores.push(RowScore::Choice { log_probs, chosen, answer: row.answer });
     }
     let locations = rows.iter().map(|row| row.location().clone()).collect();
     let metrics = vec![(Metric::Accuracy, summed), (Metric::AccuracyNorm, normed)];
-    Ok(Scores { rows: 0, tokens: 0, locations, metrics })
+    Ok(Scores { rows: 0, tokens: 0, locations, row_scores, metrics })
 }
 
 /// Index of the largest value; of equal ones that of the first, as `argmax` of NumPy.

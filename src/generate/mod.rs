@@ -4,13 +4,16 @@
 //! [`crate::data::Tokenizer`]. The next token is chosen as transformers' `generate` chooses it; only the random numbers
 //! differ.
 //!
-//! Parts, lowest first: `sampling`, `config`, `text_stream`, `generator`.
+//! Parts, lowest first: `sampling`, `config`, `text_stream`, `runner`, `generator`, `batch`.
 
+mod batch;
 mod config;
 mod generator;
+mod runner;
 mod sampling;
 mod text_stream;
 
+pub use batch::BatchGenerator;
 pub use config::GenerationConfig;
 pub use generator::Generator;
 pub use sampling::{Options, Sampling, penalize, probabilities};

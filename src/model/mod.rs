@@ -27,7 +27,7 @@ mod windows;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
-pub use cached::{KvCache, forward_cached};
+pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
 pub use family::{Activation, QueryKeyNorm};
 pub use forward::{Batch, forward};

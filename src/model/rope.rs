@@ -1,7 +1,5 @@
 //! Rotary frequencies of a model.
 
-use std::ops::Range;
-
 use crate::backend::RopeTable;
 use crate::model::ModelConfig;
 use crate::model::rope_scaling::RopeScaling;
@@ -11,11 +9,11 @@ use crate::model::rope_settings::Rope;
 ///
 /// Frequencies in `f32` as transformers computes them; `llama3` scaling after Meta's Llama 3.1, `yarn` after Peng et al.
 /// 2023.
-pub fn rope_tables(config: &ModelConfig, positions: Range<usize>) -> Vec<RopeTable> {
+pub fn rope_tables(config: &ModelConfig, positions: impl Iterator<Item = usize> + Clone) -> Vec<RopeTable> {
     config.ropes.iter().map(|rope| table(config, *rope, positions.clone())).collect()
 }
 
-fn table(config: &ModelConfig, rope: Rope, positions: Range<usize>) -> RopeTable {
+fn table(config: &ModelConfig, rope: Rope, positions: impl Iterator<Item = usize>) -> RopeTable {
     let ModelConfig { head_dim, rope_interleaved: interleaved, .. } = *config;
     let half = head_dim / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| frequency(rope, i, head_dim)).collect();

@@ -21,6 +21,8 @@ pub enum Domain {
     Token = 4,
     /// Resamples of a bootstrap.
     Bootstrap = 5,
+    /// Few-shot examples of a row.
+    FewShot = 7,
 }
 
 /// The key of one name in one round: 64 bits.

@@ -17,7 +17,7 @@ pub struct Evaluation {
     pub data: String,
     /// Number of rows.
     pub rows: usize,
-    /// Number of tokens whose log-probability counts.
+    /// Number of tokens whose log-probability counts, or that were written.
     pub tokens: u64,
     /// What was measured.
     pub measured: Vec<Measured>,
@@ -34,7 +34,14 @@ pub struct Measured {
     pub difference: Option<Difference>,
 }
 
-const METRICS: [Metric; 3] = [Metric::Loss, Metric::Accuracy, Metric::AccuracyNorm];
+const METRICS: [Metric; 6] = [
+    Metric::Loss,
+    Metric::Accuracy,
+    Metric::AccuracyNorm,
+    Metric::ExactMatch,
+    Metric::Contains,
+    Metric::NumericMatch,
+];
 
 /// `exp(loss)`, with the standard error that the delta method gives.
 fn perplexity(loss: Estimate) -> Estimate {
@@ -47,9 +54,13 @@ impl Evaluation {
         self.measured.iter().find(|measured| measured.metric == metric)
     }
 
-    /// `loss` or `choice`.
+    /// `loss`, `choice` or `generate`.
     fn kind(&self) -> &'static str {
-        if self.find(Metric::Loss).is_some() { "loss" } else { "choice" }
+        match self.measured.first().map(|measured| measured.metric) {
+            Some(Metric::Loss) => "loss",
+            Some(Metric::Accuracy | Metric::AccuracyNorm) => "choice",
+            Some(Metric::ExactMatch | Metric::Contains | Metric::NumericMatch) | None => "generate",
+        }
     }
 
     /// The means by name, the perplexity behind the loss.
@@ -228,7 +239,7 @@ mod tests {
             "{csv}"
         );
         assert!(
-            csv.contains("\n'=tuned,arc,choice,8,90,,,,,0.5,0.1,0.25,0.05,,,,,-0.125,0.0625,-0.25,0.0,,,,\n"),
+            csv.contains("\n'=tuned,arc,choice,8,90,,,,,0.5,0.1,0.25,0.05,,,,,,,,,,,-0.125,0.0625,-0.25,0.0,,,,,,,,,,,,,,,,\n"),
             "{csv}"
         );
     }

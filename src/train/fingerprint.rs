@@ -26,6 +26,15 @@ pub fn eval_digest(rows: &EvalRows) -> String {
             }
             hexadecimal(hash)
         }
+        EvalRows::Generate(prompts) => {
+            let mut hash = Sha256::new();
+            let settings = (prompts.metric, prompts.ignore_case, prompts.max_new_tokens);
+            hash.update(format!("{settings:?}"));
+            for row in &prompts.rows {
+                hash.update(format!("{:?}", (&row.prompt, &row.accepted, &row.stop)));
+            }
+            hexadecimal(hash)
+        }
     }
 }
 

@@ -7,8 +7,11 @@ use super::continual::{Continual, ScoredFile};
 use super::watcher::Watcher;
 use crate::backend::Device;
 use crate::checkpoint::{Checkpoint, ReadOptions, read_small, replace_bytes};
-use crate::eval::{EvalRows, Scores, checkpoint_scores, mean};
+use crate::eval::{EvalRows, Scores, mean, score_checkpoint};
 use crate::{Error, Result};
+
+/// Rows that go through the model at once, as many as `eval` takes unless told otherwise.
+const ROWS_AT_ONCE: usize = 8;
 
 /// A file that is measured before the first stage and after each.
 #[derive(Debug, Clone, Copy)]
@@ -77,14 +80,14 @@ impl<'a> Sequence<'a> {
     ) -> Result<()> {
         let source = Checkpoint::open(checkpoint, self.reading)?;
         let rows: Vec<&EvalRows> = self.files.iter().map(|file| file.rows).collect();
-        let lengths = rows.iter().flat_map(|rows| rows.sequences()).map(|row| row.input_ids.len() as u64);
-        let tokens = lengths.sum();
+        let (mut done, tokens) = (0, rows.iter().map(|rows| rows.tokens()).sum());
         watcher.measuring(0, tokens);
-        let mut go_on = |done| {
+        let mut go_on = |more| {
+            done += more;
             watcher.measuring(done, tokens);
             !stop.load(Ordering::Relaxed)
         };
-        let found = checkpoint_scores(device, &source, &rows, &mut go_on)?;
+        let found = score_checkpoint(device, &source, &rows, ROWS_AT_ONCE, &mut go_on)?;
         source.check_unchanged()?;
         let found = found.ok_or_else(|| Error::Training {
             fault: "training stopped: interrupted between two stages, while their files were measured"

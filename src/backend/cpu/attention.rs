@@ -14,28 +14,54 @@ use crate::backend::{AttentionLayout, AttentionOutput, AttentionShape, QueryKeyV
 use crate::simd::{Kernel, dispatch};
 
 /// Number of queries of a block.
-const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 128;
 
 /// A block of queries of one sequence.
-struct Block {
+pub(super) struct Block<'a> {
     /// Tokens of the sequence, in the micro-batch.
-    sequence: Range<usize>,
+    pub(super) sequence: Range<usize>,
     /// Its queries, as positions in the sequence.
-    queries: Range<usize>,
+    pub(super) queries: Range<usize>,
     /// Its queries, as rows of the queries of the micro-batch.
-    rows: Range<usize>,
-    window: Option<usize>,
+    pub(super) rows: Range<usize>,
+    pub(super) window: Option<usize>,
+    /// Where branches begin, as positions in the sequence; empty for a sequence without.
+    pub(super) branches: &'a [usize],
 }
 
-impl Block {
+impl Block<'_> {
     /// The keys, as positions in the sequence, that any query of the block attends to.
     fn keys(&self) -> Range<usize> {
-        self.visible(self.queries.start).start..self.queries.end
+        let starts = self.queries.clone().map(|i| self.visible(i).start);
+        let start = if self.branches.is_empty() {
+            self.visible(self.queries.start).start
+        } else {
+            starts.min().unwrap_or(0)
+        };
+        start..self.queries.end
     }
 
-    /// The keys that query `i` attends to.
-    fn visible(&self, i: usize) -> Range<usize> {
-        self.window.map_or(0, |window| (i + 1).saturating_sub(window))..i + 1
+    /// The keys that query `i` attends to, but for those of [`Block::hidden`].
+    pub(super) fn visible(&self, i: usize) -> Range<usize> {
+        let (first, branch) = self.branch(i);
+        let position = i - (branch - first);
+        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        if start > first { start + (branch - first)..i + 1 } else { start..i + 1 }
+    }
+
+    /// The keys of the branches before that of query `i`.
+    fn hidden(&self, i: usize) -> Range<usize> {
+        let (first, branch) = self.branch(i);
+        first..branch
+    }
+
+    /// Where the first branch begins, and that of query `i`.
+    fn branch(&self, i: usize) -> (usize, usize) {
+        let of = self.branches.partition_point(|start| *start <= i);
+        match self.branches.first() {
+            Some(first) if of > 0 => (*first, self.branches[of - 1]),
+            _ => (0, 0),
+        }
     }
 
     fn all(sequence: Range<usize>, window: Option<usize>) -> impl Iterator<Item = Self> {
@@ -43,7 +69,7 @@ impl Block {
         (0..len).step_by(BLOCK).map(move |first| {
             let queries = first..len.min(first + BLOCK);
             let rows = sequence.start + queries.start..sequence.start + queries.end;
-            Self { sequence: sequence.clone(), queries, rows, window }
+            Self { sequence: sequence.clone(), queries, rows, window, branches: &[] }
         })
     }
 }
@@ -64,6 +90,7 @@ pub(super) fn forward(
     let AttentionLayout { shape, sequences } = layout;
     let (width, tokens) = (shape.heads * shape.head_dim, sequences.tokens());
     let (mut out, mut lse) = (&mut out[..tokens * width], &mut lse[..tokens * shape.heads]);
+    let inputs = Slices { q: inputs.q, k: inputs.k, v: inputs.v };
     let mut tasks = Vec::new();
     for sequence in sequences.ranges() {
         for block in Block::all(sequence, shape.window) {
@@ -71,39 +98,31 @@ pub(super) fn forward(
             let (of_block, after) = out.split_at_mut(n * width);
             let (lse_of_block, lse_after) = lse.split_at_mut(n * shape.heads);
             (out, lse) = (after, lse_after);
-            tasks.push((block, of_block, lse_of_block));
+            tasks.push(Task { inputs, block, out: of_block, lse: lse_of_block });
         }
     }
-    run(inputs, shape, tasks);
+    run(shape, tasks);
 }
 
-/// See [`super::Cpu::attention_cached`].
-pub(super) fn forward_cached(
-    inputs: &QueryKeyValue<'_, Vec<f32>>,
-    shape: AttentionShape,
-    past: usize,
-    out: &mut [f32],
-    lse: &mut [f32],
-) {
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
-    let len = inputs.k.len() / (kv_heads * head_dim);
-    let n = len - past;
-    let out = out[..n * heads * head_dim].chunks_mut(BLOCK * heads * head_dim);
-    let tasks = out.zip(lse[..n * heads].chunks_mut(BLOCK * heads)).enumerate().map(|(i, (out, lse))| {
-        let rows = i * BLOCK..n.min((i + 1) * BLOCK);
-        let queries = past + rows.start..past + rows.end;
-        (Block { sequence: 0..len, queries, rows, window }, out, lse)
-    });
-    run(inputs, shape, tasks.collect());
+/// Queries, keys and values of one micro-batch.
+#[derive(Clone, Copy)]
+pub(super) struct Slices<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
 }
 
-/// Computes the blocks, each with its part of the output and of the log-sum-exp, on all threads.
-fn run(
-    inputs: &QueryKeyValue<'_, Vec<f32>>,
-    shape: AttentionShape,
-    tasks: Vec<(Block, &mut [f32], &mut [f32])>,
-) {
-    tasks.into_par_iter().for_each_init(Vec::new, |scores, (block, out, lse)| {
+/// A block with its part of the output and of the log-sum-exp.
+pub(super) struct Task<'a> {
+    pub(super) inputs: Slices<'a>,
+    pub(super) block: Block<'a>,
+    pub(super) out: &'a mut [f32],
+    pub(super) lse: &'a mut [f32],
+}
+
+/// Computes the blocks on all threads.
+pub(super) fn run(shape: AttentionShape, tasks: Vec<Task<'_>>) {
+    tasks.into_par_iter().for_each_init(Vec::new, |scores, Task { inputs, block, out, lse }| {
         for h in 0..shape.heads {
             forward_head(inputs, shape, &block, h, BlockOutput { scores, out, lse });
         }
@@ -122,13 +141,13 @@ struct BlockOutput<'a> {
 
 /// Head `h` of one block of queries.
 fn forward_head(
-    inputs: &QueryKeyValue<'_, Vec<f32>>,
+    inputs: Slices<'_>,
     shape: AttentionShape,
-    block: &Block,
+    block: &Block<'_>,
     h: usize,
     output: BlockOutput<'_>,
 ) {
-    let (QueryKeyValue { q, k, v }, BlockOutput { scores, out, lse }) = (inputs, output);
+    let (Slices { q, k, v }, BlockOutput { scores, out, lse }) = (inputs, output);
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let (keys, n) = (block.keys(), block.queries.len());
     let at = |range: &Range<usize>| block.sequence.start + range.start..block.sequence.start + range.end;
@@ -140,8 +159,11 @@ fn forward_head(
     let scale = 1.0 / (head_dim as f32).sqrt();
     matmul_here(MatMut::new(scores, n, columns, columns), Store::Overwrite, scale, q, k.t());
     for (r, row) in scores.chunks_mut(columns).enumerate() {
-        let visible = block.visible(block.queries.start + r);
+        let (visible, hidden) =
+            (block.visible(block.queries.start + r), block.hidden(block.queries.start + r));
         let visible = visible.start - keys.start..visible.end - keys.start;
+        row[hidden.start.max(keys.start) - keys.start..hidden.end.max(keys.start) - keys.start]
+            .fill(f32::NEG_INFINITY);
         lse[r * heads + h] = dispatch(Softmax { row, visible });
     }
     let stride = heads * head_dim;
@@ -151,9 +173,9 @@ fn forward_head(
 }
 
 /// Replaces scores by probabilities, 0 outside `visible`, and returns the log-sum-exp.
-struct Softmax<'a> {
-    row: &'a mut [f32],
-    visible: Range<usize>,
+pub(super) struct Softmax<'a> {
+    pub(super) row: &'a mut [f32],
+    pub(super) visible: Range<usize>,
 }
 
 impl Kernel for Softmax<'_> {

@@ -2,9 +2,13 @@
 
 use std::borrow::Cow;
 
+use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::weight::Weight;
-use super::{adamw, attention, elementwise, embedding, geglu, linear, math, matvec, rmsnorm, rope, swiglu};
+use super::{
+    adamw, attention, attention_cached, elementwise, embedding, geglu, linear, math, matvec, rmsnorm, rope,
+    swiglu,
+};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
@@ -39,17 +43,17 @@ impl<'a> Cpu<'a> {
         Weight::trainable(stored)
     }
 
-    /// [`Backend::attention_forward`] of the tokens after the first `past` of one sequence: `q`, `out` and `lse` hold
-    /// these tokens, `k` and `v` exactly all tokens of the sequence.
+    /// [`Backend::attention_forward`] of the new tokens of some sequences, whose earlier keys and values are kept: `q`, `out`
+    /// and `lse` hold the new tokens, those of one sequence after those of another.
     pub fn attention_cached(
         &mut self,
-        inputs: QueryKeyValue<'_, Vec<f32>>,
+        q: &[f32],
+        sequences: &[CachedSequence<'_>],
         shape: AttentionShape,
-        past: usize,
         out: &mut [f32],
         lse: &mut [f32],
     ) {
-        attention::forward_cached(&inputs, shape, past, out, lse);
+        attention_cached::forward(q, sequences, shape, out, lse);
     }
 }
 
@@ -168,9 +172,10 @@ impl<'a> Backend for Cpu<'a> {
         out: &mut Vec<f32>,
         accumulate: bool,
     ) {
-        match weight.frozen_rows().filter(|_| rows == 1) {
+        match weight.frozen_rows().filter(|_| rows <= matvec::MOST_VECTORS) {
             Some(frozen) => {
-                matvec::forward(frozen, &x[..weight.cols], &mut out[..weight.rows], accumulate);
+                let x = &x[..rows * weight.cols];
+                matvec::forward(frozen, x, &mut out[..rows * weight.rows], accumulate, &mut self.panel);
             }
             None => linear::forward(x, weight, rows, out, accumulate, &mut self.panel),
         }

@@ -1,4 +1,4 @@
-//! A frozen matrix times one vector: `out = W · x`. Each weight is read once, in its own type, and widened in registers:
+//! A frozen matrix times few vectors: `out = W · x`. Each weight is read once, in its own type, and widened in registers:
 //! as fast as the weights come from memory.
 
 use rayon::prelude::*;
@@ -8,25 +8,52 @@ use super::weight::{FrozenRows, widen};
 use crate::checkpoint::{Dtype, Known};
 use crate::simd::{Kernel, bf16, dispatch};
 
+/// Vectors at most; of more of them the matrix product is faster.
+pub(super) const MOST_VECTORS: usize = 8;
+
 /// Weights of one task, at least.
 const PIECE: usize = 1 << 15;
 
 /// Partial sums kept side by side; a fixed number, so that a value depends neither on the processor nor on threads.
 const LANES: usize = 64;
 
-/// `out[i] = W[i] · x`, added to `out[i]` with `accumulate`.
-pub(super) fn forward(weight: FrozenRows<'_>, x: &[f32], out: &mut [f32], accumulate: bool) {
-    let FrozenRows { dtype, bytes, row_bytes } = weight;
-    let rows = (PIECE / x.len().max(1)).max(1);
-    let pieces = out.par_chunks_mut(rows).zip(bytes.par_chunks(rows * row_bytes));
-    pieces.for_each(|(out, bytes)| dispatch(Rows { dtype, bytes, row_bytes, x, out, accumulate }));
+/// `out[r, i] = W[i] · x[r]`, added to `out[r, i]` with `accumulate`. A value does not depend on the number of vectors.
+pub(super) fn forward(
+    weight: FrozenRows<'_>,
+    x: &[f32],
+    out: &mut [f32],
+    accumulate: bool,
+    scratch: &mut Vec<f32>,
+) {
+    let FrozenRows { dtype, bytes, row_bytes, cols } = weight;
+    let vectors = x.len() / cols;
+    let features = out.len() / vectors;
+    let rows = (PIECE / cols).max(1);
+    let piece = |(out, bytes): (&mut [f32], &[u8])| {
+        dispatch(Rows { dtype, bytes, row_bytes, x, out, accumulate: accumulate && vectors == 1 });
+    };
+    if vectors == 1 {
+        out.par_chunks_mut(rows).zip(bytes.par_chunks(rows * row_bytes)).for_each(piece);
+        return;
+    }
+    // The products of a row with all vectors lie side by side, so that each task writes one piece of memory.
+    scratch.resize(scratch.len().max(out.len()), 0.0);
+    let products = &mut scratch[..out.len()];
+    products.par_chunks_mut(rows * vectors).zip(bytes.par_chunks(rows * row_bytes)).for_each(piece);
+    for (r, out) in out.chunks_mut(features).enumerate() {
+        for (out, products) in out.iter_mut().zip(products.chunks(vectors)) {
+            *out = if accumulate { *out + products[r] } else { products[r] };
+        }
+    }
 }
 
 struct Rows<'a> {
     dtype: &'a Dtype,
     bytes: &'a [u8],
     row_bytes: usize,
+    /// `[vectors, in]`.
     x: &'a [f32],
+    /// `[rows, vectors]`.
     out: &'a mut [f32],
     accumulate: bool,
 }
@@ -37,40 +64,64 @@ impl Kernel for Rows<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { dtype, bytes, row_bytes, x, out, accumulate } = self;
+        let rows = bytes.len() / row_bytes;
+        let vectors = out.len() / rows;
+        let cols = x.len() / vectors;
         let is_bf16 = *dtype == Dtype::Known(Known::BF16);
-        let mut widened = vec![0.0; if is_bf16 { 0 } else { x.len() }];
-        for (out, row) in out.iter_mut().zip(bytes.chunks(row_bytes)) {
-            let product = if is_bf16 {
-                dot_bf16(row, x)
-            } else {
+        let mut widened = vec![0.0; if is_bf16 { 0 } else { cols }];
+        for (out, row) in out.chunks_mut(vectors).zip(bytes.chunks(row_bytes)) {
+            if !is_bf16 {
                 widen(dtype, row, &mut widened);
-                dot(&widened, x)
-            };
-            *out = if accumulate { *out + product } else { product };
+            }
+            let (mut out, mut x) = (out, x);
+            while !out.is_empty() {
+                let products = match (is_bf16, out.len()) {
+                    (false, _) => [dot(&widened, &x[..cols]), 0.0, 0.0, 0.0],
+                    (true, 4..) => dots_bf16(row, std::array::from_fn(|i| &x[i * cols..(i + 1) * cols])),
+                    (true, _) => {
+                        let [product] = dots_bf16(row, [&x[..cols]]);
+                        [product, 0.0, 0.0, 0.0]
+                    }
+                };
+                let n = if is_bf16 && out.len() >= 4 { 4 } else { 1 };
+                let (now, later) = out.split_at_mut(n);
+                for (out, product) in now.iter_mut().zip(products) {
+                    *out = if accumulate { *out + product } else { product };
+                }
+                (out, x) = (later, &x[n * cols..]);
+            }
         }
     }
 }
 
-/// The dot product of little-endian bf16 elements with `x`.
+/// The dot products of little-endian bf16 elements with each of `x`.
 #[inline(always)]
-fn dot_bf16(row: &[u8], x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+fn dots_bf16<const N: usize>(row: &[u8], x: [&[f32]; N]) -> [f32; N] {
+    let mut lanes = [[0.0f32; LANES]; N];
     let (row, row_rest) = row.as_chunks::<2>().0.as_chunks::<LANES>();
-    let (x, x_rest) = x.as_chunks::<LANES>();
-    for (w, x) in row.iter().zip(x) {
-        for i in 0..LANES {
-            lanes[i] += bf16::widen(w[i]) * x[i];
+    let x = x.map(|x| x.as_chunks::<LANES>());
+    for (at, w) in row.iter().enumerate() {
+        for n in 0..N {
+            let x = &x[n].0[at];
+            for i in 0..LANES {
+                lanes[n][i] += bf16::widen(w[i]) * x[i];
+            }
         }
     }
-    let rest: f32 = row_rest.iter().zip(x_rest).map(|(w, x)| bf16::widen(*w) * x).sum();
-    let mut n = LANES / 2;
-    while n > 0 {
-        for i in 0..n {
-            lanes[i] += lanes[i + n];
+    let mut sums = [0.0; N];
+    for n in 0..N {
+        let rest: f32 = row_rest.iter().zip(x[n].1).map(|(w, x)| bf16::widen(*w) * x).sum();
+        let lanes = &mut lanes[n];
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
         }
-        n /= 2;
+        sums[n] = lanes[0] + rest;
     }
-    lanes[0] + rest
+    sums
 }
 
 #[cfg(test)]
@@ -113,6 +164,37 @@ mod tests {
                         );
                     }
                     assert_eq!(*first.get_or_insert(out.clone()), out, "{dtype} {cols} {level:?}");
+                }
+            }
+        }
+    }
+
+    /// The product with a vector is the same to the bit beside others.
+    #[test]
+    fn a_product_does_not_depend_on_the_number_of_vectors() {
+        for cols in [1, 64, 130] {
+            let features = 700;
+            let number = |i: usize| ((i * i) as f32 * 0.37).sin();
+            let bytes: Vec<u8> =
+                (0..features * cols).flat_map(|i| half::bf16::from_f32(number(i)).to_le_bytes()).collect();
+            let dtype = Dtype::Known(Known::BF16);
+            let weight = FrozenRows { dtype: &dtype, bytes: &bytes, row_bytes: 2 * cols, cols };
+            let x: Vec<f32> = (0..MOST_VECTORS * cols).map(|i| number(i + 5)).collect();
+            for vectors in 2..=MOST_VECTORS {
+                for accumulate in [false, true] {
+                    let mut together = vec![1.0; vectors * features];
+                    forward(weight, &x[..vectors * cols], &mut together, accumulate, &mut Vec::new());
+                    for r in 0..vectors {
+                        let mut alone = vec![1.0; features];
+                        forward(
+                            weight,
+                            &x[r * cols..(r + 1) * cols],
+                            &mut alone,
+                            accumulate,
+                            &mut Vec::new(),
+                        );
+                        assert_eq!(together[r * features..(r + 1) * features], alone, "{cols} {vectors} {r}");
+                    }
                 }
             }
         }

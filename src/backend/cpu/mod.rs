@@ -3,10 +3,11 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `swiglu`,
-//! `geglu`, `attention`, `cross_entropy`, `adamw`, `backend`.
+//! `geglu`, `attention`, `attention_cached`, `cross_entropy`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
+mod attention_cached;
 mod backend;
 mod cross_entropy;
 mod elementwise;
@@ -24,5 +25,6 @@ mod weight;
 #[cfg(test)]
 mod gradient_tests;
 
+pub use attention_cached::CachedSequence;
 pub use backend::Cpu;
 pub use matmul::gemm_gflops;

@@ -35,6 +35,8 @@ pub(super) struct FrozenRows<'a> {
     pub(super) bytes: &'a [u8],
     /// Bytes of one row.
     pub(super) row_bytes: usize,
+    /// Elements of one row.
+    pub(super) cols: usize,
 }
 
 impl<'a> Weight<'a> {
@@ -91,7 +93,7 @@ impl<'a> Weight<'a> {
         match &self.values {
             Values::Trainable(_) => None,
             Values::Frozen { dtype, width, bytes } => {
-                Some(FrozenRows { dtype, bytes, row_bytes: self.cols * width })
+                Some(FrozenRows { dtype, bytes, row_bytes: self.cols * width, cols: self.cols })
             }
         }
     }
