@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::named_file::NamedFile;
 use super::rows::{Loader, names, tokenizer};
 use super::terminal::Terminal;
 use crate::checkpoint::Checkpoint;
@@ -31,19 +32,12 @@ pub(super) struct EvalData<'a> {
 }
 
 impl EvalFile {
-    /// `NAME=FILE`, or the path of a file, which is its own name then.
-    ///
     /// # Errors
     /// When the file does not exist, or its first row cannot be read.
     fn of(argument: &Path) -> Result<Self> {
-        let text = argument.to_string_lossy().into_owned();
-        let named = argument.to_str().filter(|_| !argument.exists()).and_then(|text| text.split_once('='));
-        let (name, path) = match named {
-            Some((name, path)) if !name.is_empty() => (name.to_owned(), PathBuf::from(path)),
-            _ => (text, argument.to_owned()),
-        };
-        let holds_choices = holds_choices(&path)?;
-        Ok(Self { name, path, holds_choices })
+        let file = NamedFile::of(argument);
+        let holds_choices = holds_choices(&file.path)?;
+        Ok(Self { name: file.label(), path: file.path, holds_choices })
     }
 }
 

@@ -6,7 +6,7 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `eval_data`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
 //! `train`, `experiment_cost`, `experiment`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -32,6 +32,7 @@ mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod named_file;
 mod objective_args;
 mod outcome;
 mod output_args;
@@ -45,8 +46,10 @@ mod report_file;
 mod reset;
 mod resume_args;
 mod roles;
+mod round_plans;
 mod rows;
 mod selection;
+mod sequence;
 mod shard_size;
 mod sweep;
 mod terminal;

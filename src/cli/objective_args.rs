@@ -69,7 +69,7 @@ impl ObjectiveArgs {
         let not_of_pairs = [
             ("packing", data.packing),
             ("group-by-length", data.group_by_length),
-            ("eval-data", saving.eval_data.is_some()),
+            ("eval-data", !saving.eval_data.is_empty()),
         ];
         if let Some((name, _)) = not_of_pairs.iter().find(|(_, given)| *given) {
             let fault = format!("--{name} cannot be used with --objective dpo");

@@ -1,18 +1,22 @@
 //! `train`: masked fine-tuning.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::named_file::NamedFile;
 use super::objective_args::ObjectiveArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::reading_args::ReadingArgs;
+use super::round_plans::RoundArgs;
 use super::rows::{Loader, in_batches, tokenizer};
 use super::selection::SelectionArgs;
+use super::sequence::{SequenceArgs, Stages};
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_watch::Watch;
@@ -22,11 +26,15 @@ use crate::checkpoint::{
 };
 use crate::data::{Batch, Batches, Dataset, Limits, Tokenizer, preview};
 use crate::error::Escaped;
+use crate::eval::EvalRows;
 use crate::model::{Capacity, ModelConfig};
-use crate::plan::{Inventory, Plan};
-use crate::report::{json_text, loss_svg, samples_text, training_json, training_table};
+use crate::report::{
+    continual_json, continual_svg, continual_table, json_text, loss_svg, samples_text, training_json,
+    training_table,
+};
 use crate::train::{
-    LogLine, NewRun, PreferenceLoss, RoundSpec, Run, RunDir, RunOptions, Stage, StartedBy, rows_digest,
+    LogLine, MeasuredFile, NewRun, PreferenceLoss, Run, RunDir, RunOptions, RunResult, Stage, StartedBy,
+    eval_digest, rows_digest,
 };
 use crate::{Error, Result};
 
@@ -42,7 +50,7 @@ pub(super) struct Train {
     /// The checkpoint to start from
     #[arg(long, value_name = "CKPT")]
     model: PathBuf,
-    /// Training rows (.jsonl, .jsonl.zst, .parquet, or a directory); several: one stage each
+    /// Training rows (.jsonl, .jsonl.zst, .parquet, or a directory), as FILE or NAME=FILE; several: one stage each
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]
@@ -56,7 +64,7 @@ pub(super) struct Train {
     /// Train what this plan trains; several: one for each round
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ratio", "strategy", "balance", "embeddings", "lm_head", "norms", "train", "freeze", "granularity", "selector", "complement_of"])]
     plan: Vec<PathBuf>,
-    /// Rounds, each with a plan of its own [default: one for each --data]
+    /// Rounds, each with a plan of its own; of several --data, as many for each [default: one for each --data]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
     #[command(flatten)]
@@ -83,6 +91,8 @@ pub(super) struct Train {
     #[command(flatten)]
     saving: SavingArgs,
     #[command(flatten)]
+    sequence: SequenceArgs,
+    #[command(flatten)]
     selection: SelectionArgs,
 }
 
@@ -90,6 +100,10 @@ const EXAMPLES: &str = "\
 Examples:
   # Half Fine-Tuning: half of the parameters stay bit-identical
   hft-surgery train --model llama --data rows.jsonl --out llama-hft
+
+  # Learn one task after the other, and see what is left of each
+  hft-surgery train --model llama --data A=a.jsonl --data B=b.jsonl --eval-data A=a_test.jsonl \
+    --eval-data B=b_test.jsonl --eval-data general=text.jsonl --out llama-ab
 
   # Learn from preferences: rows of `prompt`, `chosen` and `rejected`
   hft-surgery train --objective dpo --model llama-hft --data pairs.jsonl --out llama-dpo
@@ -101,6 +115,8 @@ Examples:
 struct Data {
     stages: Vec<Dataset>,
     eval: Option<Dataset>,
+    /// Of the files that are measured between stages.
+    between: Vec<(String, Rc<EvalRows>)>,
 }
 
 impl Train {
@@ -111,23 +127,28 @@ impl Train {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
+        let files = Stages::of(&self.data, &self.saving)?;
         let preference = self.objective.preference(&self.rows, &self.saving)?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
         let limits = Limits { max_length: Some(self.rows.max_length), vocab_size: config.vocab_size as u32 };
         if let Some(n) = self.preview {
-            return self.show(n, tokenizer.as_ref(), limits, preference, terminal);
+            return self.show(n, &files, tokenizer.as_ref(), limits, preference, terminal);
         }
         let (out, force) = (self.output.path()?, self.output.force);
-        let inputs = self.inputs(&source);
+        let inputs = self.inputs(&source, &files);
         RunDir::check(out, &inputs, force, self.resume)?;
-        let rounds = self.plans(&source)?;
+        let rounds = self.rounds().specs(&source)?;
         let mut device = self.device.open()?;
-        let data = self.load(tokenizer.as_ref(), limits, preference, terminal)?;
+        let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
-        let options = self.describe(&source, &data, preference);
+        data.between = files.rows(self.rows.max_length, &source, &config, terminal)?;
+        let options = self.describe(&source, &files, &data, preference);
         let contents = contents_digest(&source, &|_| {})?;
+        let between = std::mem::take(&mut data.between);
+        let measured: Vec<MeasuredFile<'_>> =
+            between.iter().map(|(name, rows)| MeasuredFile { name, rows }).collect();
         let stages = self.arrange(data, device.tokens_at_once(), preference)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
@@ -136,6 +157,8 @@ impl Train {
             round: self.optimizer.round_options(&self.saving, &config, tokens, preference),
             rounds: &rounds,
             stages: &stages,
+            measured: &measured,
+            keep_stages: self.sequence.keep_stages,
             contents,
             options: options.clone(),
             seed: self.selection.seed(),
@@ -172,18 +195,28 @@ impl Train {
         terminal: &Terminal,
     ) -> Result<Outcome> {
         let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
-        let log = run.execute(device, &mut watch, stop_flag())?;
-        let svg = run.dir().root().join("loss.svg");
-        replace_bytes(&svg, self.output.sync(), loss_svg(log.lines()).as_bytes())?;
+        let RunResult { log, scores } = run.execute(device, &mut watch, stop_flag())?;
         let root = run.dir().root().to_owned();
+        let write =
+            |name: &str, text: &str| replace_bytes(&root.join(name), self.output.sync(), text.as_bytes());
+        write("loss.svg", &loss_svg(log.lines()))?;
+        if let Some(scores) = &scores {
+            write("continual.json", &json_text(&continual_json(scores)))?;
+            write("continual.svg", &continual_svg(scores))?;
+        }
         run.finish()?;
         terminal.note(&outcome(log.lines()));
         terminal.note(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
-            json_text(&training_json(&result, log.lines()))
+            let mut summary = training_json(&result, log.lines());
+            if let Some(scores) = &scores {
+                summary["continual"] = continual_json(scores);
+            }
+            json_text(&summary)
         } else {
-            training_table(&result)
+            let scores = scores.map(|scores| format!("\n{}", continual_table(&scores)));
+            training_table(&result) + &scores.unwrap_or_default()
         })?;
         let plan = root.join("hft_surgery.json");
         let proof =
@@ -195,6 +228,7 @@ impl Train {
     fn show(
         &self,
         n: usize,
+        files: &Stages,
         tokenizer: Option<&Tokenizer>,
         limits: Limits,
         preference: Option<PreferenceLoss>,
@@ -206,7 +240,7 @@ impl Train {
                 "copy the tokenizer files of the base model beside the weights",
             ));
         };
-        for path in &self.data {
+        for NamedFile { path, .. } in &files.data {
             let rows = Loader { tokenizer: Some(tokenizer), limits, terminal };
             let samples = match preference {
                 None => preview(&rows.training(path)?.rows, tokenizer, n)?,
@@ -218,58 +252,41 @@ impl Train {
     }
 
     /// Everything that the run reads, none of which may lie in its directory.
-    fn inputs(&self, source: &Checkpoint) -> CommandInputs {
-        let files = self.data.iter().chain(&self.saving.eval_data).chain(&self.plan).chain(&self.config);
-        CommandInputs::of([source]).with(files.chain(self.selection.complement_of()))
+    fn inputs(&self, source: &Checkpoint, files: &Stages) -> CommandInputs {
+        let others = self.plan.iter().chain(&self.config).chain(self.selection.complement_of());
+        CommandInputs::of([source]).with(files.paths().chain(others.map(PathBuf::as_path)))
     }
 
-    /// One plan for each round.
-    fn plans(&self, source: &Checkpoint) -> Result<Vec<RoundSpec>> {
-        let inventory = Inventory::of(source);
-        let rounds = self.rounds.map_or(self.data.len(), |n| n as usize);
-        if self.data.len() > 1 && rounds != self.data.len() {
-            let (got, stages) = (rounds, self.data.len());
-            let fault = format!("--rounds: got {got}, expected {stages}: one for each --data");
-            return Err(Error::usage(fault, "leave out --rounds"));
+    fn rounds(&self) -> RoundArgs<'_> {
+        RoundArgs {
+            plans: &self.plan,
+            selection: &self.selection,
+            ratio: self.ratio.unwrap_or(0.5),
+            rounds: self.rounds,
+            stages: self.data.len(),
         }
-        if self.plan.len() > 1 && rounds != self.plan.len() {
-            let (got, expected) = (self.plan.len(), rounds);
-            let fault =
-                format!("--plan: got {got} plans, expected one, or one for each of {expected} rounds");
-            return Err(Error::usage(fault, ""));
-        }
-        let ratio = self.ratio.unwrap_or(0.5);
-        if !(0.0..=1.0).contains(&ratio) {
-            let fault = format!("--ratio out of range: got {ratio}, expected 0 to 1");
-            return Err(Error::usage(fault, "--ratio is the share that is trained"));
-        }
-        let plan_of = |round: usize| match self.plan.get(round.min(self.plan.len().saturating_sub(1))) {
-            Some(path) => Plan::read(path),
-            None => self.selection.plan_of_round(&inventory, ratio, round as u32),
-        };
-        let stage = |round: usize| round.min(self.data.len() - 1);
-        (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
     }
 
     fn load(
         &self,
+        files: &Stages,
         tokenizer: Option<&Tokenizer>,
         limits: Limits,
         preference: Option<PreferenceLoss>,
         terminal: &Terminal,
     ) -> Result<Data> {
         let rows = Loader { tokenizer, limits, terminal };
-        let read = |path: &PathBuf| match preference {
-            None => rows.training(path),
-            Some(_) => rows.pairs(path),
+        let read = |file: &NamedFile| match preference {
+            None => rows.training(&file.path),
+            Some(_) => rows.pairs(&file.path),
         };
-        let stages = self.data.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let eval = self.saving.eval_data.as_deref().map(|path| rows.held_out(path)).transpose()?;
-        let eval_path = self.saving.eval_data.iter();
-        for (path, dataset) in self.data.iter().zip(&stages).chain(eval_path.zip(&eval)) {
+        let stages = files.data.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let eval = files.on_the_way.as_deref().map(|path| rows.held_out(path)).transpose()?;
+        let paths = files.data.iter().map(|file| file.path.as_path()).zip(&stages);
+        for (path, dataset) in paths.chain(files.on_the_way.as_deref().into_iter().zip(&eval)) {
             rows.note(path, dataset, preference.is_some());
         }
-        Ok(Data { stages, eval })
+        Ok(Data { stages, eval, between: Vec::new() })
     }
 
     fn arrange(
@@ -307,6 +324,7 @@ impl Train {
     fn describe(
         &self,
         source: &Checkpoint,
+        files: &Stages,
         data: &Data,
         preference: Option<PreferenceLoss>,
     ) -> Map<String, Value> {
@@ -314,11 +332,15 @@ impl Train {
         options.extend(self.objective.describe(preference));
         let digests = data.stages.iter().map(|stage| Value::String(rows_digest(&stage.rows)));
         options.insert("data".to_owned(), digests.collect());
-        let paths: Vec<_> = self.data.iter().map(|path| path.to_string_lossy()).collect();
+        let paths: Vec<_> = files.data.iter().map(|file| file.path.to_string_lossy()).collect();
         options.insert("data_files".to_owned(), json!(paths));
+        if !data.between.is_empty() {
+            let file = |(name, rows): &(String, Rc<EvalRows>)| json!([name, eval_digest(rows)]);
+            options.insert("eval_data".to_owned(), data.between.iter().map(file).collect());
+        }
         options.insert("seed".to_owned(), json!(self.selection.seed()));
         options.insert("model_header_sha256".to_owned(), json!(header_digest(source).to_string()));
-        options.insert("rounds".to_owned(), json!(self.rounds.map_or(self.data.len() as u32, |n| n)));
+        options.insert("rounds".to_owned(), json!(self.rounds().rounds()));
         if self.plan.is_empty() {
             options.insert("ratio".to_owned(), json!(self.ratio.unwrap_or(0.5)));
         }

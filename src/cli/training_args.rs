@@ -96,12 +96,13 @@ pub(super) struct OptimizerArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "On the way")]
 pub(super) struct SavingArgs {
-    /// Measure the loss on these rows, at the end of each round or every --eval-steps
+    /// Measure the loss on these rows, at the end of each round or every --eval-steps; several, or one as NAME=FILE:
+    /// before the first stage and after each, one file for each --data, then others
     #[arg(long, value_name = "FILE")]
-    pub(super) eval_data: Option<PathBuf>,
+    pub(super) eval_data: Vec<PathBuf>,
     /// Steps between evaluations
     #[arg(long, value_name = "N", requires = "eval_data")]
-    eval_steps: Option<u64>,
+    pub(super) eval_steps: Option<u64>,
     /// Save the state for --resume every N steps
     #[arg(long, value_name = "N")]
     save_steps: Option<u64>,

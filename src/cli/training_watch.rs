@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::progress::tokens_bar;
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
+use crate::error::Escaped;
 use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
-use crate::train::{Cost, Event, LogLine, RoundLength, RoundSummary, Watcher};
+use crate::train::{Continual, Cost, Event, LogLine, RoundLength, RoundSummary, ScoredFile, Watcher};
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {
@@ -95,6 +97,29 @@ impl Watcher for Watch<'_> {
         }
     }
 
+    fn measuring(&mut self, done: u64, tokens: u64) {
+        if done == 0 {
+            self.bar = tokens_bar(self.terminal, "measure", tokens);
+        }
+        self.bar.set_position(done);
+        if done == tokens {
+            self.bar.finish_and_clear();
+        }
+    }
+
+    fn measured(&mut self, scores: &Continual) {
+        let when = match scores.measured() - 1 {
+            0 => "before the first stage".to_owned(),
+            stage => format!("after stage {stage} of {}", scores.tasks().len()),
+        };
+        let last = |at: usize| scores.of_file(at).pop().unwrap_or(f64::NAN);
+        let file = |(at, file): (usize, &ScoredFile)| {
+            format!("{} {} {:.4}", Escaped(&file.name), file.metric.name(), last(at))
+        };
+        let files: Vec<String> = scores.files().iter().enumerate().map(file).collect();
+        self.terminal.note(&format!("{when}: {}", files.join(", ")));
+    }
+
     fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, tokens }: RoundLength) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
@@ -125,7 +150,7 @@ impl Watcher for Watch<'_> {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Step(line, total) => self.step(line, total),
-            Event::Saved(path) => self.terminal.detail(&format!("saved {}", crate::error::Escaped(path))),
+            Event::Saved(path) => self.terminal.detail(&format!("saved {}", Escaped(path))),
         }
     }
 

@@ -1,9 +1,10 @@
 //! The loss of a model on batches of rows, as `train` measures it on the way, and the scores of checkpoints that `eval`
 //! compares.
 //!
-//! Parts, lowest first: `forward_batch`, `loss`, `checkpoint`, `log_probs`, `estimate`, `scores`.
+//! Parts, lowest first: `forward_batch`, `loss`, `checkpoint`, `log_probs`, `estimate`, `scores`, `checkpoint_scores`.
 
 mod checkpoint;
+mod checkpoint_scores;
 mod estimate;
 mod forward_batch;
 mod log_probs;
@@ -11,6 +12,7 @@ mod loss;
 mod scores;
 
 pub use checkpoint::{Replaced, eval_checkpoint, eval_replaced};
+pub use checkpoint_scores::checkpoint_scores;
 pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};
 pub use log_probs::checkpoint_log_probs;

@@ -25,6 +25,22 @@ pub enum Metric {
     AccuracyNorm,
 }
 
+impl Metric {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Accuracy => "accuracy",
+            Self::AccuracyNorm => "accuracy_norm",
+        }
+    }
+
+    /// Whether a better model has a higher one.
+    pub fn higher_is_better(self) -> bool {
+        self != Self::Loss
+    }
+}
+
 /// The scores of each row, in the order of the file.
 #[derive(Debug)]
 pub struct Scores {
@@ -39,6 +55,14 @@ pub struct Scores {
 }
 
 impl EvalRows {
+    /// What is measured on these rows; the first of [`Scores::metrics`].
+    pub fn metric(&self) -> Metric {
+        match self {
+            Self::Loss(_) => Metric::Loss,
+            Self::Choice(_) => Metric::Accuracy,
+        }
+    }
+
     /// The sequences that go through the model.
     pub fn sequences(&self) -> Vec<&Row> {
         match self {

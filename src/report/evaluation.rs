@@ -36,14 +36,6 @@ pub struct Measured {
 
 const METRICS: [Metric; 3] = [Metric::Loss, Metric::Accuracy, Metric::AccuracyNorm];
 
-pub(super) fn name(metric: Metric) -> &'static str {
-    match metric {
-        Metric::Loss => "loss",
-        Metric::Accuracy => "accuracy",
-        Metric::AccuracyNorm => "accuracy_norm",
-    }
-}
-
 /// `exp(loss)`, with the standard error that the delta method gives.
 fn perplexity(loss: Estimate) -> Estimate {
     let value = loss.value.exp();
@@ -65,7 +57,7 @@ impl Evaluation {
         let mut means = Vec::new();
         for metric in METRICS {
             let mean = self.find(metric).map(|measured| measured.mean);
-            means.push((name(metric), mean));
+            means.push((metric.name(), mean));
             if metric == Metric::Loss {
                 means.push(("perplexity", mean.map(perplexity)));
             }
@@ -95,7 +87,7 @@ impl Evaluation {
                 ("_low", bound(0)),
                 ("_high", bound(1)),
             ] {
-                fields.push((format!("{}_difference{part}", name(metric)), json!(value)));
+                fields.push((format!("{}_difference{part}", metric.name()), json!(value)));
             }
         }
         fields
@@ -137,7 +129,7 @@ pub fn evaluation_table(all: &[Evaluation], files: &[String]) -> String {
             for one in &of_file {
                 let Some(mean) = one.means()[at].1 else { continue };
                 let difference =
-                    one.measured.iter().find(|m| name(m.metric) == *metric).and_then(|m| m.difference);
+                    one.measured.iter().find(|m| m.metric.name() == *metric).and_then(|m| m.difference);
                 let mut cells =
                     vec![Escaped(file).to_string(), (*metric).to_owned(), Escaped(&one.model).to_string()];
                 cells.extend([grouped(one.rows as u64), number(mean.value), optional(mean.stderr)]);

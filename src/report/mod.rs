@@ -1,10 +1,13 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
-//! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `chart`, `sweep`, `experiment`.
+//! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`,
+//! `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
 mod chart;
 mod colors;
+mod continual;
+mod continual_map;
 mod csv;
 mod diff;
 mod doctor;
@@ -23,7 +26,10 @@ mod sweep;
 mod table;
 mod training;
 mod verification;
+mod xml;
 
+pub use continual::{continual_json, continual_table};
+pub use continual_map::continual_svg;
 pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{

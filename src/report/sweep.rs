@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::chart::{Chart, Point, Series, charts_svg};
 use super::csv::quoted;
-use super::evaluation::{Evaluation, evaluation_json, name};
+use super::evaluation::{Evaluation, evaluation_json};
 use super::table::{table, text};
 use crate::error::Escaped;
 use crate::eval::Metric;
@@ -84,7 +84,7 @@ impl Place {
 
 impl Sweep {
     /// A line of every picture, by which the next run knows it as its own.
-    pub const SVG_MARKER: &'static str = "<!-- written by hft-surgery reset --sweep -->";
+    pub const SVG_MARKER: &'static str = "<!-- written by hft-surgery reset, a sweep -->";
 
     /// What is measured on the file at `at`, the perplexity aside, which is a function of the loss.
     fn metrics(&self, at: usize) -> Vec<Metric> {
@@ -130,7 +130,7 @@ impl Sweep {
                 for point in self.curve(at, metric) {
                     let mut cells = vec![
                         Escaped(file).to_string(),
-                        name(metric).to_owned(),
+                        metric.name().to_owned(),
                         point.place.word(),
                         format!("{:.1} %", 100.0 * point.share),
                         number(Some(point.mean())),
@@ -167,7 +167,7 @@ impl Sweep {
                 for point in self.curve(at, metric) {
                     let mut fields = Map::from_iter([
                         ("data".to_owned(), json!(file)),
-                        ("metric".to_owned(), json!(name(metric))),
+                        ("metric".to_owned(), json!(metric.name())),
                     ]);
                     fields.extend(place_fields(point.place));
                     fields.insert("returned_share".to_owned(), json!(point.share));
@@ -193,7 +193,7 @@ impl Sweep {
                     out += &format!(
                         "{},{},{place},{},{},{},{},{},{}\n",
                         quoted(file),
-                        name(metric),
+                        metric.name(),
                         number(ratio),
                         point.share,
                         point.values.len(),
@@ -213,7 +213,7 @@ impl Sweep {
         let curves: Vec<(String, Vec<Curve>)> = (0..self.files.len())
             .filter_map(|at| {
                 let metric = *self.metrics(at).first()?;
-                Some((format!("{} of {}", name(metric), self.files[at]), self.curve(at, metric)))
+                Some((format!("{} of {}", metric.name(), self.files[at]), self.curve(at, metric)))
             })
             .collect();
         let mut charts = Vec::new();

@@ -1,34 +1,44 @@
 //! Masked fine-tuning: only the trainable tensors of a plan get gradients, moments and updates.
 //!
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
-//! `state` is what `--resume` needs, `log` what people look at.
+//! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `step`, `round`, `run`.
+//! `run_record`, `run_dir`, `step`, `round`, `continual`, `watcher`, `reference`, `sequence`, `run_options`,
+//! `run`.
 
+mod continual;
 mod cost;
 mod elements;
 mod fingerprint;
 mod log;
 mod loss;
 mod model;
+mod reference;
 mod round;
 mod run;
 mod run_dir;
+mod run_options;
 mod run_record;
 mod schedule;
+mod sequence;
 mod state;
 mod step;
 mod tensorboard;
+mod watcher;
 
+pub use continual::{Continual, ScoredFile};
 pub use cost::{Cost, FlopsPerToken};
-pub use fingerprint::rows_digest;
+pub use fingerprint::{eval_digest, rows_digest};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
-pub use run::{RoundLength, RoundSpec, Run, RunOptions, Watcher};
+pub use run::{Run, RunResult};
 pub use run_dir::RunDir;
+pub use run_options::{RoundSpec, RunOptions};
 pub use run_record::{NewRun, StartedBy};
 pub use schedule::{Schedule, Scheduler};
+pub use sequence::MeasuredFile;
 pub use state::Progress;
 pub use step::{AdamW, Objective, StepBuffers, StepReport, Timings, Update, step};
+pub use watcher::{RoundLength, Watcher};

@@ -2,66 +2,34 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::continual::Continual;
 use super::cost::Cost;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
 use super::model;
-use super::round::{Event, Hooks, RoundOptions, RoundSummary, Stage, run_round};
+use super::reference::reference_answers;
+use super::round::{Hooks, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
+use super::run_options::{RoundSpec, RunOptions};
+use super::sequence::Sequence;
 use super::state::{self, Progress};
 use super::step::plan_memory;
 use super::tensorboard::EventFile;
+use super::watcher::{RoundLength, Watcher};
 use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
-    Access, Checkpoint, Link, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
+    Access, Checkpoint, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
-use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
-use crate::eval::checkpoint_log_probs;
 use crate::model::{Model, check_tensors};
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
 use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
 use crate::{Error, Result};
-
-/// One round: what it trains and on which data.
-#[derive(Debug)]
-pub struct RoundSpec {
-    /// The plan.
-    pub plan: Plan,
-    /// Which of the stages.
-    pub stage: usize,
-}
-
-/// Options of a run.
-pub struct RunOptions<'a> {
-    /// The checkpoint to start from.
-    pub model: &'a Path,
-    /// Options of every round.
-    pub round: RoundOptions,
-    /// The rounds.
-    pub rounds: &'a [RoundSpec],
-    /// Their data.
-    pub stages: &'a [Stage<'a>],
-    /// Contents digest of the model.
-    pub contents: Sha256Hex,
-    /// Everything that decides the result, for the provenance.
-    pub options: Map<String, Value>,
-    /// Seed of plans and of the order of rows.
-    pub seed: u64,
-    /// Write TensorBoard events.
-    pub tensorboard: bool,
-    /// Make checkpoints durable before they appear.
-    pub sync: bool,
-    /// Shards without a trained tensor.
-    pub link: Link,
-    /// How the weights are read.
-    pub reading: ReadOptions,
-}
 
 /// A run that was checked and can start.
 pub struct Run<'a> {
@@ -79,25 +47,13 @@ struct Begin<'a> {
     reference: &'a [ReferenceAnswer],
 }
 
-/// The length of a round.
-#[derive(Debug, Clone, Copy)]
-pub struct RoundLength {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// About how many tokens they process.
-    pub tokens: u64,
-}
-
-/// Receives the progress of a run.
-pub trait Watcher {
-    /// The reference model has gone through `done` of `rows` answers; 0 when it begins.
-    fn reference(&mut self, done: usize, rows: usize);
-    /// A round begins.
-    fn begin(&mut self, round: u32, cost: &Cost, length: RoundLength);
-    /// A step was taken or a state was saved.
-    fn event(&mut self, event: Event<'_>);
-    /// A round has ended.
-    fn end(&mut self, round: u32, summary: &RoundSummary, unmoved: &[String]);
+/// What a run leaves beside its checkpoint.
+#[derive(Debug)]
+pub struct RunResult {
+    /// The log of all steps.
+    pub log: TrainLog,
+    /// The scores of the files that were measured between stages.
+    pub scores: Option<Continual>,
 }
 
 impl<'a> Run<'a> {
@@ -126,7 +82,8 @@ impl<'a> Run<'a> {
         }
         let states = options.round.save_steps.map_or(1, |_| options.round.save_total_limit.max(1) as u64 + 1);
         let checkpoint = Rewrite::new(source, [])?.bytes();
-        Ok(states.saturating_mul(state) + options.rounds.len().min(2) as u64 * checkpoint + deltas)
+        let checkpoints = options.rounds.len().min(2) + options.kept_rounds().len();
+        Ok(states.saturating_mul(state) + checkpoints as u64 * checkpoint + deltas)
     }
 
     /// A run in `dir`.
@@ -139,7 +96,7 @@ impl<'a> Run<'a> {
         &self.dir
     }
 
-    /// Runs every round that is not done. `stop` ends the run after the current step.
+    /// Runs every round that is not done, and measures what is not measured. `stop` ends the run after the current step.
     ///
     /// # Errors
     /// [`Error::Training`] when stopped or when the loss is not finite; [`Error::Io`]; anything a checkpoint can
@@ -149,18 +106,21 @@ impl<'a> Run<'a> {
         device: &mut Device,
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
-    ) -> Result<TrainLog> {
+    ) -> Result<RunResult> {
         let resume_point = self.dir.resume_point()?;
-        if (1..self.options.rounds.len() as u32).contains(&resume_point.rounds) {
+        let RunOptions { rounds, stages, measured, reading, sync, .. } = self.options;
+        if (1..rounds.len() as u32).contains(&resume_point.rounds) {
             self.check_checkpoint(resume_point.rounds - 1)?;
         }
+        let tasks = stages.len().min(measured.len());
+        let mut sequence = Sequence::open(measured, tasks, self.dir.scores(), reading, sync)?;
+        self.measure(&mut sequence, resume_point.rounds, device, watcher, stop)?;
         let mut state = resume_point.state;
-        let steps = |round: &RoundSpec| self.options.round.steps(&self.options.stages[round.stage]);
-        let left = self.options.rounds.get(resume_point.rounds as usize..).unwrap_or_default();
-        let reference = self.reference(left, device, watcher, stop)?;
+        let steps = |round: &RoundSpec| self.options.round.steps(&stages[round.stage]);
+        let reference = self.reference(resume_point.rounds as usize, device, watcher, stop)?;
         let mut log = None;
-        for (round, spec) in (0..).zip(self.options.rounds).skip(resume_point.rounds as usize) {
-            let before: u64 = self.options.rounds[..round as usize].iter().map(steps).sum();
+        for (round, spec) in (0..).zip(rounds).skip(resume_point.rounds as usize) {
+            let before: u64 = rounds[..round as usize].iter().map(steps).sum();
             let fresh = || (None, Progress { round, step: before, ..Progress::default() });
             let (state, progress) = state.take().map_or_else(fresh, |(path, p)| (Some(path), p));
             let mut lines = match log.take() {
@@ -169,44 +129,50 @@ impl<'a> Run<'a> {
             };
             let begin = Begin { spec, progress, state: state.as_deref(), reference: &reference[spec.stage] };
             self.round(device, begin, &mut lines, watcher, stop)?;
+            self.measure(&mut sequence, round + 1, device, watcher, stop)?;
             log = Some(lines);
         }
-        log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)
+        let log = log.map_or_else(|| TrainLog::open(&self.dir.log(), u64::MAX), Ok)?;
+        Ok(RunResult { log, scores: (!measured.is_empty()).then(|| sequence.into_scores()) })
     }
 
-    /// What the model that the run starts from says of the answers of each stage of `rounds`; nothing where no pairs are
-    /// learnt from. It is the reference model of every round.
+    /// Measures the model before the first stage and after each that is done, once `rounds` rounds are, as far as it was
+    /// not measured. A stage is measured before a round of the next begins, so that its checkpoint is still there.
+    fn measure(
+        &self,
+        sequence: &mut Sequence<'_>,
+        rounds: u32,
+        device: &mut Device,
+        watcher: &mut dyn Watcher,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        if self.options.measured.is_empty() {
+            return Ok(());
+        }
+        let ends: Vec<u32> = self.options.stage_ends().into_iter().filter(|end| *end < rounds).collect();
+        while sequence.measured() <= ends.len() {
+            let after = sequence.measured().checked_sub(1).map(|stage| self.dir.checkpoint(ends[stage]));
+            let path = after.unwrap_or_else(|| self.options.model.to_owned());
+            sequence.measure(&path, device, watcher, stop)?;
+        }
+        Ok(())
+    }
+
+    /// What the model that the run starts from says of the answers of each stage from round `from` on; nothing where no
+    /// pairs are learnt from.
     fn reference(
         &self,
-        rounds: &[RoundSpec],
+        from: usize,
         device: &mut Device,
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<Vec<Vec<ReferenceAnswer>>> {
-        let mut answers = vec![Vec::new(); self.options.stages.len()];
-        if self.options.round.preference.is_none() || rounds.is_empty() {
-            return Ok(answers);
+        let RunOptions { model, reading, stages, rounds, .. } = self.options;
+        let wanted: BTreeSet<usize> = rounds.iter().skip(from).map(|round| round.stage).collect();
+        if self.options.round.preference.is_none() || wanted.is_empty() {
+            return Ok(vec![Vec::new(); stages.len()]);
         }
-        let start = Checkpoint::open(self.options.model, self.options.reading)?;
-        let rows = |stage: usize| self.options.stages[stage].batches.rows();
-        let stages: BTreeSet<usize> = rounds.iter().map(|round| round.stage).collect();
-        let (mut before, all) = (0, stages.iter().map(|stage| rows(*stage).len()).sum());
-        watcher.reference(0, all);
-        for stage in stages {
-            let mut go_on = |done| {
-                watcher.reference(before + done, all);
-                !stop.load(Ordering::Relaxed)
-            };
-            let found = checkpoint_log_probs(device, &start, rows(stage), &mut go_on)?;
-            let found = found.ok_or_else(|| Error::Training {
-                fault: "training stopped: interrupted before the first step".to_owned(),
-                hint: Some("--resume begins it again".to_owned()),
-            })?;
-            before += found.len();
-            let answer = |(row, log_prob): (&Row, f64)| ReferenceAnswer { log_prob, tokens: row.labelled() };
-            answers[stage] = rows(stage).iter().zip(found).map(answer).collect();
-        }
-        Ok(answers)
+        reference_answers((model, reading), stages, &wanted, device, watcher, stop)
     }
 
     /// Moves the checkpoint after the last round into the run directory itself.
@@ -214,7 +180,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
-        self.dir.finish(self.options.rounds.len() as u32)
+        self.dir.finish(self.options.rounds.len() as u32, &self.options.kept_rounds())
     }
 
     /// As the options say, but not mapped.
@@ -271,7 +237,7 @@ impl<'a> Run<'a> {
             "contents_sha256": digest,
         });
         replace_bytes(&kept.join("metrics.json"), self.options.sync, format!("{metrics:#}\n").as_bytes())?;
-        self.dir.clear_before(round + 1)?;
+        self.dir.clear_before(round + 1, &self.options.kept_rounds())?;
         watcher.end(round, &summary, &unmoved);
         Ok(())
     }

@@ -8,6 +8,8 @@
 //! OUT/state/run.json             the options, so that --resume can tell another run; written first, removed last
 //! OUT/state/round-000-step-….safetensors    master weights and moments
 //! OUT/state/round-000/           the checkpoint after a round
+//! OUT/state/scores.json          of the files that are measured between stages
+//! OUT/stages/0/                  the checkpoint after a stage, where those are kept
 //! OUT/config.json, *.safetensors, …         the result, moved here at the end, config.json last
 //! .OUT.replaced-…/OUT            what stood there before --force, kept until the run has ended
 //! ```
@@ -121,7 +123,8 @@ impl RunDir {
         }
         let dir = Self { root: out.to_owned(), replaced: endings(Some(&before)), _lock: lock };
         dir.clear_unfinished()?;
-        check_space(out, out, space.saturating_sub(bytes_in(&dir.states()) + bytes_in(&out.join("rounds"))))?;
+        let there = ["state", "rounds", "stages"].map(|name| bytes_in(&out.join(name)));
+        check_space(out, out, space.saturating_sub(there.iter().sum()))?;
         Ok(dir)
     }
 
@@ -187,11 +190,36 @@ impl RunDir {
         self.states().join(format!("round-{round:03}"))
     }
 
-    /// Removes the states of rounds that are done, and checkpoints that no later round starts from.
+    /// The scores of the files that are measured between stages.
+    pub fn scores(&self) -> PathBuf {
+        self.states().join("scores.json")
+    }
+
+    /// The checkpoint after a stage, where those are kept.
+    pub fn stage(&self, stage: usize) -> PathBuf {
+        self.root.join("stages").join(stage.to_string())
+    }
+
+    /// Moves the checkpoints after the rounds `kept`, one for each stage, to their place, those before `round` only.
+    fn keep(&self, round: u32, kept: &[u32]) -> Result<()> {
+        for (stage, from) in kept.iter().enumerate().filter(|(_, kept)| **kept < round) {
+            let (from, to) = (self.checkpoint(*from), self.stage(stage));
+            if from.exists() {
+                let parent = to.parent().unwrap_or(&self.root);
+                std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+                std::fs::rename(&from, &to).map_err(Error::io("move to", &to))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the states of rounds that are done, and checkpoints that no later round starts from; those after the rounds
+    /// `kept` are moved to [`RunDir::stage`].
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn clear_before(&self, round: u32) -> Result<()> {
+    pub fn clear_before(&self, round: u32, kept: &[u32]) -> Result<()> {
+        self.keep(round.saturating_sub(1), kept)?;
         for path in state::all(&self.states())? {
             if state::progress_of(&path)?.round < round {
                 remove(&path)?;
@@ -203,12 +231,14 @@ impl RunDir {
         Ok(())
     }
 
-    /// Moves the checkpoint after the last round to its place, `config.json` last, and removes the state and what
-    /// stood here before. A run that is killed on the way is finished by `--resume`: `run.json` goes last.
+    /// Moves the checkpoint after the last round to its place, `config.json` last, those after the rounds `kept` to
+    /// [`RunDir::stage`], and removes the state and what stood here before. A run that is killed on the way is finished
+    /// by `--resume`: `run.json` goes last.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finish(self, rounds: u32) -> Result<()> {
+    pub fn finish(self, rounds: u32, kept: &[u32]) -> Result<()> {
+        self.keep(rounds - 1, kept)?;
         let from = self.checkpoint(rounds - 1);
         if from.exists() {
             let mut moves = entries(&from)?;
@@ -219,16 +249,17 @@ impl RunDir {
             }
         }
         sync(&self.root)?;
-        let (run, lock) = (run_json(&self.root), self.states().join("lock"));
+        // A run that was killed here has its scores still to report.
+        let last = [run_json(&self.root), self.states().join("lock"), self.scores()];
         for path in entries(&self.states())? {
-            if path != run && path != lock {
+            if !last.contains(&path) {
                 remove(&path)?;
             }
         }
         for replaced in self.replaced.iter().filter_map(|ending| Replaced::named(&self.root, ending)) {
             replaced.remove_if(|_| true)?;
         }
-        remove(&run)?;
+        remove(&last[0])?;
         remove(&self.states())?;
         sync(&self.root)
     }

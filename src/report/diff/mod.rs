@@ -14,7 +14,6 @@ mod table;
 pub use checks::{CheckedLimit, CheckedPlan, Checks};
 pub use diff_report::DiffReport;
 pub use svg::SVG_MARKER;
-pub(super) use svg::escaped as xml_text;
 pub use table::SortBy;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::diff_report::DiffReport;
 use super::rollup::{Row, Total};
 use crate::report::colors::{Ground, Scale, color_at};
+use crate::report::xml::escaped;
 
 const CELL: (usize, usize) = (30, 16);
 /// Room for labels: of rows, of columns, and for the title.
@@ -121,20 +122,4 @@ fn shorten(text: &str) -> String {
         return text.to_owned();
     }
     format!("…{}", text.chars().skip(n - 39).collect::<String>())
-}
-
-/// Safe inside XML: markup escaped, control characters, which XML forbids, replaced.
-pub(in crate::report) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

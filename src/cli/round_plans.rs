@@ -1,0 +1,58 @@
+//! The rounds of a training run: what each trains, and on which stage.
+
+use std::path::PathBuf;
+
+use super::selection::SelectionArgs;
+use crate::checkpoint::Checkpoint;
+use crate::plan::{Inventory, Plan};
+use crate::train::RoundSpec;
+use crate::{Error, Result};
+
+/// What the flags of a run say of its rounds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoundArgs<'a> {
+    pub(super) plans: &'a [PathBuf],
+    pub(super) selection: &'a SelectionArgs,
+    pub(super) ratio: f64,
+    pub(super) rounds: Option<u32>,
+    pub(super) stages: usize,
+}
+
+impl RoundArgs<'_> {
+    /// How many rounds there are.
+    pub(super) fn rounds(&self) -> usize {
+        self.rounds.map_or(self.stages, |n| n as usize)
+    }
+
+    /// One plan for each round, and as many rounds for each stage.
+    ///
+    /// # Errors
+    /// Rounds that cannot be divided between the stages, another number of plans, a plan that cannot be read or drawn.
+    pub(super) fn specs(&self, source: &Checkpoint) -> Result<Vec<RoundSpec>> {
+        let inventory = Inventory::of(source);
+        let (rounds, stages) = (self.rounds(), self.stages);
+        if !rounds.is_multiple_of(stages) {
+            let fault = format!(
+                "--rounds: got {rounds}, expected a multiple of {stages}: as many rounds for each --data"
+            );
+            return Err(Error::usage(fault, "leave out --rounds for one round each"));
+        }
+        if self.plans.len() > 1 && rounds != self.plans.len() {
+            let (got, expected) = (self.plans.len(), rounds);
+            let fault =
+                format!("--plan: got {got} plans, expected one, or one for each of {expected} rounds");
+            return Err(Error::usage(fault, ""));
+        }
+        let ratio = self.ratio;
+        if !(0.0..=1.0).contains(&ratio) {
+            let fault = format!("--ratio out of range: got {ratio}, expected 0 to 1");
+            return Err(Error::usage(fault, "--ratio is the share that is trained"));
+        }
+        let plan_of = |round: usize| match self.plans.get(round.min(self.plans.len().saturating_sub(1))) {
+            Some(path) => Plan::read(path),
+            None => self.selection.plan_of_round(&inventory, ratio, round as u32),
+        };
+        let stage = |round: usize| round / (rounds / stages);
+        (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
+    }
+}
