@@ -6,8 +6,8 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `experiment_cost`, `experiment`, `eval`, `generate`,
+//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`,
+//! `lora`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;

@@ -1,8 +1,7 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`,
-//! `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
 mod chart;
 mod colors;
