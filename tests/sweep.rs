@@ -79,7 +79,9 @@ fn scores_are_those_of_the_written_checkpoints() {
         }
         let loss = |at: usize| draws[at]["scores"][0]["loss"].as_f64().unwrap();
         assert_eq!(loss(0), loss(1), "ratio 0 is tuned");
-        assert!(loss(2) != loss(3) && loss(2) != loss(0) && loss(4) != loss(5), "{way:?}: the draws differ");
+        assert!(loss(2) != loss(0) && loss(4) != loss(5), "{way:?}");
+        // The largest changes are the same whatever the seed.
+        assert_eq!(loss(2) == loss(3), way.contains(&"top-magnitude"), "{way:?}");
         let share = |at: usize| draws[at]["returned_parameters"].as_u64().unwrap();
         assert!(share(1) == 0 && share(2) > 0 && share(4) > share(2) && share(5) >= share(4), "{way:?}");
     }
@@ -129,7 +131,8 @@ fn what_cannot_be_swept_is_refused() {
         (&["--sweep", "0.5", "--strategy", "explicit", "--train", "*"], "--strategy explicit has no ratio"),
         (&["--sweep", "0.5", "--out", "x"], "cannot be used with"),
         (&["--sweep", "0.5", "--ratio", "0.5"], "cannot be used with"),
-        (&["--out", "x"], "--sweep"),
+        (&["--out", "x"], "cannot be used with"),
+        (&["--dry-run"], "cannot be used with"),
         (&["--sweep", "0.5", "--batch-size", "0"], "--batch-size: got 0"),
     ] {
         let message = refused(&[more, &eval[..]].concat());

@@ -27,8 +27,8 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("out", |out| out.required(false).required_unless_present_any(["dry_run", "sweep"])),
-    mut_arg("device", |device| device.requires("sweep")),
-    mut_arg("compute_dtype", |dtype| dtype.requires("sweep")),
+    mut_arg("device", |device| device.requires("sweep").conflicts_with_all(["out", "dry_run"])),
+    mut_arg("compute_dtype", |dtype| dtype.requires("sweep").conflicts_with_all(["out", "dry_run"])),
     override_usage = "hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --out <DIR>
        hft-surgery reset [OPTIONS] --base <CKPT> --tuned <CKPT> --sweep <R,R,…> --eval <FILE>...",
     after_long_help = EXAMPLES

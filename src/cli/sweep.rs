@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::answer_args::AnswerArgs;
 use super::device::DeviceArgs;
 use super::eval_data::{EvalData, Reading};
+use super::named_file::NamedFile;
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
 use super::report_file::ReportFile;
@@ -32,22 +33,22 @@ pub(super) struct SweepArgs {
     #[arg(long, value_name = "R,R,…", value_delimiter = ',', num_args = 1, allow_negative_numbers = true, requires = "eval", conflicts_with_all = ["out", "force", "no_sync", "write_plan", "dry_run", "link", "hash", "complement_of"])]
     sweep: Vec<f64>,
     /// The rows to measure on, as FILE or NAME=FILE, of any format that `eval` reads; may be repeated; the first is the task
-    #[arg(long, value_name = "FILE", requires = "sweep")]
+    #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with_all = ["out", "dry_run"])]
     eval: Vec<PathBuf>,
     /// Draws of each ratio, with the seeds from --seed on
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "sweep", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "sweep", conflicts_with_all = ["out", "dry_run"], value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: u64,
     /// Print comma-separated values
-    #[arg(long, requires = "sweep", conflicts_with = "json")]
+    #[arg(long, requires = "sweep", conflicts_with_all = ["out", "dry_run", "json"])]
     csv: bool,
     /// Draw the curves: each file against the first, and each against the share that is returned
-    #[arg(long, value_name = "FILE", requires = "sweep")]
+    #[arg(long, value_name = "FILE", requires = "sweep", conflicts_with_all = ["out", "dry_run"])]
     svg: Option<PathBuf>,
     /// Rows that go through the model at once
-    #[arg(long, value_name = "N", default_value_t = 8, requires = "sweep")]
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "sweep", conflicts_with_all = ["out", "dry_run"])]
     batch_size: usize,
     /// Tokens of a row at most; longer rows lose their end [default: no limit]
-    #[arg(long, value_name = "N", requires = "sweep")]
+    #[arg(long, value_name = "N", requires = "sweep", conflicts_with_all = ["out", "dry_run"])]
     max_length: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
@@ -88,7 +89,8 @@ struct Work {
 impl Sweep<'_> {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         self.check()?;
-        let read = CommandInputs::of([self.base, self.tuned]).with(&self.args.eval);
+        let files: Vec<PathBuf> = self.args.eval.iter().map(|file| NamedFile::of(file).path).collect();
+        let read = CommandInputs::of([self.base, self.tuned]).with(&files);
         let svg = self.args.svg.as_deref();
         let svg = svg
             .map(|path| ReportFile::check(path, "--svg", &read, report::Sweep::SVG_MARKER, false))

@@ -3,9 +3,10 @@
 //!
 //! Knows no terminal, no model and no tensor: everything is computed by the commands.
 //!
-//! Parts, lowest first: `recipe`, `steps`, `child`, `store`, `run`, `statistics`, `results`.
+//! Parts, lowest first: `recipe`, `steps`, `child`, `store`, `run`, `statistics`, `outcome`, `results`.
 
 mod child;
+mod outcome;
 mod recipe;
 mod results;
 mod run;
@@ -14,8 +15,9 @@ mod steps;
 mod store;
 
 pub use child::Measured;
+pub use outcome::{Entry, GeneralScore, Origin, Outcome};
 pub use recipe::{Method, Procedure, Recipe, Task};
-pub use results::{Entry, GeneralScore, Origin, Outcome, Results};
+pub use results::Results;
 pub use run::{Conditions, Finished, Runner};
 pub use statistics::{Paired, Sample};
 pub use steps::{Chain, Kind, Step, chains};

@@ -84,7 +84,7 @@ impl Place {
 
 impl Sweep {
     /// A line of every picture, by which the next run knows it as its own.
-    pub const SVG_MARKER: &'static str = "<!-- written by hft-surgery reset --sweep -->";
+    pub const SVG_MARKER: &'static str = "<!-- written by hft-surgery reset, a sweep -->";
 
     /// What is measured on the file at `at`, the perplexity aside, which is a function of the loss.
     fn metrics(&self, at: usize) -> Vec<Metric> {
