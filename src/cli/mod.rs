@@ -7,11 +7,12 @@
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `answer_args`, `eval_data`, `eval`, `generate`,
+//! `train`, `answer_args`, `eval_data`, `eval`, `generation_warnings`, `chat`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
 mod answer_args;
+mod chat;
 mod command_line;
 mod completions;
 mod config_file;
@@ -21,6 +22,7 @@ mod doctor;
 mod eval;
 mod eval_data;
 mod generate;
+mod generation_warnings;
 mod global_args;
 mod hash_args;
 mod inspect;

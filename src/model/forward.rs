@@ -91,18 +91,17 @@ pub(crate) fn query_key_value<B: Backend>(
         &mut selective.norm1,
         &mut block.rstd1,
     );
+    let x = &selective.norm1;
+    let weights = [&layer.q_proj, &layer.k_proj, &layer.v_proj];
     if let (Some([q_raw, k_raw]), Some(q_norm), Some(k_norm)) =
         (&mut block.normed_heads, &layer.q_norm, &layer.k_norm)
     {
-        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut q_raw.0, false);
-        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut k_raw.0, false);
+        linears(backend, x, rows, weights.into_iter().zip([&mut q_raw.0, &mut k_raw.0, &mut block.v]));
         backend.rmsnorm_forward(&q_raw.0, &q_norm.weight, rows * heads, eps, &mut block.q, &mut q_raw.1);
         backend.rmsnorm_forward(&k_raw.0, &k_norm.weight, rows * kv_heads, eps, &mut block.k, &mut k_raw.1);
     } else {
-        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut block.q, false);
-        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut block.k, false);
+        linears(backend, x, rows, weights.into_iter().zip([&mut block.q, &mut block.k, &mut block.v]));
     }
-    linear(backend, &selective.norm1, &layer.v_proj, rows, &mut block.v, false);
     backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
     backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
 }
@@ -120,28 +119,45 @@ pub(crate) fn after_attention<B: Backend>(
     let BlockContext { config, batch, .. } = context;
     let (rows, eps, d) = (batch.ids.len(), config.rms_norm_eps, config.hidden_size);
     backend.copy(x, &mut block.mid, rows * d);
-    linear(backend, &selective.att, &layer.o_proj, rows, &mut block.mid, true);
+    add_linear(backend, &selective.att, &layer.o_proj, rows, &mut block.mid);
 
     let norm2 = &layer.post_attention_layernorm.weight;
     backend.rmsnorm_forward(&block.mid, norm2, rows, eps, &mut selective.norm2, &mut block.rstd2);
-    linear(backend, &selective.norm2, &layer.gate_proj, rows, &mut block.gate, false);
-    linear(backend, &selective.norm2, &layer.up_proj, rows, &mut block.up, false);
+    let gate_and_up = [(&layer.gate_proj, &mut block.gate), (&layer.up_proj, &mut block.up)];
+    linears(backend, &selective.norm2, rows, gate_and_up);
     backend.swiglu_forward(&block.gate, &block.up, rows * config.intermediate_size, &mut selective.act);
     if let Some(out) = out {
         backend.copy(&block.mid, out, rows * d);
-        linear(backend, &selective.act, &layer.down_proj, rows, out, true);
+        add_linear(backend, &selective.act, &layer.down_proj, rows, out);
     }
 }
 
-fn linear<B: Backend>(
+/// Several linear layers over one input.
+fn linears<'x, B: Backend + 'x>(
+    backend: &mut B,
+    x: &B::Buffer,
+    rows: usize,
+    outputs: impl IntoIterator<Item = (&'x Linear<B>, &'x mut B::Buffer)>,
+) {
+    let (layers, mut outputs): (Vec<&Linear<B>>, Vec<(&B::Weight, &mut B::Buffer)>) =
+        outputs.into_iter().map(|(linear, out)| (linear, (&linear.weight.weight, out))).unzip();
+    backend.linears_forward(x, rows, &mut outputs);
+    for (linear, (_, out)) in layers.into_iter().zip(outputs) {
+        if let Some(bias) = &linear.bias {
+            backend.bias_forward(&bias.weight, rows, out);
+        }
+    }
+}
+
+/// A linear layer that is added to `out`.
+fn add_linear<B: Backend>(
     backend: &mut B,
     x: &B::Buffer,
     linear: &Linear<B>,
     rows: usize,
     out: &mut B::Buffer,
-    accumulate: bool,
 ) {
-    backend.linear_forward(x, &linear.weight.weight, rows, out, accumulate);
+    backend.linear_forward(x, &linear.weight.weight, rows, out, true);
     if let Some(bias) = &linear.bias {
         backend.bias_forward(&bias.weight, rows, out);
     }

@@ -1,13 +1,14 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `evaluation_samples`.
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `evaluation_samples`, `evaluation_page`.
 
 mod colors;
 mod csv;
 mod diff;
 mod doctor;
 mod evaluation;
+mod evaluation_page;
 mod evaluation_samples;
 mod inspection;
 mod json;
@@ -27,6 +28,7 @@ pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };
+pub use evaluation_page::{EVALUATION_MARKER, evaluation_html};
 pub use evaluation_samples::{SAMPLES_MARKER, evaluation_samples};
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
