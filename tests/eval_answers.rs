@@ -39,9 +39,9 @@ fn texts_and_exact_matches_are_those_of_lm_evaluation_harness() {
     let (golden, samples) = (golden(), dir.path().join("samples.jsonl"));
     let examples = fixture("eval/examples.jsonl");
     let few_shot = ["--few-shot", path(&examples), "--shots", "3", "--few-shot-sampler", "first"];
-    for (name, more) in [("plain", &[][..]), ("few_shot", &few_shot[..])] {
+    for (name, more, sizes) in [("plain", &[][..], &["1", "8"][..]), ("few_shot", &few_shot[..], &["3"])] {
         let expected = &golden[name];
-        for size in ["1", "3", "8"] {
+        for size in sizes {
             let options = [&TASK[..], more, &["--batch-size", size, "--samples", path(&samples)]].concat();
             let got = eval(&fixture("base"), &fixture("eval/prompts.jsonl"), &options);
             assert_eq!((&got["kind"], &got["rows"]), (&json!("generate"), &json!(40)));
@@ -221,6 +221,27 @@ fn models_are_compared_on_their_answers() {
     assert!(all[0]["loss"].is_null() && all[1]["kind"] == "generate");
     let table = ok(&[&args[..], &TASK].concat());
     assert!(table.contains("exact_match") && table.lines().count() == 3, "{table}");
+}
+
+/// The page holds the document of `--json`, and replaces an earlier page only.
+#[test]
+fn a_page_shows_the_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("eval.html");
+    let (base, tuned, data) = (fixture("base"), fixture("tuned"), fixture("eval/prompts.jsonl"));
+    let args =
+        ["eval", "--device", "cpu", "--model", path(&base), "--model", path(&tuned), "--data", path(&data)];
+    let args = [&args[..], &TASK, &["--json", "--html", path(&page)]].concat();
+    for _ in 0..2 {
+        let json: Value = serde_json::from_str(&ok(&args)).unwrap();
+        let text = std::fs::read_to_string(&page).unwrap();
+        let start = text.find("id=\"data\">").unwrap() + "id=\"data\">".len();
+        let end = start + text[start..].find("</script>").unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text[start..end]).unwrap(), json);
+    }
+    std::fs::write(&page, "mine").unwrap();
+    assert!(fails(&args).contains("is not a report that this command wrote"));
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), "mine");
 }
 
 #[test]

@@ -236,3 +236,134 @@ fn what_cannot_be_done_is_refused() {
     assert!(fails(&generate(plain, &["--prompt", "a"])).contains("--raw"));
     ok(&generate(plain, &["--prompt", "a", "--raw"]));
 }
+
+/// Runs `generate` with these lines as stdin.
+fn piped(arguments: &[&str], lines: &str) -> std::process::Output {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut command = common::hft(arguments);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    common::wait(child)
+}
+
+/// Each turn answers the whole chat so far; of an earlier turn nothing is computed again but what the template renders
+/// otherwise.
+#[test]
+fn a_chat_answers_line_by_line_with_its_history() {
+    let base = fixture("base");
+    let chat = |more: &[&str], lines: &str| {
+        let arguments =
+            [&["generate", "--model", path(&base), "--max-new-tokens", "6", "--chat", "--verbose"], more]
+                .concat();
+        let output = piped(&arguments, lines);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("chat.json");
+    let of_file = |messages: &Value| {
+        std::fs::write(&file, messages.to_string()).unwrap();
+        let arguments = [
+            "generate",
+            "--model",
+            path(&base),
+            "--max-new-tokens",
+            "6",
+            "--messages",
+            path(&file),
+            "--json",
+        ];
+        let answer: Value = serde_json::from_str(&ok(&arguments)).unwrap();
+        answer["text"].as_str().unwrap().to_owned()
+    };
+    let mut messages =
+        serde_json::json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]);
+    let first = of_file(&messages);
+    let list = messages.as_array_mut().unwrap();
+    list.push(serde_json::json!({"role": "assistant", "content": first}));
+    list.push(serde_json::json!({"role": "user", "content": "the quick fox"}));
+    let second = of_file(&messages);
+    let (text, said) = chat(&["--system", "Be brief."], "Hello\n\nthe quick fox\n");
+    assert_eq!(text, format!("{first}\n{second}\n"));
+    let computed: Vec<Vec<u64>> = said
+        .lines()
+        .filter(|line| line.contains("prompt tokens computed"))
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+        .collect();
+    assert_eq!(computed.len(), 2, "{said}");
+    assert_eq!(computed[0][0], computed[0][1]);
+    assert!(computed[1][0] < computed[1][1] - computed[0][1] + 8, "{said}");
+    let (text, _) = chat(&["--system", "Be brief."], "the quick fox\n/reset\nHello\n/exit\nHello\n");
+    assert!(text.ends_with(&format!("\n{first}\n")), "{text}");
+}
+
+#[test]
+fn models_answer_a_chat_in_turn_and_a_chat_without_lines_is_refused() {
+    let (base, tuned) = (fixture("base"), fixture("tuned"));
+    let arguments =
+        ["generate", "--model", path(&base), "--model", path(&tuned), "--max-new-tokens", "4", "--chat"];
+    let text = String::from_utf8(piped(&arguments, "Hello\n").stdout).unwrap();
+    let alone = |model: &Path| {
+        ok(&["generate", "--model", path(model), "--max-new-tokens", "4", "--prompt", "Hello"])
+    };
+    let expected =
+        format!("== {} ==\n{}\n== {} ==\n{}", path(&base), alone(&base), path(&tuned), alone(&tuned));
+    assert_eq!(text, expected);
+    for lines in ["", "\n\n"] {
+        let output = piped(&arguments, lines);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains("has no line to answer"), "{stderr}");
+    }
+    let output = piped(&arguments, "a\u{e9}\n\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// A template that raises an exception on a message of the system, and one that leaves it out.
+#[test]
+fn a_template_without_a_system_message_is_refused_by_name() {
+    let raises = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m.content }}{% endfor %}";
+    let silent = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}";
+    for (template, fault) in [(raises, "System role not supported"), (silent, "leaves it out")] {
+        let config = serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template});
+        let (_dir, model) = changed(&[("tokenizer_config.json", &config.to_string())]);
+        for more in [&["--chat"][..], &["--prompt", "Hello"]] {
+            let said = fails(&[&generate(path(&model), more)[..], &["--system", "Be brief."]].concat());
+            assert!(said.contains("--system: the chat template of") && said.contains(fault), "{said}");
+        }
+    }
+}
+
+/// A signal stops the answer; the chat goes on with the next line.
+#[test]
+fn a_signal_stops_the_answer_and_not_the_chat() {
+    use std::io::{Read, Write};
+    use std::process::Stdio;
+    let base = fixture("base");
+    let config = serde_json::json!({"eos_token_id": null}).to_string();
+    let (_dir, model) = changed(&[("generation_config.json", &config)]);
+    drop(base);
+    let arguments = ["generate", "--model", path(&model), "--max-new-tokens", "1000000", "--chat"];
+    let mut command = common::hft(&arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"Hello\n").unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut byte = [0];
+    for _ in 0..2 {
+        stdout.read_exact(&mut byte).unwrap();
+        let id = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        // The line after the answer tells that it has ended.
+        while byte != *b"\n" {
+            stdout.read_exact(&mut byte).unwrap();
+        }
+        stdin.write_all(b"once more\n").unwrap();
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(!common::wait(child).status.success());
+}

@@ -197,6 +197,17 @@ pub trait Backend {
         out: &mut Self::Buffer,
         accumulate: bool,
     );
+    /// [`Backend::linear_forward`] of one input with each weight, into the output beside it.
+    fn linears_forward(
+        &mut self,
+        x: &Self::Buffer,
+        rows: usize,
+        outputs: &mut [(&Self::Weight, &mut Self::Buffer)],
+    ) {
+        for (weight, out) in outputs {
+            self.linear_forward(x, weight, rows, out, false);
+        }
+    }
     /// `dx = dout · weight`, `[rows, in_features]`; added to `dx` with `accumulate`.
     fn linear_backward_input(
         &mut self,

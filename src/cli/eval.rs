@@ -20,8 +20,8 @@ use crate::eval::{EvalRows, Metric, RowSum, Scores, mean, paired_difference, sco
 use crate::model::{ModelConfig, check_tensors, unused};
 use crate::plan::is_buffer;
 use crate::report::{
-    Evaluation, Measured, SAMPLES_MARKER, evaluation_csv, evaluation_json, evaluation_samples,
-    evaluation_table, json_text, single_json, single_text,
+    EVALUATION_MARKER, Evaluation, Measured, SAMPLES_MARKER, evaluation_csv, evaluation_html,
+    evaluation_json, evaluation_samples, evaluation_table, json_text, single_json, single_text,
 };
 use crate::{Error, Result};
 
@@ -60,7 +60,10 @@ pub(super) struct Eval {
     /// Write what each model makes of each row, as JSON lines
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
-    /// Replace a file at --samples that eval did not write
+    /// Write a page to look at in a browser, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Replace files at --samples and --html that eval did not write
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -111,10 +114,8 @@ impl Eval {
         let subjects: Vec<Subject> =
             self.model.iter().map(|path| self.subject(path, &mut data, terminal)).collect::<Result<_>>()?;
         let inputs = self.inputs(&subjects, &data);
-        let samples = self.samples.as_deref();
-        let samples =
-            samples.map(|path| ReportFile::check(path, "--samples", &inputs, SAMPLES_MARKER, self.force));
-        let samples = samples.transpose()?;
+        let samples = self.report_file(&self.samples, "--samples", SAMPLES_MARKER, &inputs)?;
+        let html = self.report_file(&self.html, "--html", EVALUATION_MARKER, &inputs)?;
         let writes = |rows: &Rc<EvalRows>| matches!(**rows, EvalRows::Generate(_));
         if !matches!(device, Device::Cpu) && subjects.iter().flat_map(|subject| &subject.rows).any(writes) {
             terminal.warn("answers are written on the CPU");
@@ -145,6 +146,7 @@ impl Eval {
                 });
             }
         }
+        html.map_or(Ok(()), |file| file.write(&evaluation_html(&all), terminal))?;
         let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
         terminal.print(&self.shown(&all, &files))?;
         Ok(Outcome::Success)
@@ -172,6 +174,17 @@ impl Eval {
     fn inputs(&self, subjects: &[Subject], data: &EvalData<'_>) -> CommandInputs {
         let inputs = CommandInputs::of(subjects.iter().map(|subject| &subject.source));
         inputs.with(data.files.iter().map(|file| &file.path)).with(self.few_shot.path())
+    }
+
+    /// The report that an option asks for, where it is given; the path has passed the guard.
+    fn report_file<'a>(
+        &self,
+        path: &'a Option<PathBuf>,
+        option: &'static str,
+        marker: &'a str,
+        inputs: &'a CommandInputs,
+    ) -> Result<Option<ReportFile<'a>>> {
+        path.as_deref().map(|path| ReportFile::check(path, option, inputs, marker, self.force)).transpose()
     }
 
     /// The scores of a model on each file.

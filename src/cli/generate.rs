@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::chat::{self, ChatOptions};
+use super::generation_warnings::warn;
 use super::outcome::Outcome;
 use super::reading_args::{ReadingArgs, dequantized};
 use super::terminal::Terminal;
@@ -24,8 +26,11 @@ pub(super) struct Generate {
     model: Vec<PathBuf>,
     #[command(flatten)]
     question: Question,
+    /// A message of the system before --prompt or --chat
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["messages", "raw"])]
+    system: Option<String>,
     /// Continue the text of --prompt as it stands, without the chat template
-    #[arg(long, conflicts_with = "messages")]
+    #[arg(long, conflicts_with_all = ["messages", "chat"])]
     raw: bool,
     /// New tokens at most
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -36,7 +41,7 @@ pub(super) struct Generate {
     #[arg(long)]
     no_kv_cache: bool,
     /// Print one JSON object per model, each on a line: `model`, `text`, `ids` (the new ones), `finish_reason`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "chat")]
     json: bool,
     #[command(flatten)]
     reading: ReadingArgs,
@@ -52,6 +57,9 @@ struct Question {
     /// A chat as JSON: a list of messages, or an object with `messages` and what else the template reads
     #[arg(long, value_name = "FILE")]
     messages: Option<PathBuf>,
+    /// A chat: each line of stdin is a message of the user; /reset begins anew, /exit ends
+    #[arg(long)]
+    chat: bool,
 }
 
 /// How the next token is chosen.
@@ -82,6 +90,9 @@ Examples:
 
   # The answer to a chat, sampled
   hft-surgery generate --model llama-chat --messages chat.json --temperature 0.7 --top-p 0.9 --seed 1
+
+  # A chat at the terminal, with two models that answer in turn
+  hft-surgery generate --model llama-chat --model llama-half --chat --system 'Be brief.'
 
   # Continue a text, for a program
   hft-surgery generate --model llama --raw --prompt Once --max-new-tokens 32 --json";
@@ -129,9 +140,18 @@ impl Generate {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         let options = self.sampling.options(self.max_new_tokens, terminal)?;
+        if self.question.chat {
+            let chat = ChatOptions { system: self.system.as_deref(), options, kv_cache: !self.no_kv_cache };
+            chat::chat(&self.model, &self.reading, &chat, terminal)?;
+            return Ok(Outcome::Success);
+        }
         let conversation = match (&self.question.prompt, &self.question.messages) {
             (_, Some(path)) => Some(Conversation::read(path)?),
-            (Some(text), None) => (!self.raw).then(|| Conversation::of_user(text)),
+            (Some(text), None) => (!self.raw).then(|| {
+                let mut conversation = Conversation::begin(self.system.as_deref());
+                conversation.say("user", text);
+                conversation
+            }),
             (None, None) => None,
         };
         for (i, model) in self.model.iter().enumerate() {
@@ -155,6 +175,9 @@ impl Generate {
     ) -> Result<()> {
         let config = ModelConfig::read(source)?;
         let tokenizer = Tokenizer::open(source.root())?;
+        if let Some(system) = &self.system {
+            chat::check_system(source, &tokenizer, system)?;
+        }
         let prompt = match (conversation, &self.question.prompt) {
             (Some(conversation), _) => conversation.ids(&tokenizer)?,
             (None, text) => tokenizer.encode(text.as_deref().unwrap_or_default(), true)?,
@@ -183,18 +206,5 @@ impl Generate {
         terminal.print(&json_line(
             &json!({"model": model, "text": text, "ids": ids, "finish_reason": finish_reason}),
         ))
-    }
-}
-
-/// Says what transformers would do otherwise by `generation_config.json`.
-fn warn(source: &Checkpoint, generation: &GenerationConfig, options: &Options, terminal: &Terminal) {
-    let (model, path) = (Escaped(source.path()), Escaped(generation.path()));
-    let ignored = generation.not_followed(options);
-    if !ignored.is_empty() {
-        let ignored = ignored.join(", ");
-        terminal.warn(&format!("{path} asks for {ignored}; only the options of this command are followed"));
-    }
-    if generation.eos_token_ids.is_empty() {
-        terminal.warn(&format!("{model}: no `eos_token_id` in {path}: only --max-new-tokens ends the text"));
     }
 }

@@ -13,6 +13,8 @@ use crate::{Error, Result};
 
 /// Whether the command itself ends soon after [`STOP`] is set.
 static STOPS_ITSELF: AtomicBool = AtomicBool::new(false);
+/// Whether SIGTERM ends the process in any case.
+static SIGINT_ONLY: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Waits for the signals in a thread of its own. A signal that the parent process chose to ignore stays ignored.
@@ -26,7 +28,8 @@ pub(super) fn listen(terminal: Terminal) -> Result<()> {
     let mut signals = Signals::new(signals).map_err(fault)?;
     let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            if !STOPS_ITSELF.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
+            let ends = signal != SIGINT && SIGINT_ONLY.load(Ordering::SeqCst);
+            if ends || !STOPS_ITSELF.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
                 end(signal, &terminal);
             }
         }
@@ -39,6 +42,12 @@ pub(super) fn listen(terminal: Terminal) -> Result<()> {
 pub(super) fn stop_flag() -> &'static AtomicBool {
     STOPS_ITSELF.store(true, Ordering::SeqCst);
     &STOP
+}
+
+/// As [`stop_flag`], for SIGINT alone. A command that clears the flag goes on, and the next SIGINT sets it again.
+pub(super) fn sigint_flag() -> &'static AtomicBool {
+    SIGINT_ONLY.store(true, Ordering::SeqCst);
+    stop_flag()
 }
 
 fn end(signal: i32, terminal: &Terminal) {

@@ -7,11 +7,12 @@
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`,
-//! `lora`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generate`,
+//! `lora`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
 mod answer_args;
+mod chat;
 mod command_line;
 mod completions;
 mod config_file;
@@ -23,6 +24,7 @@ mod eval_data;
 mod experiment;
 mod experiment_cost;
 mod generate;
+mod generation_warnings;
 mod global_args;
 mod hash_args;
 mod inspect;

@@ -26,6 +26,16 @@ impl Conversation {
         Self { chat: Chat::of([("user", text.to_owned())]) }
     }
 
+    /// A chat of no message yet, but for that of the system where there is one.
+    pub fn begin(system: Option<&str>) -> Self {
+        Self { chat: Chat::of(system.map(|text| ("system", text.to_owned()))) }
+    }
+
+    /// Adds a message of `role`.
+    pub fn say(&mut self, role: &str, text: &str) {
+        self.chat.messages.push(serde_json::json!({"role": role, "content": text}));
+    }
+
     /// Reads a JSON file: a list of messages, or an object with `messages` and, where the template reads them, `system`,
     /// `tools` and `chat_template_kwargs`.
     ///

@@ -38,6 +38,20 @@ impl<'c> Generator<'c> {
         stop: &[u32],
         mut each: impl FnMut(u32) -> Result<()>,
     ) -> Result<Vec<u32>> {
+        self.generate_while(prompt, options, stop, |id| each(id).map(|()| true))
+    }
+
+    /// As [`Generator::generate`], as long as `each` says so.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn generate_while(
+        &mut self,
+        prompt: &[u32],
+        options: &Options,
+        stop: &[u32],
+        mut each: impl FnMut(u32) -> Result<bool>,
+    ) -> Result<Vec<u32>> {
         self.runner.check(prompt)?;
         let mut ids = prompt.to_vec();
         for index in 0..options.max_new_tokens {
@@ -51,11 +65,15 @@ impl<'c> Generator<'c> {
                 Some(sampling) => draw(&probabilities(&logits, sampling), sampling.seed, index as u64),
             };
             ids.push(id);
-            each(id)?;
-            if stop.contains(&id) {
+            if !each(id)? || stop.contains(&id) {
                 break;
             }
         }
         Ok(ids.split_off(prompt.len()))
+    }
+
+    /// Tokens that went through the model so far.
+    pub fn tokens_read(&self) -> u64 {
+        self.runner.tokens_read()
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Runner<'c> {
     model: Model<Cpu<'c>>,
     acts: Activations<Cpu<'c>>,
     capacity: usize,
+    /// Tokens that went through the model.
+    tokens_read: u64,
 }
 
 /// A text whose keys and values are kept.
@@ -32,7 +34,7 @@ impl<'c> Runner<'c> {
         let cpu = Cpu::default();
         let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, false)))?;
         let acts = activations(&cpu, &model.config, 1);
-        Ok(Self { source, cpu, model, acts, capacity: 1 })
+        Ok(Self { source, cpu, model, acts, capacity: 1, tokens_read: 0 })
     }
 
     /// A text of no token yet.
@@ -68,6 +70,7 @@ impl<'c> Runner<'c> {
         text.cache.truncate(same);
         text.ids.truncate(same);
         text.ids.extend_from_slice(&ids[same..]);
+        self.tokens_read += (ids.len() - same) as u64;
         let (d, mut last) = (self.model.config.hidden_size, Vec::new());
         for new in ids[same..].chunks(TOKENS_AT_ONCE) {
             let mut sequence = [NewTokens { ids: new, branches: &[], cache: &mut text.cache }];
@@ -80,6 +83,7 @@ impl<'c> Runner<'c> {
     /// Adds one token to each text: the logits after it, `[texts, V]`.
     pub(super) fn step(&mut self, texts: &mut [&mut CachedText], ids: &[u32]) -> Result<Vec<f32>> {
         self.reserve(texts.len());
+        self.tokens_read += texts.len() as u64;
         let new = texts.iter_mut().zip(ids.chunks(1));
         let mut sequences: Vec<NewTokens<'_>> =
             new.map(|(text, ids)| NewTokens { ids, branches: &[], cache: &mut text.cache }).collect();
@@ -93,6 +97,7 @@ impl<'c> Runner<'c> {
     /// The logits after the last token of `ids`, computed from the first token on.
     pub(super) fn read_all(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
         self.reserve(ids.len());
+        self.tokens_read += ids.len() as u64;
         let offsets = [0, ids.len() as u32];
         let batch = Batch { ids, sequences: Sequences { offsets: &offsets } };
         let hidden = forward(&mut self.cpu, &self.model, batch, &mut self.acts);
@@ -123,6 +128,10 @@ impl<'c> Runner<'c> {
             self.capacity = tokens.next_power_of_two();
             self.acts = activations(&self.cpu, &self.model.config, self.capacity);
         }
+    }
+
+    pub(super) fn tokens_read(&self) -> u64 {
+        self.tokens_read
     }
 
     pub(super) fn vocab_size(&self) -> usize {

@@ -123,19 +123,19 @@ pub(crate) fn query_key_value<B: Backend>(
     let rows = context.rows();
     let norm = layer.attention_norms.input.as_ref();
     branch_input(backend, context, norm, x, &mut selective.norm1, &mut block.rstd1);
+    let input = &selective.norm1;
+    let weights = [&layer.q_proj, &layer.k_proj, &layer.v_proj];
     if let (Some([q_raw, k_raw]), Some(q_norm), Some(k_norm)) =
         (&mut block.before_qk_norm, &layer.q_norm, &layer.k_norm)
     {
         let [q_rows, k_rows] = context.qk_norm_rows();
-        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut q_raw.0, false);
-        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut k_raw.0, false);
+        let outputs = [&mut q_raw.0, &mut k_raw.0, &mut block.v];
+        linears(backend, input, rows, weights.into_iter().zip(outputs));
         backend.rmsnorm_forward(&q_raw.0, &q_norm.weight, q_rows, config.norm, &mut block.q, &mut q_raw.1);
         backend.rmsnorm_forward(&k_raw.0, &k_norm.weight, k_rows, config.norm, &mut block.k, &mut k_raw.1);
     } else {
-        linear(backend, &selective.norm1, &layer.q_proj, rows, &mut block.q, false);
-        linear(backend, &selective.norm1, &layer.k_proj, rows, &mut block.k, false);
+        linears(backend, input, rows, weights.into_iter().zip([&mut block.q, &mut block.k, &mut block.v]));
     }
-    linear(backend, &selective.norm1, &layer.v_proj, rows, &mut block.v, false);
     if let Some(rope) = rope {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
@@ -165,8 +165,7 @@ pub(crate) fn after_attention<B: Backend>(
         Branch { input: &selective.att, projection: &layer.o_proj, norm, before_norm: attention_raw };
     branch.add(backend, context, x, mid);
     branch_input(backend, context, layer.mlp_norms.input.as_ref(), mid, &mut selective.norm2, rstd2);
-    linear(backend, &selective.norm2, &layer.gate_proj, rows, gate, false);
-    linear(backend, &selective.norm2, &layer.up_proj, rows, up, false);
+    linears(backend, &selective.norm2, rows, [(&layer.gate_proj, &mut *gate), (&layer.up_proj, &mut *up)]);
     gated(backend, config.activation, gate, up, rows * config.intermediate_size, &mut selective.act);
     if let Some(out) = out {
         let norm = layer.mlp_norms.output.as_ref();
@@ -256,5 +255,22 @@ fn linear<B: Backend>(
     backend.linear_forward(x, &linear.weight.weight, rows, out, accumulate);
     if let Some(bias) = &linear.bias {
         backend.bias_forward(&bias.weight, rows, out);
+    }
+}
+
+/// Linear layers of one input.
+fn linears<'x, B: Backend + 'x>(
+    backend: &mut B,
+    x: &B::Buffer,
+    rows: usize,
+    outputs: impl IntoIterator<Item = (&'x Linear<B>, &'x mut B::Buffer)>,
+) {
+    let (layers, mut outputs): (Vec<&Linear<B>>, Vec<(&B::Weight, &mut B::Buffer)>) =
+        outputs.into_iter().map(|(linear, out)| (linear, (&linear.weight.weight, out))).unzip();
+    backend.linears_forward(x, rows, &mut outputs);
+    for (linear, (_, out)) in layers.into_iter().zip(outputs) {
+        if let Some(bias) = &linear.bias {
+            backend.bias_forward(&bias.weight, rows, out);
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `evaluation_samples`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
+//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`,
+//! `sweep`, `experiment`.
 
 mod chart;
 mod colors;
@@ -11,6 +12,7 @@ mod csv;
 mod diff;
 mod doctor;
 mod evaluation;
+mod evaluation_page;
 mod evaluation_samples;
 mod experiment;
 mod inspection;
@@ -35,6 +37,7 @@ pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };
+pub use evaluation_page::{EVALUATION_MARKER, evaluation_html};
 pub use evaluation_samples::{SAMPLES_MARKER, evaluation_samples};
 pub use experiment::{ExperimentReport, StepLine};
 pub use inspection::Inspection;

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::colors::STOPS;
 
 const PAGE: &str = include_str!("page/page.html");
-const STYLE: &str = include_str!("page/page.css");
+/// The style of all pages.
+pub(super) const STYLE: &str = include_str!("page/page.css");
 /// In the order in which they need each other.
 const SCRIPTS: [&str; 6] = [
     include_str!("page/data.js"),
@@ -37,6 +38,6 @@ pub(super) fn static_page(title: &str, generator: &str, body: &str) -> String {
 }
 
 /// JSON that cannot end the script element that holds it.
-fn embedded(json: &str) -> String {
+pub(super) fn embedded(json: &str) -> String {
     json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }

@@ -181,6 +181,20 @@ impl<'a> Backend for Cpu<'a> {
         }
     }
 
+    /// Of a single row in one pass of all threads, so that none of them waits between the weights.
+    fn linears_forward(&mut self, x: &Vec<f32>, rows: usize, outputs: &mut [(&Weight<'a>, &mut Vec<f32>)]) {
+        if rows == 1 && outputs.iter().all(|(weight, _)| weight.frozen_rows().is_some()) {
+            let frozen = outputs
+                .iter_mut()
+                .filter_map(|(weight, out)| Some((weight.frozen_rows()?, &mut out[..weight.rows])));
+            matvec::forward_all(frozen, x);
+            return;
+        }
+        for (weight, out) in outputs {
+            self.linear_forward(x, weight, rows, out, false);
+        }
+    }
+
     fn linear_backward_input(
         &mut self,
         dout: &Vec<f32>,

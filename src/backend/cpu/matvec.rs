@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::math::dot;
 use super::weight::{FrozenRows, widen};
 use crate::checkpoint::{Dtype, Known};
-use crate::simd::{Kernel, bf16, dispatch};
+use crate::simd::{Kernel, bf16, dispatch, prefetch};
 
 /// Vectors at most; of more of them the matrix product is faster.
 pub(super) const MOST_VECTORS: usize = 8;
@@ -17,6 +17,10 @@ const PIECE: usize = 1 << 15;
 /// Partial sums kept side by side; a fixed number, so that a value depends neither on the processor nor on threads.
 const LANES: usize = 64;
 
+/// Bytes that are prefetched before they are read. Pages of a file need not lie side by side in memory, and the
+/// processor itself prefetches to the end of a page only.
+const AHEAD: usize = 4096;
+
 /// `out[r, i] = W[i] · x[r]`, added to `out[r, i]` with `accumulate`. A value does not depend on the number of vectors.
 pub(super) fn forward(
     weight: FrozenRows<'_>,
@@ -25,21 +29,16 @@ pub(super) fn forward(
     accumulate: bool,
     scratch: &mut Vec<f32>,
 ) {
-    let FrozenRows { dtype, bytes, row_bytes, cols } = weight;
-    let vectors = x.len() / cols;
-    let features = out.len() / vectors;
-    let rows = (PIECE / cols).max(1);
-    let piece = |(out, bytes): (&mut [f32], &[u8])| {
-        dispatch(Rows { dtype, bytes, row_bytes, x, out, accumulate: accumulate && vectors == 1 });
-    };
+    let vectors = x.len() / weight.cols;
     if vectors == 1 {
-        out.par_chunks_mut(rows).zip(bytes.par_chunks(rows * row_bytes)).for_each(piece);
+        pieces(weight, x, out, accumulate).for_each(dispatch);
         return;
     }
     // The products of a row with all vectors lie side by side, so that each task writes one piece of memory.
     scratch.resize(scratch.len().max(out.len()), 0.0);
     let products = &mut scratch[..out.len()];
-    products.par_chunks_mut(rows * vectors).zip(bytes.par_chunks(rows * row_bytes)).for_each(piece);
+    pieces(weight, x, products, false).for_each(dispatch);
+    let features = out.len() / vectors;
     for (r, out) in out.chunks_mut(features).enumerate() {
         for (out, products) in out.iter_mut().zip(products.chunks(vectors)) {
             *out = if accumulate { *out + products[r] } else { products[r] };
@@ -47,10 +46,42 @@ pub(super) fn forward(
     }
 }
 
+/// The products of several weights with one vector, `x[..in]`.
+pub(super) fn forward_all<'a>(weights: impl Iterator<Item = (FrozenRows<'a>, &'a mut [f32])>, x: &'a [f32]) {
+    let of_weight = |(weight, out): (FrozenRows<'a>, &'a mut [f32])| {
+        pieces(weight, &x[..weight.cols], out, false).collect::<Vec<_>>()
+    };
+    let all: Vec<Rows<'_>> = weights.flat_map(of_weight).collect();
+    all.into_par_iter().for_each(dispatch);
+}
+
+/// The tasks of one weight; `out` is `[rows, vectors]`.
+fn pieces<'a>(
+    weight: FrozenRows<'a>,
+    x: &'a [f32],
+    out: &'a mut [f32],
+    accumulate: bool,
+) -> impl IndexedParallelIterator<Item = Rows<'a>> {
+    let FrozenRows { dtype, bytes, row_bytes, cols } = weight;
+    let rows = (PIECE / cols).max(1);
+    let out = out.par_chunks_mut(rows * (x.len() / cols)).enumerate();
+    out.map(move |(i, out)| Rows {
+        dtype,
+        bytes: &bytes[i * rows * row_bytes..],
+        row_bytes,
+        cols,
+        x,
+        out,
+        accumulate,
+    })
+}
+
 struct Rows<'a> {
     dtype: &'a Dtype,
+    /// The first rows of them are computed; the others come next.
     bytes: &'a [u8],
     row_bytes: usize,
+    cols: usize,
     /// `[vectors, in]`.
     x: &'a [f32],
     /// `[rows, vectors]`.
@@ -63,13 +94,12 @@ impl Kernel for Rows<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { dtype, bytes, row_bytes, x, out, accumulate } = self;
-        let rows = bytes.len() / row_bytes;
-        let vectors = out.len() / rows;
-        let cols = x.len() / vectors;
+        let Self { dtype, bytes, row_bytes, cols, x, out, accumulate } = self;
         let is_bf16 = *dtype == Dtype::Known(Known::BF16);
         let mut widened = vec![0.0; if is_bf16 { 0 } else { cols }];
-        for (out, row) in out.chunks_mut(vectors).zip(bytes.chunks(row_bytes)) {
+        for (at, out) in out.chunks_mut(x.len() / cols).enumerate() {
+            let (row, mut ahead) = bytes[at * row_bytes..].split_at(row_bytes);
+            ahead = ahead.get(AHEAD.saturating_sub(row_bytes)..).unwrap_or_default();
             if !is_bf16 {
                 widen(dtype, row, &mut widened);
             }
@@ -77,9 +107,11 @@ impl Kernel for Rows<'_> {
             while !out.is_empty() {
                 let products = match (is_bf16, out.len()) {
                     (false, _) => [dot(&widened, &x[..cols]), 0.0, 0.0, 0.0],
-                    (true, 4..) => dots_bf16(row, std::array::from_fn(|i| &x[i * cols..(i + 1) * cols])),
+                    (true, 4..) => {
+                        dots_bf16(row, ahead, std::array::from_fn(|i| &x[i * cols..(i + 1) * cols]))
+                    }
                     (true, _) => {
-                        let [product] = dots_bf16(row, [&x[..cols]]);
+                        let [product] = dots_bf16(row, ahead, [&x[..cols]]);
                         [product, 0.0, 0.0, 0.0]
                     }
                 };
@@ -88,19 +120,20 @@ impl Kernel for Rows<'_> {
                 for (out, product) in now.iter_mut().zip(products) {
                     *out = if accumulate { *out + product } else { product };
                 }
-                (out, x) = (later, &x[n * cols..]);
+                (out, x, ahead) = (later, &x[n * cols..], &[]);
             }
         }
     }
 }
 
-/// The dot products of little-endian bf16 elements with each of `x`.
+/// The dot products of little-endian bf16 elements with each of `x`, while as many bytes of `ahead` are prefetched.
 #[inline(always)]
-fn dots_bf16<const N: usize>(row: &[u8], x: [&[f32]; N]) -> [f32; N] {
+fn dots_bf16<const N: usize>(row: &[u8], ahead: &[u8], x: [&[f32]; N]) -> [f32; N] {
     let mut lanes = [[0.0f32; LANES]; N];
     let (row, row_rest) = row.as_chunks::<2>().0.as_chunks::<LANES>();
     let x = x.map(|x| x.as_chunks::<LANES>());
     for (at, w) in row.iter().enumerate() {
+        prefetch(ahead.get(at * 2 * LANES..(at + 1) * 2 * LANES).unwrap_or_default());
         for n in 0..N {
             let x = &x[n].0[at];
             for i in 0..LANES {
@@ -150,6 +183,7 @@ mod tests {
                         dtype: &dtype,
                         bytes: &bytes,
                         row_bytes,
+                        cols,
                         x: &x,
                         out: &mut out,
                         accumulate: true,
