@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the model that the run starts from says of the answers of each stage of `rounds`; nothing where no pairs are
-    /// learnt from. It is the reference model of every round.
+    /// learnt from. It is the reference model of every round, where the loss has one.
     fn reference(
         &self,
         rounds: &[RoundSpec],
@@ -184,12 +184,18 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<Vec<Vec<ReferenceAnswer>>> {
         let mut answers = vec![Vec::new(); self.options.stages.len()];
-        if self.options.round.preference.is_none() || rounds.is_empty() {
+        let Some(preference) = self.options.round.preference.filter(|_| !rounds.is_empty()) else {
+            return Ok(answers);
+        };
+        let rows = |stage: usize| self.options.stages[stage].batches.rows();
+        let stages: BTreeSet<usize> = rounds.iter().map(|round| round.stage).collect();
+        if !preference.loss_type.has_reference() {
+            for stage in stages {
+                answers[stage] = rows(stage).iter().map(ReferenceAnswer::without_model).collect();
+            }
             return Ok(answers);
         }
         let start = Checkpoint::open(self.options.model, self.options.reading)?;
-        let rows = |stage: usize| self.options.stages[stage].batches.rows();
-        let stages: BTreeSet<usize> = rounds.iter().map(|round| round.stage).collect();
         let (mut before, all) = (0, stages.iter().map(|stage| rows(*stage).len()).sum());
         watcher.reference(0, all);
         for stage in stages {
