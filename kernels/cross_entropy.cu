@@ -1,15 +1,15 @@
 // cross_entropy: loss and gradient of the logits of target rows; gathers and scatters those rows
-// loss = log sum exp(logits) - logits[id];  dlogits = factor (softmax(logits) - onehot(id))
+// loss = log sum exp(logits) - (1 - e) logits[id] - e mean(logits);  dlogits = factor (softmax(logits) - (1 - e) onehot(id) - e / V); e: label smoothing
 // logits [n, V] float, dlogits [n, V] work (may be the logits where work is float), losses [n] float, factors [n] float (null: no gradient)
-// source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867
+// source: online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867; label smoothing, Szegedy et al. 2015, arXiv:1512.00567
 // CPU twin: src/backend/cpu/cross_entropy.rs
 // launch: one block per row
 
-KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 vocab,
+KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 vocab, float label_smoothing,
                           const float* __restrict__ factors, work* dlogits, float* __restrict__ losses) {
     const float* row = logits + (u64)blockIdx.x * vocab;
     u32 id = ids[blockIdx.x];
-    float target = row[id], most = NEGATIVE_INFINITY, sum = 0;
+    float target = row[id], most = NEGATIVE_INFINITY, sum = 0, all = 0;
     for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
         float x = row[i];
         if (x > most) {
@@ -17,16 +17,18 @@ KERNEL(512) cross_entropy(const float* logits, const u32* __restrict__ ids, u32 
             most = x;
         }
         sum += expf(x - most);
+        all += x;
     }
     float largest = block_max(most);
     sum = block_sum(sum * expf(most - largest));
-    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + largest - target;
+    float mean = block_sum(all) / vocab, of_target = 1 - label_smoothing;
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + largest - of_target * target - label_smoothing * mean;
     if (!factors) return;
-    float factor = factors[blockIdx.x], of_exp = factor / sum;
+    float factor = factors[blockIdx.x], of_exp = factor / sum, of_each = factor * label_smoothing / vocab;
     work* out = dlogits + (u64)blockIdx.x * vocab;
     for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
-        float p = expf(row[i] - largest) * of_exp;
-        put(&out[i], i == id ? p - factor : p);
+        float p = expf(row[i] - largest) * of_exp - of_each;
+        put(&out[i], i == id ? p - of_target * factor : p);
     }
 }
 

@@ -5,6 +5,8 @@
 mod cached;
 #[path = "parity/dpo.rs"]
 mod dpo;
+#[path = "parity/label_smoothing.rs"]
+mod label_smoothing;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -148,7 +150,7 @@ fn logits_loss_and_every_gradient_agree() {
                 weight: head.train.as_mut().map(|t| &mut t.grad),
                 accumulate: false,
             };
-            let targets = Targets { rows: &rows, ids: &targets };
+            let targets = Targets { rows: &rows, ids: &targets, label_smoothing: 0.0 };
             cpu.cross_entropy(&hidden, &head.weight, targets, Some(gradients));
             let losses = cpu.losses();
             let loss = losses.iter().sum::<f32>() * scale;
@@ -196,7 +198,7 @@ fn ten_steps_agree_full_and_masked() {
                 let mut buffers = StepBuffers::new(&cpu, &model, capacity, mode);
                 for (i, expected) in golden.get(&format!("losses.{key}")).iter().enumerate() {
                     let update = Update {
-                        objective: Objective::CrossEntropy,
+                        objective: Objective::CrossEntropy { label_smoothing: 0.0 },
                         adam: &adam,
                         lr: 3e-3,
                         count: i as u64 + 1,

@@ -108,6 +108,8 @@ pub struct Targets<'a> {
     pub rows: &'a [u32],
     /// Token ids, each below `V`.
     pub ids: &'a [u32],
+    /// The share `ε` of the probability that is spread evenly over all `V` tokens, 0 to below 1.
+    pub label_smoothing: f32,
 }
 
 /// How many of `rows` target rows have their logits in memory at once. The chunks are of nearly equal size, and large

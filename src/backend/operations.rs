@@ -285,9 +285,10 @@ pub trait Backend {
         up: &mut Self::Buffer,
     );
 
-    /// Negative log-likelihood of each target under `softmax(hidden · weightᵀ)`, in nats, and the gradients
-    /// of their sum, each times its factor. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`] returns the
-    /// losses.
+    /// Cross-entropy of each target with `p = softmax(hidden · weightᵀ)`, in nats, and the gradients of their sum, each
+    /// times its factor: `−(1 − ε) log p[id] − ε / V · Σ log p` with the `ε` of [`Targets::label_smoothing`], which is the
+    /// negative log-likelihood at 0. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`]
+    /// returns the losses. Szegedy et al. 2015, arXiv:1512.00567, section 7.
     fn cross_entropy(
         &mut self,
         hidden: &Self::Buffer,

@@ -155,7 +155,13 @@ impl Train {
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let run = RunOptions {
             model: &self.model,
-            round: self.optimizer.round_options(&self.saving, &config, tokens, preference),
+            round: self.optimizer.round_options(
+                &self.saving,
+                &config,
+                tokens,
+                preference,
+                self.objective.token_smoothing(),
+            ),
             rounds: &rounds,
             stages: &stages,
             measured: &measured,

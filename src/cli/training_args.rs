@@ -51,7 +51,7 @@ impl DataArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Optimizer (all counts are per round)")]
 pub(super) struct OptimizerArgs {
-    /// Highest learning rate [default: 2e-5; 1e-6 with --objective dpo]
+    /// Highest learning rate [default: 2e-5; 1e-6 for pairs of answers]
     #[arg(long, value_name = "X")]
     learning_rate: Option<f64>,
     /// Passes over the data
@@ -163,9 +163,11 @@ impl OptimizerArgs {
         config: &ModelConfig,
         tokens: usize,
         preference: Option<PreferenceLoss>,
+        label_smoothing: f32,
     ) -> RoundOptions {
         RoundOptions {
             preference,
+            label_smoothing,
             learning_rate: self.learning_rate(preference),
             scheduler: match self.lr_scheduler {
                 SchedulerArg::Linear => Scheduler::Linear,

@@ -16,6 +16,8 @@ pub struct ForwardBatch<'a> {
     pub target_ids: Vec<u32>,
     /// The sequences, as positions in their batch.
     pub range: std::ops::Range<usize>,
+    /// As [`Targets::label_smoothing`]; 0 unless it is set.
+    pub label_smoothing: f32,
 }
 
 impl<'a> ForwardBatch<'a> {
@@ -42,10 +44,26 @@ impl<'a> ForwardBatch<'a> {
             let range = start as usize..ends[first + more] as usize;
             let (target_rows, target_ids) = next_token_targets(&batch.labels[range.clone()], &offsets);
             let ids = &batch.input_ids[range];
-            pieces.push(Self { ids, offsets, target_rows, target_ids, range: first..first + more });
+            let range = first..first + more;
+            pieces.push(Self { ids, offsets, target_rows, target_ids, range, label_smoothing: 0.0 });
             first += more;
         }
         pieces
+    }
+
+    /// Of pairs, makes every token but the first of each chosen sequence a target, the prompt's too.
+    pub fn predict_whole_chosen(&mut self) {
+        let mut rows = Vec::with_capacity(self.ids.len());
+        for (i, range) in self.sequences().ranges().enumerate() {
+            let range = range.start as u32..range.end as u32;
+            if i % 2 == 0 {
+                rows.extend(range.start..range.end.max(range.start + 1) - 1);
+            } else {
+                rows.extend(self.target_rows.iter().filter(|row| range.contains(*row)));
+            }
+        }
+        self.target_ids = rows.iter().map(|row| self.ids[*row as usize + 1]).collect();
+        self.target_rows = rows;
     }
 
     /// How the tokens divide into sequences.
@@ -68,7 +86,8 @@ impl<'a> ForwardBatch<'a> {
 
     /// The rows that predict a target, with their targets.
     pub fn targets(&self) -> Targets<'_> {
-        Targets { rows: &self.target_rows, ids: &self.target_ids }
+        let Self { target_rows, target_ids, label_smoothing, .. } = self;
+        Targets { rows: target_rows, ids: target_ids, label_smoothing: *label_smoothing }
     }
 }
 
@@ -126,7 +145,11 @@ mod tests {
         assert_eq!(ranges(1), [0..2, 2..4, 4..6]);
         assert_eq!(ranges(13), [0..2, 2..6]);
         assert_eq!(ranges(20).len(), 1);
-        let pieces = ForwardBatch::split_groups(&batch, 13, 2);
+        let mut pieces = ForwardBatch::split_groups(&batch, 13, 2);
         assert_eq!(pieces[1].offsets, [0, 9, 11, 12, 13]);
+        // Nothing predicts the only token of a sequence.
+        pieces[1].predict_whole_chosen();
+        assert_eq!(pieces[1].target_rows, [0, 1, 2, 3, 4, 5, 6, 7, 9]);
+        assert_eq!(pieces[1].target_ids, [1, 2, 3, 4, 5, 6, 7, 8, 1]);
     }
 }

@@ -9,7 +9,7 @@ use crate::model::{self, Activations, Model, forward};
 /// A mean over target tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeanLoss {
-    /// Mean negative log-likelihood, in nats; 0 without targets.
+    /// Mean cross-entropy, in nats; 0 without targets.
     pub nats: f64,
     /// Number of target tokens.
     pub targets: u64,
@@ -24,7 +24,8 @@ pub struct SequenceLoss {
     pub targets: u64,
 }
 
-/// The loss of `model` on all target tokens of `batches`. Weights and gradients do not change.
+/// The loss of `model` on all target tokens of `batches`, with the `ε` of
+/// [`Targets::label_smoothing`](crate::backend::Targets::label_smoothing). Weights and gradients do not change.
 ///
 /// # Errors
 /// A fault of the device.
@@ -33,8 +34,14 @@ pub fn mean_loss<B: Backend>(
     model: &Model<B>,
     acts: &mut Activations<B>,
     batches: &[Batch],
+    label_smoothing: f32,
 ) -> Result<MeanLoss> {
-    let losses = sequence_losses(backend, model, acts, batches, &mut |_| true)?;
+    let mut losses = Vec::new();
+    for batch in batches {
+        let of_tokens = token_losses(backend, model, acts, batch, label_smoothing);
+        backend.check()?;
+        losses.extend(by_sequence(batch, &of_tokens));
+    }
     let targets = losses.iter().map(|loss| loss.targets).sum::<u64>();
     let nats = losses.iter().map(|loss| loss.nats).sum::<f64>();
     Ok(MeanLoss { nats: nats / targets.max(1) as f64, targets })
@@ -54,7 +61,7 @@ pub fn sequence_losses<B: Backend>(
 ) -> Result<Vec<SequenceLoss>> {
     let mut all = Vec::new();
     for batch in batches {
-        let losses = token_losses(backend, model, acts, batch);
+        let losses = token_losses(backend, model, acts, batch, 0.0);
         backend.check()?;
         all.extend(by_sequence(batch, &losses));
         if !computed(batch) {
@@ -76,14 +83,16 @@ fn by_sequence(batch: &Batch, mut losses: &[f32]) -> Vec<SequenceLoss> {
     batch.cu_seqlens.windows(2).map(sequence).collect()
 }
 
-/// Negative log-likelihood of each target token, in nats.
+/// Cross-entropy of each target token, in nats.
 fn token_losses<B: Backend>(
     backend: &mut B,
     model: &Model<B>,
     acts: &mut Activations<B>,
     batch: &Batch,
+    label_smoothing: f32,
 ) -> Vec<f32> {
-    for piece in ForwardBatch::split(batch, backend.tokens_at_once()) {
+    for mut piece in ForwardBatch::split(batch, backend.tokens_at_once()) {
+        piece.label_smoothing = label_smoothing;
         let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
         let hidden = forward(backend, model, tokens, acts);
         let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);

@@ -35,6 +35,8 @@ pub struct Stage<'a> {
 pub struct RoundOptions {
     /// The loss of pairs; `None`: the cross-entropy of tokens.
     pub preference: Option<PreferenceLoss>,
+    /// Of the cross-entropy of tokens, as [`Targets::label_smoothing`](crate::backend::Targets::label_smoothing).
+    pub label_smoothing: f32,
     /// Highest learning rate.
     pub learning_rate: f64,
     /// How it changes.
@@ -148,7 +150,7 @@ pub(super) fn run_round<B: Backend>(
     let schedule = Schedule { scheduler, peak, warmup, total };
     let mut summary = RoundSummary::default();
     let objective = match options.preference {
-        None => Objective::CrossEntropy,
+        None => Objective::CrossEntropy { label_smoothing: options.label_smoothing },
         Some(loss) => Objective::Preference { loss, reference: stage.reference },
     };
     let mut epoch = (progress.epoch, stage.batches.epoch(progress.epoch));
@@ -176,7 +178,7 @@ pub(super) fn run_round<B: Backend>(
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
-            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval)?;
+            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval, options.label_smoothing)?;
             line.eval_loss = (loss.targets > 0).then_some(loss.nats);
         }
         record(&line, hooks)?;

@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the model that the run starts from says of the answers of each stage from round `from` on; nothing where no
-    /// pairs are learnt from.
+    /// pairs are learnt from. It is the reference model of every round, where the loss has one.
     fn reference(
         &self,
         from: usize,
@@ -169,8 +169,16 @@ impl<'a> Run<'a> {
     ) -> Result<Vec<Vec<ReferenceAnswer>>> {
         let RunOptions { model, reading, stages, rounds, .. } = self.options;
         let wanted: BTreeSet<usize> = rounds.iter().skip(from).map(|round| round.stage).collect();
-        if self.options.round.preference.is_none() || wanted.is_empty() {
-            return Ok(vec![Vec::new(); stages.len()]);
+        let mut answers = vec![Vec::new(); stages.len()];
+        let Some(preference) = self.options.round.preference.filter(|_| !wanted.is_empty()) else {
+            return Ok(answers);
+        };
+        if !preference.loss_type.has_reference() {
+            for stage in wanted {
+                let rows = stages[stage].batches.rows().iter();
+                answers[stage] = rows.map(ReferenceAnswer::without_model).collect();
+            }
+            return Ok(answers);
         }
         reference_answers((model, reading), stages, &wanted, device, watcher, stop)
     }

@@ -31,9 +31,12 @@ pub struct AdamW {
 /// What is minimized.
 #[derive(Debug, Clone, Copy)]
 pub enum Objective<'a> {
-    /// The mean negative log-likelihood over the target tokens of all micro-batches.
-    CrossEntropy,
-    /// The mean over micro-batches of the mean loss of their pairs, as TRL's `DPOTrainer` takes it: sequences `2 i` and
+    /// The mean cross-entropy over the target tokens of all micro-batches.
+    CrossEntropy {
+        /// As [`Targets::label_smoothing`].
+        label_smoothing: f32,
+    },
+    /// The mean over micro-batches of the mean loss of their pairs, as TRL's trainers take it: sequences `2 i` and
     /// `2 i + 1` of a micro-batch are the chosen and the rejected answer of pair `i`.
     Preference {
         /// The loss.
@@ -60,16 +63,26 @@ impl<'a> Objective<'a> {
     /// Sequences that a pass does not divide.
     fn sequences_together(&self) -> usize {
         match self {
-            Self::CrossEntropy => 1,
+            Self::CrossEntropy { .. } => 1,
             Self::Preference { .. } => 2,
         }
     }
 
     fn pairs(&self) -> Option<StepPairs<'a>> {
         match self {
-            Self::CrossEntropy => None,
+            Self::CrossEntropy { .. } => None,
             Self::Preference { loss, reference } => Some(StepPairs::new(*loss, reference)),
         }
+    }
+
+    /// The piece, with the targets of this objective.
+    fn targets_of<'b>(&self, mut piece: ForwardBatch<'b>) -> ForwardBatch<'b> {
+        match self {
+            Self::CrossEntropy { label_smoothing } => piece.label_smoothing = *label_smoothing,
+            Self::Preference { loss, .. } if loss.loss_type.adds_likelihood() => piece.predict_whole_chosen(),
+            Self::Preference { .. } => {}
+        }
+        piece
     }
 }
 
@@ -139,7 +152,8 @@ pub fn step<B: Backend>(
 ) -> StepReport {
     let (most, together) = (backend.tokens_at_once(), update.objective.sequences_together());
     let split = |(i, batch)| {
-        ForwardBatch::split_groups(batch, most, together).into_iter().map(move |piece| (i, piece))
+        let pieces = ForwardBatch::split_groups(batch, most, together).into_iter();
+        pieces.map(move |piece| (i, update.objective.targets_of(piece)))
     };
     let pieces: Vec<(usize, ForwardBatch<'_>)> = micro_batches.iter().enumerate().flat_map(split).collect();
     let total: usize = pieces.iter().map(|(_, piece)| piece.target_ids.len()).sum();
@@ -297,16 +311,13 @@ fn largest_steps<B: Backend>(
     for length in [1, positions.max(1)] {
         let starts = (0..tokens).step_by(length).map(|start| start as u32);
         let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
-        let (sequences, targets) = (Sequences { offsets: &offsets }, Targets { rows: &rows, ids: &ids });
+        let sequences = Sequences { offsets: &offsets };
+        let targets = Targets { rows: &rows, ids: &ids, label_smoothing: 0.0 };
         let part = TrainingPass { ids: &ids, sequences, targets, factors: &factors, accumulate: false };
         backend.training_pass(&part, |backend| {
             gradients(backend, model, buffers, &part, None, &mut Timings::default());
         });
     }
-    clip_and_update(
-        backend,
-        model,
-        0.0,
-        Update { objective: Objective::CrossEntropy, adam, lr: 0.0, count: 1 },
-    );
+    let objective = Objective::CrossEntropy { label_smoothing: 0.0 };
+    clip_and_update(backend, model, 0.0, Update { objective, adam, lr: 0.0, count: 1 });
 }

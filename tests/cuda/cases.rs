@@ -64,6 +64,7 @@ cases! {
     attention_mma_128 1e-2,
     attention_mma_window 1e-2,
     cross_entropy 1e-2,
+    cross_entropy_smoothed 1e-2,
     adamw 1e-5,
 }
 
@@ -266,9 +267,17 @@ pub fn attention_of_width(b: &mut Cuda, head_dim: usize) {
 }
 
 fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    cross_entropy_of(b, 0.0)
+}
+
+fn cross_entropy_smoothed<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    cross_entropy_of(b, 0.3)
+}
+
+fn cross_entropy_of<B: Maker>(b: &mut B, label_smoothing: f32) -> Vec<Vec<f32>> {
     let (tokens, vocab, cols) = (9, 701, 24);
     let (head, hidden) = (weight(b, (vocab, cols), 1, true), acts(b, tokens * cols, 2));
-    let targets = Targets { rows: &[0, 2, 3, 8], ids: &[700, 0, 3, 350] };
+    let targets = Targets { rows: &[0, 2, 3, 8], ids: &[700, 0, 3, 350], label_smoothing };
     let (mut dhidden, mut dweight) = (acts(b, tokens * cols, 3), floats(b, vocab * cols, 4));
     let gradients = HeadGradients {
         factors: &[0.25, -0.5, 1.5, 0.125],
@@ -354,7 +363,8 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
             .collect::<std::collections::BTreeSet<_>>()
             .into_iter()
             .collect();
-        let (sequences, targets) = (Sequences { offsets }, Targets { rows: &rows, ids: &ids[..rows.len()] });
+        let sequences = Sequences { offsets };
+        let targets = Targets { rows: &rows, ids: &ids[..rows.len()], label_smoothing: 0.0 };
         let factors: Vec<f32> = (0..rows.len()).map(|row| 0.2 + 0.1 * (row + i) as f32).collect();
         let pass = TrainingPass { ids: &ids, sequences, targets, factors: &factors, accumulate: false };
         let mut work = |b: &mut B| {

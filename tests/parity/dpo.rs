@@ -1,4 +1,5 @@
-//! Preference losses against TRL's `DPOTrainer`: `fixtures/dpo`, made by `make_dpo.py` there.
+//! Preference losses against TRL's `DPOTrainer`, `CPOTrainer` and `ORPOTrainer`: `fixtures/dpo` and
+//! `fixtures/reference_free`, made by the scripts there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +24,11 @@ const METRICS: [&str; 6] = [
     "logps/rejected",
 ];
 
-fn golden(family: &str) -> Golden {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dpo");
+const OF_ORPO: [&str; 3] = ["nll_loss", "log_odds_ratio", "log_odds_chosen"];
+
+fn golden(family: &str, loss: LossType) -> Golden {
+    let folder = if loss.has_reference() { "fixtures/dpo" } else { "fixtures/reference_free" };
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     Golden::of(&fixtures.join(family).with_extension("safetensors"))
 }
 
@@ -49,7 +53,10 @@ fn rows(golden: &Golden) -> Vec<Row> {
     rows
 }
 
-fn reference(checkpoint: &Checkpoint, rows: &[Row]) -> Vec<ReferenceAnswer> {
+fn reference(checkpoint: &Checkpoint, rows: &[Row], loss: LossType) -> Vec<ReferenceAnswer> {
+    if !loss.has_reference() {
+        return rows.iter().map(ReferenceAnswer::without_model).collect();
+    }
     let found = checkpoint_log_probs(&mut Device::Cpu, checkpoint, rows, &mut |_| true).unwrap().unwrap();
     let answer = |(row, log_prob): (&Row, f64)| ReferenceAnswer { log_prob, tokens: row.labelled() };
     rows.iter().zip(found).map(answer).collect()
@@ -57,11 +64,14 @@ fn reference(checkpoint: &Checkpoint, rows: &[Row]) -> Vec<ReferenceAnswer> {
 
 /// Holds ten steps of `family` to what TRL found with `loss`, under the name `case` and `key`.
 fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
-    let golden = golden(family);
+    let golden = golden(family, loss.loss_type);
     let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.1, max_grad_norm: 1.0 };
     let checkpoint = open(family);
     let rows = rows(&golden);
-    let reference = reference(&checkpoint, &rows);
+    let reference = reference(&checkpoint, &rows, loss.loss_type);
+    let scale_of_rewards = loss.beta;
+    let metrics = METRICS.iter().chain(if loss.loss_type == LossType::Orpo { &OF_ORPO[..] } else { &[] });
+    let metrics: Vec<&str> = metrics.copied().collect();
     let options = BatchOptions { batch_size: 2, arrangement: Arrangement::Pairs, shuffle: false, seed: 0 };
     let batches = Batches::new(rows, options).unwrap();
     let trains = |name: &str| key == "full" || golden.half.contains(name);
@@ -78,11 +88,11 @@ fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
         let update = Update { objective, adam: &adam, lr: 3e-3, count: i + 1 };
         let StepReport { loss, preference, .. } = step(&mut cpu, &mut model, &mut buffers, &micros, update);
         let named = preference.unwrap().named();
-        assert_eq!(named.map(|(name, _)| name), METRICS);
+        assert_eq!(named.iter().map(|(name, _)| *name).collect::<Vec<_>>(), metrics);
         // A reward is a difference of log-probabilities, times beta: as exact as they are.
         let largest =
             |names: [&str; 2]| names.iter().map(|name| expected(name)[i as usize].abs()).fold(1.0, f64::max);
-        let of_rewards = 0.5 * largest(["logps/chosen", "logps/rejected"]);
+        let of_rewards = scale_of_rewards * largest(["logps/chosen", "logps/rejected"]);
         for (name, got) in [("loss", loss)].into_iter().chain(named) {
             let expected = expected(name)[i as usize];
             let scale = if name.starts_with("rewards/") { of_rewards } else { expected.abs() };
@@ -112,6 +122,22 @@ fn ten_steps_of_every_family_are_those_of_trl() {
     }
 }
 
+/// No reference model, log-probabilities per token; the chosen answers' likelihood for ORPO.
+#[test]
+fn ten_steps_without_a_reference_are_those_of_trl() {
+    let simpo = LossType::Simpo { gamma: 1.0 };
+    for key in ["full", "half"] {
+        for family in ["llama3", "mistral"] {
+            let loss = PreferenceLoss { loss_type: simpo, beta: 2.0, label_smoothing: 0.0 };
+            check_steps(family, "simpo", key, loss);
+            let loss = PreferenceLoss { loss_type: LossType::Orpo, beta: 0.5, label_smoothing: 0.0 };
+            check_steps(family, "orpo", key, loss);
+        }
+        let loss = PreferenceLoss { loss_type: simpo, beta: 2.0, label_smoothing: 0.1 };
+        check_steps("llama3", "simpo_smoothed", key, loss);
+    }
+}
+
 #[test]
 fn ten_steps_of_every_loss_are_those_of_trl() {
     let cases =
@@ -126,8 +152,8 @@ fn ten_steps_of_every_loss_are_those_of_trl() {
 /// The log-probabilities that the rewards are measured from.
 #[test]
 fn the_reference_is_the_model_before_the_first_step() {
-    let golden = golden("llama3");
-    let reference = reference(&open("llama3"), &rows(&golden));
+    let golden = golden("llama3", LossType::Sigmoid);
+    let reference = reference(&open("llama3"), &rows(&golden), LossType::Sigmoid);
     let mean =
         |first: usize| reference.iter().skip(first).step_by(2).take(4).map(|a| a.log_prob).sum::<f64>() / 4.0;
     for (got, name) in [(mean(0), "logps/chosen"), (mean(1), "logps/rejected")] {

@@ -1,4 +1,4 @@
-//! `train --objective dpo` as a command.
+//! `train --objective` dpo, simpo and orpo as a command, and what else an objective may say.
 
 use serde_json::{Value, json};
 
@@ -86,6 +86,52 @@ fn what_the_plan_freezes_stays_and_threads_change_no_bit() {
     ok(&["diff", &lab.text("llama3"), &lab.text("a"), "--plan", &lab.text("a/rounds/0/plan.json"), "--json"]);
 }
 
+/// No pass of a reference model: rewards are log-probabilities per token, times beta.
+#[test]
+fn losses_without_a_reference_learn_too() {
+    for (objective, of_orpo) in [("simpo", false), ("orpo", true)] {
+        let lab = Lab::new();
+        pairs(&lab);
+        lab.train("llama3", "out", &["--objective", objective, "--max-steps", "20", "--beta", "2"]);
+        let log = lab.log("out");
+        for line in &log {
+            let reward = 2.0 * number(line, "logps/chosen");
+            assert!((number(line, "rewards/chosen") - reward).abs() < 1e-9, "{line}");
+            for name in ["nll_loss", "log_odds_ratio", "log_odds_chosen"] {
+                assert_eq!(line.get(name).is_some(), of_orpo, "{objective}: {line}");
+            }
+        }
+        assert!(number(&log[19], "loss") < 0.7 * number(&log[0], "loss"), "{} {}", log[0], log[19]);
+        assert!(number(&log[19], "rewards/margins") > number(&log[0], "rewards/margins"));
+        let said: Value =
+            serde_json::from_slice(&std::fs::read(lab.path("out/hft_surgery.json")).unwrap()).unwrap();
+        assert_eq!(said["options"]["objective"], objective);
+        assert_eq!(said["options"].get("simpo_gamma").is_some(), !of_orpo);
+        // Threads and what is computed again change no bit.
+        let again = ["--objective", objective, "--max-steps", "20", "--beta", "2", "--threads", "1"];
+        lab.train("llama3", "again", &[&again[..], &["--recompute", "full"]].concat());
+        assert_eq!(lab.weights("out"), lab.weights("again"));
+    }
+}
+
+#[test]
+fn label_smoothing_is_part_of_a_run_and_of_its_evaluation() {
+    let lab = Lab::new();
+    let rows = lab.text("rows.jsonl");
+    let options = ["--max-steps", "3", "--eval-data", &rows, "--eval-steps", "1"];
+    lab.train("llama3", "plain", &options);
+    lab.train("llama3", "smooth", &[&options[..], &["--label-smoothing", "0.2"]].concat());
+    let (plain, smooth) = (lab.log("plain"), lab.log("smooth"));
+    assert!((number(&plain[0], "loss") - number(&smooth[0], "loss")).abs() > 1e-3);
+    assert!((number(&plain[2], "eval_loss") - number(&smooth[2], "eval_loss")).abs() > 1e-3);
+    let said: Value =
+        serde_json::from_slice(&std::fs::read(lab.path("smooth/hft_surgery.json")).unwrap()).unwrap();
+    assert_eq!(said["options"]["label_smoothing"], 0.2);
+    // 0 is none.
+    lab.train("llama3", "zero", &[&options[..], &["--label-smoothing", "0"]].concat());
+    assert_eq!(lab.weights("zero"), lab.weights("plain"));
+}
+
 #[test]
 fn options_of_another_objective_are_refused_by_name() {
     let lab = Lab::new();
@@ -96,7 +142,9 @@ fn options_of_another_objective_are_refused_by_name() {
     };
     refused(&["--beta", "0.1"], "--beta is an option of --objective dpo");
     refused(&["--loss-type", "ipo"], "--loss-type is an option of --objective dpo");
-    refused(&["--label-smoothing", "0.1"], "--label-smoothing is an option of --objective dpo");
+    refused(&["--simpo-gamma", "1"], "--simpo-gamma is an option of --objective simpo");
+    refused(&["--label-smoothing", "1"], "--label-smoothing out of range: got 1, expected 0 to below 1");
+    refused(&["--label-smoothing", "-0.1"], "got -0.1, expected 0 to below 1");
     refused(&["--objective", "dpo"], "20 rows: not a preference row: the columns are `input_ids`");
     pairs(&lab);
     refused(&[], "10 rows: a preference row (`prompt`, `chosen`, `rejected`) in supervised fine-tuning");
@@ -104,6 +152,14 @@ fn options_of_another_objective_are_refused_by_name() {
     refused(&dpo(&["--beta", "0"]), "--beta out of range: got 0, expected above 0");
     refused(&dpo(&["--label-smoothing", "0.1"]), "only --loss-type robust has it");
     refused(&dpo(&["--loss-type", "robust", "--label-smoothing", "0.5"]), "got 0.5, expected 0 to below 0.5");
+    let of = |name: &'static str, more: &[&'static str]| [&["--objective", name], more].concat();
+    refused(&of("simpo", &["--simpo-gamma", "-1"]), "--simpo-gamma out of range: got -1, expected 0 or more");
+    refused(&of("simpo", &["--loss-type", "ipo"]), "--loss-type is an option of --objective dpo");
+    refused(&of("simpo", &["--label-smoothing", "0.5"]), "got 0.5, expected 0 to below 0.5");
+    refused(&of("orpo", &["--label-smoothing", "0.1"]), "got --objective orpo");
+    refused(&of("orpo", &["--simpo-gamma", "0.1"]), "--simpo-gamma is an option of --objective simpo");
+    refused(&of("orpo", &["--beta", "nan"]), "--beta out of range");
+    refused(&of("orpo", &["--packing"]), "--packing cannot be used with --objective orpo");
     refused(&dpo(&["--packing"]), "--packing cannot be used with --objective dpo");
     refused(&dpo(&["--group-by-length"]), "--group-by-length cannot be used with --objective dpo");
     let rows = lab.text("rows.jsonl");

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::linear;
-use super::math::{exp_sum, max};
+use super::math::{exp_sum, max, sum};
 use super::matmul::{Mat, MatMut, Store, matmul};
 use super::weight::Weight;
 use crate::backend::{HeadGradients, Targets, head_rows};
@@ -60,7 +60,8 @@ impl CrossEntropy {
             let factors = all_factors.map(|factors| &factors[chunk * step..]);
             let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids).enumerate();
             losses.par_extend(rows_of_logits.map(|(i, (logits, id))| {
-                dispatch(Row { logits, id: *id as usize, factor: factors.map(|factors| factors[i]) })
+                let factor = factors.map(|factors| factors[i]);
+                dispatch(Row { logits, id: *id as usize, label_smoothing: targets.label_smoothing, factor })
             }));
             let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else {
                 continue;
@@ -86,11 +87,13 @@ impl CrossEntropy {
     }
 }
 
-/// Negative log-likelihood of `id`; with a factor, the logits become their gradient
-/// `factor · (softmax − onehot)`.
+/// `log Σ exp(logits) − (1 − ε) logits[id] − ε mean(logits)`; with a factor, the logits become their gradient
+/// `factor · (softmax − (1 − ε) onehot − ε / V)`.
 struct Row<'a> {
     logits: &'a mut [f32],
     id: usize,
+    /// `ε`.
+    label_smoothing: f32,
     factor: Option<f32>,
 }
 
@@ -101,14 +104,17 @@ impl Kernel for Row<'_> {
     fn run(self) -> f32 {
         let target = self.logits[self.id];
         let largest = max(self.logits);
+        let (smoothing, vocab) = (self.label_smoothing, self.logits.len() as f32);
+        // Without smoothing the logits are not read once more.
+        let mean = if smoothing > 0.0 { sum(self.logits) / vocab } else { 0.0 };
         let sum = exp_sum(self.logits, largest);
         if let Some(factor) = self.factor {
-            let of_exp = factor / sum;
+            let (of_exp, of_each) = (factor / sum, factor * smoothing / vocab);
             for p in self.logits.iter_mut() {
-                *p *= of_exp;
+                *p = *p * of_exp - of_each;
             }
-            self.logits[self.id] -= factor;
+            self.logits[self.id] -= factor * (1.0 - smoothing);
         }
-        sum.ln() + largest - target
+        sum.ln() + largest - target * (1.0 - smoothing) - mean * smoothing
     }
 }

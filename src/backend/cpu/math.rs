@@ -85,6 +85,19 @@ pub(super) fn exp_sum(a: &mut [f32], shift: f32) -> f32 {
     sum
 }
 
+/// `Σ a[i]`.
+#[inline(always)]
+pub(super) fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a, rest) = a.as_chunks::<LANES>();
+    for a in a {
+        for i in 0..LANES {
+            lanes[i] += a[i];
+        }
+    }
+    total(lanes) + rest.iter().sum::<f32>()
+}
+
 /// Adds the lanes pairwise.
 #[inline(always)]
 fn total(lanes: [f32; LANES]) -> f32 {
@@ -128,6 +141,8 @@ mod tests {
         for n in [0, 1, 15, 16, 17, 100] {
             let exact: f64 = a[..n].iter().map(|x| f64::from(*x).powi(2)).sum();
             assert!((f64::from(dot(&a[..n], &a[..n])) - exact).abs() < 1e-5 * exact.max(1.0));
+            let exact: f64 = a[..n].iter().map(|x| f64::from(*x)).sum();
+            assert!((f64::from(sum(&a[..n])) - exact).abs() < 1e-5);
             let largest = a[..n].iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(max(&a[..n]), largest);
             let mut e = a[..n].to_vec();

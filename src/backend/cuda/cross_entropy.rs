@@ -32,13 +32,14 @@ pub(super) struct CrossEntropy {
     losses: Memory,
 }
 
-/// Addresses of the targets.
+/// Addresses of the targets, and their label smoothing.
 #[derive(Debug, Clone, Copy)]
 struct TargetArgs {
     rows: Arg,
     ids: Arg,
     /// Null without gradients.
     factors: Arg,
+    label_smoothing: Arg,
 }
 
 /// A chunk of rows, and what its losses and gradients are computed from.
@@ -99,6 +100,7 @@ impl CrossEntropy {
             rows: self.rows.put_for_pass(device, targets.rows),
             ids: self.ids.put_for_pass(device, targets.ids),
             factors: factors.map_or(Arg::Pointer(0), |factors| self.factors.put_for_pass(device, factors)),
+            label_smoothing: Arg::F32(targets.label_smoothing),
         }
     }
 
@@ -140,6 +142,7 @@ impl CrossEntropy {
             logits,
             chunk.targets.ids.skip(4 * range.start),
             Arg::U32(vocab as u32),
+            chunk.targets.label_smoothing,
             factors,
             dlogits,
             context.memory(&self.losses, range.end * 4).skip(4 * range.start),

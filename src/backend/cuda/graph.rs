@@ -18,6 +18,8 @@ const SHAPES: usize = 64;
 pub(super) struct PassShape {
     offsets: Vec<u32>,
     targets: usize,
+    /// The bits of [`crate::backend::Targets::label_smoothing`].
+    label_smoothing: u32,
     accumulate: bool,
 }
 
@@ -50,6 +52,7 @@ impl PassShape {
         Self {
             offsets: pass.sequences.offsets.to_vec(),
             targets: pass.targets.ids.len(),
+            label_smoothing: pass.targets.label_smoothing.to_bits(),
             accumulate: pass.accumulate,
         }
     }
