@@ -137,7 +137,7 @@ fn key(log: &[LogLine]) -> String {
 
 /// Round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, at most `most + 1` of them, and the decimals
 /// that tell them apart.
-fn ticks(low: f64, high: f64, most: u32) -> (Vec<f64>, usize) {
+pub(super) fn ticks(low: f64, high: f64, most: u32) -> (Vec<f64>, usize) {
     // Not below what `f64` tells apart when a number is counted in steps.
     let least = ((high - low) / f64::from(most)).max(1e-6 * high.abs()).max(1e-9);
     let exponent = least.log10().floor();
@@ -162,7 +162,7 @@ fn ticks(low: f64, high: f64, most: u32) -> (Vec<f64>, usize) {
     ((first..=last).map(|n| at(n as f64)).collect(), digits)
 }
 
-fn path(class: &str, points: impl Iterator<Item = (f64, f64)>) -> String {
+pub(super) fn path(class: &str, points: impl Iterator<Item = (f64, f64)>) -> String {
     let points: Vec<String> = points.map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
     if points.is_empty() {
         return String::new();
