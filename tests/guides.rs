@@ -14,10 +14,11 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-const GUIDES: [&str; 12] = [
+const GUIDES: &[&str] = &[
     "reset",
     "plans",
     "diff",
+    "before-you-merge",
     "patch",
     "merge",
     "coming-from-mergekit",

@@ -91,6 +91,7 @@ impl Lab {
         vec![
             file("diff @base @hub/snapshots/abc", "--html"),
             file("diff @base @hub/snapshots/abc --plan @plan.json", "--svg"),
+            file("diff @base @hub/snapshots/abc", "--plot-blocks"),
             file("verify @hub/snapshots/abc", "--write-manifest"),
             file("plan @hub/snapshots/abc", "--out"),
             file("plan @base --complement-of @plan.json", "--out"),

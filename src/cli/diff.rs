@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
 use super::reading_args::{ReadingArgs, dequantized};
-use super::report_file::ReportFile;
+use super::task_vectors::{FineTunes, TaskVectorArgs};
 use super::terminal::Terminal;
+use super::view_args::ViewArgs;
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::diff::{Limit, PlanCheck, TensorDiff, diff, diff_bytes, three_way};
 use crate::plan::{Category, Filter, Plan};
 use crate::report::{
-    CheckedLimit, CheckedPlan, Checks, DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_html,
-    overlap_json, overlap_table,
+    CheckedLimit, CheckedPlan, Checks, DiffReport, SortBy, json_text, overlap_html, overlap_json,
+    overlap_table,
 };
 use crate::surgery::unlike;
 use crate::{Error, Result};
@@ -27,8 +28,10 @@ pub(super) struct Diff {
     a: PathBuf,
     /// The second; differences are b − a
     b: PathBuf,
+    /// More fine-tunes, for --advise and --plot-blocks
+    more: Vec<PathBuf>,
     /// Compare the task vectors of A and B over this base: where two fine-tunes collide
-    #[arg(long, value_name = "CKPT", conflicts_with_all = ["plan", "fail_on", "csv", "svg", "sort"])]
+    #[arg(long, value_name = "CKPT", conflicts_with_all = ["plan", "fail_on", "sort"])]
     base: Option<PathBuf>,
     /// Check that what this plan freezes is bit-identical: exit code 1 if not; warns of trainable tensors that did not move
     #[arg(long, value_name = "FILE")]
@@ -48,27 +51,13 @@ pub(super) struct Diff {
     /// Only this category; may be repeated
     #[arg(long, value_enum, value_name = "CATEGORY")]
     category: Vec<CategoryArg>,
-    /// How many tensors to list
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    top: usize,
     /// What comes first in the list
     #[arg(long, value_enum, default_value_t = SortArg::RelL2, value_name = "KEY")]
     sort: SortArg,
-    /// Print JSON
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Print one line of comma-separated values per tensor
-    #[arg(long)]
-    csv: bool,
-    /// Write a page to look at in a browser, in one file
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Write the heat map of layers and projections
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-    /// Replace files at --html and --svg that are no earlier reports
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    of_task_vectors: TaskVectorArgs,
+    #[command(flatten)]
+    views: ViewArgs,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -81,8 +70,15 @@ Examples:
   # Are the frozen tensors bit-identical? A line for each that is not, and nothing else
   hft-surgery diff llama llama-hft --plan plan.json --quiet
 
-  # Where do two fine-tunes of one base collide?
-  hft-surgery diff math code --base llama";
+  # Where do two fine-tunes of one base collide, and how should they be merged?
+  hft-surgery diff math code --base llama
+  hft-surgery diff math code --base llama --advise --write-recipe recipe.yml
+
+  # Of which rank is what a fine-tune changed?
+  hft-surgery diff llama llama-chat --spectrum
+
+  # How far did each block move, in full and in half fine-tuning?
+  hft-surgery diff llama llama-full llama-half --plot-blocks blocks.svg";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -108,29 +104,84 @@ enum SortArg {
 
 impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let mut a = Checkpoint::open(&self.a, self.reading.access())?;
-        let mut b = Checkpoint::open(&self.b, self.reading.access())?;
-        if self.base.is_some() || self.dequantize {
-            (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
-        }
+        self.check_count()?;
+        let paths = [&self.a, &self.b].into_iter().chain(&self.more).chain(&self.base);
+        let all = paths.map(|path| self.open(path, terminal)).collect::<Result<Vec<_>>>()?;
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
-        let base =
-            self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
-        let sides = [Some(&a), Some(&b), base.as_ref()].into_iter().flatten();
-        let names: BTreeSet<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
+        let names: BTreeSet<&str> =
+            all.iter().flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
         filter.check(&names.into_iter().collect::<Vec<_>>())?;
-        if let Some(base) = base {
-            let base = dequantized(base, terminal)?;
-            return self.overlap(&base, [&a, &b], &wanted, terminal);
+        if let Some(tuned) = self.fine_tunes(&all, &wanted) {
+            let (of, views) = (&self.of_task_vectors, &self.views);
+            return if of.advise {
+                of.advise(&tuned, views, terminal)
+            } else if of.spectrum {
+                of.spectra(&tuned, views, terminal)
+            } else if of.plot_blocks.is_some() {
+                of.plot_blocks(&tuned, views, terminal)
+            } else {
+                self.overlap(&tuned, terminal)
+            };
         }
+        self.changes(&all[0], &all[1], &wanted, terminal)
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for more checkpoints, or other views, than there is a comparison for.
+    fn check_count(&self) -> Result<()> {
+        let TaskVectorArgs { advise, spectrum, plot_blocks, .. } = &self.of_task_vectors;
+        if !self.more.is_empty() && !advise && plot_blocks.is_none() {
+            let fault = format!("got {} checkpoints, expected two", self.more.len() + 2);
+            return Err(Error::usage(fault, "more take --advise with --base, or --plot-blocks"));
+        }
+        if self.base.is_some() && !advise && !spectrum && plot_blocks.is_none() && self.views.beyond_overlap()
+        {
+            let fault = "a three-way comparison has no --csv and no --svg";
+            return Err(Error::usage(fault, "add --advise"));
+        }
+        Ok(())
+    }
+
+    /// The checkpoint at `path`, dequantized where its numbers are wanted.
+    fn open(&self, path: &Path, terminal: &Terminal) -> Result<Checkpoint> {
+        let checkpoint = Checkpoint::open(path, self.reading.access())?;
+        if self.base.is_some() || self.dequantize {
+            dequantized(checkpoint, terminal)
+        } else {
+            Ok(checkpoint)
+        }
+    }
+
+    /// The base and its fine-tunes, where task vectors are measured: the base is that of `--base`, else the first.
+    fn fine_tunes<'a>(
+        &self,
+        all: &'a [Checkpoint],
+        wanted: &'a dyn Fn(&str) -> bool,
+    ) -> Option<FineTunes<'a>> {
+        let of = &self.of_task_vectors;
+        let (base, tuned) = match &self.base {
+            Some(_) => all.split_last()?,
+            None if of.spectrum || of.plot_blocks.is_some() => all.split_first()?,
+            None => return None,
+        };
+        Some(FineTunes { base, tuned: tuned.iter().collect(), wanted })
+    }
+
+    /// What changed from `a` to `b`.
+    fn changes(
+        &self,
+        a: &Checkpoint,
+        b: &Checkpoint,
+        wanted: &dyn Fn(&str) -> bool,
+        terminal: &Terminal,
+    ) -> Result<Outcome> {
         let plan = self.plan.as_deref().map(Plan::read).transpose()?;
-        let inputs = CommandInputs::of([&a, &b]).with(&self.plan);
-        let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
-        let svg = self.report_file(&self.svg, "--svg", SVG_MARKER, &inputs)?;
-        let bar = bytes_bar(terminal, "read both", diff_bytes(&a, &b, &wanted));
-        let tensors = diff(&a, &b, &wanted, &|done| bar.set_position(done))?;
+        let inputs = CommandInputs::of([a, b]).with(&self.plan);
+        let (html, svg) = self.views.files(&inputs)?;
+        let bar = bytes_bar(terminal, "read both", diff_bytes(a, b, wanted));
+        let tensors = diff(a, b, wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         let tensors = some(tensors)?;
         if let Some(found) = a.quantization().or(b.quantization()) {
@@ -146,11 +197,11 @@ impl Diff {
         }
         let checks = Checks {
             plan: plan.map(|plan| CheckedPlan {
-                check: PlanCheck::new(&tensors, &plan, &wanted, self.strict),
+                check: PlanCheck::new(&tensors, &plan, wanted, self.strict),
                 plan,
             }),
             limits: self.fail_on.iter().map(|limit| CheckedLimit::new(limit, &tensors)).collect(),
-            unlike: unlike(&a, &b),
+            unlike: unlike(a, b),
         };
         let report = DiffReport::new(text(&self.a), text(&self.b), tensors, checks);
         html.map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
@@ -162,54 +213,36 @@ impl Diff {
         Ok(if good { Outcome::Success } else { Outcome::CheckFailed })
     }
 
-    /// The report that an option asks for, where it is given; the path has passed the guard.
-    fn report_file<'a>(
-        &self,
-        path: &'a Option<PathBuf>,
-        option: &'static str,
-        marker: &'a str,
-        inputs: &'a CommandInputs,
-    ) -> Result<Option<ReportFile<'a>>> {
-        path.as_deref().map(|path| ReportFile::check(path, option, inputs, marker, self.force)).transpose()
-    }
-
     fn print(&self, report: &DiffReport, terminal: &Terminal) -> Result<()> {
-        if self.json {
+        if self.views.json {
             return terminal.print(&json_text(&report.json()));
         }
-        if self.csv {
+        if self.views.csv {
             return terminal.print(&report.csv());
         }
         let checked = self.plan.is_some() || !self.fail_on.is_empty();
         if checked && terminal.is_quiet() {
             return terminal.print(&report.failures());
         }
-        terminal.print(&report.table(self.top, self.sort.into(), terminal.paints_tables()))
+        terminal.print(&report.table(self.views.top, self.sort.into(), terminal.paints_tables()))
     }
 
-    fn overlap(
-        &self,
-        base: &Checkpoint,
-        tuned: [&Checkpoint; 2],
-        wanted: &dyn Fn(&str) -> bool,
-        terminal: &Terminal,
-    ) -> Result<Outcome> {
-        let of =
-            |c: &Checkpoint| c.tensors().filter(|t| wanted(&t.info.name)).map(|t| t.info.len()).sum::<u64>();
-        let inputs = CommandInputs::of([base, tuned[0], tuned[1]]);
-        let html = self.report_file(&self.html, "--html", HTML_MARKER, &inputs)?;
-        let bar = bytes_bar(terminal, "read all three", of(base) + of(tuned[0]) + of(tuned[1]));
-        let tensors = three_way(base, tuned, wanted, &|done| bar.set_position(done))?;
+    fn overlap(&self, of: &FineTunes<'_>, terminal: &Terminal) -> Result<Outcome> {
+        let [first, second] = of.tuned[..] else { return Err(Error::usage("expected two fine-tunes", "")) };
+        let inputs = CommandInputs::of([of.base, first, second]);
+        let (html, _) = self.views.files(&inputs)?;
+        let bar = bytes_bar(terminal, "read all three", of.bytes());
+        let tensors = three_way(of.base, [first, second], of.wanted, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         let tensors = some(tensors)?;
         if let Some(file) = html {
-            let [base, a, b] = [base, tuned[0], tuned[1]].map(|side| text(side.path()));
+            let [base, a, b] = [of.base, first, second].map(|side| text(side.path()));
             file.write(&overlap_html(&base, [&a, &b], &tensors), terminal)?;
         }
-        if self.json {
+        if self.views.json {
             terminal.print(&json_text(&overlap_json(&tensors)))?;
         } else {
-            terminal.print(&overlap_table(&tensors, self.top))?;
+            terminal.print(&overlap_table(&tensors, self.views.top))?;
         }
         Ok(Outcome::Success)
     }

@@ -7,7 +7,8 @@
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`,
-//! `lora`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
+//! `lora`, `view_args`, `task_vectors`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`,
+//! `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
@@ -55,10 +56,12 @@ mod selection;
 mod sequence;
 mod shard_size;
 mod sweep;
+mod task_vectors;
 mod terminal;
 mod train;
 mod training_args;
 mod training_watch;
 mod verify;
+mod view_args;
 
 pub use main::main;

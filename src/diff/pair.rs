@@ -100,7 +100,7 @@ fn is_complex(dtype: &Dtype) -> bool {
 }
 
 /// Elements of the rows that both shapes have.
-fn common_elements(a: &[u64], b: &[u64]) -> Option<u64> {
+pub(crate) fn common_elements(a: &[u64], b: &[u64]) -> Option<u64> {
     match (a, b) {
         ([rows_a, row_a @ ..], [rows_b, row_b @ ..]) if row_a == row_b => {
             // Rows of an empty tensor may claim any size.

@@ -1,4 +1,4 @@
-//! The colours of heat maps: a sequential scale on a logarithmic axis that one outlier does not flatten.
+//! The colours of heat maps: a sequential scale on a logarithmic or linear axis that one outlier does not flatten.
 
 /// Stops of mako (seaborn, Waskom 2021), which is even in lightness from dark to light and safe for colour-blind eyes.
 pub(super) const STOPS: [[u8; 3]; 8] = [
@@ -19,11 +19,12 @@ pub(super) enum Ground {
     Dark,
 }
 
-/// Logarithms of the values at both ends of the scale.
+/// The values, or their logarithms, at both ends of the scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scale {
     low: f64,
     high: f64,
+    linear: bool,
 }
 
 impl Scale {
@@ -35,18 +36,33 @@ impl Scale {
         let last = logs.len().checked_sub(1)?;
         let percentile = |share: f64| logs[(share * last as f64).round() as usize];
         let (low, high) = (percentile(0.02), percentile(0.98));
-        Some(Self { low: low.max(high - 6.0), high })
+        Some(Self { low: low.max(high - 6.0), high, linear: false })
+    }
+
+    /// The linear scale over the finite values, from their 2nd to their 98th percentile.
+    pub(super) fn linear(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let last = values.len().checked_sub(1)?;
+        let percentile = |share: f64| values[(share * last as f64).round() as usize];
+        Some(Self { low: percentile(0.02), high: percentile(0.98), linear: true })
     }
 
     /// The values at both ends.
     pub(super) fn ends(&self) -> [f64; 2] {
-        [self.low, self.high].map(|log| 10f64.powf(log))
+        [self.low, self.high].map(|end| if self.linear { end } else { 10f64.powf(end) })
+    }
+
+    /// A value at an end as a label.
+    pub(super) fn label(&self, end: f64) -> String {
+        if self.linear { format!("{end:.3}") } else { format!("{end:.1e}") }
     }
 
     /// The position of a value on the scale, from 0 to 1; of values that are all alike, a little above the middle.
     pub(super) fn position(&self, value: f64) -> f64 {
         let length = self.high - self.low;
-        if length < 0.02 { 0.6 } else { ((value.log10() - self.low) / length).clamp(0.0, 1.0) }
+        let (value, alike) = if self.linear { (value, 1e-9) } else { (value.log10(), 0.02) };
+        if length < alike { 0.6 } else { ((value - self.low) / length).clamp(0.0, 1.0) }
     }
 }
 
@@ -78,10 +94,12 @@ mod tests {
     #[test]
     fn one_outlier_does_not_flatten_the_rest() {
         let values = (0..99).map(|i| 1e-3 * f64::from(i + 1)).chain([1e6]);
-        let scale = Scale::over(values).unwrap_or(Scale { low: 0.0, high: 0.0 });
+        let scale = Scale::over(values).unwrap_or(Scale { low: 0.0, high: 0.0, linear: false });
         assert!(scale.position(2e-2) > 0.5 && scale.position(1e6) == 1.0, "{scale:?}");
         assert_eq!(Scale::over([0.0, f64::NAN].into_iter()), None);
         assert_eq!(Scale::over([0.5; 3].into_iter()).map(|alike| alike.position(0.5)), Some(0.6));
+        let linear = Scale::linear([0.0, 0.25, f64::NAN, 1.0].into_iter());
+        assert_eq!(linear.map(|scale| (scale.position(0.25), scale.ends())), Some((0.25, [0.0, 1.0])));
     }
 
     #[test]

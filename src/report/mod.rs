@@ -1,9 +1,11 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
-//! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`,
-//! `sweep`, `experiment`.
+//! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `grid`, `heat_map`, `page`, `doctor`, `selection`, `inspection`,
+//! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `samples`, `loss_curve`, `block_changes`, `training`, `evaluation`,
+//! `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
+mod advice;
+mod block_changes;
 mod chart;
 mod colors;
 mod continual;
@@ -15,6 +17,8 @@ mod evaluation;
 mod evaluation_page;
 mod evaluation_samples;
 mod experiment;
+mod grid;
+mod heat_map;
 mod inspection;
 mod json;
 mod loss_curve;
@@ -24,15 +28,18 @@ mod page;
 mod patch;
 mod samples;
 mod selection;
+mod spectrum;
 mod sweep;
 mod table;
 mod training;
 mod verification;
 mod xml;
 
+pub use advice::{AdviceReport, RECIPE_MARKER};
+pub use block_changes::BlockChanges;
 pub use continual::{continual_json, continual_table};
 pub use continual_map::continual_svg;
-pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
+pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SortBy};
 pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
@@ -40,6 +47,7 @@ pub use evaluation::{
 pub use evaluation_page::{EVALUATION_MARKER, evaluation_html};
 pub use evaluation_samples::{SAMPLES_MARKER, evaluation_samples};
 pub use experiment::{ExperimentReport, StepLine};
+pub use heat_map::SVG_MARKER;
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
@@ -49,6 +57,7 @@ pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
 pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
+pub use spectrum::{SpectrumPair, SpectrumReport};
 pub use sweep::{Draw, Place, Sweep};
 pub use training::{TrainingResult, TrainingRound, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

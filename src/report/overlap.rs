@@ -22,7 +22,7 @@ fn totals(tensors: &[TensorOverlap]) -> (BTreeMap<Category, Overlap>, Overlap) {
     (categories, all)
 }
 
-fn fields(overlap: &Overlap) -> Map<String, Value> {
+pub(super) fn fields(overlap: &Overlap) -> Map<String, Value> {
     let mut out = Map::new();
     let mut put = |name: &str, value: Value| out.insert(name.to_owned(), value);
     put("elements", json!(overlap.elements));
@@ -34,11 +34,14 @@ fn fields(overlap: &Overlap) -> Map<String, Value> {
     put("cosine", json!(overlap.cosine()));
     put("sign_agreement", json!(overlap.sign_agreement()));
     put("overlap", json!(overlap.jaccard()));
+    put("sign_conflict", json!(overlap.sign_conflict()));
+    put("norm_ratio", json!(overlap.norm_ratio()));
+    put("l2_base", json!(overlap.squares_base.sqrt()));
     out
 }
 
 /// Where a tensor stands in its model, as its name tells it.
-fn position(name: &TensorName) -> [(String, Value); 3] {
+pub(super) fn position(name: &TensorName) -> [(String, Value); 3] {
     [
         ("stack".to_owned(), json!(name.stack)),
         ("layer".to_owned(), json!(name.layer)),

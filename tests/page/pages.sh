@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the pages of five comparisons from the fixtures: a fine-tune, a half-reset with its plan, two identical models, two
-# architectures, two fine-tunes of one base.
+# Makes the pages of seven comparisons from the fixtures: a fine-tune, a half-reset with its plan, two identical models, two
+# architectures, two fine-tunes of one base, advice on a merge of three, the spectra of a fine-tune.
 #
 # usage: tests/page/pages.sh HFT_SURGERY FOLDER
 set -euo pipefail
@@ -17,3 +17,5 @@ page half base "$out/half" --plan "$out/plan.json"
 page identical base base
 page unlike llama/llama2 llama/qwen3
 page overlap merge/a merge/b --base merge/base
+page advice merge/a merge/b merge/c --base merge/base --advise
+page spectrum base tuned --spectrum

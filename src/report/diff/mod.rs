@@ -13,7 +13,6 @@ mod table;
 
 pub use checks::{CheckedLimit, CheckedPlan, Checks};
 pub use diff_report::DiffReport;
-pub use svg::SVG_MARKER;
 pub use table::SortBy;
 
 #[cfg(test)]

@@ -1,13 +1,10 @@
 //! Sums over the tensors of a category, a shard, a block or the whole checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::diff::{Delta, Status, TensorDiff};
 use crate::plan::{Category, TensorName};
-
-/// Projections in the order of a forward pass; others follow in the order of their names.
-const FORWARD: [&str; 9] =
-    ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
+use crate::report::grid::{Grid, Row};
 
 /// The sums over a group of tensors.
 #[derive(Debug, Clone, Default)]
@@ -48,13 +45,6 @@ impl Total {
 /// A cell of the heat map.
 pub(super) type Cell = (Row, String);
 
-/// A row of the heat map: a block, or (layer `None`) the tensors outside of blocks.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Row {
-    pub(super) stack: String,
-    pub(super) layer: Option<u32>,
-}
-
 /// The sums over every group of tensors.
 #[derive(Debug, Default)]
 pub(super) struct Rollup {
@@ -63,16 +53,14 @@ pub(super) struct Rollup {
     pub(super) categories: BTreeMap<Category, Total>,
     pub(super) shards: BTreeMap<String, Total>,
     pub(super) cells: BTreeMap<Cell, Total>,
-    /// Columns of the heat map: projections of blocks by category and in the order of a forward pass, then those outside.
-    pub(super) columns: Vec<String>,
-    /// Rows of the heat map.
-    pub(super) rows: Vec<Row>,
+    /// Rows and columns of the heat map.
+    pub(super) grid: Grid,
 }
 
 impl Rollup {
     pub(super) fn new(tensors: &[TensorDiff]) -> Self {
-        let mut rollup = Self::default();
-        let mut columns: BTreeSet<(bool, Category, usize, String)> = BTreeSet::new();
+        let grid = Grid::of(tensors.iter().map(|tensor| TensorName::of(&tensor.name)));
+        let mut rollup = Self { grid, ..Self::default() };
         for tensor in tensors {
             let parsed = TensorName::of(&tensor.name);
             rollup.all.add(tensor);
@@ -81,39 +69,13 @@ impl Rollup {
             let shard = tensor.b.as_ref().or(tensor.a.as_ref()).map(|form| form.shard.clone());
             rollup.shards.entry(shard.unwrap_or_default()).or_default().add(tensor);
             let row = Row { stack: parsed.stack, layer: parsed.layer };
-            rollup.cells.entry((row, parsed.projection.clone())).or_default().add(tensor);
-            let order = FORWARD.iter().position(|known| *known == parsed.projection).unwrap_or(FORWARD.len());
-            columns.insert((parsed.layer.is_none(), parsed.category, order, parsed.projection));
+            rollup.cells.entry((row, parsed.projection)).or_default().add(tensor);
         }
-        for (.., projection) in columns {
-            if !rollup.columns.contains(&projection) {
-                rollup.columns.push(projection);
-            }
-        }
-        rollup.rows = rollup.cells.keys().map(|(row, _)| row.clone()).collect();
-        rollup.rows.dedup();
         rollup
     }
 
     /// The sums of a cell, where it has tensors.
     pub(super) fn cell(&self, row: &Row, column: &str) -> Option<&Total> {
         self.cells.get(&(row.clone(), column.to_owned()))
-    }
-
-    /// Whether rows of several stacks (encoder, decoder, vision) must be told apart.
-    pub(super) fn several_stacks(&self) -> bool {
-        let mut stacks: Vec<&str> =
-            self.rows.iter().filter(|r| r.layer.is_some()).map(|r| r.stack.as_str()).collect();
-        stacks.dedup();
-        stacks.len() > 1
-    }
-
-    /// The label of a row.
-    pub(super) fn label(&self, row: &Row) -> String {
-        match row.layer {
-            None => "outside".to_owned(),
-            Some(layer) if self.several_stacks() => format!("{}.{layer}", row.stack),
-            Some(layer) => layer.to_string(),
-        }
     }
 }

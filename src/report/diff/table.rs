@@ -58,7 +58,7 @@ impl DiffReport {
             return out;
         }
         out += &format!("\n{}", self.category_table());
-        if self.rollup.rows.iter().any(|row| row.layer.is_some()) {
+        if self.rollup.grid.rows.iter().any(|row| row.layer.is_some()) {
             out += &format!("\n{}", self.heat_table(color));
         }
         if top > 0 {
@@ -137,12 +137,13 @@ impl DiffReport {
     /// A row per block, a column per projection: relative L2, painted where colour is on.
     fn heat_table(&self, color: bool) -> String {
         let rollup = &self.rollup;
-        let blocks: Vec<_> = rollup.rows.iter().filter(|row| row.layer.is_some()).collect();
+        let blocks: Vec<_> = rollup.grid.rows.iter().filter(|row| row.layer.is_some()).collect();
         let has = |column: &&String| blocks.iter().any(|row| rollup.cell(row, column).is_some());
-        let columns: Vec<&String> = rollup.columns.iter().filter(has).collect();
+        let columns: Vec<&String> = rollup.grid.columns.iter().filter(has).collect();
         let values = rollup.cells.values().filter_map(Total::rel_l2);
         let scale = Scale::over(values);
-        let labels: Vec<String> = blocks.iter().map(|row| Escaped(&rollup.label(row)).to_string()).collect();
+        let labels: Vec<String> =
+            blocks.iter().map(|row| Escaped(&rollup.grid.label(row)).to_string()).collect();
         let first = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
         let widths: Vec<usize> =
             columns.iter().map(|c| Escaped(*c).to_string().chars().count().clamp(7, 16)).collect();

@@ -2,8 +2,13 @@
 
 /* The document, words and numbers. */
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const documents = JSON.parse(document.getElementById("data").textContent);
+/** The document, or the one of several that the address names. */
+const data = documents.documents?.[Number(location.hash.slice(1)) || 0] ?? documents.documents?.[0] ?? documents;
 const OVERLAP = data.kind === "overlap";
+/** Whether the largest changes were counted, for advice on a merge. */
+const ADVICE = OVERLAP && Boolean(data.advice);
+const SPECTRUM = data.kind === "spectrum";
 const STOPS = /*STOPS*/[];
 const $ = (id) => document.getElementById(id);
 
@@ -42,15 +47,16 @@ const superscript = (n) => String(n).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴�
  */
 const STATES = {
   violation: "frozen, but it moved",
-  moved: OVERLAP ? "compared" : data.plan ? "trained" : "changed",
+  moved: OVERLAP ? "compared" : SPECTRUM ? "has a spectrum" : data.plan ? "trained" : "changed",
   unmoved: "trainable, but unmoved",
   frozen: "frozen, bit-identical",
   same: "bit-identical",
-  apart: "not compared",
+  apart: SPECTRUM ? "no spectrum" : "not compared",
 };
 
 function stateOf(t) {
   if (OVERLAP) return "moved";
+  if (SPECTRUM) return none(t.norm) ? "apart" : "moved";
   if (t.status === "identical") return none(t.trainable) ? "same" : t.trainable ? "unmoved" : "frozen";
   if (t.trainable === false) return "violation";
   return t.changed === null ? "apart" : "moved";

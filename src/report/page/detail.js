@@ -65,8 +65,16 @@ function drawOverlap(sums) {
 }
 
 function numbersOf(sums) {
+  if (SPECTRUM) {
+    const one = none(sums.max_rank) ? [["matrices", whole(sums.matrices)]] : [["shape", `${sums.rows}×${sums.columns}`], ["effective rank", small(sums.effective_rank)]];
+    const energy = Object.entries(sums.energy ?? {}).map(([k, part]) => [`energy of the ${k} largest`, share(part, 1)]);
+    return [...one, ["effective rank, of the largest", share(sums.effective_rank_share, 1)], ["stable rank", small(sums.stable_rank)],
+      ["rank of 90 %, of the largest", share(sums.rank_90_share, 1)], ["rank of 99 %, of the largest", share(sums.rank_99_share, 1)],
+      ...(none(sums.max_rank) ? [] : [["σ1", small(sums.largest)], ["norm", small(sums.norm)]]), ...energy];
+  }
   if (OVERLAP) {
-    return [["elements", whole(sums.elements)], ["changed by both", share(sums.overlap, 1)], ["sign agreement", share(sums.sign_agreement, 1)], ["cosine", small(sums.cosine)],
+    const top = ADVICE ? [["top conflict", share(sums.top_conflict, 1)], ["norms, first / second", small(sums.norm_ratio)]] : [];
+    return [...top, ["elements", whole(sums.elements)], ["changed by both", share(sums.overlap, 1)], ["sign agreement", share(sums.sign_agreement, 1)], ["cosine", small(sums.cosine)],
       ["L2 of the first", small(sums.l2_1)], ["L2 of the second", small(sums.l2_2)]];
   }
   return [["elements", whole(sums.elements)], ["changed", share(sums.changed, sums.elements)], ["relative L2", small(sums.rel_l2)], ["L2", small(sums.l2)],

@@ -4,8 +4,16 @@
 const MOST_CELLS = [400, 120];
 
 /** What colour can show: words, value of a cell, and whether the scale is linear. */
-const METRICS = OVERLAP
+const METRICS = SPECTRUM
   ? {
+      effective_rank: ["effective rank, of the largest", (c) => c.effective_rank_share, true],
+      rank_90: ["rank of 90 % of the energy, of the largest", (c) => c.rank_90_share, true],
+      rank_99: ["rank of 99 % of the energy, of the largest", (c) => c.rank_99_share, true],
+      stable_rank: ["stable rank", (c) => c.stable_rank],
+    }
+  : OVERLAP
+  ? {
+      ...(ADVICE && { top_conflict: ["top conflict", (c) => c.top_conflict, true] }),
       disagreement: ["sign disagreement", (c) => (none(c.sign_agreement) ? null : 1 - c.sign_agreement), true],
       overlap: ["share changed by both", (c) => c.overlap, true],
       cosine: ["1 − cosine of the task vectors", (c) => (none(c.cosine) ? null : 1 - c.cosine), true],

@@ -25,6 +25,15 @@ $("state").parentElement.hidden = present.size < 2;
 $("state").addEventListener("change", list);
 $("search").addEventListener("input", list);
 $("more").addEventListener("click", more);
+if (documents.documents?.length > 1) {
+  $("pairs").hidden = false;
+  documents.documents.forEach((one, i) => $("pair").append(make("option", `${nameOf(one.a)}, ${nameOf(one.b)}`, { value: i })));
+  $("pair").value = documents.documents.indexOf(data);
+  $("pair").addEventListener("change", () => {
+    location.hash = $("pair").value;
+    location.reload();
+  });
+}
 verdict();
 plan();
 drawMap();

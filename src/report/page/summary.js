@@ -4,6 +4,10 @@ const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function headline() {
   const s = data.summary;
+  if (SPECTRUM) {
+    const of = s.of === "weights" ? "the weights" : "the change";
+    return [`${whole(s.measured)} of ${whole(s.matrices)} matrices have a spectrum of ${of}`, `Their effective rank is ${share(s.effective_rank_share, 1)} of the largest, as a mean.`];
+  }
   if (OVERLAP) {
     const agreed = none(s.sign_agreement) ? "have no element in common" : `agree in sign on ${share(s.sign_agreement, 1)} of what both changed`;
     return [`The two fine-tunes ${agreed}`, "Low agreement is where a merge of the two cancels what they learned."];
@@ -39,6 +43,9 @@ function verdict() {
   const bad = (data.failed ?? []).length > 0;
   $("verdict").classList.toggle("bad", bad);
   $("verdict").classList.toggle("good", !bad && (data.identical === true || (data.verdict ?? []).length > 0));
+  for (const rule of data.advice ?? []) $("checks").append(make("li", `${capital(safe(rule.text))}. (${rule.source})`, { class: "advice" }));
+  if (data.recipe) $("checks").append(make("li"));
+  if (data.recipe) $("checks").lastChild.append(make("pre", safe(data.recipe).replaceAll("\\u{a}", "\n"), { tabindex: "0" }));
   for (const line of (data.verdict ?? []).slice(data.plan ? 1 : 0)) $("checks").append(make("li", safe(line)));
   const failures = data.failed ?? [];
   for (const failure of failures.slice(0, 5)) $("checks").append(make("li", `${failure.name ? safe(failure.name) + ": " : ""}${safe(failure.what)}`, { class: "failure" }));
@@ -54,6 +61,19 @@ function verdict() {
 
 function facts() {
   const s = data.summary;
+  if (SPECTRUM) {
+    pair("facts", "Effective rank", share(s.effective_rank_share, 1), "of the largest, mean");
+    pair("facts", "Stable rank", small(s.stable_rank), "Σσ² / σ1², mean");
+    pair("more-facts", "Rank of 90 % of the energy", share(s.rank_90_share, 1), "of the largest, mean");
+    pair("more-facts", "Rank of 99 % of the energy", share(s.rank_99_share, 1), "of the largest, mean");
+    if (!none(s.rounding_share)) pair("more-facts", "Energy that rounding gives", share(Math.min(s.rounding_share, 1), 1));
+    if (!none(s.above_rounding_share)) pair("more-facts", "Singular values above rounding", share(s.above_rounding_share, 1));
+    return;
+  }
+  if (ADVICE) {
+    pair("facts", "Top conflict", share(s.top_conflict, 1), "of the largest fifth of either");
+    pair("more-facts", "‖τ‖ of the first / second", small(s.norm_ratio));
+  }
   if (OVERLAP) {
     pair("facts", "Changed by both", share(s.overlap, 1), "of what either changed");
     pair("facts", "Cosine of the task vectors", small(s.cosine));

@@ -5,8 +5,15 @@ const CHANGED = ["changed", "changed", (t) => (t.elements && !none(t.changed) ? 
 const number = (name, label) => [name, label, (t) => t[name], (t) => small(t[name])];
 
 /** Columns of measures: key, label, value to sort by, text. */
-const MEASURES = OVERLAP
+const MEASURES = SPECTRUM
   ? [
+      ["effective_rank_share", "effective rank", (t) => t.effective_rank_share, (t) => share(t.effective_rank_share, 1)], number("stable_rank", "stable rank"),
+      ["rank_90_share", "rank of 90 %", (t) => t.rank_90_share, (t) => share(t.rank_90_share, 1)], ["rank_99_share", "rank of 99 %", (t) => t.rank_99_share, (t) => share(t.rank_99_share, 1)],
+      number("largest", "σ1"), number("norm", "norm"),
+    ]
+  : OVERLAP
+  ? [
+      ...(ADVICE ? [["top_conflict", "top conflict", (t) => t.top_conflict, (t) => share(t.top_conflict, 1)], number("norm_ratio", "norms, first / second")] : []),
       ["overlap", "changed by both", (t) => t.overlap, (t) => share(t.overlap, 1)],
       ["sign_agreement", "sign agreement", (t) => t.sign_agreement, (t) => share(t.sign_agreement, 1)],
       number("cosine", "cosine"), number("l2_1", "L2 of the first"), number("l2_2", "L2 of the second"),
@@ -18,21 +25,22 @@ const MEASURES = OVERLAP
 const statusOf = (t) => (stateOf(t) === "apart" && t.status ? t.status.replace("_a", " base").replace("_b", " tuned").replaceAll("_", " ") : STATES[stateOf(t)]);
 const COLUMNS = [
   ["name", "name", (t) => t.name, (t) => safe(t.name)],
-  ...(OVERLAP ? [] : [["state", "state", statusOf, statusOf]]),
+  ...(OVERLAP || SPECTRUM ? [] : [["state", "state", statusOf, statusOf]]),
   ...MEASURES,
-  ...(OVERLAP ? [] : [
+  ...(SPECTRUM ? [["shape", "shape", (t) => t.rows * t.columns, (t) => `${t.rows}×${t.columns}`]] : []),
+  ...(OVERLAP || SPECTRUM ? [] : [
     ["shape", "shape", (t) => t.elements, (t) => (t.shape ?? []).join("×") + (t.shape_b ? ` → ${t.shape_b.join("×")}` : "")],
     ["dtype", "type", (t) => t.dtype, (t) => t.dtype + (t.dtype_b ? ` → ${t.dtype_b}` : "")],
   ]),
 ];
 const TEXTS = ["name", "state", "dtype"];
-let order = OVERLAP ? { key: "cosine", down: false } : { key: "rel_l2", down: true };
+let order = SPECTRUM ? { key: "effective_rank_share", down: false } : OVERLAP ? { key: "cosine", down: false } : { key: "rel_l2", down: true };
 let rows = [];
 let shown = 0;
 
 function categories() {
   const head = make("tr");
-  const columns = [...(OVERLAP ? [] : [["tensors", "tensors", null, (t) => whole(t.tensors)], ["differing", "differ", null, (t) => whole(t.differing)]]), ...MEASURES.slice(0, 4)];
+  const columns = [...(SPECTRUM ? [["matrices", "matrices", null, (t) => whole(t.matrices)]] : OVERLAP ? [] : [["tensors", "tensors", null, (t) => whole(t.tensors)], ["differing", "differ", null, (t) => whole(t.differing)]]), ...MEASURES.slice(0, 4)];
   for (const label of ["", ...columns.map(([, label]) => label)]) head.append(make("th", label, { scope: "col" }));
   const thead = make("thead");
   thead.append(head);
