@@ -37,7 +37,7 @@ fn root() -> &'static Path {
 /// README and the guides, below the root.
 fn guides() -> Vec<String> {
     let mut files = vec!["README.md".to_owned()];
-    files.extend(GUIDES.map(|name| format!("docs/guide/{name}.md")));
+    files.extend(GUIDES.iter().map(|name| format!("docs/guide/{name}.md")));
     files
 }
 
