@@ -161,7 +161,8 @@ fn large_tensors_are_summed_piece_by_piece() {
     };
     write("a", &size);
     write("b", &|i| if i % 2 == 0 { size(i) } else { -size(i) });
-    let args = ["diff", "--base", path(&at("base")), path(&at("a")), path(&at("b")), "--advise"];
+    let [base, a, b] = ["base", "a", "b"].map(at);
+    let args = ["diff", "--base", path(&base), path(&a), path(&b), "--advise"];
     let found = json(&args);
     let row = &found["pairs"][0]["tensors"][0];
     let count = |rest: &[usize]| (0..n).filter(|i| rest.contains(&(i % 10))).count() as u64;

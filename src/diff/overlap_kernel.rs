@@ -25,7 +25,6 @@ fn rank_of(x: f64) -> u32 {
 }
 
 /// Decoded elements of every side; the first is the base, the others hold their τ.
-#[derive(Default)]
 pub(crate) struct Blocks {
     sides: Vec<Box<Block>>,
 }
@@ -111,10 +110,11 @@ struct PairSums {
 impl SideSums {
     #[inline(always)]
     fn add(&mut self, x: &Block) {
+        let Self { changed, squares } = self;
         for x in x.as_chunks::<LANES>().0 {
             for l in 0..LANES {
-                self.changed[l] += u64::from(x[l] != 0.0);
-                self.squares[l] += x[l] * x[l];
+                changed[l] += u64::from(x[l] != 0.0);
+                squares[l] += x[l] * x[l];
             }
         }
     }

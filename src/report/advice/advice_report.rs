@@ -8,25 +8,28 @@ use crate::plan::{Category, TensorName};
 use crate::report::grid::{Grid, Row};
 
 /// The sums over groups of the tensors of one pair.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PairSums {
     pub(super) all: Overlap,
     pub(super) categories: BTreeMap<Category, Overlap>,
     pub(super) blocks: BTreeMap<Row, Overlap>,
     pub(super) kinds: BTreeMap<(Row, Category), Overlap>,
+    /// Of each projection of each block.
+    pub(super) cells: BTreeMap<(Row, String), Overlap>,
 }
 
 impl PairSums {
     fn new(pair: &PairOverlap) -> Self {
-        let (mut categories, mut blocks, mut kinds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut sums = Self { all: total(pair), ..Self::default() };
         for TensorOverlap { name, overlap } in &pair.tensors {
             let name = TensorName::of(name);
             let block = Row { stack: name.stack, layer: name.layer };
-            categories.entry(name.category).or_insert_with(Overlap::default).append(overlap);
-            blocks.entry(block.clone()).or_insert_with(Overlap::default).append(overlap);
-            kinds.entry((block, name.category)).or_insert_with(Overlap::default).append(overlap);
+            sums.categories.entry(name.category).or_default().append(overlap);
+            sums.blocks.entry(block.clone()).or_default().append(overlap);
+            sums.kinds.entry((block.clone(), name.category)).or_default().append(overlap);
+            sums.cells.entry((block, name.projection)).or_default().append(overlap);
         }
-        Self { all: total(pair), categories, blocks, kinds }
+        sums
     }
 }
 

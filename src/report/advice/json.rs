@@ -83,6 +83,12 @@ impl AdviceReport {
                 Value::Object(kind)
             });
             summary.insert("kinds".to_owned(), kinds.collect());
+            let cells = sums.cells.iter().map(|((block, projection), overlap)| {
+                let mut cell = at(block, overlap);
+                cell.insert("projection".to_owned(), json!(projection));
+                Value::Object(cell)
+            });
+            summary.insert("layers".to_owned(), cells.collect());
         }
         for (category, overlap) in &sums.categories {
             if let Some(row) = out["categories"][category.to_string()].as_object_mut() {

@@ -43,7 +43,7 @@ function verdict() {
   const bad = (data.failed ?? []).length > 0;
   $("verdict").classList.toggle("bad", bad);
   $("verdict").classList.toggle("good", !bad && (data.identical === true || (data.verdict ?? []).length > 0));
-  for (const rule of data.advice ?? []) $("checks").append(make("li", `${capital(safe(rule.text))}. (${rule.source})`, { class: "advice" }));
+  for (const rule of data.advice ?? []) $("checks").append(make("li", `${safe(rule.text)}. (${rule.source})`, { class: "advice" }));
   if (data.recipe) $("checks").append(make("li"));
   if (data.recipe) $("checks").lastChild.append(make("pre", safe(data.recipe).replaceAll("\\u{a}", "\n"), { tabindex: "0" }));
   for (const line of (data.verdict ?? []).slice(data.plan ? 1 : 0)) $("checks").append(make("li", safe(line)));
