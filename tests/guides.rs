@@ -14,7 +14,7 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-const GUIDES: [&str; 11] = [
+const GUIDES: [&str; 12] = [
     "reset",
     "plans",
     "diff",
@@ -23,6 +23,7 @@ const GUIDES: [&str; 11] = [
     "coming-from-mergekit",
     "lora",
     "train",
+    "continual",
     "evaluate",
     "generate",
     "formats",

@@ -3,6 +3,8 @@
 
 #[path = "parity/dpo.rs"]
 mod dpo;
+#[path = "parity/rivals.rs"]
+mod rivals;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -6,11 +6,12 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
-//! `train`, `eval`, `generate`,
+//! `objective_args`, `training_watch`, `rows`, `named_file`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
+//! `arranged`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`, `train`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
+mod arranged;
 mod command_line;
 mod completions;
 mod config_file;
@@ -42,6 +43,7 @@ mod reading_args;
 mod recipe_flags;
 mod report_file;
 mod reset;
+mod restraint_args;
 mod resume_args;
 mod roles;
 mod round_plans;

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::training_args::{DataArgs, SavingArgs};
+use super::training_args::DataArgs;
 use crate::train::{LossType, PreferenceLoss};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ impl ObjectiveArgs {
     ///
     /// # Errors
     /// An option of another objective or loss, a number out of range.
-    pub(super) fn preference(&self, data: &DataArgs, saving: &SavingArgs) -> Result<Option<PreferenceLoss>> {
+    pub(super) fn preference(&self, data: &DataArgs) -> Result<Option<PreferenceLoss>> {
         let Self { objective, loss_type, beta, label_smoothing } = self;
         if *objective == ObjectiveArg::Sft {
             let given = [
@@ -66,11 +66,7 @@ impl ObjectiveArgs {
                 }
             };
         }
-        let not_of_pairs = [
-            ("packing", data.packing),
-            ("group-by-length", data.group_by_length),
-            ("eval-data", !saving.eval_data.is_empty()),
-        ];
+        let not_of_pairs = [("packing", data.packing), ("group-by-length", data.group_by_length)];
         if let Some((name, _)) = not_of_pairs.iter().find(|(_, given)| *given) {
             let fault = format!("--{name} cannot be used with --objective dpo");
             return Err(Error::usage(fault, format!("leave out --{name}")));

@@ -8,7 +8,7 @@
 //! `parquet`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`,
 //! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`,
 //! `tokenizer_class`, `tokenizer`, `conversation`, `encode`, `load`, `choice`, `load_choices`, `preview`, `packing`,
-//! `length_groups`, `batch`, `batches`.
+//! `length_groups`, `batch`, `batches`, `replay`.
 
 mod answers;
 mod batch;
@@ -42,6 +42,7 @@ mod preview;
 mod python;
 mod raw_row;
 mod record;
+mod replay;
 mod row;
 mod splits;
 mod template;
@@ -59,6 +60,7 @@ pub use conversation::Conversation;
 pub use load::{Dataset, Limits, Summary, load, load_preferences};
 pub use load_choices::{ChoiceDataset, holds_choices, load_choices};
 pub use preview::{Sample, Span, preview};
+pub use replay::{Replayed, replay};
 pub use row::{IGNORED, Location, Row};
 pub use tokenizer::Tokenizer;
 pub use workers::render_apart;

@@ -23,5 +23,5 @@ pub use backward::{Reach, backward};
 pub use cached::{KvCache, forward_cached};
 pub use config::ModelConfig;
 pub use forward::{Batch, forward};
-pub use params::{Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
+pub use params::{Layer, Linear, Model, Norm, Param, Pull, Trained, check_tensors, expected, unused};
 pub use rope::rope_table;

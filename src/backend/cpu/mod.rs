@@ -3,7 +3,7 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `embedding`, `rmsnorm`, `rope`, `swiglu`, `attention`,
-//! `cross_entropy`, `adamw`, `backend`.
+//! `cross_entropy`, `momentum`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
@@ -14,6 +14,7 @@ mod linear;
 mod math;
 mod matmul;
 mod matvec;
+mod momentum;
 mod rmsnorm;
 mod rope;
 mod swiglu;
