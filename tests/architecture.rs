@@ -23,7 +23,7 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("merge", &["error", "simd", "checkpoint", "plan", "surgery"]),
     ("lora", &["error", "simd", "checkpoint", "plan", "surgery", "merge"]),
     ("data", &["error", "checkpoint", "plan"]),
-    ("backend", &["error", "simd", "checkpoint"]),
+    ("backend", &["error", "simd", "checkpoint", "plan"]),
     ("model", &["error", "checkpoint", "backend"]),
     ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     ("eval", &["error", "checkpoint", "plan", "data", "backend", "model", "generate"]),

@@ -24,6 +24,7 @@ const GUIDES: &[&str] = &[
     "coming-from-mergekit",
     "lora",
     "train",
+    "continual",
     "evaluate",
     "experiment",
     "generate",

@@ -7,6 +7,8 @@ mod cached;
 mod dpo;
 #[path = "parity/label_smoothing.rs"]
 mod label_smoothing;
+#[path = "parity/rivals.rs"]
+mod rivals;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

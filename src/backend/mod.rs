@@ -28,5 +28,5 @@ pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use operations::{
     AdamTensor, AttentionOutput, Backend, HeadGradients, MaskedGrad, QueryKeyValue, QueryKeyValueMut,
-    RmsNormInputs,
+    RmsNormInputs, TowardsStart,
 };

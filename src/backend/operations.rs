@@ -86,6 +86,21 @@ pub struct AdamTensor<'a, B: Backend + ?Sized> {
     pub mask: Option<&'a B::Mask>,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// The share of the trainable entries that move, those with the largest |first moment| after the step; `None`: all.
+    /// Weight decay is a move. Chen et al. 2024, arXiv:2407.20999.
+    pub momentum_share: Option<f64>,
+}
+
+/// A pull towards the values that training started from: the gradient of `strength/2 · ‖weight − start‖²`. Li et al.
+/// 2018, arXiv:1802.01483.
+#[derive(Debug)]
+pub struct TowardsStart<'a, B: Backend + ?Sized> {
+    /// The values now.
+    pub weight: &'a B::Weight,
+    /// The values at the start.
+    pub start: &'a B::Buffer,
+    /// The factor.
+    pub strength: f32,
 }
 
 /// A gradient with the mask of its tensor.
@@ -95,6 +110,8 @@ pub struct MaskedGrad<'a, B: Backend + ?Sized> {
     pub grad: &'a mut B::Buffer,
     /// Which elements are trainable; `None`: all are.
     pub mask: Option<&'a B::Mask>,
+    /// What is added to the gradient first.
+    pub pull: Option<TowardsStart<'a, B>>,
 }
 
 /// The operations. Forward writes its outputs; backward takes the gradient of the output and adds to, or
@@ -299,7 +316,7 @@ pub trait Backend {
     /// The losses of all cross-entropies since the last call, in order.
     fn losses(&mut self) -> Vec<f32>;
 
-    /// Zeroes the elements that the masks freeze, and returns the sum of squares of the others, the same for any
+    /// Adds the pulls, zeroes the elements that the masks freeze, and returns the sum of squares of the others, the same for any
     /// number of threads.
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64;
     /// One step of AdamW over all `tensors`. Loshchilov and Hutter 2019.

@@ -6,13 +6,14 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`,
-//! `lora`, `view_args`, `task_vectors`, `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`,
-//! `generate`,
+//! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
+//! `arranged`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `view_args`, `task_vectors`, `diff`, `patch`, `train`,
+//! `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
 mod answer_args;
+mod arranged;
 mod chat;
 mod command_line;
 mod completions;
@@ -48,6 +49,7 @@ mod reading_args;
 mod recipe_flags;
 mod report_file;
 mod reset;
+mod restraint_args;
 mod resume_args;
 mod roles;
 mod round_plans;

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::training_args::{DataArgs, SavingArgs};
+use super::training_args::DataArgs;
 use crate::train::{LossType, PreferenceLoss};
 use crate::{Error, Result};
 
@@ -69,8 +69,8 @@ impl ObjectiveArgs {
     ///
     /// # Errors
     /// An option of another objective or loss, a number out of range.
-    pub(super) fn preference(&self, data: &DataArgs, saving: &SavingArgs) -> Result<Option<PreferenceLoss>> {
-        self.check_options(data, saving)?;
+    pub(super) fn preference(&self, data: &DataArgs) -> Result<Option<PreferenceLoss>> {
+        self.check_options(data)?;
         let label_smoothing = self.checked_smoothing()?;
         let loss_type = match self.objective {
             ObjectiveArg::Sft => return Ok(None),
@@ -94,7 +94,7 @@ impl ObjectiveArgs {
     }
 
     /// Refuses the options of other objectives.
-    fn check_options(&self, data: &DataArgs, saving: &SavingArgs) -> Result<()> {
+    fn check_options(&self, data: &DataArgs) -> Result<()> {
         use ObjectiveArg::{Dpo, Orpo, Sft, Simpo};
         let got = self.objective;
         let of_some: [(&str, bool, &[ObjectiveArg]); 4] = [
@@ -114,11 +114,7 @@ impl ObjectiveArgs {
             let hint = format!("leave out --{name}, or use --objective {}", names[0]);
             return Err(Error::usage(fault, hint));
         }
-        let not_of_pairs = [
-            ("packing", data.packing),
-            ("group-by-length", data.group_by_length),
-            ("eval-data", !saving.eval_data.is_empty()),
-        ];
+        let not_of_pairs = [("packing", data.packing), ("group-by-length", data.group_by_length)];
         match not_of_pairs.iter().find(|(_, given)| *given && got != Sft) {
             None => Ok(()),
             Some((name, _)) => {

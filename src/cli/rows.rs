@@ -56,6 +56,18 @@ impl Loader<'_> {
             Some(few_shot) => load_few_shot(path, self.tokenizer, self.limits, few_shot)?,
             None => load(path, self.tokenizer, self.limits)?,
         };
+        self.of_one_split(path, dataset)
+    }
+
+    /// As [`Loader::held_out`], pairs.
+    pub(super) fn held_out_pairs(&self, path: &Path) -> Result<Dataset> {
+        let dataset = load_preferences(path, self.tokenizer, self.limits)?;
+        let (dataset, warnings) = self.of_one_split(path, dataset)?;
+        warnings.iter().for_each(|warning| self.terminal.warn(warning));
+        Ok(dataset)
+    }
+
+    fn of_one_split(&self, path: &Path, dataset: Dataset) -> Result<(Dataset, Vec<String>)> {
         if !dataset.other_splits.is_empty() {
             let fault = format!(
                 "{}: more than one split: {} and others",

@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde_json::{Value, json};
+
 use super::answer_args::AnswerArgs;
 use super::eval_data::{EvalData, Reading};
 use super::named_file::NamedFile;
 use super::terminal::Terminal;
 use super::training_args::SavingArgs;
 use crate::checkpoint::Checkpoint;
+use crate::data::{Dataset, Replayed, Row, replay};
 use crate::error::Escaped;
 use crate::eval::EvalRows;
 use crate::model::ModelConfig;
+use crate::report::{grouped, percent};
 use crate::{Error, Result};
 
 /// What is kept of the stages, and what later ones learn of earlier ones.
@@ -22,8 +26,59 @@ pub(super) struct SequenceArgs {
     /// Keep the checkpoint after each stage: OUT/stages/0 and so on; that after the last is OUT itself
     #[arg(long)]
     pub(super) keep_stages: bool,
+    /// From the second stage on, the share of its rows that are drawn from the stages before it, 0 to below 1
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    replay: Option<f64>,
     #[command(flatten)]
     pub(super) answers: AnswerArgs,
+}
+
+impl SequenceArgs {
+    /// # Errors
+    /// A share out of range, or without earlier stages.
+    pub(super) fn check(&self, stages: usize) -> Result<()> {
+        let Some(share) = self.replay else { return Ok(()) };
+        if !(0.0..1.0).contains(&share) {
+            let fault = format!("--replay out of range: got {share}, expected 0 to below 1");
+            return Err(Error::usage(fault, ""));
+        }
+        if stages < 2 {
+            let fault = "--replay: got one --data, and there are no earlier stages to replay";
+            return Err(Error::usage(fault, "give several --data, or leave out --replay"));
+        }
+        Ok(())
+    }
+
+    /// Mixes rows of the earlier stages into each later one, in groups of `size`; the share and how many in each, where
+    /// `--replay` was given.
+    pub(super) fn replay(
+        &self,
+        stages: &mut [Dataset],
+        seed: u64,
+        size: usize,
+        terminal: &Terminal,
+    ) -> Option<Value> {
+        let share = self.replay?;
+        let own: Vec<Vec<Row>> = stages.iter().map(|stage| stage.rows.clone()).collect();
+        let mut counts = vec![0];
+        for (at, stage) in stages.iter_mut().enumerate().skip(1) {
+            let earlier: Vec<&[Row]> = own[..at].iter().map(Vec::as_slice).collect();
+            let rows = std::mem::take(&mut stage.rows);
+            let Replayed { rows, replayed } = replay(rows, &earlier, share, (seed, at as u32), size);
+            let all = rows.len() / size;
+            stage.rows = rows;
+            counts.push(replayed);
+            terminal.note(&format!(
+                "stage {}: {} of {} {} are replayed from earlier stages ({})",
+                at + 1,
+                grouped(replayed as u64),
+                grouped(all as u64),
+                if size == 2 { "pairs" } else { "rows" },
+                percent(replayed as u64, all as u64)
+            ));
+        }
+        Some(json!({ "share": share, "rows": counts }))
+    }
 }
 
 /// `--data` and `--eval-data`, understood together.

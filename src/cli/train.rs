@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
+use super::arranged::{Arranged, Arranging};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
@@ -13,8 +14,9 @@ use super::objective_args::ObjectiveArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::reading_args::ReadingArgs;
+use super::restraint_args::RestraintArgs;
 use super::round_plans::RoundArgs;
-use super::rows::{Loader, in_batches, tokenizer};
+use super::rows::{Loader, tokenizer};
 use super::selection::SelectionArgs;
 use super::sequence::{SequenceArgs, Stages};
 use super::terminal::Terminal;
@@ -24,10 +26,10 @@ use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
 };
-use crate::data::{Batch, Batches, Dataset, Limits, Tokenizer, preview};
+use crate::data::{Dataset, Limits, Tokenizer, preview};
 use crate::error::Escaped;
 use crate::eval::EvalRows;
-use crate::model::{Capacity, ModelConfig};
+use crate::model::ModelConfig;
 use crate::report::{
     continual_json, continual_svg, continual_table, json_text, loss_svg, samples_text, training_json,
     training_table,
@@ -93,6 +95,8 @@ pub(super) struct Train {
     #[command(flatten)]
     sequence: SequenceArgs,
     #[command(flatten)]
+    restraints: RestraintArgs,
+    #[command(flatten)]
     selection: SelectionArgs,
 }
 
@@ -128,7 +132,9 @@ impl Train {
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         self.optimizer.check(&self.saving)?;
         let files = Stages::of(&self.data, &self.saving)?;
-        let preference = self.objective.preference(&self.rows, &self.saving)?;
+        self.sequence.check(files.data.len())?;
+        let restraints = self.restraints.restraints()?;
+        let preference = self.objective.preference(&self.rows)?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
@@ -141,16 +147,25 @@ impl Train {
         RunDir::check(out, &inputs, force, self.resume)?;
         let rounds = self.rounds().specs(&source, &config)?;
         let mut device = self.device.open()?;
+        self.restraints.check_device(&device)?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
         data.between =
             files.rows(self.rows.max_length, &self.sequence.answers, &source, &config, terminal)?;
-        let options = self.describe(&source, &files, &data, preference);
+        let mut options = self.describe(&source, &files, &data, preference);
+        let group = if preference.is_some() { 2 } else { 1 };
+        let replay = self.sequence.replay(&mut data.stages, self.selection.seed(), group, terminal);
+        options.extend(replay.clone().map(|replay| ("replay".to_owned(), replay)));
         let contents = contents_digest(&source, &|_| {})?;
         let between = std::mem::take(&mut data.between);
         let measured: Vec<MeasuredFile<'_>> =
             between.iter().map(|(name, rows)| MeasuredFile { name, rows }).collect();
-        let stages = self.arrange(data, device.tokens_at_once(), preference)?;
+        let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
+        let pairs = preference.is_some();
+        let batches = self.rows.batch_options(self.selection.seed(), rows_per_step, pairs);
+        let arranging =
+            Arranging { rows: &self.rows, batches, pairs, tokens_at_once: device.tokens_at_once() };
+        let stages = arranging.arrange(data.stages, data.eval)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let run = RunOptions {
@@ -162,6 +177,7 @@ impl Train {
                 preference,
                 self.objective.token_smoothing(),
             ),
+            restraints,
             rounds: &rounds,
             stages: &stages,
             measured: &measured,
@@ -191,14 +207,14 @@ impl Train {
             terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
         }
         drop(source);
-        self.train(Run::new(run, dir), &mut device, rounds.len(), terminal)
+        self.train(Run::new(run, dir), &mut device, (rounds.len(), replay), terminal)
     }
 
     fn train(
         &self,
         run: Run<'_>,
         device: &mut Device,
-        rounds: usize,
+        (rounds, replay): (usize, Option<Value>),
         terminal: &Terminal,
     ) -> Result<Outcome> {
         let mut watch = Watch::new(terminal, device, rounds, self.saving.logging_steps);
@@ -207,8 +223,13 @@ impl Train {
         let write =
             |name: &str, text: &str| replace_bytes(&root.join(name), self.output.sync(), text.as_bytes());
         write("loss.svg", &loss_svg(log.lines()))?;
-        if let Some(scores) = &scores {
-            write("continual.json", &json_text(&continual_json(scores)))?;
+        let continual = scores.as_ref().map(|scores| {
+            let mut continual = continual_json(scores);
+            replay.iter().for_each(|replay| continual["replay"] = replay.clone());
+            continual
+        });
+        if let (Some(scores), Some(continual)) = (&scores, &continual) {
+            write("continual.json", &json_text(continual))?;
             write("continual.svg", &continual_svg(scores))?;
         }
         run.finish()?;
@@ -217,9 +238,7 @@ impl Train {
         let result = watch.result(device.most_memory());
         terminal.print(&if self.json {
             let mut summary = training_json(&result, log.lines());
-            if let Some(scores) = &scores {
-                summary["continual"] = continual_json(scores);
-            }
+            continual.into_iter().for_each(|continual| summary["continual"] = continual);
             json_text(&summary)
         } else {
             let scores = scores.map(|scores| format!("\n{}", continual_table(&scores)));
@@ -288,43 +307,16 @@ impl Train {
             Some(_) => rows.pairs(&file.path),
         };
         let stages = files.data.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let eval = files.on_the_way.as_deref().map(|path| rows.held_out(path)).transpose()?;
+        let held_out = |path| match preference {
+            None => rows.held_out(path),
+            Some(_) => rows.held_out_pairs(path),
+        };
+        let eval = files.on_the_way.as_deref().map(held_out).transpose()?;
         let paths = files.data.iter().map(|file| file.path.as_path()).zip(&stages);
         for (path, dataset) in paths.chain(files.on_the_way.as_deref().into_iter().zip(&eval)) {
             rows.note(path, dataset, preference.is_some());
         }
         Ok(Data { stages, eval, between: Vec::new() })
-    }
-
-    fn arrange(
-        &self,
-        data: Data,
-        tokens_at_once: usize,
-        preference: Option<PreferenceLoss>,
-    ) -> Result<Vec<Arranged>> {
-        let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
-        let options = self.rows.batch_options(self.selection.seed(), rows_per_step, preference.is_some());
-        let eval = data.eval.map_or_else(Vec::new, |eval| in_batches(&eval.rows, self.rows.batch_size));
-        let longest_eval = eval.iter().map(Batch::max_seqlen).max().unwrap_or(0);
-        let arrange = |dataset: Dataset| {
-            let longest = dataset.rows.iter().map(|row| row.input_ids.len()).fold(longest_eval, usize::max);
-            // The two answers of a pair go through the model together.
-            let together = dataset.rows.chunks(if preference.is_some() { 2 } else { 1 });
-            let together = together.map(|rows| rows.iter().map(|row| row.input_ids.len()).sum());
-            let most_together = together.fold(longest_eval, usize::max);
-            let batches = Batches::new(dataset.rows, options)?;
-            let row = if self.rows.packing { self.rows.max_length.max(longest) } else { most_together };
-            let most = self.rows.batch_size.saturating_mul(row);
-            Ok(Arranged {
-                batches,
-                eval: eval.clone(),
-                capacity: Capacity {
-                    tokens: most_together.max(tokens_at_once.min(most)),
-                    positions: longest,
-                },
-            })
-        };
-        data.stages.into_iter().map(arrange).collect()
     }
 
     /// Everything that decides the result.
@@ -337,6 +329,7 @@ impl Train {
     ) -> Map<String, Value> {
         let mut options = self.optimizer.describe(&self.rows, preference);
         options.extend(self.objective.describe(preference));
+        options.extend(self.restraints.describe());
         let digests = data.stages.iter().map(|stage| Value::String(rows_digest(&stage.rows)));
         options.insert("data".to_owned(), digests.collect());
         let paths: Vec<_> = files.data.iter().map(|file| file.path.to_string_lossy()).collect();
@@ -366,19 +359,6 @@ fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOp
     options.insert("model_config_sha256".to_owned(), json!(Sha256Hex::of(&config)));
     options.insert("plans_sha256".to_owned(), json!(Sha256Hex::of(plans.as_bytes())));
     Ok(Value::Object(options))
-}
-
-/// A stage with what it borrows.
-struct Arranged {
-    batches: Batches,
-    eval: Vec<Batch>,
-    capacity: Capacity,
-}
-
-impl Arranged {
-    fn stage(&self) -> Stage<'_> {
-        Stage { batches: &self.batches, eval: &self.eval, capacity: self.capacity, reference: &[] }
-    }
 }
 
 /// The losses of the first and the last step, and of the evaluation rows where there are some.

@@ -8,7 +8,7 @@
 //! `parquet`, `rows_of_file`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`,
 //! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`,
 //! `tokenizer_class`, `tokenizer`, `conversation`, `encode`, `context`, `choice`, `few_shot`, `load`, `load_choices`,
-//! `generate_row`, `load_generate`, `preview`, `packing`, `length_groups`, `batch`, `batches`.
+//! `generate_row`, `load_generate`, `preview`, `packing`, `length_groups`, `batch`, `batches`, `replay`.
 
 mod answers;
 mod batch;
@@ -47,6 +47,7 @@ mod preview;
 mod python;
 mod raw_row;
 mod record;
+mod replay;
 mod row;
 mod rows_of_file;
 mod splits;
@@ -69,6 +70,7 @@ pub use load::{Dataset, Summary, load, load_few_shot, load_preferences};
 pub use load_choices::{ChoiceDataset, holds_choices, load_choices, load_choices_few_shot};
 pub use load_generate::{GenerateDataset, GenerateLimits, holds_answers, load_generate};
 pub use preview::{Sample, Span, preview};
+pub use replay::{Replayed, replay};
 pub use row::{IGNORED, Location, Row};
 pub use tokenizer::Tokenizer;
 pub use workers::render_apart;

@@ -32,7 +32,9 @@ pub use config::ModelConfig;
 pub use family::{Activation, QueryKeyNorm};
 pub use forward::{Batch, forward};
 pub use multipliers::Multipliers;
-pub use params::{BranchNorms, Layer, Linear, Model, Norm, Param, Trained, check_tensors, expected, unused};
+pub use params::{
+    BranchNorms, Layer, Linear, Model, Norm, Param, Pull, Trained, check_tensors, expected, unused,
+};
 pub use rope::rope_tables;
 pub use rope_scaling::RopeScaling;
 pub use rope_settings::Rope;

@@ -33,6 +33,19 @@ pub struct Trained<B: Backend> {
     pub exp_avg_sq: B::Buffer,
     /// Which elements are trainable; `None`: all are.
     pub mask: Option<B::Mask>,
+    /// The pull of L2-SP.
+    pub pull: Option<Pull<B>>,
+    /// The share of the elements that move at a step, those with the largest momentum; `None`: all do.
+    pub momentum_share: Option<f64>,
+}
+
+/// A pull towards the values at the start: the gradient of `strength/2 · ‖weight − start‖²`.
+#[derive(Debug)]
+pub struct Pull<B: Backend> {
+    /// The values at the start.
+    pub start: B::Buffer,
+    /// The factor.
+    pub strength: f32,
 }
 
 impl<B: Backend> Trained<B> {
@@ -41,6 +54,7 @@ impl<B: Backend> Trained<B> {
         for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
             *buffer = backend.zeros(0);
         }
+        self.pull = None;
     }
 }
 
@@ -190,6 +204,8 @@ impl<B: Backend> Model<B> {
                 exp_avg: zeros(),
                 exp_avg_sq: zeros(),
                 mask: None,
+                pull: None,
+                momentum_share: None,
             });
             Param { name, shape, weight, train }
         });

@@ -15,7 +15,7 @@ const GAP: f64 = 18.0;
 /// Characters of a name at most.
 const LONGEST: usize = 14;
 const STYLE: &str = "text{font:11px ui-sans-serif,system-ui,sans-serif;fill:#333}.t{font-size:13px;font-weight:600}\
-.o{fill:none;stroke:#d97706;stroke-width:2.5}.d{fill:#111}.l{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#ddd}text.d{fill:#111}}";
+.o{fill:none;stroke:#d97706;stroke-width:2.5}text.d{fill:#111}text.l{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#ddd}text.d{fill:#111}text.l{fill:#fff}}";
 
 /// A column for each file, a row for each time that it was measured: the better a score within its column, the darker. The
 /// score of a task right after its own stage has a frame; backward transfer is what happened to it below.
@@ -73,10 +73,9 @@ fn column_svg(file: &ScoredFile, all: &[f64], x: f64, task: Option<usize>) -> St
         let [r, g, b] = color;
         let text = if wants_dark_text(color) { "d" } else { "l" };
         out += &format!(
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{cell_width}\" height=\"{cell_height}\" fill=\"#{r:02x}{g:02x}{b:02x}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"middle\" class=\"{text}\" style=\"fill:{}\">{}</text>\n",
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{cell_width}\" height=\"{cell_height}\" fill=\"#{r:02x}{g:02x}{b:02x}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"middle\" class=\"{text}\">{}</text>\n",
             middle - 1.0,
             y + CELL.1 / 2.0 + 3.0,
-            if text == "d" { "#111" } else { "#fff" },
             number(*score)
         );
     }

@@ -196,6 +196,7 @@ mod tests {
             tokens_per_second: 1.0,
             eval_loss: (step == 4).then_some(1.5),
             preference: None,
+            eval_preference: None,
         };
         let svg = loss_svg(&[line(1, 3.0), line(2, 2.0), line(3, f64::NAN), line(4, 1.0)]);
         let thin = svg.lines().find(|l| l.contains("class=\"l\"")).unwrap_or_default();

@@ -35,6 +35,34 @@ pub struct LogLine {
     /// Rewards and log-probabilities, where pairs are learnt from.
     #[serde(flatten)]
     pub preference: Option<PreferenceMetrics>,
+    /// The same on the evaluation data, where it was measured after this step; `eval_` before each name.
+    #[serde(flatten, with = "eval_names")]
+    pub eval_preference: Option<PreferenceMetrics>,
+}
+
+/// Metrics with `eval_` before each name, as transformers names them.
+mod eval_names {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use serde_json::{Map, Value};
+
+    use super::PreferenceMetrics;
+
+    pub(super) fn serialize<S: Serializer>(
+        metrics: &Option<PreferenceMetrics>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let named = metrics.iter().flat_map(PreferenceMetrics::named);
+        serializer.collect_map(named.map(|(name, value)| (format!("eval_{name}"), value)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PreferenceMetrics>, D::Error> {
+        let all = Map::<String, Value>::deserialize(deserializer)?;
+        let own = |(name, value): (String, Value)| Some((name.strip_prefix("eval_")?.to_owned(), value));
+        let own: Map<String, Value> = all.into_iter().filter_map(own).collect();
+        Ok(serde_json::from_value(Value::Object(own)).ok())
+    }
 }
 
 /// The log of a run, written line by line.

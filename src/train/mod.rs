@@ -4,7 +4,7 @@
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `step`, `round`, `continual`, `watcher`, `reference`, `sequence`, `run_options`,
+//! `run_record`, `run_dir`, `step`, `round`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
 mod continual;
@@ -15,6 +15,7 @@ mod log;
 mod loss;
 mod model;
 mod reference;
+mod restraints;
 mod round;
 mod run;
 mod run_dir;
@@ -32,6 +33,7 @@ pub use cost::{Cost, FlopsPerToken};
 pub use fingerprint::{eval_digest, rows_digest};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
+pub use restraints::Restraints;
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{Run, RunResult};
 pub use run_dir::RunDir;

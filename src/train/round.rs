@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::log::{LogLine, TrainLog};
-use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
+use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, mean_of_pairs};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
 use super::step::{AdamW, Objective, StepReport, Timings, Update, reserve, step};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
-use crate::data::{Batch, Batches, Epoch};
+use crate::data::{Batch, Batches, Epoch, Row};
 use crate::error::Escaped;
 use crate::eval::mean_loss;
-use crate::model::{Capacity, Model, Recompute};
+use crate::model::{Activations, Capacity, Model, Recompute};
 use crate::{Error, Result};
 
 /// The data of a round.
@@ -22,12 +22,16 @@ use crate::{Error, Result};
 pub struct Stage<'a> {
     /// Training rows.
     pub batches: &'a Batches,
-    /// Rows to measure the loss on, in micro-batches.
+    /// Rows to measure the loss on, in micro-batches; pairs in one, with the places of their rows.
     pub eval: &'a [Batch],
+    /// The same rows, where they are pairs.
+    pub eval_rows: &'a [Row],
     /// The most tokens that go through the model at once.
     pub capacity: Capacity,
     /// What the reference model says of the answer of each row, where pairs are learnt from.
     pub reference: &'a [ReferenceAnswer],
+    /// The same of each row of evaluation.
+    pub eval_reference: &'a [ReferenceAnswer],
 }
 
 /// Hyperparameters of a round.
@@ -178,8 +182,7 @@ pub(super) fn run_round<B: Backend>(
         summary.add(&report, wall);
         let mut line = log_line(stage, *progress, &report, lr, wall);
         if options.eval_steps.map_or(progress.step_of_round == total, |n| progress.step.is_multiple_of(n)) {
-            let loss = mean_loss(backend, model, &mut buffers.acts, stage.eval, options.label_smoothing)?;
-            line.eval_loss = (loss.targets > 0).then_some(loss.nats);
+            evaluate(backend, model, &mut buffers.acts, stage, options, &mut line)?;
         }
         record(&line, hooks)?;
         (hooks.event)(Event::Step(&line, total));
@@ -190,6 +193,29 @@ pub(super) fn run_round<B: Backend>(
         }
     }
     Ok(summary)
+}
+
+/// Measures the rows of evaluation, and puts what is found into the log line.
+fn evaluate<B: Backend>(
+    backend: &mut B,
+    model: &Model<B>,
+    acts: &mut Activations<B>,
+    stage: &Stage<'_>,
+    options: &RoundOptions,
+    line: &mut LogLine,
+) -> Result<()> {
+    let Some(formula) = options.preference else {
+        let loss = mean_loss(backend, model, acts, stage.eval, options.label_smoothing)?;
+        line.eval_loss = (loss.targets > 0).then_some(loss.nats);
+        return Ok(());
+    };
+    if let [pairs] = stage.eval {
+        let sums = StepPairs::new(formula, stage.eval_reference);
+        let most = backend.tokens_at_once().min(stage.capacity.tokens);
+        let pairs = mean_of_pairs(backend, model, acts, pairs, most, sums)?;
+        (line.eval_loss, line.eval_preference) = (Some(pairs.loss), Some(pairs.metrics));
+    }
+    Ok(())
 }
 
 impl RoundSummary {
@@ -244,6 +270,7 @@ fn log_line(stage: &Stage<'_>, progress: Progress, report: &StepReport, lr: f64,
         tokens_per_second: report.tokens as f64 / wall.as_secs_f64().max(1e-9),
         eval_loss: None,
         preference: report.preference,
+        eval_preference: None,
     }
 }
 
@@ -258,8 +285,12 @@ fn record(line: &LogLine, hooks: &mut Hooks<'_>) -> Result<()> {
         ("train/tokens_per_second", line.tokens_per_second),
     ];
     // As transformers names them.
-    let metrics = line.preference.iter().flat_map(PreferenceMetrics::named);
-    let metrics: Vec<(String, f64)> = metrics.map(|(name, value)| (format!("train/{name}"), value)).collect();
+    let of = |split: &'static str, metrics: Option<PreferenceMetrics>| {
+        let named = metrics.into_iter().flat_map(|metrics| metrics.named());
+        named.map(move |(name, value)| (format!("{split}/{name}"), value))
+    };
+    let metrics: Vec<(String, f64)> =
+        of("train", line.preference).chain(of("eval", line.eval_preference)).collect();
     values.extend(metrics.iter().map(|(name, value)| (name.as_str(), *value)));
     values.extend(line.eval_loss.map(|loss| ("eval/loss", loss)));
     events.scalars(line.step, &values)

@@ -1,6 +1,5 @@
 //! A whole run: its rounds, each from the checkpoint that the one before it left.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -24,6 +23,7 @@ use crate::backend::{Backend, Cpu, Device, Stored};
 use crate::checkpoint::{
     Access, Checkpoint, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
 };
+use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::{Model, check_tensors};
 use crate::patch::{Creation, PatchOutput};
@@ -45,6 +45,8 @@ struct Begin<'a> {
     state: Option<&'a Path>,
     /// What the reference model says of the answer of each row.
     reference: &'a [ReferenceAnswer],
+    /// Of the answer of each row of evaluation.
+    eval_reference: &'a [ReferenceAnswer],
 }
 
 /// What a run leaves beside its checkpoint.
@@ -127,7 +129,9 @@ impl<'a> Run<'a> {
                 Some(log) => log,
                 None => TrainLog::open(&self.dir.log(), progress.step)?,
             };
-            let begin = Begin { spec, progress, state: state.as_deref(), reference: &reference[spec.stage] };
+            let (of_stage, eval_reference) = (&reference[spec.stage], &reference[stages.len()]);
+            let begin =
+                Begin { spec, progress, state: state.as_deref(), reference: of_stage, eval_reference };
             self.round(device, begin, &mut lines, watcher, stop)?;
             self.measure(&mut sequence, round + 1, device, watcher, stop)?;
             log = Some(lines);
@@ -158,8 +162,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What the model that the run starts from says of the answers of each stage from round `from` on; nothing where no
-    /// pairs are learnt from. It is the reference model of every round, where the loss has one.
+    /// What the model that the run starts from says of the answers of each stage from round `from` on, and of those of
+    /// evaluation last; nothing where no pairs are learnt from. It is the reference model of every round, where the loss
+    /// has one.
     fn reference(
         &self,
         from: usize,
@@ -168,19 +173,22 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
     ) -> Result<Vec<Vec<ReferenceAnswer>>> {
         let RunOptions { model, reading, stages, rounds, .. } = self.options;
-        let wanted: BTreeSet<usize> = rounds.iter().skip(from).map(|round| round.stage).collect();
-        let mut answers = vec![Vec::new(); stages.len()];
-        let Some(preference) = self.options.round.preference.filter(|_| !wanted.is_empty()) else {
-            return Ok(answers);
+        let left = rounds.get(from..).unwrap_or_default();
+        let is_left = |stage: usize| left.iter().any(|round| round.stage == stage);
+        let mut rows: Vec<&[Row]> = vec![&[]; stages.len() + 1];
+        let Some(preference) = self.options.round.preference.filter(|_| !left.is_empty()) else {
+            return Ok(vec![Vec::new(); rows.len()]);
         };
-        if !preference.loss_type.has_reference() {
-            for stage in wanted {
-                let rows = stages[stage].batches.rows().iter();
-                answers[stage] = rows.map(ReferenceAnswer::without_model).collect();
-            }
-            return Ok(answers);
+        for (at, stage) in stages.iter().enumerate().filter(|(at, _)| is_left(*at)) {
+            rows[at] = stage.batches.rows();
         }
-        reference_answers((model, reading), stages, &wanted, device, watcher, stop)
+        rows[stages.len()] = stages[left[0].stage].eval_rows;
+        if !preference.loss_type.has_reference() {
+            let of_rows = |rows: &&[Row]| rows.iter().map(ReferenceAnswer::without_model).collect();
+            return Ok(rows.iter().map(of_rows).collect());
+        }
+        let start = Checkpoint::open(model, reading)?;
+        reference_answers(&start, &rows, device, watcher, stop)
     }
 
     /// Moves the checkpoint after the last round into the run directory itself.
@@ -262,16 +270,20 @@ impl<'a> Run<'a> {
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<(Cost, RoundSummary)> {
-        let Begin { spec, mut progress, state, reference } = begin;
+        let Begin { spec, mut progress, state, reference, eval_reference } = begin;
         let round = progress.round;
         let mut model = model::load(backend, source, Some(&spec.plan), weight)?;
         if let Some(state) = state {
             state::load(state, backend, &mut model)?;
         }
-        let stage = &Stage { reference, ..self.options.stages[spec.stage] };
+        let start = Checkpoint::open(self.options.model, self.by_position())?;
+        self.options.restraints.put_on(backend, &mut model, &start)?;
+        drop(start);
+        let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
         let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute);
         let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
+        cost.weight_bytes += self.options.restraints.bytes_per_parameter() * cost.trainable;
         cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
         if options.preference.is_some() {
             // The logits of pairs are computed twice.

@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::run_record::{NewRun, endings, nothing_to_resume, read_run, refuse, run_json, write_run};
+use super::run_record::{
+    NewRun, OWN_KEYS, endings, nothing_to_resume, read_run, refuse, run_json, write_run,
+};
 use super::state::{self, Progress};
 use crate::checkpoint::{CommandInputs, Replaced, Replacement, Staging, check_space};
 use crate::error::Escaped;
@@ -109,8 +111,10 @@ impl RunDir {
         Self::check(out, inputs, false, true)?;
         let lock = lock(out, &out.join("state/lock"))?;
         let before = read_run(out)?.unwrap_or_default();
-        for (key, now) in run.as_object().into_iter().flatten() {
-            let then = before.get(key).unwrap_or(&Value::Null);
+        // An option that only one of the two has is another option too.
+        let options = run.as_object().into_iter().chain(before.as_object()).flatten();
+        for (key, _) in options.filter(|(key, _)| !OWN_KEYS.contains(&key.as_str())) {
+            let [then, now] = [&before, run].map(|options| options.get(key).unwrap_or(&Value::Null));
             if then != now {
                 let what = match key.as_str() {
                     "model_contents_sha256" | "model_header_sha256" => "other weights in --model".to_owned(),

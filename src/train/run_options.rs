@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::restraints::Restraints;
 use super::round::{RoundOptions, Stage};
 use super::sequence::MeasuredFile;
 use crate::checkpoint::{Link, ReadOptions, Sha256Hex};
@@ -24,6 +25,8 @@ pub struct RunOptions<'a> {
     pub model: &'a Path,
     /// Options of every round.
     pub round: RoundOptions,
+    /// What holds weights back beside the plans.
+    pub restraints: Restraints,
     /// The rounds.
     pub rounds: &'a [RoundSpec],
     /// Their data.

@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// The `format` of `run.json`.
 const FORMAT: &str = "hft-surgery/run";
 
+/// Keys of `run.json` beside the options.
+pub(super) const OWN_KEYS: [&str; 4] = ["format", "replaced", "directory", "arguments"];
+
 /// The command line that started a run.
 #[derive(Debug)]
 pub struct StartedBy {

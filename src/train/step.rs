@@ -7,11 +7,13 @@ use super::loss::{
     mean_scale,
 };
 use crate::backend::{
-    AdamStep, AdamTensor, Backend, MaskedGrad, Rehearsal, Sequences, Targets, TrainingPass,
+    AdamStep, AdamTensor, Backend, MaskedGrad, Rehearsal, Sequences, Targets, TowardsStart, TrainingPass,
 };
 use crate::data::Batch;
 use crate::eval::ForwardBatch;
-use crate::model::{self, Activations, Capacity, Model, Param, Reach, Recompute, Trained, backward, forward};
+use crate::model::{
+    self, Activations, Capacity, Model, Param, Pull, Reach, Recompute, Trained, backward, forward,
+};
 
 /// Constants of the optimizer, as `torch.optim.AdamW` names them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -246,9 +248,7 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
 /// Clips and updates; gives the norm before clipping.
 fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64, update: Update<'_>) -> f64 {
     let Update { adam, lr, count: step, .. } = update;
-    let trained = model.params_mut().filter_map(|param| param.train.as_mut());
-    let mut grads: Vec<MaskedGrad<'_, B>> =
-        trained.map(|train| MaskedGrad { grad: &mut train.grad, mask: train.mask.as_ref() }).collect();
+    let mut grads: Vec<MaskedGrad<'_, B>> = model.params_mut().filter_map(masked_grad).collect();
     let norm = backend.mask_and_square_sum(&mut grads).sqrt();
     if !(norm.is_finite() && loss.is_finite()) {
         return norm;
@@ -263,9 +263,17 @@ fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64,
 
 fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamTensor<'p, B>> {
     let weight_decay = if param.shape.0 == 1 { 0.0 } else { adam.weight_decay };
-    let Trained { grad, exp_avg, exp_avg_sq, mask } = param.train.as_mut()?;
-    let weight = &mut param.weight;
-    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask: mask.as_ref(), weight_decay })
+    let Trained { grad, exp_avg, exp_avg_sq, mask, momentum_share, .. } = param.train.as_mut()?;
+    let (weight, mask, momentum_share) = (&mut param.weight, mask.as_ref(), *momentum_share);
+    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share })
+}
+
+fn masked_grad<B: Backend>(param: &mut Param<B>) -> Option<MaskedGrad<'_, B>> {
+    let Trained { grad, mask, pull, .. } = param.train.as_mut()?;
+    let weight = &param.weight;
+    let pull =
+        pull.as_ref().map(|Pull { start, strength }| TowardsStart { weight, start, strength: *strength });
+    Some(MaskedGrad { grad, mask: mask.as_ref(), pull })
 }
 
 /// Bytes of a device's memory for activations and scratch of steps within `capacity`; `None` where memory is not

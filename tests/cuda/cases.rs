@@ -317,7 +317,7 @@ fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
         }
         let mut grads: Vec<MaskedGrad<'_, B>> = Vec::new();
         for Tensor { grad, mask, .. } in &mut all {
-            grads.push(MaskedGrad { grad, mask: mask.as_ref() });
+            grads.push(MaskedGrad { grad, mask: mask.as_ref(), pull: None });
         }
         norms.push(b.mask_and_square_sum(&mut grads) as f32);
         let mut tensors: Vec<AdamTensor<'_, B>> = Vec::new();
@@ -329,6 +329,7 @@ fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
                 exp_avg_sq,
                 mask: mask.as_ref(),
                 weight_decay: 0.1,
+                momentum_share: None,
             });
         }
         let constants = AdamStep { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, step, grad_scale: 0.5 };
@@ -416,7 +417,9 @@ pub fn adamw_seconds(b: &mut Cuda, (rows, cols): (usize, usize), times: u64) -> 
             }
             let (weight, mask) = (&mut weight, Some(&mask));
             let (exp_avg, exp_avg_sq) = (&mut exp_avg, &mut exp_avg_sq);
-            let tensor = AdamTensor { weight, grad: &grad, exp_avg, exp_avg_sq, mask, weight_decay: 0.1 };
+            let (grad, momentum_share) = (&grad, None);
+            let tensor =
+                AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay: 0.1, momentum_share };
             b.adamw(&mut [tensor], &step);
         }
         b.to_host(&small).unwrap();

@@ -213,3 +213,99 @@ fn questions_are_measured_by_accuracy_and_do_not_mix_with_losses() {
     assert_eq!(mixed["metrics"], json!(["accuracy", "loss"]));
     assert_eq!(mixed["R"].as_array().unwrap().len(), 2);
 }
+
+/// Rows of earlier stages among those of later ones: their number, the order of draws, the record.
+#[test]
+fn replay_mixes_in_the_share_and_says_how_many() {
+    let lab = lab();
+    let train = |out: &str, more: &[&str]| {
+        let mut args = sequence(&lab, out, &[&["--epochs", "1", "--batch-size=1"], more].concat());
+        args.retain(|word| word != "--quiet");
+        let small = args.iter().position(|word| word == "--batch-size").unwrap();
+        args.drain(small..small + 2);
+        let output = run(&words(&args));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        stderr
+    };
+    // 12 own rows: 12 · 0.25 / 0.75 = 4 beside them.
+    let said = train("quarter", &["--replay", "0.25"]);
+    for stage in [2, 3] {
+        let line = format!("stage {stage}: 4 of 16 rows are replayed from earlier stages (25.0 %)");
+        assert!(said.contains(&line), "{said}");
+    }
+    let record = json!({ "share": 0.25, "rows": [0, 4, 4] });
+    assert_eq!(read(&lab.path("quarter/continual.json"))["replay"], record);
+    assert_eq!(read(&lab.path("quarter/hft_surgery.json"))["options"]["replay"], record);
+    let steps = |out: &str| -> Vec<usize> {
+        let log = lab.log(out);
+        (0..3).map(|round| log.iter().filter(|line| line["round"] == round).count()).collect()
+    };
+    assert_eq!(steps("quarter"), [12, 16, 16]);
+    train("again", &["--replay", "0.25"]);
+    assert_eq!(lab.weights("again"), lab.weights("quarter"));
+    train("none", &[]);
+    assert_eq!(steps("none"), [12, 12, 12]);
+    // Without earlier stages the first is the same, and the last task before it is remembered better.
+    let of = |out: &str| read(&lab.path(out).join("continual.json"));
+    assert_eq!(of("none")["R"][0], of("quarter")["R"][0]);
+    assert!(of("quarter")["BWT"].as_f64() < of("none")["BWT"].as_f64());
+    let refused = |share: &str| fails(&words(&sequence(&lab, "x", &["--replay", share])));
+    assert!(refused("1").contains("--replay out of range: got 1, expected 0 to below 1"));
+    let said = lab.refused("llama2", "x", &["--replay", "0.1"]);
+    assert!(said.contains("--replay: got one --data"), "{said}");
+}
+
+/// L2-SP holds the weights nearer to the start and is told in no loss; MoFO moves its share only; both resume.
+#[test]
+fn restraints_are_recorded_and_hold_the_weights_back() {
+    let lab = Lab::new();
+    let far = |out: &str| -> (f64, u64) {
+        let said = run(&["diff", &lab.text("llama2"), &lab.text(out), "--json"]);
+        let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let total = &said["summary"];
+        (total["l2"].as_f64().unwrap(), total["changed"].as_u64().unwrap())
+    };
+    let options = ["--max-steps", "8", "--ratio", "1"];
+    lab.train("llama2", "plain", &options);
+    lab.train("llama2", "pulled", &[&options[..], &["--l2-sp", "10"]].concat());
+    lab.train("llama2", "largest", &[&options[..], &["--mofo", "0.05"]].concat());
+    assert!(far("pulled").0 < 0.9 * far("plain").0, "{:?} {:?}", far("pulled"), far("plain"));
+    // At most 5 % of the entries at each of 8 steps.
+    assert!(far("largest").1 < far("plain").1 * 45 / 100, "{:?} {:?}", far("largest"), far("plain"));
+    assert_eq!(lab.log("pulled")[0]["loss"], lab.log("plain")[0]["loss"]);
+    let record = |out: &str| read(&lab.path(out).join("hft_surgery.json"))["options"].clone();
+    assert_eq!((&record("pulled")["l2_sp"], &record("largest")["mofo"]), (&json!(10.0), &json!(0.05)));
+    assert!(record("plain").get("l2_sp").is_none() && record("plain").get("mofo").is_none());
+    for (flag, value, words) in [
+        ("--l2-sp", "0", "--l2-sp out of range: got 0, expected above 0"),
+        ("--mofo", "0", "--mofo out of range: got 0, expected above 0 to 1"),
+        ("--mofo", "1.5", "--mofo out of range: got 1.5, expected above 0 to 1"),
+    ] {
+        let said = lab.refused("llama2", "x", &[flag, value]);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+/// The penalty is towards the start of the run, in every round and after `--resume`.
+#[test]
+fn a_killed_run_with_restraints_resumes_to_the_same_bits() {
+    let lab = Lab::new();
+    let options =
+        ["--max-steps", "40", "--rounds", "2", "--save-steps", "6", "--l2-sp", "0.5", "--mofo", "0.2"];
+    let options = [&options[..], &["--granularity", "element"]].concat();
+    lab.train("llama2", "whole", &options);
+    let args = lab.args("llama2", "killed", &options);
+    for (at, resume) in [(10, false), (50, true)] {
+        let all = [&words(&args)[..], if resume { &["--resume"] } else { &[] }].concat();
+        let mut child = hft(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        assert!(
+            wait_until(&mut child, || lab.log("killed").len() > at),
+            "the run ended before it was killed"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    ok(&[&words(&args)[..], &["--resume"]].concat());
+    assert_eq!(lab.weights("killed"), lab.weights("whole"));
+}

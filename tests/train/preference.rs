@@ -1,9 +1,11 @@
 //! `train --objective` dpo, simpo and orpo as a command, and what else an objective may say.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use super::Lab;
-use crate::common::{fails, ok};
+use crate::common::{fixture, hft, ok, wait_until};
 
 const METRICS: [&str; 6] = [
     "rewards/chosen",
@@ -162,19 +164,73 @@ fn options_of_another_objective_are_refused_by_name() {
     refused(&of("orpo", &["--packing"]), "--packing cannot be used with --objective orpo");
     refused(&dpo(&["--packing"]), "--packing cannot be used with --objective dpo");
     refused(&dpo(&["--group-by-length"]), "--group-by-length cannot be used with --objective dpo");
-    let rows = lab.text("rows.jsonl");
-    let said = fails(&[
-        "train",
-        "--model",
-        &lab.text("llama2"),
-        "--data",
-        &rows,
-        "--out",
-        &lab.text("out"),
-        "--objective",
-        "dpo",
-        "--eval-data",
-        &rows,
-    ]);
-    assert!(said.contains("--eval-data cannot be used with --objective dpo"), "{said}");
+}
+
+/// Against TRL's `DPOTrainer`: `fixtures/dpo_eval`, made by `make_eval.py` there.
+#[test]
+fn held_out_pairs_are_measured_as_trl_measures_them() {
+    let lab = Lab::new();
+    let golden = std::fs::read(fixture("dpo_eval/trl.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    for (split, file) in [("train", "rows.jsonl"), ("eval", "held_out.jsonl")] {
+        let lines: Vec<String> = golden[split].as_array().unwrap().iter().map(Value::to_string).collect();
+        std::fs::write(lab.path(file), lines.join("\n")).unwrap();
+    }
+    let held_out = lab.text("held_out.jsonl");
+    let args = lab.args("llama3", "out", &["--objective", "dpo", "--eval-data", &held_out, "--tensorboard"]);
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let rate = args.iter().position(|arg| *arg == "1e-2").unwrap();
+    args[rate] = "3e-3";
+    let more = "--beta 0.5 --eval-steps 5 --max-steps 10 --gradient-accumulation-steps 2 --no-shuffle --ratio 1 \
+                --weight-decay 0.1 --adam-epsilon 1e-5 --lr-scheduler constant";
+    ok(&args.into_iter().chain(more.split_whitespace()).collect::<Vec<_>>());
+    let log = lab.log("out");
+    for (step, expected) in golden["steps"].as_object().unwrap() {
+        let line = &log[step.parse::<usize>().unwrap() - 1];
+        for (name, expected) in expected.as_object().unwrap() {
+            let (got, expected) = (number(line, name), expected.as_f64().unwrap());
+            let off = (got - expected).abs() / expected.abs().max(1.0);
+            assert!(off < 1e-4, "step {step}: {name}: {got}, expected {expected}");
+        }
+    }
+    let evaluated = log.iter().filter(|line| line["eval_loss"].is_f64()).count();
+    assert_eq!((evaluated, golden["steps"].as_object().unwrap().len()), (2, 2));
+    let files = std::fs::read_dir(lab.path("out")).unwrap().map(|entry| entry.unwrap().path());
+    let events: Vec<_> = files.filter(|path| path.to_string_lossy().contains("tfevents")).collect();
+    let bytes: Vec<u8> = events.iter().flat_map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(bytes.windows(20).any(|window| window == b"eval/rewards/margins"));
+}
+
+/// Two rounds, with held-out pairs measured on the way.
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let lab = Lab::new();
+    pairs(&lab);
+    let held_out = lab.text("held_out.jsonl");
+    std::fs::copy(lab.path("rows.jsonl"), &held_out).unwrap();
+    let options = ["--objective", "dpo", "--rounds", "2", "--max-steps", "40", "--save-steps", "6"];
+    let options = [&options[..], &["--eval-data", &held_out, "--eval-steps", "5"]].concat();
+    lab.train("mistral", "whole", &options);
+    let args = lab.args("mistral", "killed", &options);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut kills = 0;
+    for (at, resume) in [(10, false), (43, true), (63, true)] {
+        let all = [&args[..], if resume { &["--resume"] } else { &[] }].concat();
+        let mut child = hft(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if wait_until(&mut child, || lab.log("killed").len() > at) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+    }
+    assert!(kills >= 2, "only {kills} kills: the test tests little");
+    if !lab.path("killed/config.json").is_file() {
+        ok(&[&args[..], &["--resume"]].concat());
+    }
+    assert_eq!(lab.weights("killed"), lab.weights("whole"));
+    let strip = |mut lines: Vec<Value>| {
+        lines.iter_mut().for_each(|line| line["tokens_per_second"] = Value::Null);
+        lines
+    };
+    assert_eq!(strip(lab.log("killed")), strip(lab.log("whole")));
 }

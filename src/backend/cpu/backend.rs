@@ -294,10 +294,7 @@ impl<'a> Backend for Cpu<'a> {
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        let squares = |masked: &mut MaskedGrad<'_, Self>| {
-            adamw::mask_and_square_sum(masked.grad, masked.mask.map(Vec::as_slice))
-        };
-        grads.iter_mut().map(squares).sum()
+        grads.iter_mut().map(adamw::mask_and_square_sum).sum()
     }
 
     fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {

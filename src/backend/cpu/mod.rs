@@ -3,7 +3,7 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `swiglu`,
-//! `geglu`, `attention`, `attention_cached`, `cross_entropy`, `adamw`, `backend`.
+//! `geglu`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
@@ -17,6 +17,7 @@ mod linear;
 mod math;
 mod matmul;
 mod matvec;
+mod momentum;
 mod rmsnorm;
 mod rope;
 mod swiglu;

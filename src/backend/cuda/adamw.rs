@@ -39,7 +39,8 @@ impl AdamW {
         B: Backend<Buffer = Buffer, Mask = Mask>,
     {
         let (mut table, mut pieces) = (Vec::new(), 0);
-        for MaskedGrad { grad, mask } in grads.iter().filter(|masked| masked.grad.len > 0) {
+        for MaskedGrad { grad, mask, pull } in grads.iter().filter(|masked| masked.grad.len > 0) {
+            assert!(pull.is_none(), "L2-SP is refused on a GPU before training begins");
             let bits = mask.map_or(0, |mask| mask.address(device, grad.len));
             table.extend([whole(device, grad, grad.len), bits, grad.len as u64, pieces as u64]);
             pieces += grad.len.div_ceil(PIECE);
@@ -63,6 +64,7 @@ impl AdamW {
     {
         let (mut table, mut pieces) = (Vec::new(), 0);
         for tensor in tensors.iter().filter(|tensor| tensor.grad.len > 0) {
+            assert!(tensor.momentum_share.is_none(), "MoFO is refused on a GPU before training begins");
             let len = tensor.weight.rows * tensor.weight.cols;
             let copy = tensor.weight.copy.as_ref();
             let decay = (1.0 - step.lr * f64::from(tensor.weight_decay)) as f32;

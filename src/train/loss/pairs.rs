@@ -2,10 +2,11 @@
 
 use super::cross_entropy::cross_entropy;
 use super::preference::{Answer, Pair, PreferenceLoss, PreferenceMetrics};
+use crate::Result;
 use crate::backend::{Backend, TrainingPass};
 use crate::data::{Batch, Row};
 use crate::eval::ForwardBatch;
-use crate::model::Model;
+use crate::model::{self, Activations, Model, forward};
 
 /// What the reference model says of the answer in a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -141,4 +142,29 @@ pub(crate) fn losses_of_pairs<B: Backend>(
     cross_entropy(backend, model, hidden, dhidden, &TrainingPass { factors: &factors, ..*part });
     // The same losses again.
     backend.losses();
+}
+
+/// The mean loss and metrics over the pairs of `batch`, each of the same weight; at most `most` tokens, or one pair, go
+/// through the model at once. Weights and gradients do not change.
+///
+/// # Errors
+/// A fault of the device.
+pub(crate) fn mean_of_pairs<'s, B: Backend>(
+    backend: &mut B,
+    model: &Model<B>,
+    acts: &mut Activations<B>,
+    batch: &Batch,
+    most: usize,
+    mut pairs: StepPairs<'s>,
+) -> Result<StepPairs<'s>> {
+    for piece in ForwardBatch::split_groups(batch, most, 2) {
+        let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
+        let hidden = forward(backend, model, tokens, acts);
+        let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
+        backend.cross_entropy(hidden, &head.weight, piece.targets(), None);
+        let losses = backend.losses();
+        backend.check()?;
+        pairs.of_pass(&piece, batch, 1).add(&losses);
+    }
+    Ok(pairs)
 }
