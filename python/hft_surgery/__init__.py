@@ -1,0 +1,50 @@
+"""Half Fine-Tuning (arXiv:2404.18466) in PyTorch: plans, the trainers of transformers and TRL, and bit-exact proof.
+
+    >>> from hft_surgery import Plan, apply
+    >>> plan = Plan.draw("llama", ratio=0.5)
+    >>> apply(model, plan)
+
+Plans, diffs and resets are made by the program ``hft-surgery`` that is installed with this package. torch and transformers
+are imported by the parts that need them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .applied import Applied, apply, check_optimizer
+from .commands import Report, diff, reset, verify
+from .errors import HFTError
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from .callback import HFTCallback
+    from .rounds import Round, run_rounds
+
+__all__ = [
+    "Applied",
+    "HFTCallback",
+    "HFTError",
+    "Plan",
+    "Report",
+    "Round",
+    "apply",
+    "check_optimizer",
+    "diff",
+    "reset",
+    "run_rounds",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs transformers when it is asked for."""
+    if name == "HFTCallback":
+        from .callback import HFTCallback
+
+        return HFTCallback
+    if name in ("Round", "run_rounds"):
+        from . import rounds
+
+        return getattr(rounds, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

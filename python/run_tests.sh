@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The Python package as a user gets it: builds the wheel, installs it into a clean environment, checks and tests it there.
+#
+# usage: python/run_tests.sh [PYTEST ARGUMENT ...]
+#
+# HFT_WHEEL   a wheel that is built already
+# HFT_VENV    where the environment lies (target/python by default); it is kept, so that the next run is fast
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv="${HFT_VENV:-target/python}"
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+[ -x "$venv/bin/python" ] || step python3 -m venv "$venv"
+bin="$(cd "$venv" && pwd)/bin"
+[ -n "${PIP_CONSTRAINT:-}" ] || export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
+step "$bin/pip" install -q setuptools wheel
+step env DS_BUILD_OPS=0 "$bin/pip" install -q --no-build-isolation -r python/requirements.txt
+
+wheel="${HFT_WHEEL:-}"
+if [ -z "$wheel" ]; then
+    rm -f target/wheels/hft_surgery-*.whl
+    step "$bin/maturin" build --release --out target/wheels
+    wheel="$(ls target/wheels/hft_surgery-*.whl)"
+fi
+unset HFT_SURGERY_BINARY PYTHONPATH
+step "$bin/pip" install -q --force-reinstall --no-deps "$wheel"
+step "$bin/hft-surgery" --version
+
+step "$bin/ruff" check python
+step "$bin/ruff" format --check python
+step "$bin/mypy" -p hft_surgery
+
+# The trainers whose rules `plan export` writes for: their code, not their dependencies.
+trainers="$PWD/target/trainers"
+if [ ! -d "$trainers" ]; then
+    step "$bin/pip" download -q --no-deps --dest "$trainers" axolotl==0.19.0 ms-swift==4.6.0 llamafactory==0.9.5 torchtune==0.6.1
+fi
+HFT_TRAINER_WHEELS="$trainers" OMP_NUM_THREADS=1 step "$bin/pytest" -q -p no:cacheprovider "$@"
