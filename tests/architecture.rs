@@ -33,7 +33,19 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ),
     (
         "report",
-        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "train", "eval"],
+        &[
+            "error",
+            "checkpoint",
+            "plan",
+            "surgery",
+            "diff",
+            "patch",
+            "lora",
+            "data",
+            "backend",
+            "train",
+            "eval",
+        ],
     ),
     (
         "cli",

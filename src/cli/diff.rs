@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
 use super::reading_args::{ReadingArgs, dequantized};
@@ -23,7 +24,7 @@ use clap::ValueEnum;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
-    /// The first checkpoint
+    /// The first checkpoint, or BASE+ADAPTER, merged in memory
     a: PathBuf,
     /// The second; differences are b − a
     b: PathBuf,
@@ -108,16 +109,15 @@ enum SortArg {
 
 impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let mut a = Checkpoint::open(&self.a, self.reading.access())?;
-        let mut b = Checkpoint::open(&self.b, self.reading.access())?;
+        let open = |path: &Path| open_model(path, self.reading.access(), terminal);
+        let (mut a, mut b) = (open(&self.a)?, open(&self.b)?);
         if self.base.is_some() || self.dequantize {
             (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
         }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
-        let base =
-            self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
+        let base = self.base.as_deref().map(open).transpose()?;
         let sides = [Some(&a), Some(&b), base.as_ref()].into_iter().flatten();
         let names: BTreeSet<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
         filter.check(&names.into_iter().collect::<Vec<_>>())?;

@@ -5,8 +5,8 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `recipe_flags`, `lora_args`, `adapted_models`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
+//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `diff`, `patch`,
 //! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -26,10 +26,14 @@ mod inspect;
 mod interrupt;
 mod link_args;
 mod lora;
+mod lora_args;
+mod lora_combine;
+mod lora_extract;
 mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod model_arg;
 mod objective_args;
 mod outcome;
 mod output_args;

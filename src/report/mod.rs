@@ -1,13 +1,14 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`.
+//! `patch`, `extraction`, `samples`, `loss_curve`, `training`, `evaluation`.
 
 mod colors;
 mod csv;
 mod diff;
 mod doctor;
 mod evaluation;
+mod extraction;
 mod inspection;
 mod json;
 mod loss_curve;
@@ -26,6 +27,7 @@ pub use doctor::{doctor_json, doctor_text};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };
+pub use extraction::{extraction_json, extraction_text};
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
