@@ -41,6 +41,7 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
             "surgery",
             "diff",
             "patch",
+            "lora",
             "data",
             "backend",
             "train",

@@ -176,7 +176,11 @@ fn help_shows_what_is_required_and_global_options_last() {
         (&["eval"], "eval [OPTIONS] --model <CKPT> --data <FILE>"),
         (&["patch", "create"], "patch create [OPTIONS] --out <FILE> <BASE> <TUNED>"),
         (&["patch", "apply"], "patch apply [OPTIONS] --out <DIR> <BASE> <PATCH>"),
-        (&["lora", "extract"], "lora extract [OPTIONS] --rank <R> --out <DIR> <BASE> <TUNED>"),
+        (
+            &["lora", "extract"],
+            "lora extract [OPTIONS] --out <DIR> <--rank <R>|--energy <SHARE>|--threshold <S>> <BASE> <TUNED>",
+        ),
+        (&["lora", "combine"], "lora combine [OPTIONS] --weights <W>... --out <DIR> <ADAPTER>..."),
         (&["plan", "complement"], "plan complement [OPTIONS] <PLAN>"),
     ] {
         let (short, long) = (ok(&[command, &["-h"]].concat()), ok(&[command, &["--help"]].concat()));

@@ -105,6 +105,7 @@ impl Lab {
             directory(flags),
             directory("merge --base @base --lora @adapter"),
             directory("lora extract @base @hub/snapshots/abc --rank 2"),
+            directory("lora combine @adapter --weights=1 --combination-type linear"),
             directory(train),
             directory(&format!("{train} --eval-data @eval.jsonl --config @train.yml")),
         ]
@@ -215,6 +216,7 @@ fn a_directory_that_holds_an_input_is_not_replaced() {
         ("merge", "recipe.yml", ""),
         ("merge --base @base --lora", "adapter", ""),
         ("lora extract @base", "hub/snapshots/abc", "--rank 2"),
+        ("lora combine --weights=1 --combination-type linear", "adapter", ""),
         ("--quiet train --device cpu --model @model --data", "rows.jsonl", ""),
         ("--quiet train --device cpu --model @model --data @rows.jsonl --eval-data", "eval.jsonl", ""),
         ("--quiet train --device cpu --model @model --data @rows.jsonl --config", "train.yml", ""),

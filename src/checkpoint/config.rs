@@ -70,6 +70,16 @@ impl Config {
         self
     }
 
+    /// The file with `tie_word_embeddings: false`.
+    pub(super) fn untied(mut self) -> Self {
+        const KEY: &str = "tie_word_embeddings";
+        if let Some(there) = self.value.get_mut("text_config").and_then(|text| text.get_mut(KEY)) {
+            *there = false.into();
+        }
+        self.value[KEY] = false.into();
+        self
+    }
+
     /// Whether input embedding and output head are one tensor: `tie_word_embeddings`, at the top level
     /// or in `text_config`. `None` where the file does not say.
     pub fn tie_word_embeddings(&self) -> Option<bool> {

@@ -176,6 +176,11 @@ impl Shard {
 
     /// Reads the bytes of `range` by position into `buffer`, which is resized.
     pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+        if let Some(Whole::Made(bytes)) = &self.whole {
+            buffer.clear();
+            buffer.extend_from_slice(&bytes[range.start as usize..range.end as usize]);
+            return Ok(());
+        }
         buffer.resize((range.end - range.start) as usize, 0);
         let read = self.file.read_exact_at(buffer, range.start);
         // A file that became shorter is a file that changed.
@@ -211,7 +216,7 @@ impl Shard {
         target: &File,
         offset: u64,
     ) -> std::io::Result<u64> {
-        if matches!(self.whole, Some(Whole::Made(_))) {
+        if !self.is_file() {
             return Ok(0);
         }
         let (mut from, mut to) = (range.start, offset);
@@ -227,9 +232,14 @@ impl Shard {
         Ok(from - range.start)
     }
 
+    /// Whether its bytes are those of its file.
+    pub(super) fn is_file(&self) -> bool {
+        !matches!(self.whole, Some(Whole::Made(_)))
+    }
+
     /// Gives the file a second name.
     pub(super) fn hard_link(&self, name: &Path) -> std::io::Result<()> {
-        if matches!(self.whole, Some(Whole::Made(_))) {
+        if !self.is_file() {
             return Err(std::io::ErrorKind::Unsupported.into());
         }
         let mut linked = linked();

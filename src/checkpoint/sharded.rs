@@ -193,6 +193,31 @@ impl Checkpoint {
         Ok(self)
     }
 
+    /// This checkpoint under the name `path`, with the bytes of other safetensors files in place of those of its own, where
+    /// there are some, and with embedding and head as two tensors where `untie`. It still watches its files.
+    ///
+    /// # Errors
+    /// [`Error::Header`] for bytes that are no such file; [`Error::Io`].
+    pub(crate) fn with_contents(
+        mut self,
+        path: PathBuf,
+        files: Vec<Option<Vec<u8>>>,
+        untie: bool,
+    ) -> Result<Self> {
+        self.path = path;
+        for (shard, bytes) in self.shards.iter_mut().zip(files) {
+            if let Some(bytes) = bytes {
+                *shard = shard.with_contents(bytes)?;
+            }
+        }
+        self.order = order_tensors(&self.root, &self.shards)?;
+        self.by_plain_name = OnceLock::new();
+        if untie {
+            self.config = self.config.take().map(Config::untied);
+        }
+        Ok(self)
+    }
+
     /// Whether it is a PEFT adapter, not a model.
     pub fn is_adapter(&self) -> bool {
         let file = |shard: &Shard| shard.file_name() == "adapter_model.safetensors";

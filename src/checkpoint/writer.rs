@@ -38,6 +38,7 @@ pub fn link_whole(shard: &Shard, staging: &Staging, name: &str, link: Link) -> R
     let path = staging.path().join(name);
     match link {
         Link::Copy => Ok(false),
+        Link::Reflink if !shard.is_file() => Ok(false),
         Link::Reflink => Ok(reflink_copy::reflink(shard.path(), &path).is_ok()),
         Link::Hard => {
             shard.hard_link(&path).map_err(|e| Error::Output {

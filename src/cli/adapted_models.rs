@@ -125,7 +125,7 @@ impl AdaptedModel {
     /// Writes the base with the adapter applied to the directory `path`.
     fn write(&self, path: &Path, terminal: &Terminal) -> Result<()> {
         let merge = LoraMerge::new(&self.base, &self.adapter, None, None)?;
-        if let Some(note) = merge.note() {
+        for note in merge.notes() {
             terminal.warn(&format!("{}: {note}", Escaped(&self.name)));
         }
         let output = Output { path, force: false, also_read: &[], sync: false, link: Link::Copy };
@@ -143,7 +143,7 @@ impl AdaptedModel {
 
 /// The paths of base and adapter in `BASE+ADAPTER`; `None` for a path that exists, or has no `+`. Of several `+`, the
 /// one before an adapter counts.
-fn split(path: &Path) -> Option<[PathBuf; 2]> {
+pub(super) fn split(path: &Path) -> Option<[PathBuf; 2]> {
     if path.exists() {
         return None;
     }

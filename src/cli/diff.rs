@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
 use super::reading_args::{ReadingArgs, dequantized};
@@ -24,7 +25,7 @@ use clap::ValueEnum;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
-    /// The first checkpoint
+    /// The first checkpoint, or BASE+ADAPTER, merged in memory
     a: PathBuf,
     /// The second; differences are b − a
     b: PathBuf,
@@ -146,7 +147,7 @@ impl Diff {
 
     /// The checkpoint at `path`, dequantized where its numbers are wanted.
     fn open(&self, path: &Path, terminal: &Terminal) -> Result<Checkpoint> {
-        let checkpoint = Checkpoint::open(path, self.reading.access())?;
+        let checkpoint = open_model(path, self.reading.access(), terminal)?;
         if self.base.is_some() || self.dequantize {
             dequantized(checkpoint, terminal)
         } else {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
+use super::lora_args::LoraArgs;
 use super::mergekit_args::MergekitArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
@@ -18,7 +19,7 @@ use super::shard_size::bytes as size;
 use super::terminal::{Terminal, list};
 use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
-use crate::lora::{Adapter, LoraMerge};
+use crate::lora::LoraMerge;
 use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe, ShardLimit};
 use crate::report::bytes;
 use crate::surgery::{Input, Output, Provenance};
@@ -30,7 +31,7 @@ use crate::{Error, Faults, Result};
     mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run", "out_after_recipe"])),
     override_usage = "hft-surgery merge [OPTIONS] --out <DIR> <RECIPE.yml>
        hft-surgery merge [OPTIONS] --out <DIR> --method <METHOD> [--base <CKPT>] --model <CKPT[:KEY=VALUE,…]>...
-       hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>",
+       hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>...",
     after_long_help = EXAMPLES
 )]
 pub(super) struct Merge {
@@ -60,9 +61,8 @@ pub(super) struct Merge {
     dtype: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
-    /// Apply this PEFT adapter to --base instead of merging models
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["recipe", "method", "model", "set", "seed", "explain", "vocab", "on_missing"], requires = "base")]
-    lora: Option<PathBuf>,
+    #[command(flatten)]
+    lora: LoraArgs,
     /// Print what happens to each tensor; write nothing
     #[arg(long)]
     explain: bool,
@@ -98,7 +98,10 @@ Examples:
   hft-surgery merge --method ties --base llama --model math:weight=1,density=0.3 --model code:weight=0.5,density=0.3 --out merged
 
   # Fold a LoRA adapter into its base
-  hft-surgery merge --base llama --lora adapter --out merged";
+  hft-surgery merge --base llama --lora adapter --out merged
+
+  # Two adapters, the second at half its strength
+  hft-surgery merge --base llama --lora math --lora code --lora-weight 1 --lora-weight 0.5 --out merged";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum VocabArg {
@@ -121,8 +124,8 @@ enum OnMissingArg {
 impl Merge {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         self.mergekit.check(terminal)?;
-        if let (Some(adapter), Some(base)) = (&self.lora, &self.base) {
-            return self.apply_adapter(base, adapter, terminal);
+        if let (false, Some(base)) = (self.lora.lora.is_empty(), &self.base) {
+            return self.apply_adapters(base, terminal);
         }
         let recipe = self.read()?;
         self.tell_unused(&recipe, terminal)?;
@@ -168,15 +171,14 @@ impl Merge {
         Ok(Outcome::Success)
     }
 
-    /// Folds an adapter into its base.
-    fn apply_adapter(&self, base: &Path, adapter: &Path, terminal: &Terminal) -> Result<Outcome> {
+    /// Folds adapters into their base.
+    fn apply_adapters(&self, base: &Path, terminal: &Terminal) -> Result<Outcome> {
         let base = Checkpoint::open(base, self.reading.access())?;
-        let adapter = Adapter::open(adapter, self.reading.access())?;
-        let merge = LoraMerge::new(&base, &adapter, self.dtype.as_deref(), self.shard_limit())?;
+        let adapters = self.lora.open(self.reading.access())?;
+        let weighted = self.lora.weighted(&adapters);
+        let merge = LoraMerge::of_several(&base, &weighted, self.dtype.as_deref(), self.shard_limit())?;
         terminal.detail(&format!("{} tensors change", merge.changed()));
-        if let Some(note) = merge.note() {
-            terminal.warn(note);
-        }
+        merge.notes().iter().for_each(|note| terminal.warn(note));
         let path = match self.dry_run {
             false => self.out()?,
             true => {
@@ -184,18 +186,21 @@ impl Merge {
                 return Ok(Outcome::Success);
             }
         };
-        let inputs = vec![
-            self.hash.input("base", &base, terminal)?,
-            self.hash.input("adapter", adapter.checkpoint(), terminal)?,
-        ];
+        let mut inputs = vec![self.hash.input("base", &base, terminal)?];
+        for adapter in &adapters {
+            inputs.push(self.hash.input("adapter", adapter.checkpoint(), terminal)?);
+        }
         let mut options = Map::new();
+        if !self.lora.lora_weight.is_empty() {
+            options.insert("lora_weight".to_owned(), json!(self.lora.lora_weight));
+        }
         options.insert("dtype".to_owned(), json!(self.dtype));
         options.insert("shard_size".to_owned(), json!(self.shard_size));
         let provenance = Provenance { command: "merge", options, inputs };
         let output = Output {
             path,
             force: self.output.force,
-            also_read: self.lora.as_slice(),
+            also_read: &self.lora.lora,
             sync: self.output.sync(),
             link: Link::Copy,
         };

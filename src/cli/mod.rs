@@ -5,10 +5,10 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
+//! `recipe_flags`, `lora_args`, `adapted_models`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
-//! `arranged`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `view_args`, `task_vectors`, `diff`, `patch`, `train`,
-//! `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
+//! `arranged`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `view_args`, `task_vectors`,
+//! `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
 mod adapted_models;
@@ -33,10 +33,14 @@ mod inspect;
 mod interrupt;
 mod link_args;
 mod lora;
+mod lora_args;
+mod lora_combine;
+mod lora_extract;
 mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod model_arg;
 mod named_file;
 mod objective_args;
 mod outcome;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
+use super::model_arg::open_model_to_copy;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -37,7 +38,7 @@ pub(super) struct Reset {
     /// The pre-trained checkpoint
     #[arg(long, value_name = "CKPT")]
     base: PathBuf,
-    /// The checkpoint that was fine-tuned from it
+    /// The checkpoint that was fine-tuned from it, or BASE+ADAPTER, merged in memory
     #[arg(long, value_name = "CKPT")]
     tuned: PathBuf,
     #[command(flatten)]
@@ -111,9 +112,9 @@ impl Reset {
             return rayon::scope(|_| self.measure(terminal));
         }
         let base = Checkpoint::open(&self.base, self.reading.access())?;
-        let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let (tuned, adapters) = open_model_to_copy(&self.tuned, self.reading.access(), terminal)?;
         warn_of_roles(&base, &tuned, terminal);
-        let read = CommandInputs::of([&base, &tuned]).with(self.also_read());
+        let read = CommandInputs::of([&base, &tuned]).with(self.also_read()).with(&adapters);
         let plan_file = self.write_plan.as_deref();
         let plan_file =
             plan_file.map(|path| ReportFile::check(path, "--write-plan", &read, Plan::MARKER, false));
@@ -125,7 +126,7 @@ impl Reset {
         tell(&reset, &inventory, terminal);
         let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
-            self.write(&reset, terminal)?;
+            self.write(&reset, &adapters, terminal)?;
         }
         if let Some(file) = plan_file {
             file.write(&plan.to_json(), terminal)?;
@@ -197,9 +198,14 @@ impl Reset {
         }
     }
 
-    fn write(&self, reset: &crate::reset::Reset<'_>, terminal: &Terminal) -> Result<()> {
+    fn write(
+        &self,
+        reset: &crate::reset::Reset<'_>,
+        adapters: &[PathBuf],
+        terminal: &Terminal,
+    ) -> Result<()> {
         let path = self.output.path()?;
-        let also_read: Vec<PathBuf> = self.also_read().cloned().collect();
+        let also_read: Vec<PathBuf> = self.also_read().chain(adapters).cloned().collect();
         let output = Output {
             path,
             force: self.output.force,

@@ -25,6 +25,15 @@ pub struct Adapter {
     whole: BTreeMap<String, String>,
 }
 
+/// An adapter and the factor w of what it adds to its base: `W' = W + w · s · B A`.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightedAdapter<'a> {
+    /// The adapter.
+    pub adapter: &'a Adapter,
+    /// The factor w.
+    pub weight: f64,
+}
+
 /// The tensors of one module of an adapter.
 #[derive(Debug)]
 pub(super) struct Module<'a> {

@@ -66,7 +66,10 @@ pub(super) struct AdapterConfig {
     rank: f64,
     alphas: Vec<(Regex, f64)>,
     ranks: Vec<(Regex, f64)>,
-    rslora: bool,
+    pub(super) rslora: bool,
+    /// The model that the adapter was trained on, as the file names it.
+    pub(super) base_model: Option<String>,
+    pub(super) task_type: Option<String>,
     /// Rows of W + s·B A are scaled to given norms.
     pub(super) dora: bool,
     /// B has a bias, which goes to the bias of the base.
@@ -124,15 +127,20 @@ impl AdapterConfig {
         Ok(self.first(&self.ranks, module)?.unwrap_or(self.rank))
     }
 
-    /// s = lora_alpha / r, or lora_alpha / √r with rslora.
+    /// The largest rank that the file says any module has.
+    pub(super) fn largest_rank(&self) -> f64 {
+        self.ranks.iter().map(|(_, rank)| *rank).fold(self.rank, f64::max)
+    }
+
+    /// w · s: s = lora_alpha / r, or lora_alpha / √r with rslora, w the weight of the adapter.
     ///
     /// # Errors
-    /// A scale that f32 cannot hold.
-    pub(super) fn scale(&self, module: &str) -> Result<f32> {
+    /// A product that f32 cannot hold.
+    pub(super) fn scale(&self, module: &str, weight: f64) -> Result<f64> {
         let rank = self.rank(module)?;
         let alpha = self.first(&self.alphas, module)?.unwrap_or(self.alpha);
-        let scale = (alpha / if self.rslora { rank.sqrt() } else { rank }) as f32;
-        if scale.is_finite() {
+        let scale = weight * alpha / if self.rslora { rank.sqrt() } else { rank };
+        if (scale as f32).is_finite() {
             return Ok(scale);
         }
         let module = Escaped(module);
@@ -190,6 +198,8 @@ impl Reader<'_> {
             alphas: self.patterns("alpha_pattern", 0.0)?,
             ranks: self.patterns("rank_pattern", 1.0)?,
             rslora: self.flag("use_rslora")?,
+            base_model: self.get("base_model_name_or_path").as_str().map(str::to_owned),
+            task_type: self.get("task_type").as_str().map(str::to_owned),
             dora: self.flag("use_dora")?,
             lora_bias: self.flag("lora_bias")?,
             fan_in_fan_out: self.flag("fan_in_fan_out")?,

@@ -20,12 +20,12 @@ pub(super) struct Change<'a> {
     /// Takes the place of the base's tensor.
     pub(super) saved: Option<Source<'a>>,
     pub(super) updates: Vec<Update<'a>>,
-    /// `s · b` for a bias of the base.
-    pub(super) bias: Option<(Source<'a>, f32)>,
-    pub(super) tokens: Option<Tokens<'a>>,
+    /// `w · s · b` for a bias of the base, b and w · s.
+    pub(super) biases: Vec<(Source<'a>, f32)>,
+    pub(super) tokens: Vec<Tokens<'a>>,
 }
 
-/// `s · B A` for a matrix of the base.
+/// `w · s · B A` for a matrix of the base.
 #[derive(Debug, Clone)]
 pub(super) struct Update<'a> {
     a: Source<'a>,
@@ -53,7 +53,7 @@ pub(super) struct Weight<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// The update of a module that has factors; `None` for another.
+    /// The update of a module that has factors, times `factor`; `None` for a module without factors.
     ///
     /// # Errors
     /// Factors that do not fit the weight or the rank of the configuration.
@@ -61,6 +61,7 @@ impl<'a> Update<'a> {
         module: &Module<'a>,
         weight: Weight<'_>,
         config: &AdapterConfig,
+        factor: f64,
     ) -> Result<Option<Self>> {
         let linear = module.part(Part::A).zip(module.part(Part::B));
         let embedding = module.part(Part::EmbeddingA).zip(module.part(Part::EmbeddingB));
@@ -74,7 +75,13 @@ impl<'a> Update<'a> {
             }
         };
         let magnitude = module.part(Part::Magnitude);
-        let update = Self { a, b, scale: config.scale(module.name)?, transposed, magnitude };
+        if magnitude.is_some() && factor != 1.0 {
+            let fault =
+                format!("the weight {factor} for factors with norms (DoRA) is not defined, expected 1");
+            return Err(module.fault(&fault));
+        }
+        let scale = config.scale(module.name, factor)? as f32;
+        let update = Self { a, b, scale, transposed, magnitude };
         update.check(module, weight.shape, config)?;
         Ok(Some(update))
     }
@@ -151,7 +158,7 @@ impl<'a> Tokens<'a> {
 impl Change<'_> {
     /// Whether nothing is computed.
     pub(super) fn is_copy(&self) -> bool {
-        self.updates.is_empty() && self.bias.is_none() && self.tokens.is_none()
+        self.updates.is_empty() && self.biases.is_empty() && self.tokens.is_empty()
     }
 
     /// Checks what only one of may be.
@@ -160,7 +167,7 @@ impl Change<'_> {
         if dora && self.updates.len() > 1 {
             return Err(fault("two updates of one weight, with norms: which comes first is not defined"));
         }
-        if self.tokens.is_some() && !self.updates.is_empty() {
+        if !self.tokens.is_empty() && !self.updates.is_empty() {
             return Err(fault("factors and new rows for one weight: which comes first is not defined"));
         }
         Ok(())
@@ -175,11 +182,11 @@ impl Change<'_> {
         for low_rank in &self.updates {
             update.updates.push(low_rank.read()?);
         }
-        if let Some((bias, scale)) = &self.bias {
+        for (bias, scale) in &self.biases {
             update.updates.push(LowRankUpdate::of_vector(finite_values(bias)?, *scale));
         }
-        if let Some(tokens) = &self.tokens {
-            update.rows = tokens.read()?;
+        for tokens in &self.tokens {
+            update.rows.extend(tokens.read()?);
         }
         let norms =
             self.updates.iter().find_map(|update| Some((update.magnitude.as_ref()?, update.transposed)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::Escaped;
-use crate::lora::adapter::{Adapter, Module};
+use crate::lora::adapter::{Adapter, Module, WeightedAdapter};
 use crate::lora::change::{Change, Tokens, Update, Weight};
 use crate::lora::conv1d::is_conv1d;
 use crate::lora::names::{Part, find};
@@ -22,8 +22,10 @@ pub(super) struct Changes<'a> {
     pub(super) new_head: Option<String>,
     /// Whether embedding and head are no longer one weight.
     pub(super) untie: bool,
+    /// Embedding and head, where the base has one weight for both.
+    pub(super) tied: Option<[String; 2]>,
     /// What a reader should know of the result.
-    pub(super) note: Option<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// A head that shares the weight of its embedding.
@@ -45,18 +47,23 @@ struct Slot<'a> {
 struct Resolver<'a> {
     adapter: &'a Adapter,
     base: &'a Checkpoint,
+    /// The factor of updates.
+    weight: f64,
     tie: Option<Tie<'a>>,
     changes: BTreeMap<String, Change<'a>>,
 }
 
 impl<'a> Changes<'a> {
-    /// Finds what `adapter` does to `base`.
+    /// Finds what an adapter does to `base`.
     ///
     /// # Errors
     /// Every tensor of the adapter that has no target in the base, or whose shape or type does not fit it.
-    pub(super) fn new(adapter: &'a Adapter, base: &'a Checkpoint) -> Result<Self> {
+    pub(super) fn new(
+        WeightedAdapter { adapter, weight }: WeightedAdapter<'a>,
+        base: &'a Checkpoint,
+    ) -> Result<Self> {
         let mut faults = Faults::default();
-        let mut resolver = Resolver { adapter, base, tie: Tie::of(base)?, changes: BTreeMap::new() };
+        let mut resolver = Resolver { adapter, base, weight, tie: Tie::of(base)?, changes: BTreeMap::new() };
         faults.extend(adapter.modules().filter_map(|module| resolver.module(&module).err()));
         faults.extend(adapter.whole().filter_map(|(name, saved)| resolver.whole(name, saved).err()));
         faults.extend(resolver.check_saved().err());
@@ -119,11 +126,11 @@ impl<'a> Resolver<'a> {
             return Err(module.fault(&format!("not floating-point types that can be computed with: {got}")));
         }
         let weight = self.weight(module, &slot);
-        let update = Update::of(module, weight, &self.adapter.config)?;
+        let update = Update::of(module, weight, &self.adapter.config, self.weight)?;
         let tokens = Tokens::of(module, weight, &self.adapter.config)?;
         let change = self.changes.entry(slot.name).or_default();
         change.updates.extend(update);
-        change.tokens = tokens;
+        change.tokens.extend(tokens);
         self.bias(module)
     }
 
@@ -137,8 +144,8 @@ impl<'a> Resolver<'a> {
                 module.fault(&format!("the bias of lora_B is {got:?}, that of the base {expected:?}"))
             );
         }
-        let scale = self.adapter.config.scale(module.name)?;
-        self.changes.entry(slot.name).or_default().bias = Some((bias, scale));
+        let scale = self.adapter.config.scale(module.name, self.weight)? as f32;
+        self.changes.entry(slot.name).or_default().biases.push((bias, scale));
         Ok(())
     }
 
@@ -235,9 +242,28 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// What a weight other than 1 does not apply to.
+    fn unweighted(&self) -> Option<String> {
+        let whole = |change: &&Change<'_>| change.saved.is_some() || !change.tokens.is_empty();
+        let count = self.changes.values().filter(whole).count();
+        (count > 0 && self.weight != 1.0).then(|| {
+            format!(
+                "the weight {} of {} does not apply to the {count} tensors that it saves whole, as in PEFT",
+                self.weight,
+                Escaped(self.adapter.checkpoint().root())
+            )
+        })
+    }
+
     /// Settles what becomes of a head that shares its embedding's weight.
     fn join(mut self) -> Result<Changes<'a>> {
-        let mut result = Changes { by_name: BTreeMap::new(), new_head: None, untie: false, note: None };
+        let mut result = Changes {
+            by_name: BTreeMap::new(),
+            new_head: None,
+            untie: false,
+            tied: self.tie.as_ref().map(|tie| [tie.embedding.info.name.clone(), tie.head.clone()]),
+            notes: self.unweighted().into_iter().collect(),
+        };
         if let Some(tie) = self.tie.take() {
             self.join_tied(&tie, &mut result)?;
         }
@@ -267,7 +293,7 @@ impl<'a> Resolver<'a> {
         if (copies[0] || copies[1]) && !(same && e.is_copy() && h.is_copy()) {
             result.untie = true;
             result.new_head = (!tie.stored).then(|| tie.head.clone());
-            result.note = Some(format!(
+            result.notes.push(format!(
                 "`{}` and `{}` are no longer one weight: config.json says tie_word_embeddings false",
                 Escaped(&embedding),
                 Escaped(&tie.head)
@@ -281,7 +307,7 @@ impl<'a> Resolver<'a> {
         if let Some((_, moved, other)) =
             one_side.iter().find(|(only, ..)| *only && !joined.updates.is_empty())
         {
-            result.note = Some(format!(
+            result.notes.push(format!(
                 "the adapter changes `{}` alone, which shares its weight with `{}`: both change, as in PEFT",
                 Escaped(*moved),
                 Escaped(*other)
@@ -301,10 +327,10 @@ impl<'a> Resolver<'a> {
         if e.saved.is_some() && h.saved.is_some() && !same {
             return fault("the adapter stores two that differ");
         }
-        if h.tokens.is_some() {
+        if !h.tokens.is_empty() {
             return fault("new rows of the head cannot be told from those of the embedding");
         }
         let updates = e.updates.into_iter().chain(h.updates).collect();
-        Ok(Change { saved: e.saved.or(h.saved), updates, bias: e.bias, tokens: e.tokens })
+        Ok(Change { saved: e.saved.or(h.saved), updates, biases: e.biases, tokens: e.tokens })
     }
 }

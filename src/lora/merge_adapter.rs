@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::checkpoint::{
     Checkpoint, CommandInputs, Dtype, Sidecars, Staging, Tensor, natural_order, read_config, sidecars,
 };
-use crate::lora::adapter::Adapter;
+use crate::lora::adapter::{Adapter, WeightedAdapter};
 use crate::lora::change::Change;
 use crate::lora::changes::Changes;
+use crate::lora::joined_changes::joined_changes;
 use crate::merge::ShardLimit;
 use crate::merge::inputs::row_of;
 use crate::merge::plan::config_change::{ConfigChange, TORCH_NAMES};
@@ -30,7 +31,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct LoraMerge<'a> {
     base: &'a Checkpoint,
-    adapter: &'a Adapter,
+    adapters: Vec<&'a Adapter>,
     changes: Changes<'a>,
     tensors: Vec<OutputTensor<'a>>,
     dtype: Option<Dtype>,
@@ -50,12 +51,26 @@ impl<'a> LoraMerge<'a> {
         dtype: Option<&str>,
         shard_limit: Option<ShardLimit>,
     ) -> Result<Self> {
+        Self::of_several(base, &[WeightedAdapter { adapter, weight: 1.0 }], dtype, shard_limit)
+    }
+
+    /// As [`LoraMerge::new`] for several adapters: `W' = W + Σ w_i · s_i · B_i A_i`, summed in f32 in this order.
+    ///
+    /// # Errors
+    /// As [`LoraMerge::new`]; adapters that change one tensor in ways whose order would matter.
+    pub fn of_several(
+        base: &'a Checkpoint,
+        adapters: &[WeightedAdapter<'a>],
+        dtype: Option<&str>,
+        shard_limit: Option<ShardLimit>,
+    ) -> Result<Self> {
         base.check_not_adapter()?;
         base.check_not_quantized("a merge")?;
-        let changes = Changes::new(adapter, base)?;
+        let changes = joined_changes(adapters, base)?;
+        let adapters = adapters.iter().map(|weighted| weighted.adapter).collect();
         let dtype = dtype.map(parse).transpose()?;
         let sidecars = sidecars(base)?;
-        let mut merge = Self { base, adapter, changes, tensors: Vec::new(), dtype, shard_limit, sidecars };
+        let mut merge = Self { base, adapters, changes, tensors: Vec::new(), dtype, shard_limit, sidecars };
         let mut tensors: Vec<OutputTensor<'a>> =
             base.tensors().map(|tensor| merge.output(&tensor.info.name, tensor)).collect();
         let head = merge.changes.new_head.as_deref().zip(token_embedding(base));
@@ -75,9 +90,24 @@ impl<'a> LoraMerge<'a> {
         self.changes.by_name.len()
     }
 
-    /// What a reader should know of the result: a weight that embedding and head share, or shared before.
-    pub fn note(&self) -> Option<&str> {
-        self.changes.note.as_deref()
+    /// What a reader should know of the result, such as a weight that embedding and head share, or shared before.
+    pub fn notes(&self) -> &[String] {
+        &self.changes.notes
+    }
+
+    /// Whether embedding and head are no longer one weight.
+    pub(super) fn unties(&self) -> bool {
+        self.changes.untie
+    }
+
+    /// Whether the tensor of that name changes.
+    pub(super) fn changes(&self, name: &str) -> bool {
+        self.changes.by_name.contains_key(name)
+    }
+
+    /// The tensors of the result, in natural order of their names.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &OutputTensor<'a>> {
+        self.tensors.iter()
     }
 
     /// Writes the merged weights.
@@ -90,8 +120,9 @@ impl<'a> LoraMerge<'a> {
         provenance: &Provenance,
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<NonFinite> {
-        let inputs = [self.base, self.adapter.checkpoint()];
-        let staging = output.stage(CommandInputs::of(inputs))?;
+        let adapters = self.adapters.iter().map(|adapter| adapter.checkpoint());
+        let inputs: Vec<&Checkpoint> = std::iter::once(self.base).chain(adapters).collect();
+        let staging = output.stage(CommandInputs::of(inputs.iter().copied()))?;
         let files = files(&self.tensors, self.base, self.shard_limit);
         staging.check_space(files.iter().map(|file| file.len).sum())?;
         let found = write_files(&files, &staging, &|tensor| self.prepare(tensor), done)?;
@@ -128,7 +159,8 @@ impl<'a> LoraMerge<'a> {
         }
     }
 
-    fn prepare(&self, tensor: &OutputTensor<'a>) -> Result<PreparedTensor<'a>> {
+    /// Reads what a tensor of the result is computed from.
+    pub(super) fn prepare(&self, tensor: &OutputTensor<'a>) -> Result<PreparedTensor<'a>> {
         let source = tensor.longest.clone();
         let Some(change) = self.changes.by_name.get(&tensor.name) else {
             return Ok(PreparedTensor::Copy(source));

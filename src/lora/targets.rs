@@ -82,6 +82,11 @@ impl Targets {
         Ok(false)
     }
 
+    /// Whether the modules are named by one regular expression.
+    pub(super) fn is_regex(&self) -> bool {
+        matches!(self.targets, Names::Regex(_))
+    }
+
     /// Whether PEFT gives the module a copy of its own, which is no longer tied to another: `modules_to_save`.
     pub(super) fn copies(&self, module: &str) -> bool {
         self.saved.iter().any(|(name, _)| module.ends_with(name.as_str()))

@@ -1,8 +1,8 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `grid`, `heat_map`, `page`, `doctor`, `selection`, `inspection`,
-//! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `samples`, `loss_curve`, `block_changes`, `training`, `evaluation`,
-//! `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
+//! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `extraction`, `samples`, `loss_curve`, `block_changes`, `training`,
+//! `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
 mod advice;
 mod block_changes;
@@ -17,6 +17,7 @@ mod evaluation;
 mod evaluation_page;
 mod evaluation_samples;
 mod experiment;
+mod extraction;
 mod grid;
 mod heat_map;
 mod inspection;
@@ -47,6 +48,7 @@ pub use evaluation::{
 pub use evaluation_page::{EVALUATION_MARKER, evaluation_html};
 pub use evaluation_samples::{SAMPLES_MARKER, evaluation_samples};
 pub use experiment::{ExperimentReport, StepLine};
+pub use extraction::{extraction_json, extraction_text};
 pub use heat_map::SVG_MARKER;
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
