@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::map_args::MapArgs;
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
 use super::reading_args::{ReadingArgs, dequantized};
@@ -15,7 +16,7 @@ use crate::report::{
     CheckedLimit, CheckedPlan, Checks, DiffReport, HTML_MARKER, SVG_MARKER, SortBy, json_text, overlap_html,
     overlap_json, overlap_table,
 };
-use crate::surgery::unlike;
+use crate::surgery::{align_names, unlike};
 use crate::{Error, Result};
 use clap::ValueEnum;
 
@@ -70,6 +71,8 @@ pub(super) struct Diff {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    map: MapArgs,
+    #[command(flatten)]
     reading: ReadingArgs,
 }
 
@@ -113,11 +116,15 @@ impl Diff {
         if self.base.is_some() || self.dequantize {
             (a, b) = (dequantized(a, terminal)?, dequantized(b, terminal)?);
         }
+        let base =
+            self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
+        match &base {
+            Some(base) => align_names([&mut a, &mut b], base, &self.map.maps)?,
+            None => align_names([&mut a], &b, &self.map.maps)?,
+        }
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
-        let base =
-            self.base.as_deref().map(|path| Checkpoint::open(path, self.reading.access())).transpose()?;
         let sides = [Some(&a), Some(&b), base.as_ref()].into_iter().flatten();
         let names: BTreeSet<&str> = sides.flat_map(|c| c.tensors().map(|t| t.info.name.as_str())).collect();
         filter.check(&names.into_iter().collect::<Vec<_>>())?;

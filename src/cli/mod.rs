@@ -4,8 +4,8 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
+//! `reading_args`, `link_args`, `hash_args`, `map_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
+//! `recipe_flags`, `adapted_models`, `recipe_run`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
 //! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
@@ -28,6 +28,7 @@ mod link_args;
 mod lora;
 mod main;
 mod man;
+mod map_args;
 mod merge;
 mod mergekit_args;
 mod objective_args;
@@ -39,6 +40,7 @@ mod progress;
 mod raw_args;
 mod reading_args;
 mod recipe_flags;
+mod recipe_run;
 mod report_file;
 mod reset;
 mod resume_args;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
+use super::map_args::MapArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -19,7 +20,7 @@ use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Half, bytes, json_text, selection_json, selection_table};
-use crate::surgery::{OnMissing, Output, Pairing, Policies, Provenance, Vocab};
+use crate::surgery::{OnMissing, Output, Pairing, Policies, Provenance, Vocab, align_names};
 use crate::{Error, Result};
 
 /// Put a share of a fine-tuned model back to its base (half-reset)
@@ -63,6 +64,8 @@ pub(super) struct Reset {
     #[arg(long, value_enum, default_value_t = VocabArg::Error, value_name = "POLICY")]
     vocab: VocabArg,
     #[command(flatten)]
+    map: MapArgs,
+    #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     hash: HashArgs,
@@ -101,9 +104,10 @@ enum VocabArg {
 
 impl Reset {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let base = Checkpoint::open(&self.base, self.reading.access())?;
+        let mut base = Checkpoint::open(&self.base, self.reading.access())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
         warn_of_roles(&base, &tuned, terminal);
+        align_names([&mut base], &tuned, &self.map.maps)?;
         let read = CommandInputs::of([&base, &tuned]).with(self.also_read());
         let plan_file = self.write_plan.as_deref();
         let plan_file =
@@ -213,6 +217,9 @@ impl Reset {
         options.insert("on_missing".to_owned(), json!(on_missing));
         let vocab = if self.vocab == VocabArg::Error { "error" } else { "common" };
         options.insert("vocab".to_owned(), json!(vocab));
+        if !self.map.maps.is_empty() {
+            options.insert("map".to_owned(), json!(self.map.recorded()));
+        }
         options
     }
 }
