@@ -4,6 +4,8 @@
 #[path = "merge/adapted.rs"]
 mod adapted;
 mod common;
+#[path = "merge/composites.rs"]
+mod composites;
 #[path = "merge/drop_in.rs"]
 mod drop_in;
 #[path = "merge/laws.rs"]
@@ -12,6 +14,8 @@ mod laws;
 mod properties;
 #[path = "merge/refused.rs"]
 mod refused;
+#[path = "merge/stages.rs"]
+mod stages;
 #[path = "merge/statistics.rs"]
 mod statistics;
 #[path = "merge/tied_head.rs"]

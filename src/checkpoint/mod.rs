@@ -6,9 +6,10 @@
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
 //! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`,
-//! `spelling`, `quantization`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
+//! `spelling`, `aliases`, `quantization`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
+mod aliases;
 mod bounded_list;
 mod config;
 mod convert;

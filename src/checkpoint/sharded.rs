@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::aliases::Aliases;
 use super::bounded_list::MOST_TENSORS;
 use super::config::Config;
 use super::header_json::TensorInfo;
@@ -35,6 +36,8 @@ pub struct Checkpoint {
     order: Vec<(u32, u32)>,
     /// The place of each plain name, made at the first use; `None` where tensors have it in common.
     by_plain_name: OnceLock<HashMap<String, Option<(u32, u32)>>>,
+    /// The names under which tensors pair with those of other checkpoints, where that is not their own.
+    aliases: Aliases,
 }
 
 /// Unmapping a file takes about as long as mapping it, so the shards go in parallel.
@@ -110,7 +113,19 @@ impl Checkpoint {
             unlisted,
             order,
             by_plain_name: OnceLock::new(),
+            aliases: Aliases::default(),
         })
+    }
+
+    /// Sets the names under which tensors pair with those of other checkpoints, by their own names.
+    ///
+    /// # Errors
+    /// [`Error::Pairing`] where two tensors would have one name.
+    pub fn set_aliases(&mut self, aliases: HashMap<String, String>) -> Result<()> {
+        let names = self.order.iter().map(|place| at(&self.shards, *place).info.name.as_str());
+        self.aliases = Aliases::new(aliases, names)?;
+        self.by_plain_name = OnceLock::new();
+        Ok(())
     }
 
     /// Checks that this process may have the shards of all checkpoints `paths` open at once. A path that is no
@@ -286,7 +301,8 @@ impl Checkpoint {
     /// whose name differs just in what wraps the model, such as `model.`, `_orig_mod.` or `module.`, where it is the
     /// only such name of `other` too. If a is the twin of b, b is the twin of a.
     pub fn twin(&self, name: &str, other: &Self) -> Option<Tensor<'_>> {
-        self.find(name).or_else(|| {
+        let name = other.aliases.of(name);
+        self.find_alias(name).or_else(|| {
             let plain = plain_name(name);
             other.by_plain_name().get(&plain).copied().flatten()?;
             let place = self.by_plain_name().get(&plain).copied().flatten()?;
@@ -294,11 +310,28 @@ impl Checkpoint {
         })
     }
 
+    /// The tensors that `name`, a name of `other`, could be in this checkpoint but for what wraps the model, where there are
+    /// several, so that [`Checkpoint::twin`] gives none of them.
+    pub fn candidates(&self, name: &str, other: &Self) -> Vec<&str> {
+        let plain = plain_name(other.aliases.of(name));
+        let names = self.tensors().map(|tensor| tensor.info.name.as_str());
+        let found: Vec<&str> = names.filter(|own| plain_name(self.aliases.of(own)) == plain).collect();
+        if self.twin(name, other).is_none() && found.len() > 1 { found } else { Vec::new() }
+    }
+
+    /// The tensor that pairs under that name.
+    fn find_alias(&self, alias: &str) -> Option<Tensor<'_>> {
+        match self.aliases.stored(alias) {
+            Some(name) => self.find(name),
+            None => self.find(alias).filter(|tensor| self.aliases.of(&tensor.info.name) == alias),
+        }
+    }
+
     fn by_plain_name(&self) -> &HashMap<String, Option<(u32, u32)>> {
         self.by_plain_name.get_or_init(|| {
             let mut places = HashMap::with_capacity(self.order.len());
             for place in &self.order {
-                let plain = plain_name(&at(&self.shards, *place).info.name);
+                let plain = plain_name(self.aliases.of(&at(&self.shards, *place).info.name));
                 places.entry(plain).and_modify(|known| *known = None).or_insert(Some(*place));
             }
             places

@@ -3,9 +3,9 @@
 /// Components that `torch.compile`, FSDP and activation checkpointing put into names.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// Components at the front of a name that say only which class wraps the model: `module` of data-parallel training,
-/// the base-model prefixes of transformers, and `language_model.model` or `model.language_model` of its vision-language
-/// models.
-const FRONT: [&str; 4] = ["module", "model", "language_model", "transformer"];
+/// the base-model prefixes of transformers, and `language_model.model`, `model.language_model` or `model.text_model` of its
+/// vision-language models.
+const FRONT: [&str; 5] = ["module", "model", "language_model", "text_model", "transformer"];
 
 /// The name without wrappers and without the prefix of the model. Names of one tensor in two spellings have one plain
 /// name; tensors of one checkpoint may have it in common, and are then told apart by their names only.
@@ -36,6 +36,7 @@ mod tests {
                     "_fsdp_wrapped_module.model.layers.0._fsdp_wrapped_module.self_attn.q_proj.weight",
                     "language_model.model.layers.0.self_attn.q_proj.weight",
                     "model.language_model.layers.0.self_attn.q_proj.weight",
+                    "model.text_model.layers.0.self_attn.q_proj.weight",
                 ][..],
                 layer,
             ),

@@ -80,6 +80,17 @@ impl Staging {
         self.sync_file(&path)
     }
 
+    /// Makes a file of `len` bytes that begins with `header`; the rest is zeros.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_sparse(&self, name: &str, header: &[u8], len: u64) -> Result<()> {
+        self.write_small(name, header)?;
+        let path = self.path.join(name);
+        let file = File::options().write(true).open(&path).map_err(Error::io("open", &path))?;
+        file.set_len(len).map_err(Error::io("extend", &path))
+    }
+
     /// Copies the file `from` to `relative`, with its directories.
     ///
     /// # Errors

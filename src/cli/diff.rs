@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::map_args::MapArgs;
 use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
@@ -17,7 +18,7 @@ use crate::report::{
     CheckedLimit, CheckedPlan, Checks, DiffReport, SortBy, json_text, overlap_html, overlap_json,
     overlap_table,
 };
-use crate::surgery::unlike;
+use crate::surgery::{align_names, unlike};
 use crate::{Error, Result};
 use clap::ValueEnum;
 
@@ -59,6 +60,8 @@ pub(super) struct Diff {
     of_task_vectors: TaskVectorArgs,
     #[command(flatten)]
     views: ViewArgs,
+    #[command(flatten)]
+    map: MapArgs,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -107,7 +110,8 @@ impl Diff {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         self.check_count()?;
         let paths = [&self.a, &self.b].into_iter().chain(&self.more).chain(&self.base);
-        let all = paths.map(|path| self.open(path, terminal)).collect::<Result<Vec<_>>>()?;
+        let mut all = paths.map(|path| self.open(path, terminal)).collect::<Result<Vec<_>>>()?;
+        self.align(&mut all)?;
         let categories = self.category.iter().map(|c| (*c).into()).collect();
         let filter = Filter::new("--only", &self.only, categories)?;
         let wanted = |name: &str| filter.passes(name);
@@ -143,6 +147,18 @@ impl Diff {
             return Err(Error::usage(fault, "add --advise"));
         }
         Ok(())
+    }
+
+    /// Pairs the names of all checkpoints with those of the one that they are compared with.
+    fn align(&self, all: &mut [Checkpoint]) -> Result<()> {
+        let TaskVectorArgs { spectrum, plot_blocks, .. } = &self.of_task_vectors;
+        let maps = &self.map.maps;
+        match all {
+            [tuned @ .., base] if self.base.is_some() => align_names(tuned, base, maps),
+            [base, tuned @ ..] if *spectrum || plot_blocks.is_some() => align_names(tuned, base, maps),
+            [a, b, ..] => align_names([a], b, maps),
+            _ => Ok(()),
+        }
     }
 
     /// The checkpoint at `path`, dequantized where its numbers are wanted.

@@ -6,29 +6,34 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
 use super::lora_args::LoraArgs;
+use super::map_args::MapArgs;
 use super::mergekit_args::MergekitArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
 use super::recipe_flags::{Names, model, pair};
+use super::recipe_run::{Mode, RecipeRun, warn_of};
 use super::shard_size::bytes as size;
-use super::terminal::{Terminal, list};
+use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, Link};
 use crate::error::Escaped;
 use crate::lora::LoraMerge;
-use crate::merge::{MergeOptions, MergeVocab, Models, NonFinite, Recipe, ShardLimit};
+use crate::merge::{MergeOptions, MergeVocab, Recipe, ShardLimit, Stages};
 use crate::report::bytes;
-use crate::surgery::{Input, Output, Provenance};
+use crate::surgery::{Output, Provenance};
 use crate::{Error, Faults, Result};
 
 /// Merge checkpoints by a recipe, or by flags
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("out", |out| out.required(false).required_unless_present_any(["explain", "dry_run", "out_after_recipe"])),
+    mut_arg("out", |out| {
+        out.alias("out-path")
+            .required(false)
+            .required_unless_present_any(["explain", "dry_run", "out_after_recipe", "intermediate_dir"])
+    }),
     override_usage = "hft-surgery merge [OPTIONS] --out <DIR> <RECIPE.yml>
        hft-surgery merge [OPTIONS] --out <DIR> --method <METHOD> [--base <CKPT>] --model <CKPT[:KEY=VALUE,…]>...
        hft-surgery merge [OPTIONS] --out <DIR> --base <CKPT> --lora <ADAPTER>...",
@@ -78,9 +83,14 @@ pub(super) struct Merge {
     /// Most bytes of one file, such as 5GB [default: files as the base has them]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     shard_size: Option<u64>,
+    /// Keep the results of the stages of a recipe here, each under its name, and take those that are here already
+    #[arg(long, short = 'I', value_name = "DIR", requires = "recipe")]
+    intermediate_dir: Option<PathBuf>,
     /// Refuse parameters that another method has and this one does not use, instead of a warning
     #[arg(long, conflicts_with = "lora")]
     strict: bool,
+    #[command(flatten)]
+    map: MapArgs,
     #[command(flatten)]
     hash: HashArgs,
     #[command(flatten)]
@@ -127,47 +137,31 @@ impl Merge {
         if let (false, Some(base)) = (self.lora.lora.is_empty(), &self.base) {
             return self.apply_adapters(base, terminal);
         }
-        let recipe = self.read()?;
-        self.tell_unused(&recipe, terminal)?;
-        let adapted = AdaptedModels::open(&recipe, self.reading.access())?;
-        let stored = match self.explain || self.dry_run {
-            true => adapted.bases(),
-            false => adapted.store(self.out()?, self.output.force, terminal)?,
-        };
-        let recipe = recipe.with_paths(stored.paths.clone());
-        let models = Models::open(&recipe, self.reading.access())?;
-        let merge = crate::merge::Merge::new(&recipe, &models, self.options())?;
-        if self.explain {
-            terminal.print(&merge.explain())?;
-            return Ok(Outcome::Success);
-        }
-        tell(&merge, terminal);
-        let path = match self.dry_run {
-            false => self.out()?,
-            true => {
-                terminal.note(&format!("dry run: {} would be written", bytes(merge.bytes())));
-                return Ok(Outcome::Success);
-            }
-        };
-        let also_read: Vec<PathBuf> = self.recipe.iter().cloned().chain(adapted.paths()).collect();
-        let output = Output {
-            path,
+        let stages = self.read()?;
+        self.tell_unused(&stages, terminal)?;
+        let run = RecipeRun {
+            file: self.recipe.as_deref(),
+            out: self.given_out(),
+            kept: self.intermediate_dir.as_deref(),
+            lazy: !self.mergekit.merge_again,
             force: self.output.force,
-            also_read: &also_read,
             sync: self.output.sync(),
-            link: Link::Copy,
+            mode: match (self.explain, self.dry_run) {
+                (true, _) => Mode::Explain,
+                (false, true) => Mode::DryRun,
+                _ => Mode::Write,
+            },
+            options: self.options(),
+            reading: self.reading.access(),
+            maps: &self.map.maps,
+            hash: &self.hash,
+            base_by_flag: self.base.is_some(),
+            recorded: self.recorded(),
+            terminal,
         };
-        let provenance = Provenance {
-            command: "merge",
-            options: self.recorded(),
-            inputs: self.inputs(&models, &adapted, terminal)?,
-        };
-        let bar = bytes_bar(terminal, "merge", merge.bytes());
-        let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
-        bar.finish_and_clear();
-        warn_of(&found, terminal);
-        stored.remove()?;
-        wrote(path, merge.bytes(), terminal);
+        if let Some((path, size)) = run.run(&stages)? {
+            wrote(&path, size, terminal);
+        }
         Ok(Outcome::Success)
     }
 
@@ -217,10 +211,14 @@ impl Merge {
         self.out_after_recipe.as_deref().map_or_else(|| self.output.path(), Ok)
     }
 
-    /// The recipe of the file, or the one that the flags say.
-    fn read(&self) -> Result<Recipe> {
+    fn given_out(&self) -> Option<&Path> {
+        self.out().ok()
+    }
+
+    /// The recipes of the file, or the one that the flags say.
+    fn read(&self) -> Result<Stages> {
         if let Some(path) = &self.recipe {
-            return self.overrides(Recipe::read(path)?);
+            return Stages::read(path)?.map(|recipe, last| self.overrides(recipe, last));
         }
         let mut value = json!({"merge_method": self.method});
         let mut paths = Names::default();
@@ -236,16 +234,16 @@ impl Merge {
             }
             value["parameters"] = set.into();
         }
-        self.overrides(Recipe::new(value)?.with_paths(paths.0))
+        Ok(Stages::of(self.overrides(Recipe::new(value)?.with_paths(paths.0), true)?))
     }
 
     /// Names the parameters that change nothing.
     ///
     /// # Errors
     /// [`Error::Usage`] for each of them with `--strict`.
-    fn tell_unused(&self, recipe: &Recipe, terminal: &Terminal) -> Result<()> {
+    fn tell_unused(&self, stages: &Stages, terminal: &Terminal) -> Result<()> {
         let mut faults = Faults::default();
-        for message in recipe.unused() {
+        for message in stages.all().iter().flat_map(|stage| stage.recipe.unused()) {
             match self.strict {
                 true => faults.push(Error::usage(message, "")),
                 false => terminal.warn(&message),
@@ -254,12 +252,12 @@ impl Merge {
         faults.into_result()
     }
 
-    /// The recipe with `--seed` and `--dtype` in place of its own.
-    fn overrides(&self, mut recipe: Recipe) -> Result<Recipe> {
+    /// The recipe with `--seed` in place of its own, and the last of a file with `--dtype`.
+    fn overrides(&self, mut recipe: Recipe, last: bool) -> Result<Recipe> {
         if let Some(seed) = self.seed {
             recipe = recipe.with_seed(seed);
         }
-        match &self.dtype {
+        match self.dtype.as_ref().filter(|_| last) {
             Some(dtype) => recipe.with_dtype(dtype),
             None => Ok(recipe),
         }
@@ -295,22 +293,13 @@ impl Merge {
         if let Some(parameters) = self.mergekit.shard_parameters {
             options.insert("out_shard_size".to_owned(), json!(parameters));
         }
+        if !self.map.maps.is_empty() {
+            options.insert("map".to_owned(), json!(self.map.recorded()));
+        }
         if self.mergekit.truncate_embeddings {
             options.insert("unsafe_truncate_embeddings".to_owned(), json!(true));
         }
         options
-    }
-
-    fn inputs(&self, models: &Models, adapted: &AdaptedModels, terminal: &Terminal) -> Result<Vec<Input>> {
-        let base = |i: usize| if i == 0 && self.base.is_some() { "base" } else { "model" };
-        let mut inputs = Vec::new();
-        for (i, (name, checkpoint)) in models.named().iter().enumerate() {
-            match adapted.inputs(name, base(i), (&self.hash, terminal))? {
-                Some(both) => inputs.extend(both),
-                None => inputs.push(self.hash.input(base(i), checkpoint, terminal)?),
-            }
-        }
-        Ok(inputs)
     }
 }
 
@@ -318,43 +307,4 @@ impl Merge {
 fn wrote(path: &Path, size: u64, terminal: &Terminal) {
     terminal.note(&format!("wrote {}: {}", Escaped(path), bytes(size)));
     terminal.next(&["verify".as_ref(), path.as_os_str()]);
-}
-
-/// Says what is not finite in the result.
-fn warn_of(found: &NonFinite, terminal: &Terminal) {
-    if let Some(first) = &found.first {
-        let (n, first) = (found.elements, Escaped(first));
-        terminal.warn(&format!(
-            "infinite or NaN values in the result where the inputs have none: {n}, the first in `{first}`"
-        ));
-    }
-}
-
-/// Says what was not merged.
-fn tell(merge: &crate::merge::Merge<'_>, terminal: &Terminal) {
-    const MOST: usize = 5;
-    for why in ["not in all models", "not a floating-point type"] {
-        let names: Vec<&str> = merge.copied().filter(|(_, w)| *w == why).map(|(name, _)| name).collect();
-        if !names.is_empty() {
-            terminal.warn(&format!("{why}, copied: {}", list(&names, MOST)));
-        }
-    }
-    let promoted: Vec<&str> = merge.promoted().collect();
-    if !promoted.is_empty() {
-        let names = list(&promoted, MOST);
-        terminal.warn(&format!("the models differ in type, written in the type that holds all: {names}"));
-    }
-    if merge.layers_unnamed() {
-        terminal.warn("config.json: no known key for the number of layers, left as it is");
-    }
-    if merge.template_missing() {
-        terminal.warn("chat_template: auto: no model has one");
-    }
-    if !merge.without_tokenizer().is_empty() {
-        let names = list(merge.without_tokenizer(), MOST);
-        terminal.warn(&format!("without a tokenizer, taken for the base's: {names}"));
-    }
-    for (file, why) in &merge.sidecars().left {
-        terminal.detail(&format!("left behind: {} ({why})", Escaped(file)));
-    }
 }

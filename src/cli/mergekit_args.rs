@@ -39,6 +39,8 @@ pub(super) struct MergekitArgs {
     needless: Vec<(&'static str, &'static str)>,
     /// `--no-safe-serialization`.
     pickled: bool,
+    /// `--no-lazy` of `mergekit-multi`: results of stages that are there already are made again.
+    pub(super) merge_again: bool,
     /// `--unsafe-truncate-embeddings`.
     pub(super) truncate_embeddings: bool,
     /// `--out-shard-size`, in parameters.
@@ -75,6 +77,8 @@ impl Args for MergekitArgs {
         all.extend(VALUES.iter().map(|(name, _)| value(name)));
         all.extend([
             flag("gpu-rich"),
+            flag("lazy").overrides_with("no-lazy"),
+            flag("no-lazy"),
             flag("unsafe-truncate-embeddings"),
             flag("no-unsafe-truncate-embeddings"),
         ]);
@@ -104,6 +108,7 @@ impl FromArgMatches for MergekitArgs {
         }
         let given = VALUES.iter().filter(|(name, _)| matches.get_one::<String>(name).is_some());
         self.needless.extend(given.copied());
+        self.merge_again = matches.get_flag("no-lazy");
         self.pickled = matches.get_flag("no-safe-serialization");
         self.truncate_embeddings = matches.get_flag("unsafe-truncate-embeddings");
         self.shard_parameters = matches.get_one::<u64>("out-shard-size").copied();

@@ -4,8 +4,8 @@
 //! 2 error. SIGINT and SIGTERM end the process after its unfinished output is removed.
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
-//! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `lora_args`, `adapted_models`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
+//! `reading_args`, `link_args`, `hash_args`, `map_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
+//! `recipe_flags`, `lora_args`, `adapted_models`, `recipe_run`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
 //! `arranged`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `view_args`, `task_vectors`,
 //! `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
@@ -38,6 +38,7 @@ mod lora_combine;
 mod lora_extract;
 mod main;
 mod man;
+mod map_args;
 mod merge;
 mod mergekit_args;
 mod model_arg;
@@ -51,6 +52,7 @@ mod progress;
 mod raw_args;
 mod reading_args;
 mod recipe_flags;
+mod recipe_run;
 mod report_file;
 mod reset;
 mod restraint_args;

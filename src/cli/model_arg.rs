@@ -1,8 +1,9 @@
-//! A model on the command line: a checkpoint, or a base with adapters, `BASE+ADAPTER`, merged in memory.
+//! A model on the command line: a checkpoint, or a base with adapters, `BASE+ADAPTER*WEIGHT+…`, merged in memory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::adapted_models::split;
+use super::adapted_models::ModelParts;
 use super::reading_args::dequantized;
 use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, Config, ReadOptions};
@@ -18,19 +19,20 @@ const TOKENIZER: [&str; 2] = ["tokenizer.json", "chat_template.jinja"];
 /// # Errors
 /// As [`Checkpoint::open`]; everything that does not fit between base and adapters.
 pub(super) fn open_model(path: &Path, options: ReadOptions, terminal: &Terminal) -> Result<Checkpoint> {
-    let (base, adapters) = base_and_adapters(path);
+    let (base, adapters) = parts(path);
     if adapters.is_empty() {
         return Checkpoint::open(path, options);
     }
     let base = dequantized(Checkpoint::open(&base, options)?, terminal)?;
     let mut faults = Faults::default();
-    let opened: Vec<Adapter> =
-        adapters.iter().filter_map(|adapter| faults.keep(Adapter::open(adapter, options))).collect();
+    let open = |(path, weight): &(PathBuf, f64)| Some((faults.keep(Adapter::open(path, options))?, *weight));
+    let opened: Vec<(Adapter, f64)> = adapters.iter().filter_map(open).collect();
     faults.into_result()?;
-    for adapter in &adapters {
+    for (adapter, _) in &adapters {
         warn_of_tokenizer(adapter, base.root(), terminal);
     }
-    let weighted: Vec<_> = opened.iter().map(|adapter| WeightedAdapter { adapter, weight: 1.0 }).collect();
+    let weighted: Vec<_> =
+        opened.iter().map(|(adapter, weight)| WeightedAdapter { adapter, weight: *weight }).collect();
     let (merged, notes) = merged_in_memory(base, &weighted, path.to_owned())?;
     notes.iter().for_each(|note| terminal.warn(&format!("{}: {note}", Escaped(path))));
     Ok(merged)
@@ -46,7 +48,7 @@ pub(super) fn open_model_to_copy(
     options: ReadOptions,
     terminal: &Terminal,
 ) -> Result<(Checkpoint, Vec<PathBuf>)> {
-    let (base, adapters) = base_and_adapters(path);
+    let (base, adapters) = parts(path);
     let merged = open_model(path, options, terminal)?;
     let tied = |checkpoint: &Checkpoint| checkpoint.config().and_then(Config::tie_word_embeddings);
     if !adapters.is_empty() && tied(&Checkpoint::open(&base, options)?) != tied(&merged) {
@@ -56,17 +58,15 @@ pub(super) fn open_model_to_copy(
             "write the merged model first: merge --base <CKPT> --lora <ADAPTER>",
         ));
     }
-    Ok((merged, adapters))
+    Ok((merged, adapters.into_iter().map(|(path, _)| path).collect()))
 }
 
-/// The base of `BASE+ADAPTER+…` and its adapters, in order; the path itself and none where it is one checkpoint.
-pub(super) fn base_and_adapters(path: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let (mut base, mut adapters) = (path.to_owned(), Vec::new());
-    while let Some([before, adapter]) = split(&base) {
-        adapters.insert(0, adapter);
-        base = before;
+/// The parts of a path; the path alone where it is one checkpoint.
+fn parts(path: &Path) -> (PathBuf, Vec<(PathBuf, f64)>) {
+    match ModelParts::of(path, &BTreeMap::new()) {
+        Some(ModelParts { base, adapters, ignored_revision: None, .. }) => (base, adapters),
+        _ => (path.to_owned(), Vec::new()),
     }
-    (base, adapters)
 }
 
 /// Says where an adapter brings a tokenizer that is not the one of its base.

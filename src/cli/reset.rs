@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
+use super::map_args::MapArgs;
 use super::model_arg::open_model_to_copy;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
@@ -21,7 +22,7 @@ use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Half, bytes, json_text, selection_json, selection_table};
-use crate::surgery::{OnMissing, Output, Pairing, Policies, Provenance, Vocab};
+use crate::surgery::{OnMissing, Output, Pairing, Policies, Provenance, Vocab, align_names};
 use crate::{Error, Result};
 
 /// Put a share of a fine-tuned model back to its base (half-reset)
@@ -68,6 +69,8 @@ pub(super) struct Reset {
     #[arg(long, value_enum, default_value_t = VocabArg::Error, value_name = "POLICY")]
     vocab: VocabArg,
     #[command(flatten)]
+    map: MapArgs,
+    #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     hash: HashArgs,
@@ -111,9 +114,10 @@ impl Reset {
         if self.sweep.is_asked_for() {
             return rayon::scope(|_| self.measure(terminal));
         }
-        let base = Checkpoint::open(&self.base, self.reading.access())?;
+        let mut base = Checkpoint::open(&self.base, self.reading.access())?;
         let (tuned, adapters) = open_model_to_copy(&self.tuned, self.reading.access(), terminal)?;
         warn_of_roles(&base, &tuned, terminal);
+        align_names([&mut base], &tuned, &self.map.maps)?;
         let read = CommandInputs::of([&base, &tuned]).with(self.also_read()).with(&adapters);
         let plan_file = self.write_plan.as_deref();
         let plan_file =
@@ -156,9 +160,10 @@ impl Reset {
 
     /// Measures half-resets of several ratios on a thread of the pool, as `eval` does, and writes no checkpoint.
     fn measure(&self, terminal: &Terminal) -> Result<Outcome> {
-        let base = Checkpoint::open(&self.base, self.reading.whole())?;
+        let mut base = Checkpoint::open(&self.base, self.reading.whole())?;
         let tuned = Checkpoint::open(&self.tuned, self.reading.whole())?;
         warn_of_roles(&base, &tuned, terminal);
+        align_names([&mut base], &tuned, &self.map.maps)?;
         let (args, selection, json) = (&self.sweep, &self.selection, self.json);
         let sweep = Sweep { args, selection, json, base: &base, tuned: &tuned, policies: self.policies() };
         sweep.run(terminal)
@@ -238,6 +243,9 @@ impl Reset {
         options.insert("on_missing".to_owned(), json!(on_missing));
         let vocab = if self.vocab == VocabArg::Error { "error" } else { "common" };
         options.insert("vocab".to_owned(), json!(vocab));
+        if !self.map.maps.is_empty() {
+            options.insert("map".to_owned(), json!(self.map.recorded()));
+        }
         options
     }
 }

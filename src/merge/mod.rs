@@ -29,6 +29,6 @@ pub(crate) mod write;
 
 pub use models::Models;
 pub use plan::{MergeVocab, ShardLimit};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, Stage, Stages, is_result_of};
 pub use run::{Merge, MergeOptions};
 pub use tiles::NonFinite;

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, ReadOptions, Sha256Hex, compare_contents, natural_order, sample_digest};
 use crate::merge::recipe::Recipe;
+use crate::surgery::{NameMap, align_names};
 use crate::{Faults, Result};
 
 /// The checkpoints that a recipe names.
@@ -9,6 +10,8 @@ use crate::{Faults, Result};
 pub struct Models {
     named: Vec<(String, Checkpoint)>,
     identities: Vec<Identity>,
+    /// The model whose tokenizer the result gets, where it is not one of them.
+    tokenizer: Option<(String, Checkpoint)>,
 }
 
 /// Identifies a model by its contents, independent of its path and its position in the recipe: models of equal contents
@@ -29,6 +32,14 @@ impl Models {
     /// # Errors
     /// Everything that is wrong with any of them.
     pub fn open(recipe: &Recipe, options: impl Into<ReadOptions>) -> Result<Self> {
+        Self::open_mapped(recipe, options, &[])
+    }
+
+    /// As [`Models::open`]; `maps` name the tensors of all models but the reference as the reference does.
+    ///
+    /// # Errors
+    /// As there, and as [`align_names`].
+    pub fn open_mapped(recipe: &Recipe, options: impl Into<ReadOptions>, maps: &[NameMap]) -> Result<Self> {
         let options = options.into();
         let mut faults = Faults::default();
         let mut named = Vec::new();
@@ -43,9 +54,20 @@ impl Models {
             });
             named.extend(faults.keep(checked));
         }
+        let of_tokenizer = recipe.tokenizer_model().map(|name| {
+            let checkpoint = Checkpoint::open(&recipe.path_of(name), options)?;
+            Ok((name.to_owned(), checkpoint))
+        });
+        let tokenizer = of_tokenizer.and_then(|opened| faults.keep(opened));
         faults.into_result()?;
+        let reference = Self::reference_name(recipe);
+        if let Some(at) = named.iter().position(|(name, _)| name == reference) {
+            let reference = named.remove(at);
+            align_names(named.iter_mut().map(|(_, model)| model), &reference.1, maps)?;
+            named.insert(at, reference);
+        }
         let identities = identities(&named)?;
-        Ok(Self { named, identities })
+        Ok(Self { named, identities, tokenizer })
     }
 
     /// Name and checkpoint of each, the base first.
@@ -55,6 +77,11 @@ impl Models {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Checkpoint> {
         self.named.iter().map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// The model whose tokenizer the result gets, where it is not one of them.
+    pub fn of_tokenizer(&self) -> Option<&(String, Checkpoint)> {
+        self.tokenizer.as_ref()
     }
 
     /// The tensors that any of them has, each once, in natural order of names; of the spellings of one name, that of
@@ -82,6 +109,11 @@ impl Models {
         &self.named[self.place(name)].1
     }
 
+    /// A digest of a sample of the contents of each model, in the order of [`Models::named`].
+    pub(crate) fn samples(&self) -> impl Iterator<Item = Sha256Hex> {
+        self.identities.iter().map(|identity| identity.digest)
+    }
+
     /// The identity of a name of the recipe.
     pub(crate) fn identity(&self, name: &str) -> Identity {
         self.identities[self.place(name)]
@@ -93,9 +125,13 @@ impl Models {
 
     /// The checkpoint that fixes shapes, types, shards and sidecars: the base, or the first model of the recipe.
     pub(crate) fn reference(&self, recipe: &Recipe) -> &Checkpoint {
-        let first = recipe.slices.first().and_then(|slice| slice.sources.first());
+        self.get(Self::reference_name(recipe))
+    }
+
+    pub(crate) fn reference_name(recipe: &Recipe) -> &str {
+        let first = recipe.slices().next().and_then(|slice| slice.sources.first());
         let name = recipe.base.as_deref().or(first.map(|entry| entry.model.as_str()));
-        self.get(name.unwrap_or_default())
+        name.unwrap_or_default()
     }
 }
 

@@ -1,14 +1,16 @@
 //! The merge itself: decides on every tensor, then writes the result.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, CommandInputs, Dtype, Sidecars, Staging};
-use crate::merge::plan::config_change::{ConfigChange, names_no_layers};
+use crate::merge::plan::config_change::{ConfigChange, Section, Stack};
 use crate::merge::plan::merge_tensor::{MergeTensor, MergeVocab, Policy};
 use crate::merge::plan::output::{OutputFile, files, index};
 use crate::merge::plan::output_tensor::OutputTensor;
+use crate::merge::plan::part::{TOWER, tower_names};
 use crate::merge::plan::tensor_plan::TensorPlan;
 use crate::merge::rules::mask_plans::{MaskPlans, MaskedTensor};
 use crate::merge::rules::rule::{MergeContext, TensorRule};
@@ -64,13 +66,13 @@ impl<'a> Merge<'a> {
         let policy = Policy { vocab, keep_missing: options.keep_missing, aligned: aligned.as_ref() };
         let plan = faults.keep(TensorPlan::new(recipe, models, policy));
         let sidecars = faults.keep(MergeSidecars::new(recipe, models, aligned.as_ref()));
-        let (Some(TensorPlan { tensors, layers }), Some(sidecars), true) =
+        let (Some(TensorPlan { tensors, stacks }), Some(sidecars), true) =
             (plan, sidecars, faults.first().is_empty())
         else {
             return Err(faults.into_error());
         };
         let masks = MaskPlans::read(&masked(&tensors), models.reference(recipe), recipe.seed)?;
-        let change = change(recipe, models, &tensors, layers, aligned.as_ref());
+        let change = change(recipe, models, &tensors, stacks, aligned.as_ref());
         Ok(Self { recipe, models, tensors, options, masks, sidecars, change, aligned })
     }
 
@@ -104,12 +106,27 @@ impl<'a> Merge<'a> {
     /// Whether `config.json` says under no known name how many layers there are, though the recipe changes the number.
     pub fn layers_unnamed(&self) -> bool {
         let config = self.models.reference(self.recipe).config();
-        self.change.layers.is_some() && config.is_some_and(|config| names_no_layers(config.value()))
+        config.is_some_and(|config| self.change.layers_unnamed(config.value()))
     }
 
     /// Whether the recipe asks for the chat template that most models have, and none has one.
     pub fn template_missing(&self) -> bool {
         self.sidecars.template_missing
+    }
+
+    /// The parts of the reference that text models have nothing of, which are copied: name and number of tensors.
+    pub fn towers(&self) -> Vec<String> {
+        tower_names(self.copied().filter(|(_, why)| *why == TOWER).map(|(name, _)| name))
+    }
+
+    /// The path of the model that fixes shapes, types, shards and sidecars: the base, or the first of the recipe.
+    pub fn reference(&self) -> &Path {
+        self.models.reference(self.recipe).path()
+    }
+
+    /// Digests of samples of the contents of the models, the base first.
+    pub fn samples(&self) -> Vec<String> {
+        self.models.samples().map(|digest| digest.to_string()).collect()
     }
 
     /// Tensors that are copied from one model and not merged, with the reason.
@@ -130,12 +147,37 @@ impl<'a> Merge<'a> {
         provenance: &Provenance,
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<NonFinite> {
-        let inputs: Vec<&Checkpoint> = self.models.all().collect();
+        self.write_with(output, provenance, &|files, staging| {
+            staging.check_space(files.iter().map(|file| file.len).sum())?;
+            self.write_weights(files, staging, done)
+        })
+    }
+
+    /// Writes the result with zeros for all values, which take no space where the file system has sparse files: what another
+    /// merge needs to be planned.
+    ///
+    /// # Errors
+    /// As [`Merge::write`].
+    pub fn write_outline(&self, output: &Output<'_>, provenance: &Provenance) -> Result<()> {
+        let outline = |files: &[OutputFile<'a, '_>], staging: &Staging| {
+            files.iter().try_for_each(|file| staging.write_sparse(&file.name, &file.header, file.len))?;
+            Ok(NonFinite::default())
+        };
+        self.write_with(output, provenance, &outline).map(drop)
+    }
+
+    fn write_with(
+        &self,
+        output: &Output<'_>,
+        provenance: &Provenance,
+        weights: &dyn Fn(&[OutputFile<'a, '_>], &Staging) -> Result<NonFinite>,
+    ) -> Result<NonFinite> {
+        let of_tokenizer = self.models.of_tokenizer().map(|(_, checkpoint)| checkpoint);
+        let inputs: Vec<&Checkpoint> = self.models.all().chain(of_tokenizer).collect();
         let staging = output.stage(CommandInputs::of(inputs.iter().copied()).with(self.masks.files()))?;
         let outputs = self.tensors.iter().map(|tensor| &tensor.output);
         let files = files(outputs, self.models.reference(self.recipe), self.options.shard_limit);
-        staging.check_space(files.iter().map(|file| file.len).sum())?;
-        let found = self.write_weights(&files, &staging, done)?;
+        let found = weights(&files, &staging)?;
         if files.len() > 1 {
             staging.write_small("model.safetensors.index.json", index(&files).as_bytes())?;
         }
@@ -143,9 +185,17 @@ impl<'a> Merge<'a> {
             "generation_config.json" => self.change.apply_to_generation(value),
             _ => self.change.apply(value),
         })?;
-        let record = Record { provenance, seed: self.recipe.seed, plan: self.recipe.value.clone() };
-        finish(staging, &inputs, record)?;
+        finish(staging, &inputs, self.record(provenance))?;
         Ok(found)
+    }
+
+    /// Whether the checkpoint at `path` is the result of this merge: its provenance says the same, to the byte.
+    pub fn is_result(&self, path: &Path, provenance: &Provenance) -> bool {
+        self.record(provenance).is_in(path)
+    }
+
+    fn record<'p>(&self, provenance: &'p Provenance) -> Record<'p> {
+        Record { provenance, seed: self.recipe.seed, plan: self.recipe.record() }
     }
 
     fn write_weights(
@@ -167,7 +217,7 @@ impl<'a> Merge<'a> {
 /// The tensors whose task vectors are trimmed globally.
 fn trimmed<'t, 'a>(tensors: &'t [MergeTensor<'a>]) -> Vec<TrimmedTensor<'t, 'a>> {
     let trimmed = |tensor: &'t MergeTensor<'a>| match &tensor.rule {
-        TensorRule::Task(rule) if rule.trim_global && tensor.output.copied.is_none() => {
+        Some(TensorRule::Task(rule)) if rule.trim_global && tensor.output.copied.is_none() => {
             Some(TrimmedTensor { inputs: &tensor.inputs, rule })
         }
         _ => None,
@@ -178,7 +228,7 @@ fn trimmed<'t, 'a>(tensors: &'t [MergeTensor<'a>]) -> Vec<TrimmedTensor<'t, 'a>>
 /// The tensors that are merged under masks.
 fn masked<'t, 'a>(tensors: &'t [MergeTensor<'a>]) -> Vec<MaskedTensor<'t, 'a>> {
     let masked = |tensor: &'t MergeTensor<'a>| match &tensor.rule {
-        TensorRule::Mask(models) if tensor.output.copied.is_none() => {
+        Some(TensorRule::Mask(models)) if tensor.output.copied.is_none() => {
             Some(MaskedTensor { name: &tensor.output.name, inputs: &tensor.inputs, models })
         }
         _ => None,
@@ -191,7 +241,7 @@ fn change(
     recipe: &Recipe,
     models: &Models,
     tensors: &[MergeTensor<'_>],
-    layers: Option<Vec<u32>>,
+    stacks: Vec<(Option<&str>, Vec<u32>)>,
     aligned: Option<&Alignment<'_>>,
 ) -> ConfigChange {
     let outputs = || tensors.iter().map(|tensor| &tensor.output);
@@ -205,7 +255,10 @@ fn change(
     let untie = head && reference.tied() && models.all().any(|model| !model.tied());
     let renumbered = aligned.map(|aligned| aligned.renumbered(models, reference)).unwrap_or_default();
     let dtype = recipe.dtype.clone().or_else(|| promoted_type(tensors, reference));
-    ConfigChange { dtype, vocab_size: rows, layers, untie, renumbered }
+    let stacks =
+        stacks.into_iter().map(|(module, layers)| Stack { section: Section::of(module), layers }).collect();
+    let architecture = recipe.architecture_of(Models::reference_name(recipe)).map(str::to_owned);
+    ConfigChange { dtype, vocab_size: rows, stacks, untie, renumbered, architecture }
 }
 
 /// The one type of all merged tensors, where the reference has some of them in another.

@@ -3,13 +3,14 @@
 //!
 //! Names no file format detail beyond `checkpoint`, no device and no terminal.
 //!
-//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `relation`, `pairing`, `element_mask`, `mix`,
+//! Parts, lowest first: `provenance`, `output`, `queue`, `tied_head`, `relation`, `name_map`, `pairing`, `element_mask`, `mix`,
 //! `largest`, `encode`, `stream`, `rewrite`.
 
 pub(crate) mod element_mask;
 mod encode;
 pub(crate) mod largest;
 pub(crate) mod mix;
+mod name_map;
 pub(crate) mod output;
 pub(crate) mod pairing;
 pub(crate) mod provenance;
@@ -19,6 +20,7 @@ mod rewrite;
 pub(crate) mod stream;
 pub(crate) mod tied_head;
 
+pub use name_map::{NameMap, align_names};
 pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};
 pub use provenance::{Input, Provenance, made_from};

@@ -41,6 +41,14 @@ pub struct Record<'a> {
     pub plan: Value,
 }
 
+impl Record<'_> {
+    /// Whether the directory at `path` has this record.
+    pub(crate) fn is_in(&self, path: &Path) -> bool {
+        let text = self.provenance.to_json(self.seed, self.plan.clone());
+        crate::checkpoint::read_small(&path.join(FILE_NAME)).is_ok_and(|there| there == text.as_bytes())
+    }
+}
+
 /// Copies the files `sidecars` of `checkpoint` into the staging directory. Its index gets the tensors that it does not
 /// list.
 ///

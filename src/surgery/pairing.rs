@@ -98,7 +98,8 @@ impl<'a> Pairing<'a> {
         let alone = |name: &&str| tuned.twin(name, base).is_none() && !is_buffer_of(base, name);
         let only_in_base: Vec<&str> = base_names.filter(alone).collect();
         if policies.on_missing == OnMissing::Error {
-            faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned")));
+            let candidates = |name: &str| tuned.candidates(name, base);
+            faults.extend(only_in_base.iter().map(|name| missing(name, "base", "tuned", &candidates(name))));
         }
         faults.into_result()?;
         if !pairs.is_empty() && pairs.iter().all(|pair| pair.base.is_none()) {
@@ -183,7 +184,7 @@ fn base_value<'a>(
     }
     let Some(tensor) = found else {
         return match policies.on_missing {
-            OnMissing::Error => Err(missing(name, "tuned", "base")),
+            OnMissing::Error => Err(missing(name, "tuned", "base", &base.candidates(name, of))),
             OnMissing::KeepTuned => Ok(None),
         };
     };
@@ -196,7 +197,15 @@ fn base_value<'a>(
     Ok(Some(BaseValue { tensor, common, cast }))
 }
 
-fn missing(name: &str, has: &str, lacks: &str) -> Error {
+/// A tensor that one side lacks. `candidates` are those of that side that it could be.
+fn missing(name: &str, has: &str, lacks: &str, candidates: &[&str]) -> Error {
+    if let [a, b, ..] = candidates {
+        return Error::Pairing {
+            tensor: Some(name.to_owned()),
+            fault: format!("could be `{}` or `{}` of {lacks}", Escaped(*a), Escaped(*b)),
+            hint: Some("say which with --map FROM=TO".to_owned()),
+        };
+    }
     Error::Pairing {
         tensor: Some(name.to_owned()),
         fault: format!("only in {has}: got no tensor of that name in {lacks}"),

@@ -116,3 +116,46 @@ fn an_output_that_may_not_be_written_is_refused_before_anything_is_computed() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
+
+/// Of several adapters, each is merged into the result of those before it.
+#[test]
+fn several_adapters_are_those_of_several_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapters = ["fixtures/lora/adapters/plain", "fixtures/lora/adapters/rslora"];
+    let mut base = BASE.to_owned();
+    for (i, adapter) in adapters.iter().enumerate() {
+        let out = dir.path().join(format!("by-hand-{i}"));
+        let args = ["merge", "--base", &base, "--lora", adapter, "--out", path(&out)];
+        assert!(at_root(&args).output().unwrap().status.success());
+        base = path(&out).to_owned();
+    }
+    let recipe = |model: &str| {
+        format!("merge_method: linear\nparameters: {{weight: 1}}\nmodels:\n  - model: {model}\n")
+    };
+    let list = format!("{{model: {BASE}, lora: [{}, {{path: {}}}]}}", adapters[0], adapters[1]);
+    for model in [format!("{BASE}+{}", adapters.join("+")), list] {
+        let (code, stderr) = run(dir.path(), &recipe(&model), &[]);
+        assert_eq!(code, Some(0), "{stderr}");
+        let (ours, by_hand) = (values(&dir.path().join("out")), values(Path::new(&base)));
+        assert!(ours.keys().eq(by_hand.keys()));
+        for (name, ours) in &ours {
+            let near = ours.iter().zip(&by_hand[name]).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(near, "{name}");
+        }
+    }
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 4, "both by hand, the recipe and the output");
+}
+
+/// A revision of a model on this disk changes nothing, as in mergekit, and is named.
+#[test]
+fn a_revision_of_a_local_model_is_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    for model in [format!("{BASE}@main"), format!("{{model: {{path: {BASE}, revision: main}}}}")] {
+        let recipe = format!("merge_method: passthrough\nmodels:\n  - model: {model}\n");
+        let (code, stderr) = run(dir.path(), &recipe, &[]);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stderr.contains("its revision `main` changes nothing"), "{stderr}");
+        assert!(read_tensors(&dir.path().join("out")) == read_tensors(&fixture("lora/base/untied")));
+    }
+}

@@ -320,7 +320,7 @@ fn rows_that_cannot_be_had_are_refused() {
     let stderr = refused(&linear(&both, &json!({"source": "elsewhere", "pad_to_multiple_of": -1})));
     assert!(stderr.contains("`pad_to_multiple_of`: got -1"), "{stderr}");
     let stderr = refused(&linear(&both, &json!({"source": "elsewhere"})));
-    assert!(stderr.contains("`elsewhere` is no model of this recipe"), "{stderr}");
+    assert!(stderr.contains("elsewhere: no such file or directory"), "{stderr}");
 
     // A token whose number lies beyond the rows: taken out of the base, refused in any other model.
     let dir = tempfile::tempdir().unwrap();

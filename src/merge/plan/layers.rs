@@ -1,21 +1,23 @@
 //! The tensors of a result: all names of whole models, or the layers of slices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
 use crate::error::Escaped;
 use crate::merge::plan::merge_tensor::MergeTensor;
+use crate::merge::plan::part::{Kind, main_stack};
 use crate::merge::plan::planner::Planner;
 use crate::merge::recipe::parameter::TensorPosition;
 use crate::merge::recipe::reader::Entry;
 use crate::plan::{Category, TensorName};
 
 impl<'a> Planner<'_, 'a> {
-    /// A recipe of `models`: every name that any of them has; of two spellings, that of the reference.
-    pub(super) fn whole(&mut self) -> Vec<MergeTensor<'a>> {
-        let Some(slice) = self.recipe.slices.first() else { return Vec::new() };
-        let names = self.models.names(self.reference);
+    /// A module of `models`: every name of the module that any of them has; of two spellings, that of the reference.
+    pub(super) fn whole(&mut self, module: usize) -> Vec<MergeTensor<'a>> {
+        let Some(slice) = self.recipe.modules[module].slices.first() else { return Vec::new() };
+        let mut names = self.models.names(self.reference);
+        names.retain(|name| self.parts.of(name) == Some(module));
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for name in &names {
             let parsed = TensorName::of(name);
@@ -38,14 +40,17 @@ impl<'a> Planner<'_, 'a> {
         names.iter().filter_map(&mut tensor).collect()
     }
 
-    /// A recipe of `slices`: layers in order, renumbered; what stands outside of layers comes from the first slice
-    /// (embeddings) or the last (all else).
-    pub(super) fn sliced(&mut self) -> (Vec<MergeTensor<'a>>, Option<Vec<u32>>) {
-        let slices = &self.recipe.slices;
+    /// A module of `slices`: layers in order, renumbered; what stands outside of layers comes from the first slice
+    /// (embeddings) or the last (all else). With the layer of the reference that each layer comes from.
+    pub(super) fn sliced(&mut self, module: usize) -> (Vec<MergeTensor<'a>>, Vec<u32>) {
+        let slices = &self.recipe.modules[module].slices;
         let (Some(first), Some(last)) = (slices.first(), slices.last()) else {
-            return (Vec::new(), None);
+            return (Vec::new(), Vec::new());
         };
-        let stack = main_stack(self.reference);
+        let stack = main_stack(self.reference, &|name| self.parts.of(name) == Some(module));
+        let sources = slices.iter().flat_map(|slice| &slice.sources).map(|entry| entry.model.as_str());
+        let stacks: BTreeMap<&str, String> =
+            sources.map(|model| (model, stack_in(self.models.get(model), &stack))).collect();
         let mut tensors = Vec::new();
         let mut layers = Vec::new();
         for slice in slices {
@@ -53,7 +58,7 @@ impl<'a> Planner<'_, 'a> {
             let (start, end) = main.layers.unwrap_or_default();
             let checkpoint = self.models.get(&main.model);
             for i in 0..end - start {
-                let prefix = format!("{stack}.{}.", start + i);
+                let prefix = format!("{}.{}.", stacks[main.model.as_str()], start + i);
                 let depth = if end - start > 1 { f64::from(i) / f64::from(end - start - 1) } else { 1.0 };
                 let out = layers.len();
                 let before = tensors.len();
@@ -62,6 +67,7 @@ impl<'a> Planner<'_, 'a> {
                 for tail in tails {
                     let name = format!("{stack}.{out}.{tail}");
                     let of = |entry: &Entry| {
+                        let stack = &stacks[entry.model.as_str()];
                         Some(format!("{stack}.{}.{tail}", entry.layers.unwrap_or_default().0 + i))
                     };
                     tensors.extend(self.tensor(slice, TensorPosition { name: &name, depth }, of));
@@ -77,26 +83,23 @@ impl<'a> Planner<'_, 'a> {
         for tensor in self.reference.tensors() {
             let name = &tensor.info.name;
             let parsed = TensorName::of(name);
-            if parsed.stack == stack && parsed.layer.is_some() {
+            let elsewhere = self.parts.of(name) != Some(module);
+            if elsewhere || (parsed.stack == stack && parsed.layer.is_some()) {
                 continue;
             }
             let slice = if parsed.category == Category::Embedding { first } else { last };
             let at = TensorPosition { name, depth: 0.0 };
             tensors.extend(self.tensor(slice, at, |_| Some(name.clone())));
         }
-        (tensors, Some(layers))
+        (tensors, layers)
     }
 }
 
-/// The list of blocks with the most layers, other than those of encoders of images and sound.
-fn main_stack(checkpoint: &Checkpoint) -> String {
-    let mut layers: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
-    for tensor in checkpoint.tensors() {
-        let name = TensorName::of(&tensor.info.name);
-        let encoder = ["vision", "visual", "audio"].iter().any(|word| name.stack.contains(word));
-        if let Some(layer) = name.layer.filter(|_| !encoder) {
-            layers.entry(name.stack).or_default().insert(layer);
-        }
+/// The list of blocks `stack` of the reference under its name in a model.
+fn stack_in(checkpoint: &Checkpoint, stack: &str) -> String {
+    let begins = |name: &str| name.strip_prefix(stack).is_some_and(|rest| rest.starts_with('.'));
+    if checkpoint.tensors().any(|tensor| begins(&tensor.info.name)) {
+        return stack.to_owned();
     }
-    layers.into_iter().max_by_key(|(_, set)| set.len()).map(|(stack, _)| stack).unwrap_or_default()
+    main_stack(checkpoint, &|name| Kind::of(name) == Kind::of(stack))
 }

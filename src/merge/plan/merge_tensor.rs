@@ -14,7 +14,8 @@ pub(crate) struct MergeTensor<'a> {
     pub(crate) inputs: TensorInputs<'a>,
     /// Values of the parameters that all models share.
     pub(crate) shared: ParameterValues,
-    pub(crate) rule: TensorRule,
+    /// `None` for a copy.
+    pub(crate) rule: Option<TensorRule>,
 }
 
 impl<'a> MergeTensor<'a> {
@@ -23,9 +24,9 @@ impl<'a> MergeTensor<'a> {
     /// # Errors
     /// As [`TensorRule::prepare`].
     pub(crate) fn prepare(&self, context: MergeContext<'_>) -> Result<PreparedTensor<'a>> {
-        match self.output.copied {
-            Some(_) => Ok(PreparedTensor::Copy(self.output.longest.clone())),
-            None => self.rule.prepare(&self.inputs, context),
+        match &self.rule {
+            Some(rule) if self.output.copied.is_none() => rule.prepare(&self.inputs, context),
+            _ => Ok(PreparedTensor::Copy(self.output.longest.clone())),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::error::Escaped;
 use crate::merge::inputs::{ModelInput, TensorInputs};
 use crate::merge::plan::merge_tensor::{MergeTensor, MergeVocab, Policy};
 use crate::merge::plan::output_tensor::{OutputTensor, promoted};
+use crate::merge::plan::part::{NO_MODULE, Parts, TOWER, Towers};
 use crate::merge::recipe::method::{Base, CombinationRule, Rule};
 use crate::merge::recipe::parameter::{ParameterValues, TensorPosition};
 use crate::merge::recipe::reader::{Entry, Slice};
@@ -29,6 +30,8 @@ pub(super) struct Planner<'v, 'a> {
     pub(super) models: &'a Models,
     pub(super) reference: &'a Checkpoint,
     pub(super) policy: Policy<'v, 'a>,
+    pub(super) parts: Parts<'a>,
+    pub(super) towers: Towers<'a>,
     pub(super) faults: Faults,
     /// Faults that hold for many tensors and are reported once.
     pub(super) reported: BTreeSet<String>,
@@ -62,7 +65,7 @@ impl<'a> Planner<'_, 'a> {
     /// Whether a method has the base it needs and as many models as it takes.
     pub(super) fn check_counts(&mut self) {
         let method = self.recipe.method;
-        for slice in &self.recipe.slices {
+        for slice in self.recipe.slices() {
             let base = self.base_of(slice);
             if method.base == Base::Required && base.is_none() {
                 self.faults.push(Error::usage(
@@ -130,6 +133,15 @@ impl<'a> Planner<'_, 'a> {
         if let (Base::Input, Some(model)) = (method.base, self.base_of(slice)) {
             found.models.extend(self.base_as_input(slice, model, at));
         }
+        if self.reference.find(name).is_some() && self.towers.carries(name, &found.missing) {
+            return self.carried(name, TOWER);
+        }
+        if found.base.is_none() && found.models.is_empty() {
+            // A name of a model that is no source here is none of the result.
+            self.reference.find(name)?;
+            let why = self.copied(name, &found.missing, &[])??;
+            return self.carried(name, why);
+        }
         let shared = shared?;
         let of_models: Vec<&ParameterValues> = found.models.iter().map(|model| &model.parameters).collect();
         let rule = TensorRule::new(method.rule, name, &shared, &of_models);
@@ -146,7 +158,28 @@ impl<'a> Planner<'_, 'a> {
         let Found { base, models, .. } = found;
         let name = name.to_owned();
         let inputs = TensorInputs { name, shape: output.shape.clone(), base, models, common };
-        Some(MergeTensor { output, inputs, shared, rule: rule? })
+        Some(MergeTensor { output, inputs, shared, rule: Some(rule?) })
+    }
+
+    /// The tensors of the reference that no module of the recipe stands for, as they are.
+    pub(super) fn in_no_module(&mut self) -> Vec<MergeTensor<'a>> {
+        let reference = self.reference;
+        let mut names: Vec<&str> = reference.tensors().map(|tensor| tensor.info.name.as_str()).collect();
+        names.retain(|name| self.parts.of(name).is_none());
+        names.into_iter().filter_map(|name| self.carried(name, NO_MODULE)).collect()
+    }
+
+    /// The tensor `name` of the reference, as it is.
+    fn carried(&mut self, name: &str, why: &'static str) -> Option<MergeTensor<'a>> {
+        let tensor = self.reference.find(name)?;
+        let source = Source::stored(self.reference, &tensor);
+        let dtype = self.dtype(name, &[&source], true)?;
+        let (name, shape) = (name.to_owned(), source.shape());
+        let (common, shard) = (source.elements(), tensor.shard);
+        let inputs =
+            TensorInputs { name: name.clone(), shape: shape.clone(), base: None, models: Vec::new(), common };
+        let output = OutputTensor { name, dtype, shape, shard, longest: source, copied: Some(why) };
+        Some(MergeTensor { output, inputs, shared: ParameterValues::default(), rule: None })
     }
 
     /// Finds a tensor in the base and in every model, with the parameters of each.
@@ -271,6 +304,14 @@ impl<'a> Planner<'_, 'a> {
         }
         if self.policy.keep_missing {
             return Some(Some("not in all models"));
+        }
+        let speller = self.models.speller(name, self.reference);
+        for model in missing {
+            if let [a, b, ..] = self.models.get(model).candidates(name, speller)[..] {
+                let fault = format!("could be `{}` or `{}` of {}", Escaped(a), Escaped(b), Escaped(*model));
+                self.fault(name, fault, "say which with --map FROM=TO");
+                return None;
+            }
         }
         let models: Vec<String> = missing.iter().map(|model| Escaped(*model).to_string()).collect();
         let fault = format!("missing in {}", models.join(", "));

@@ -13,6 +13,8 @@ pub(crate) struct Reader {
     pub(crate) faults: Faults,
     /// Parameters of other methods: name, and where they stand.
     pub(crate) unused: BTreeMap<String, Vec<String>>,
+    /// `override_architecture` of models, by their names.
+    pub(crate) architectures: BTreeMap<String, String>,
 }
 
 impl Reader {
@@ -38,8 +40,11 @@ impl Reader {
             Some(Value::String(text)) => Some(text.clone()),
             Some(model @ Value::Object(_)) if key != "chat_template" => {
                 let name = reference(model);
-                if name.is_none() {
-                    self.fault(format!("`{key}` must be a path"));
+                match &name {
+                    Some(name) => self.architectures.extend(architecture(model).map(|a| (name.clone(), a))),
+                    None => self.fault(format!(
+                        "`{key}` must be a path, {{path, revision}} or {{model, lora, override_architecture}}"
+                    )),
                 }
                 name
             }
@@ -51,21 +56,54 @@ impl Reader {
     }
 }
 
-/// The name of a model as mergekit also writes it: `{path: …}`, or `{model: …, lora: …}` of such, which is `BASE+ADAPTER`.
+/// The name of a model as mergekit also writes it: `{path: …, revision: …}` is `PATH@REVISION`, and
+/// `{model: …, lora: …}` of such is `BASE+ADAPTER`. `lora` may be a list, each with a `weight`: `BASE+A*0.5+B*2`.
 fn reference(value: &Value) -> Option<String> {
     let map = match value {
         Value::String(path) => return Some(path.clone()),
         other => other.as_object()?,
     };
-    let given = |key: &str| map.get(key).filter(|value| !value.is_null());
-    let only =
-        |known: &[&str]| map.iter().all(|(key, value)| value.is_null() || known.contains(&key.as_str()));
-    match (given("model"), given("lora")) {
-        (Some(model), None) if only(&["model"]) => reference(model),
-        (Some(model), Some(lora)) if only(&["model", "lora"]) => {
-            Some(format!("{}+{}", reference(model)?, reference(lora)?))
-        }
-        (None, None) if only(&["path"]) => given("path")?.as_str().map(str::to_owned),
-        _ => None,
+    if given(map, "model").is_none() {
+        return path(value, &["path", "revision"]);
     }
+    only(map, &["model", "lora", "override_architecture"]).then_some(())?;
+    let base = reference(given(map, "model")?)?;
+    let adapters: Vec<&Value> = match given(map, "lora") {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(one) => vec![one],
+    };
+    let mut name = base;
+    for adapter in adapters {
+        name = format!("{name}+{}", path(adapter, &["path", "revision", "weight"])?);
+        if let Some(weight) = adapter.get("weight").filter(|weight| !weight.is_null()) {
+            name = format!("{name}*{}", weight.as_f64()?);
+        }
+    }
+    Some(name)
+}
+
+fn architecture(model: &Value) -> Option<String> {
+    given(model.as_object()?, "override_architecture")?.as_str().map(str::to_owned)
+}
+
+/// A text, or `path` and `revision` of a mapping with no other than the `known` keys.
+fn path(value: &Value, known: &[&str]) -> Option<String> {
+    let map = match value {
+        Value::String(path) => return Some(path.clone()),
+        other => other.as_object().filter(|map| only(map, known))?,
+    };
+    let path = given(map, "path")?.as_str()?;
+    match given(map, "revision") {
+        None => Some(path.to_owned()),
+        Some(revision) => Some(format!("{path}@{}", revision.as_str()?)),
+    }
+}
+
+fn given<'m>(map: &'m Map<String, Value>, key: &str) -> Option<&'m Value> {
+    map.get(key).filter(|value| !value.is_null())
+}
+
+fn only(map: &Map<String, Value>, known: &[&str]) -> bool {
+    map.iter().all(|(key, value)| value.is_null() || known.contains(&key.as_str()))
 }

@@ -1,7 +1,7 @@
 //! A recipe: which models, which method, which parameters. Written as mergekit writes it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use crate::error::Escaped;
 use crate::merge::recipe::faults::Reader;
 use crate::merge::recipe::method::{METHODS, Method};
 use crate::merge::recipe::setting::Settings;
-use crate::merge::recipe::token_source::TokenSource;
+use crate::merge::recipe::token_source::{Origin, TokenSource};
 use crate::{Error, Result};
 
 /// What to merge and how, checked as far as it can be without the models.
@@ -20,9 +20,13 @@ pub struct Recipe {
     /// Models whose path is not their name: those of paths that are not UTF-8.
     paths: BTreeMap<String, PathBuf>,
     pub(crate) method: &'static Method,
+    /// `name`, or `out_path`: what other recipes of the file know the result by.
+    name: Option<String>,
+    /// The documents of the recipes whose results this one takes, in order.
+    earlier: Vec<Value>,
     pub(crate) base: Option<String>,
-    /// Layers of the output in order; one that covers all of them for a recipe of `models`.
-    pub(crate) slices: Vec<Slice>,
+    /// The parts of the model; one without a name that covers all of it for a recipe of `models` or `slices`.
+    pub(crate) modules: Vec<Module>,
     pub(crate) parameters: Settings,
     /// `out_dtype`, or `dtype`: all arithmetic is f32, with one rounding at the end.
     pub(crate) dtype: Option<Dtype>,
@@ -31,6 +35,17 @@ pub struct Recipe {
     pub(crate) seed: u64,
     /// Parameters of other methods: name, and where they stand.
     unused: BTreeMap<String, Vec<String>>,
+    /// `override_architecture` of models, by their names.
+    architectures: BTreeMap<String, String>,
+}
+
+/// A part of a composite model, such as its text decoder.
+#[derive(Debug, Clone)]
+pub(crate) struct Module {
+    /// `None` for the whole model.
+    pub(crate) name: Option<String>,
+    /// Layers of the output in order; one that covers all of them for a module of `models`.
+    pub(crate) slices: Vec<Slice>,
 }
 
 /// Some layers of the output.
@@ -50,9 +65,12 @@ pub(crate) struct Entry {
     pub(crate) parameters: Settings,
 }
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 14] = [
+    "name",
+    "out_path",
     "models",
     "slices",
+    "modules",
     "merge_method",
     "base_model",
     "parameters",
@@ -65,26 +83,6 @@ const TOP: [&str; 11] = [
 ];
 
 impl Recipe {
-    /// Reads a recipe file.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or everything that is wrong with the recipe at once.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::new(Self::read_value(path)?)
-    }
-
-    fn read_value(path: &Path) -> Result<Value> {
-        let bytes = crate::checkpoint::read_named(path)?;
-        let bad = |what: String| Error::usage(format!("{}: {what}", Escaped(path)), "");
-        let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
-        serde_saphyr::from_str(text).map_err(|e| {
-            // The lines after the first show the text around the fault.
-            let said = e.to_string();
-            let line = said.lines().next().unwrap_or_default();
-            bad(format!("not valid YAML: {}", Escaped(line.trim_start_matches("error: "))))
-        })
-    }
-
     /// Checks a recipe given as a value: the content of a file, or what flags say.
     ///
     /// # Errors
@@ -97,8 +95,9 @@ impl Recipe {
         reader.keys("the recipe", map, &TOP);
         let method = reader.method(map);
         let parameters = reader.settings("parameters", map.get("parameters"), method, false);
-        let slices = reader.slices(map, method);
+        let modules = reader.modules(map, method);
         let base = reader.text("base_model", map);
+        let name = reader.name(map);
         let dtype = reader.dtype("dtype", map);
         let out_dtype = reader.dtype("out_dtype", map);
         let tokenizer = reader.tokenizer(map);
@@ -110,7 +109,7 @@ impl Recipe {
                 0
             }),
         };
-        let Reader { faults, unused } = reader;
+        let Reader { faults, unused, architectures } = reader;
         faults.into_result()?;
         let Some(method) = method else {
             return Err(Error::usage("the recipe has no merge_method", ""));
@@ -121,15 +120,23 @@ impl Recipe {
             value,
             paths,
             method,
+            name,
+            earlier: Vec::new(),
             base,
-            slices,
+            modules,
             parameters,
             dtype,
             tokenizer,
             chat_template,
             seed,
             unused,
+            architectures,
         })
+    }
+
+    /// `override_architecture` of a model.
+    pub(crate) fn architecture_of(&self, model: &str) -> Option<&str> {
+        self.architectures.get(model).map(String::as_str)
     }
 
     /// The parameters that another method has and this one does not, which change nothing: one message for each.
@@ -161,6 +168,31 @@ impl Recipe {
         Ok(self)
     }
 
+    /// The model whose tokenizer the result gets, where the recipe names one that it does not merge.
+    pub fn tokenizer_model(&self) -> Option<&str> {
+        match &self.tokenizer.as_ref()?.source {
+            Origin::Model(name) if !self.models().contains(&name.as_str()) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What other recipes of the file know the result by.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The recipe as it was given, with those before it whose results it takes.
+    pub(crate) fn record(&self) -> Value {
+        if self.earlier.is_empty() {
+            return self.value.clone();
+        }
+        self.earlier.iter().chain([&self.value]).cloned().collect()
+    }
+
+    pub(super) fn set_earlier(&mut self, documents: Vec<Value>) {
+        self.earlier = documents;
+    }
+
     fn set(&mut self, key: &str, value: Value) {
         if let Value::Object(map) = &mut self.value {
             map.insert(key.to_owned(), value);
@@ -175,14 +207,14 @@ impl Recipe {
     }
 
     /// Where the model of that name is.
-    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+    pub fn path_of(&self, name: &str) -> PathBuf {
         self.paths.get(name).cloned().unwrap_or_else(|| name.into())
     }
 
     /// The models as they are named, each once, the base first.
     pub fn models(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.base.as_deref().into_iter().collect();
-        for slice in &self.slices {
+        for slice in self.slices() {
             let sources = slice.sources.iter().map(|entry| entry.model.as_str());
             for name in slice.base.as_deref().into_iter().chain(sources) {
                 if !names.contains(&name) {
@@ -191,6 +223,11 @@ impl Recipe {
             }
         }
         names
+    }
+
+    /// The slices of all modules.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.modules.iter().flat_map(|module| &module.slices)
     }
 
     /// The name of the method.
@@ -222,44 +259,25 @@ impl Reader {
         const NAMES: [(&str, &str); 4] =
             [("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16"), ("float64", "F64")];
         let name = self.text(key, map)?;
+        let name = name.strip_prefix("torch.").unwrap_or(&name);
         let found = NAMES.iter().find(|(n, _)| *n == name).map(|(_, dtype)| Dtype::parse(dtype));
         if found.is_none() {
-            self.unknown(key, &name, &NAMES.map(|(n, _)| n));
+            self.unknown(key, name, &NAMES.map(|(n, _)| n));
         }
         found
     }
 
-    /// `models` becomes one slice without bounds.
-    fn slices(&mut self, map: &Map<String, Value>, method: Option<&'static Method>) -> Vec<Slice> {
-        let known = |key: &str| map.get(key).filter(|value| !value.is_null());
-        match (known("models"), known("slices")) {
-            (Some(models), None) => {
-                let sources = self.entries("models", models, method, false);
-                vec![Slice { sources, base: None, parameters: Settings::new() }]
-            }
-            (None, Some(Value::Array(slices))) => {
-                let mut all = Vec::with_capacity(slices.len());
-                for (i, slice) in slices.iter().enumerate() {
-                    all.extend(self.slice(&format!("slices[{i}]"), slice, method));
-                }
-                if all.is_empty() {
-                    self.fault("`slices` is empty".to_owned());
-                }
-                all
-            }
-            _ => {
-                self.fault("a recipe has a list of `models` or a list of `slices`, and not both".to_owned());
-                Vec::new()
-            }
-        }
-    }
-
-    fn slice(&mut self, place: &str, value: &Value, method: Option<&'static Method>) -> Option<Slice> {
+    pub(super) fn slice(
+        &mut self,
+        place: &str,
+        value: &Value,
+        method: Option<&'static Method>,
+    ) -> Option<Slice> {
         let Value::Object(map) = value else {
             self.fault(format!("{place} must be a mapping with `sources`"));
             return None;
         };
-        self.keys(place, map, &["sources", "base_model", "parameters"]);
+        self.keys(place, map, &["sources", "base_model", "parameters", "residual_weight"]);
         let sources = map.get("sources").unwrap_or(&Value::Null);
         let sources = self.entries(&format!("{place}.sources"), sources, method, true);
         let lengths: Vec<u32> = sources.iter().filter_map(|s| s.layers).map(|(a, b)| b - a).collect();
@@ -267,10 +285,13 @@ impl Reader {
             self.fault(format!("{place}: its sources have different numbers of layers: {lengths:?}"));
         }
         let parameters = self.settings(place, map.get("parameters"), method, false);
+        if map.get("residual_weight").is_some_and(|weight| !weight.is_null()) {
+            self.unused.entry("residual_weight".to_owned()).or_default().push(place.to_owned());
+        }
         Some(Slice { sources, base: self.text("base_model", map), parameters })
     }
 
-    fn entries(
+    pub(super) fn entries(
         &mut self,
         place: &str,
         value: &Value,

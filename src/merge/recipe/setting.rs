@@ -65,7 +65,9 @@ impl Setting {
             filter.as_ref().is_none_or(|f| f == "*" || (!name.is_empty() && name.contains(f)))
         };
         match self {
-            Self::Filtered(list) => list.iter().find(|(filter, _)| fits(filter))?.1.of(name),
+            Self::Filtered(list) => {
+                list.iter().filter(|(filter, _)| fits(filter)).find_map(|(_, setting)| setting.of(name))
+            }
             plain => Some(plain),
         }
     }

@@ -333,8 +333,8 @@ fn output_tokenizer<'a>(
     let (before, donor) = match &wanted.source {
         Origin::Union | Origin::Base => (base.clone(), reference),
         Origin::Model(name) => {
-            let found = models.named().iter().find(|(known, _)| known == name);
-            let Some((_, donor)) = found else {
+            let named = models.named().iter().chain(models.of_tokenizer());
+            let Some((_, donor)) = named.into_iter().find(|(known, _)| known == name) else {
                 return Err(unknown_model(name, "tokenizer_source", vocabularies));
             };
             (Vocabulary::read(donor, false)?.ok_or_else(|| lacks_tokenizer(name))?, donor)
