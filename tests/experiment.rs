@@ -253,6 +253,12 @@ fn what_cannot_be_run_is_refused_and_loses_nothing() {
     assert_eq!(lines.lines().count(), 10, "{lines}");
     assert!(lines.lines().all(|line| line.starts_with("hft-surgery ")), "{lines}");
 
+    // Every command line is checked before the first is run.
+    experiment.write_recipe("\n  - {name: full, train: {ratio: 1}}\n  - {name: bad, train: {rato: 0.5}}\n");
+    let message = experiment.refused("unknown");
+    assert!(message.contains("method bad: unexpected argument '--rato' found"), "{message}");
+    assert!(!experiment.file("unknown").exists());
+
     // A step that fails is named with what it said; the same command goes on when the recipe is mended.
     experiment.write_recipe("\n  - {name: full, train: {ratio: 1}}\n  - {name: bad, train: {ratio: 7}}\n");
     let message = experiment.refused("out");

@@ -79,7 +79,7 @@ impl Command {
             Self::Patch(command) => command.run(terminal),
             Self::Train(command) => command.run(terminal),
             Self::Eval(command) => command.run(terminal),
-            Self::Experiment(command) => command.run(terminal),
+            Self::Experiment(command) => command.run(&CommandLine::command(), terminal),
             Self::Generate(command) => command.run(terminal),
             Self::Doctor(command) => command.run(terminal),
             Self::Completions(command) => command.run(&mut CommandLine::command(), terminal),

@@ -14,7 +14,7 @@ use crate::checkpoint::{
 use crate::error::Escaped;
 use crate::experiment::{Chain, Conditions, Recipe, Results, Runner, Step, Store, chains};
 use crate::report::{ExperimentReport, StepLine, json_text};
-use crate::{Error, Result};
+use crate::{Error, Faults, Result};
 
 /// Compare methods of fine-tuning by experiments
 #[derive(Debug, clap::Args)]
@@ -64,15 +64,17 @@ Examples:
   hft-surgery experiment forgetting forgetting.yml --out forgetting";
 
 impl Experiment {
-    pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+    /// `line` is the command line of this program, by which those of the steps are checked.
+    pub(super) fn run(&self, line: &clap::Command, terminal: &Terminal) -> Result<Outcome> {
         let Command::Forgetting(command) = &self.command;
-        command.run(terminal)
+        command.run(line, terminal)
     }
 }
 
 impl Forgetting {
-    fn run(&self, terminal: &Terminal) -> Result<Outcome> {
+    fn run(&self, line: &clap::Command, terminal: &Terminal) -> Result<Outcome> {
         let recipe = Recipe::read(&self.recipe)?;
+        check(&recipe, line)?;
         let base = Checkpoint::open(std::path::Path::new(&recipe.base), Access::Read)?;
         let rows = Rows::read(&recipe, &base, terminal)?;
         let jobs = usize::from(self.jobs);
@@ -124,6 +126,24 @@ impl Forgetting {
         terminal.note(&format!("wrote {}", Escaped(&out.join("report.html"))));
         Ok(Outcome::Success)
     }
+}
+
+/// Checks that every step is a command line that this program understands, before the first is run.
+fn check(recipe: &Recipe, line: &clap::Command) -> Result<()> {
+    let mut faults = Faults::default();
+    for step in chains(recipe, "OUT").iter().flat_map(|chain| &chain.steps) {
+        let words = std::iter::once("hft-surgery").chain(step.args.iter().map(String::as_str));
+        // One seed stands for all.
+        if let (Err(error), true) =
+            (line.clone().try_get_matches_from(words), recipe.seeds.first() == Some(&step.seed))
+        {
+            let said = error.to_string();
+            let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let fault = format!("method {}: {}", Escaped(&recipe.methods[step.method].name), Escaped(said));
+            faults.push(Error::usage(fault, "the options of a method are flags of `train` or `reset`"));
+        }
+    }
+    faults.into_result()
 }
 
 fn report(recipe: &Recipe, runner: &Runner<'_>) -> Result<ExperimentReport> {

@@ -23,6 +23,8 @@ pub struct Entry {
     pub method: String,
     /// How its models came about.
     pub origin: Origin,
+    /// The trained method whose result it is made of; `None` for trained ones.
+    pub after: Option<String>,
     /// What it has in common with entries that differ in the number alone.
     pub family: String,
     /// One for each seed.

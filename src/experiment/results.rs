@@ -89,7 +89,14 @@ fn put(
     outcome: Outcome,
 ) {
     let family = family(method);
-    let new = || Entry { label, method: method.name.clone(), origin, family, outcomes: Vec::new() };
+    let new = || Entry {
+        label,
+        method: method.name.clone(),
+        origin,
+        after: method.after.clone(),
+        family,
+        outcomes: Vec::new(),
+    };
     entries.entry(key).or_insert_with(new).outcomes.push(outcome);
 }
 

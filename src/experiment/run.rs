@@ -1,6 +1,6 @@
 //! Runs the chains of an experiment: what has finished is not run again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,7 @@ use super::recipe::Recipe;
 use super::steps::{Chain, Kind, Step, chains};
 use super::store::{Record, Store};
 use crate::checkpoint::{Sha256Hex, read_json, read_small};
+use crate::error::Escaped;
 use crate::{Error, Result};
 
 /// An experiment that is ready to run.
@@ -50,10 +51,11 @@ impl<'a> Runner<'a> {
     /// Decides on the steps of `recipe`; `base` is the digest of the base checkpoint.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read.
+    /// [`Error::Usage`] for two steps of one name; [`Error::Io`] for a file that cannot be read.
     pub fn new(recipe: &Recipe, base: &str, store: &'a Store, conditions: Conditions) -> Result<Self> {
         let chains_at = |out: &str| chains(recipe, out);
         let chains = chains_at(&store.root().to_string_lossy());
+        check_names(&chains)?;
         let mut digests = HashMap::new();
         for path in chains.iter().flat_map(|chain| &chain.steps).flat_map(|step| &step.reads) {
             if !digests.contains_key(path) {
@@ -192,6 +194,18 @@ impl<'a> Runner<'a> {
         self.store.keep(&step.id, &step.args, &record)?;
         Ok(measured)
     }
+}
+
+/// Steps are told apart by their names.
+fn check_names(chains: &[Chain]) -> Result<()> {
+    let mut names = HashSet::new();
+    for step in chains.iter().flat_map(|chain| &chain.steps) {
+        if !names.insert(&step.id) {
+            let fault = format!("two steps have the name {}", Escaped(&step.id));
+            return Err(Error::usage(fault, "give one of their methods another name"));
+        }
+    }
+    Ok(())
 }
 
 fn unreadable(path: &Path, why: &str) -> Error {

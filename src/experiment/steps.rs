@@ -62,9 +62,11 @@ pub fn chains(recipe: &Recipe, out: &str) -> Vec<Chain> {
                         steps.push(writer.sweep(at, other, *seed, after, ratios));
                     }
                     Some(Procedure::Interpolate { after, alphas }) if after == method.name => {
-                        steps.extend(
-                            alphas.iter().flat_map(|alpha| writer.interpolate(at, *seed, after, *alpha)),
-                        );
+                        let mut alphas = alphas.to_vec();
+                        alphas.sort_by(f64::total_cmp);
+                        alphas.dedup();
+                        let interpolate = |alpha| writer.interpolate(at, *seed, after, alpha);
+                        steps.extend(alphas.into_iter().flat_map(interpolate));
                     }
                     _ => {}
                 }

@@ -69,27 +69,50 @@ fn number(origin: Origin) -> Option<f64> {
 
 /// The score of the tasks against that of a file of the general set: half-resets and interpolations are curves.
 fn trade_off(results: &Results, x: &Measure, y: &Measure, file: usize) -> Chart {
-    let mut series: Vec<Series> = Vec::new();
-    if let Some(outcome) = results.entries.first().and_then(|entry| entry.outcomes.first()) {
-        let (at, general) = (outcome.base_mean(), outcome.general[file].base);
-        let base = Point { x: at, y: general, x_spread: 0.0, y_spread: 0.0, label: "base".to_owned() };
-        series.push(Series { name: "base".to_owned(), points: vec![base], joined: false });
-    }
+    let first = results.entries.first().and_then(|entry| entry.outcomes.first());
+    let base = first.map(|outcome| Point {
+        x: outcome.base_mean(),
+        y: outcome.general[file].base,
+        x_spread: 0.0,
+        y_spread: 0.0,
+        label: String::new(),
+    });
+    let alone = |name: &str, point| Series { name: name.to_owned(), points: vec![point], joined: false };
+    let mut series: Vec<Series> = base.iter().map(|point| alone("base", point.clone())).collect();
     for entry in &results.entries {
-        let label = number(entry.origin).map_or_else(String::new, |number| number.to_string());
-        let joined = number(entry.origin).is_some();
-        let name = if joined { entry.method.clone() } else { entry.label.clone() };
-        let point = point(entry, x, y, label);
-        match series.iter_mut().find(|series| joined && series.name == name) {
+        let Some(number) = number(entry.origin) else {
+            series.push(alone(&entry.label, point(entry, x, y, String::new())));
+            continue;
+        };
+        let point = point(entry, x, y, number.to_string());
+        match series.iter_mut().find(|series| series.joined && series.name == entry.method) {
             Some(curve) => curve.points.push(point),
-            None => series.push(Series { name, points: vec![point], joined }),
+            None => series.push(Series { name: entry.method.clone(), points: vec![point], joined: true }),
         }
+    }
+    for curve in series.iter_mut().filter(|series| series.joined) {
+        add_ends(curve, results, &base, &|entry| point(entry, x, y, String::new()));
     }
     Chart {
         title: format!("{} against {}; bars are standard deviations over seeds", y.name, x.name),
         x: axis(x),
         y: axis(y),
         series,
+    }
+}
+
+/// The ends of a curve: a half-reset of nothing is the trained model, an interpolation of weight 0 is base.
+fn add_ends(curve: &mut Series, results: &Results, base: &Option<Point>, of: &dyn Fn(&Entry) -> Point) {
+    let own = results.entries.iter().find(|entry| entry.method == curve.name);
+    let after = own.and_then(|entry| entry.after.as_ref());
+    let trained = results.entries.iter().find(|entry| Some(&entry.method) == after).map(of);
+    match own.map(|entry| entry.origin) {
+        Some(Origin::HalfReset(_)) => trained.into_iter().for_each(|point| curve.points.insert(0, point)),
+        Some(Origin::Interpolated(_)) => {
+            base.iter().for_each(|point| curve.points.insert(0, point.clone()));
+            curve.points.extend(trained);
+        }
+        _ => {}
     }
 }
 

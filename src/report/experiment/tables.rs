@@ -29,7 +29,7 @@ pub(super) fn ranked(results: &Results) -> Vec<&Entry> {
 /// Every measure of every method, the best OP first.
 pub(super) fn ranking(results: &Results) -> Block {
     let all = measures(results);
-    let mut columns = vec![">rank".to_owned(), "method".to_owned()];
+    let mut columns = vec!["rank".to_owned(), "method".to_owned()];
     columns.extend(all.iter().map(|measure| format!(">{}", measure.name)));
     let row = |(at, entry): (usize, &&Entry)| {
         let mut cells = vec![(at + 1).to_string(), format!("`{}`", entry.label)];
