@@ -8,8 +8,8 @@ use std::path::Path;
 use common::{fails, fixture, hft, ok, output, path};
 use hft_surgery::backend::{Device, DeviceChoice};
 use hft_surgery::checkpoint::{Checkpoint, ReadOptions};
-use hft_surgery::data::{Batch, IGNORED, Limits, Tokenizer, load_choices};
-use hft_surgery::eval::eval_checkpoint;
+use hft_surgery::data::{Batch, ChoiceRow, IGNORED, Limits, Location, Row, Tokenizer, load_choices};
+use hft_surgery::eval::{EvalRows, RowScore, eval_checkpoint, score_checkpoint};
 use serde_json::{Value, json};
 
 fn expected() -> Value {
@@ -64,6 +64,63 @@ fn log_probabilities_are_those_of_lm_evaluation_harness() {
     assert_eq!((rows.len(), losses.len()), (200, expected.len()));
     for (at, (loss, expected)) in losses.iter().zip(&expected).enumerate() {
         assert!((loss.nats + expected).abs() < 1e-4 * expected.abs(), "choice {at}: {loss:?} and {expected}");
+    }
+}
+
+/// Questions with a common beginning, of 3 to 30 tokens, with choices of 1 to 6 tokens, of which two are equal.
+fn questions(vocab_size: u32) -> Vec<ChoiceRow> {
+    let mut state = 7u32;
+    let mut next = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    let mut ids = |count: u32| (0..count).map(|_| 3 + next(vocab_size - 3)).collect::<Vec<u32>>();
+    let common = ids(3);
+    let question = |at: u32| {
+        let context = [common.clone(), ids(at * 3)].concat();
+        let mut choices: Vec<Vec<u32>> = [1 + at % 6, 6 - at % 6, 3].into_iter().map(&mut ids).collect();
+        choices.push(choices[0].clone());
+        let row = |choice: &Vec<u32>| {
+            let ignored = std::iter::repeat_n(IGNORED, context.len());
+            let labels = ignored.chain(choice.iter().map(|id| id.cast_signed())).collect();
+            let location = Location { path: Path::new("rows").into(), line: u64::from(at) };
+            Row { input_ids: [context.clone(), choice.clone()].concat(), labels, location }
+        };
+        let choices: Vec<Row> = choices.iter().map(row).collect();
+        ChoiceRow { lengths: vec![1; choices.len()], choices, answer: 0 }
+    };
+    (0..10).map(question).collect()
+}
+
+/// The question is computed once for its choices; each choice has the loss that it has alone, in every family, also where
+/// attention has a window.
+#[test]
+fn choices_that_share_their_question_have_the_losses_of_each_alone() {
+    for family in ["llama2", "llama3", "mistral", "qwen2-window", "qwen3"] {
+        let source = Checkpoint::open(&fixture("llama").join(family), ReadOptions::default()).unwrap();
+        let rows = questions(48);
+        let alone: Vec<Batch> =
+            rows.iter().flat_map(|row| &row.choices).map(|row| Batch::from_rows([row])).collect();
+        let mut device = Device::open(DeviceChoice::Cpu, None).unwrap();
+        let expected = eval_checkpoint(&mut device, &source, &alone, &mut |_| true).unwrap();
+        let rows = EvalRows::Choice(rows);
+        for batch_size in [1, 4, 10] {
+            let mut tokens = 0;
+            let mut count = |done| tokens += done;
+            let scores = score_checkpoint(&mut device, &source, &[&rows], batch_size, &mut count).unwrap();
+            assert_eq!(tokens, rows.tokens());
+            let got = scores[0].row_scores.iter().flat_map(|score| match score {
+                RowScore::Choice { log_probs, .. } => {
+                    assert_eq!(log_probs[0].to_bits(), log_probs[3].to_bits());
+                    log_probs.clone()
+                }
+                other => unreachable!("{other:?}"),
+            });
+            for (at, (got, expected)) in got.zip(&expected).enumerate() {
+                let difference = (got + expected.nats).abs();
+                assert!(difference < 1e-4, "{family}, choice {at}: {got} and {}", -expected.nats);
+            }
+        }
     }
 }
 

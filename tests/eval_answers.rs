@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::{fails, fixture, ok, output, path};
-use hft_surgery::eval::last_number;
+use hft_surgery::data::last_number;
 use serde_json::{Value, json};
 
 fn golden() -> Value {
@@ -262,6 +262,11 @@ fn what_cannot_be_scored_is_refused() {
     assert!(
         refused(&base, &[row.clone(), other], &[])
             .contains("rows.jsonl:2: `metric`: got contains, expected exact_match")
+    );
+    let number = ["--metric", "numeric_match"];
+    assert!(
+        refused(&base, std::slice::from_ref(&row), &number)
+            .contains("`answer`: expected a text with a number, for numeric_match, got the text `fox`")
     );
     let loss = json!({"prompt": "a", "completion": "b"});
     assert!(

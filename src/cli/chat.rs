@@ -60,8 +60,9 @@ pub(super) fn chat(
         if is_terminal {
             terminal.print("> ")?;
         }
-        stop.store(false, Ordering::SeqCst);
         let Some(line) = read_line()? else { break };
+        // A signal at the prompt stops nothing; a second one there ends the program.
+        stop.store(false, Ordering::SeqCst);
         match line.trim() {
             "" => {}
             "/exit" => return Ok(()),

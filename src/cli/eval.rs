@@ -80,10 +80,7 @@ Examples:
   hft-surgery eval --model llama --model llama-chat --model half --data task=task.jsonl --data arc=arc.jsonl
 
   # Written answers: how often is the last number right, behind eight solved examples?
-  hft-surgery eval --model llama --data gsm8k.jsonl --metric numeric_match --few-shot train.jsonl --shots 8 --stop 'Question:'
-
-  # On the CPU, for a program
-  hft-surgery eval --model llama --data rows.jsonl --device cpu --json";
+  hft-surgery eval --model llama --data gsm8k.jsonl --metric numeric_match --few-shot train.jsonl --shots 8 --stop Question:";
 
 /// A model with the rows that it is measured on.
 struct Subject {

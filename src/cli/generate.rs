@@ -93,10 +93,7 @@ Examples:
   hft-surgery generate --model llama-chat --messages chat.json --temperature 0.7 --top-p 0.9 --seed 1
 
   # A chat at the terminal, with two models that answer in turn
-  hft-surgery generate --model llama-chat --model llama-half --chat --system 'Be brief.'
-
-  # Continue a text, for a program
-  hft-surgery generate --model llama --raw --prompt Once --max-new-tokens 32 --json";
+  hft-surgery generate --model llama-chat --model llama-half --chat";
 
 impl SamplingArgs {
     /// The options that were typed, checked.

@@ -1,12 +1,13 @@
 //! Rows whose answer the model writes: a prompt, and the answers that are accepted.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::data::answers::TargetMessages;
 use crate::data::chat::{Chat, ends_with_answer, messages};
 use crate::data::columns::{mismatch, string};
 use crate::data::context::Context;
 use crate::data::fault::Fault;
+use crate::data::last_number::last_number;
 use crate::data::record::chat;
 use crate::data::row::{Location, check_ids};
 use crate::data::template::ChatTemplate;
@@ -119,6 +120,17 @@ impl Generate {
         Ok(Self { prompt, accepted: accepted(row)?, stop: stop(row)?, metric })
     }
 
+    /// Refuses an answer that can never be met.
+    pub(crate) fn check(&self, metric: AnswerMetric) -> Result<(), Fault> {
+        let number = |answer: &String| last_number(answer).is_some();
+        match self.accepted.iter().find(|answer| metric == AnswerMetric::NumericMatch && !number(answer)) {
+            Some(answer) => {
+                Err(mismatch("answer", "a text with a number, for numeric_match", Some(&json!(answer))))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether it can be rendered by a chat template only.
     pub(crate) fn needs_template(&self) -> bool {
         matches!(self.prompt, Prompt::Chat(_))
@@ -205,7 +217,6 @@ pub(crate) fn other_metric(got: AnswerMetric, expected: AnswerMetric) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn is(row: Value) -> bool {
         is_generate(row.as_object().unwrap())

@@ -133,6 +133,7 @@ impl Loading<'_> {
         let encode = |(location, row): (Location, std::result::Result<Generate, Fault>)| {
             let encoded = row.and_then(|row| {
                 let metric = row.metric.unwrap_or(limits.metric);
+                row.check(metric)?;
                 let tokenizer = tokenizer.ok_or_else(no_tokenizer)?;
                 let (row, cut) =
                     row.encode(tokenizer, template, &location, limits.max_prompt_length, limits.vocab_size)?;

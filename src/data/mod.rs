@@ -4,7 +4,7 @@
 //! `instruction` + `output`, `text`, or `input_ids` (+ `labels`); of preferences, `prompt` + `chosen` + `rejected`.
 //! Labels are not shifted here.
 //!
-//! Parts, lowest first: `fault`, `catch_panic`, `columns`, `limits`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
+//! Parts, lowest first: `fault`, `catch_panic`, `columns`, `last_number`, `limits`, `splits`, `files`, `raw_row`, `json_lines`, `parquet_pages`,
 //! `parquet`, `rows_of_file`, `row`, `message_weight`, `chat`, `token_row`, `ignored_columns`, `record`, `preference`, `generation`,
 //! `jinja`, `once`, `python`, `engine`, `prefixes`, `answers`, `worker`, `workers`, `template`, `tokenizer_file`,
 //! `tokenizer_class`, `tokenizer`, `conversation`, `encode`, `context`, `choice`, `few_shot`, `load`, `load_choices`,
@@ -29,6 +29,7 @@ mod generation;
 mod ignored_columns;
 mod jinja;
 mod json_lines;
+mod last_number;
 mod length_groups;
 mod limits;
 mod load;
@@ -65,6 +66,7 @@ pub use choice::ChoiceRow;
 pub use conversation::Conversation;
 pub use few_shot::{FewShot, Sampler, Shots};
 pub use generate_row::{AnswerMetric, GenerateRow};
+pub use last_number::last_number;
 pub use limits::Limits;
 pub use load::{Dataset, Summary, load, load_few_shot, load_preferences};
 pub use load_choices::{ChoiceDataset, holds_choices, load_choices, load_choices_few_shot};

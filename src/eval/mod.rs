@@ -14,7 +14,7 @@ mod loss;
 mod score;
 mod scores;
 
-pub use answers::{is_right, last_number};
+pub use answers::is_right;
 pub use checkpoint::{Replaced, eval_checkpoint, eval_replaced};
 pub use estimate::{Difference, Estimate, RowSum, mean, paired_difference};
 pub use forward_batch::{ForwardBatch, next_token_targets};

@@ -1,9 +1,9 @@
 //! What a model scores on the rows of a file.
 
-use super::answers::{is_right, last_number};
+use super::answers::is_right;
 use super::estimate::RowSum;
 use super::loss::SequenceLoss;
-use crate::data::{AnswerMetric, ChoiceRow, GenerateRow, Location, Row};
+use crate::data::{AnswerMetric, ChoiceRow, GenerateRow, Location, Row, last_number};
 use crate::{Error, Result};
 
 /// Tokenized rows of a file.

@@ -101,7 +101,7 @@ function fileSection(file) {
 function allNumbers() {
   const names = Object.keys(METRICS).filter((name) => isMeasured(name, data));
   const head = make("tr");
-  for (const title of ["File", "Model", "Rows", "Tokens", ...names]) head.append(make("th", title.replace("_", " ")));
+  for (const title of ["File", "Model", "Rows", "Tokens", ...names]) head.append(make("th", title.replace("_", " "), title === "Model" ? "text" : undefined));
   const body = make("tbody");
   for (const one of data) {
     const row = make("tr");
