@@ -40,6 +40,7 @@ fn overlaps_agree_with_pytorch() {
     for extra in [&[][..], &["--no-mmap"]] {
         let found = advice(extra);
         assert_eq!(found["pairs"].as_array().unwrap().len(), 3);
+        assert_eq!(found["pairs"][0]["summary"]["nonfinite"], 2);
         for (pair, names) in found["pairs"].as_array().unwrap().iter().zip(["a b", "a c", "b c"]) {
             let expected = golden["pairs"][names].as_object().unwrap();
             let rows = pair["tensors"].as_array().unwrap();

@@ -94,6 +94,7 @@ impl TaskVectorArgs {
         }
         let models = of.tuned.iter().map(|side| path_of(side)).collect();
         let report = AdviceReport::new(path_of(of.base), models, pairs);
+        report.warnings().iter().for_each(|warning| terminal.warn(warning));
         if let Some(file) = recipe {
             let text = report.recipe().ok_or_else(|| {
                 let fault = "--write-recipe: fewer than two different fine-tunes are left, so there is nothing to merge";

@@ -291,6 +291,7 @@ mod tests {
         let same_sign = if dot > 0.0 { 100 } else { 50 };
         let overlap = Overlap {
             elements: 100,
+            nonfinite: 0,
             changed_1: if squares[0] > 0.0 { 100 } else { 0 },
             changed_2: if squares[1] > 0.0 { 100 } else { 0 },
             both: if squares[0] * squares[1] > 0.0 { 100 } else { 0 },

@@ -8,6 +8,8 @@
 pub struct Overlap {
     /// Elements.
     pub elements: u64,
+    /// Elements that are not finite in the base or in a fine-tune: of them nothing else is counted.
+    pub nonfinite: u64,
     /// τ1 ≠ 0.
     pub changed_1: u64,
     /// τ2 ≠ 0.
@@ -90,6 +92,7 @@ impl Overlap {
     /// Adds the sums over further elements.
     pub fn append(&mut self, next: &Self) {
         self.elements += next.elements;
+        self.nonfinite += next.nonfinite;
         self.changed_1 += next.changed_1;
         self.changed_2 += next.changed_2;
         self.both += next.both;

@@ -35,9 +35,9 @@ impl Blocks {
     }
 
     /// Decodes `n` elements from `start` on of every side and subtracts the base. What lies behind the last element, and
-    /// elements that are not finite on every side, become zero.
+    /// elements that are not finite on every side, become zero; tells how many those are.
     #[inline(always)]
-    fn load<D: Decode>(&mut self, bytes: &[&[u8]], decoders: &[D], start: usize, n: usize) {
+    fn load<D: Decode>(&mut self, bytes: &[&[u8]], decoders: &[D], start: usize, n: usize) -> u64 {
         let mut values = [D::Real::ZERO; BLOCK];
         for ((side, bytes), decoder) in self.sides.iter_mut().zip(bytes).zip(decoders) {
             let width = decoder.width();
@@ -47,7 +47,7 @@ impl Blocks {
             }
             side[n..].fill(0.0);
         }
-        let Some((base, tuned)) = self.sides.split_first_mut() else { return };
+        let Some((base, tuned)) = self.sides.split_first_mut() else { return 0 };
         let mut finite = true;
         for side in tuned.iter_mut() {
             for (to, from) in side.iter_mut().zip(base.iter()) {
@@ -55,18 +55,19 @@ impl Blocks {
                 finite &= to.abs() < f64::INFINITY;
             }
         }
-        if !finite {
-            self.drop_nonfinite();
-        }
+        if finite { 0 } else { self.drop_nonfinite() }
     }
 
     #[cold]
-    fn drop_nonfinite(&mut self) {
+    fn drop_nonfinite(&mut self) -> u64 {
+        let mut dropped = 0;
         for i in 0..BLOCK {
             if !self.sides[1..].iter().all(|side| side[i].is_finite()) {
                 self.sides.iter_mut().for_each(|side| side[i] = 0.0);
+                dropped += 1;
             }
         }
+        dropped
     }
 }
 
@@ -147,9 +148,10 @@ impl<D: Decode> Kernel for Compare<'_, D> {
         let mut of_base = SideSums::default();
         let mut of_sides = vec![SideSums::default(); tuned];
         let mut of_pairs = vec![PairSums::default(); pairs(tuned).count()];
+        let mut nonfinite = 0;
         for start in (0..elements).step_by(BLOCK) {
             let n = BLOCK.min(elements - start);
-            blocks.load(bytes, decoders, start, n);
+            nonfinite += blocks.load(bytes, decoders, start, n);
             let (base, vectors) = (&blocks.sides[0], &blocks.sides[1..]);
             of_base.add(base);
             of_sides.iter_mut().zip(vectors).for_each(|(sums, x)| sums.add(x));
@@ -163,6 +165,7 @@ impl<D: Decode> Kernel for Compare<'_, D> {
         let total = |lanes: &[u64; LANES]| lanes.iter().sum::<u64>();
         let overlap = |([x, y], sums): ([usize; 2], &PairSums)| Overlap {
             elements: elements as u64,
+            nonfinite,
             changed_1: total(&of_sides[x].changed),
             changed_2: total(&of_sides[y].changed),
             both: total(&sums.both),

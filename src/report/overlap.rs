@@ -36,6 +36,7 @@ pub(super) fn fields(overlap: &Overlap) -> Map<String, Value> {
     put("overlap", json!(overlap.jaccard()));
     put("sign_conflict", json!(overlap.sign_conflict()));
     put("norm_ratio", json!(overlap.norm_ratio()));
+    put("nonfinite", json!(overlap.nonfinite));
     put("l2_base", json!(overlap.squares_base.sqrt()));
     out
 }

@@ -57,6 +57,15 @@ impl AdviceReport {
         Self { base, models, pairs, sums, advice, grid }
     }
 
+    /// What should be known besides the numbers.
+    pub fn warnings(&self) -> Vec<String> {
+        let dropped = self.sums.iter().map(|sums| sums.all.nonfinite).max().unwrap_or(0);
+        let text = || {
+            format!("{dropped} elements are NaN or infinite in the base or in a fine-tune and are left out")
+        };
+        (dropped > 0).then(text).into_iter().collect()
+    }
+
     /// The paths of the two of a pair.
     pub(super) fn names(&self, pair: &PairOverlap) -> [&str; 2] {
         pair.of.map(|i| self.models[i].as_str())

@@ -28,6 +28,6 @@ impl AdviceReport {
 fn quoted(path: &str) -> String {
     let plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     let is_word = path.starts_with(|c: char| c.is_ascii_alphabetic() || "/.".contains(c));
-    let is_path = path.contains('/') && path.trim_matches('.') != "";
+    let is_path = path.contains('/') && !path.trim_matches('.').is_empty();
     if plain && is_word && is_path { path.to_owned() } else { json_line(&path.into()).trim_end().to_owned() }
 }

@@ -91,7 +91,11 @@ impl AdviceReport {
         let columns =
             ["model", ">changed", ">l2", ">relative l2", ">weight", ">kept by average", ">kept by recipe"];
         let mut rows = table(&columns);
-        let share = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.1} %", 100.0 * v));
+        let share = |value: Option<f64>| match value {
+            None => "-".to_owned(),
+            Some(value) if value.abs() < 100.0 => format!("{:.1} %", 100.0 * value),
+            Some(value) => format!("{value:.1e}"),
+        };
         for (path, model) in self.models.iter().zip(&self.advice.models) {
             rows.add_row([
                 Escaped(path).to_string(),

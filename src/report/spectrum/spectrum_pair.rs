@@ -20,6 +20,9 @@ pub struct SpectrumPair {
     pub subspaces: Vec<MatrixSubspaces>,
 }
 
+/// Σ overlap, Σ overlap of random subspaces, and how many matrices.
+type Sums = (f64, f64, u64);
+
 /// The overlap of two random subspaces of k in n dimensions.
 fn random(k: usize, n: usize) -> f64 {
     k.min(n) as f64 / n as f64
@@ -31,7 +34,7 @@ impl SpectrumPair {
         let [first, second] = &self.reports;
         let mut out = format!("{}\n\n{}\n", Escaped(&first.b), first.table(top));
         out += &format!("{}\n\n{}\n", Escaped(&second.b), second.table(top));
-        let mut groups: BTreeMap<(Category, usize), [(f64, f64, u64); 2]> = BTreeMap::new();
+        let mut groups: BTreeMap<(Category, usize), [Sums; 2]> = BTreeMap::new();
         for matrix in &self.subspaces {
             let category = TensorName::of(matrix.tensor()).category;
             for overlap in &matrix.overlaps {

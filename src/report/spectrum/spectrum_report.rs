@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::diff::{MatrixSpectrum, Spectra, Spectrum};
+use crate::error::Escaped;
 use crate::plan::{Category, TensorName};
 use crate::report::grid::{Grid, Row};
 
@@ -107,8 +108,9 @@ impl SpectrumReport {
         let skipped = &self.spectra.skipped;
         if let Some(first) = skipped.first() {
             out.push(format!(
-                "{} tensors have no spectrum, as one side lacks them or has another shape: `{first}`, …; see --json",
-                skipped.len()
+                "{} tensors have no spectrum, as one side lacks them or has another shape: `{}`, …; see --json",
+                skipped.len(),
+                Escaped(first)
             ));
         }
         let broken: Vec<&MatrixSpectrum> = self.spectra.matrices.iter().filter(|m| m.nonfinite > 0).collect();
@@ -116,13 +118,14 @@ impl SpectrumReport {
             out.push(format!(
                 "{} matrices have NaN or infinite elements and no spectrum: `{}`, …",
                 broken.len(),
-                first.name
+                Escaped(&first.name)
             ));
         }
-        if let Some(share) = self.all.rounding_share().filter(|share| *share > 0.1) {
+        // Changes of a few units in the last place.
+        if let Some(share) = self.all.rounding_share().filter(|share| *share > 0.01) {
             out.push(format!(
-                "rounding to the type of the weights is expected to give {:.0} % of the energy of the change: a part of the small singular values is that noise",
-                100.0 * share.min(1.0)
+                "what changed moved by about {:.1} units in the last place (root mean square): much of the spectrum is that of rounding",
+                (1.0 / (12.0 * share)).sqrt()
             ));
         }
         out
