@@ -4,6 +4,8 @@
 mod common;
 #[path = "train/config_variants.rs"]
 mod config_variants;
+#[path = "train/estimate.rs"]
+mod estimate;
 #[path = "train/preference.rs"]
 mod preference;
 #[path = "train/run_dir.rs"]

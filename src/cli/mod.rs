@@ -6,7 +6,7 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `objective_args`, `training_watch`, `training_estimate`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
 //! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -49,6 +49,7 @@ mod shard_size;
 mod terminal;
 mod train;
 mod training_args;
+mod training_estimate;
 mod training_watch;
 mod verify;
 

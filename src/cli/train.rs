@@ -15,6 +15,7 @@ use super::rows::{Loader, in_batches, tokenizer};
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
+use super::training_estimate::Estimation;
 use super::training_watch::Watch;
 use crate::backend::Device;
 use crate::checkpoint::{
@@ -33,7 +34,7 @@ use crate::{Error, Result};
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("out", |out| out.required(false).required_unless_present("preview").help("The directory of the run and of its result")),
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["preview", "estimate", "profile"]).help("The directory of the run and of its result")),
     mut_arg("force", |force| force.conflicts_with("resume").help("Set an existing checkpoint or run at --out aside, and remove it when this run has ended")),
     override_usage = "hft-surgery train [OPTIONS] --model <CKPT> --data <FILE> --out <DIR>",
     after_long_help = EXAMPLES
@@ -67,6 +68,12 @@ pub(super) struct Train {
     /// Print the first N rows as the model sees them, with what is learnt marked, and stop
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
+    /// Measure a few steps, print what the run and a full one would take on this machine, and stop
+    #[arg(long, conflicts_with_all = ["preview", "resume"])]
+    estimate: bool,
+    /// Measure a few steps, print the time of each operation, and stop
+    #[arg(long, conflicts_with_all = ["preview", "resume", "estimate"])]
+    profile: bool,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
@@ -119,9 +126,11 @@ impl Train {
         if let Some(n) = self.preview {
             return self.show(n, tokenizer.as_ref(), limits, preference, terminal);
         }
-        let (out, force) = (self.output.path()?, self.output.force);
-        let inputs = self.inputs(&source);
-        RunDir::check(out, &inputs, force, self.resume)?;
+        let (inputs, force) = (self.inputs(&source), self.output.force);
+        let measures = self.estimate || self.profile;
+        if !measures {
+            RunDir::check(self.output.path()?, &inputs, force, self.resume)?;
+        }
         let rounds = self.plans(&source)?;
         let mut device = self.device.open()?;
         let data = self.load(tokenizer.as_ref(), limits, preference, terminal)?;
@@ -152,6 +161,11 @@ impl Train {
         };
         Run::check(&run, &source)?;
         let space = Run::disk_bytes(&run, &source)?;
+        if measures {
+            let estimation = Estimation { run: &run, source: &source, disk_bytes: space, json: self.json };
+            return estimation.run(&mut device, self.profile, terminal);
+        }
+        let out = self.output.path()?;
         let fingerprint = fingerprint(options, &source, &run)?;
         let dir = if self.resume {
             RunDir::resume(out, &inputs, &fingerprint, space)?

@@ -1,12 +1,13 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `colors`, `page`, `doctor`, `selection`, `inspection`, `verification`, `diff`, `overlap`,
-//! `patch`, `samples`, `loss_curve`, `training`, `evaluation`.
+//! `patch`, `samples`, `loss_curve`, `training`, `estimate`, `evaluation`.
 
 mod colors;
 mod csv;
 mod diff;
 mod doctor;
+mod estimate;
 mod evaluation;
 mod inspection;
 mod json;
@@ -23,6 +24,9 @@ mod verification;
 
 pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SVG_MARKER, SortBy};
 pub use doctor::{doctor_json, doctor_text};
+pub use estimate::{
+    EstimatedRun, TrainingEstimate, estimate_json, estimate_text, profile_json, profile_text,
+};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };

@@ -4,10 +4,11 @@
 //! `state` is what `--resume` needs, `log` what people look at.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `step`, `round`, `run`.
+//! `run_record`, `run_dir`, `step`, `round`, `estimate`, `run`.
 
 mod cost;
 mod elements;
+mod estimate;
 mod fingerprint;
 mod log;
 mod loss;
@@ -22,6 +23,7 @@ mod step;
 mod tensorboard;
 
 pub use cost::{Cost, FlopsPerToken};
+pub use estimate::{MeasuredSteps, StepParts, measure_steps};
 pub use fingerprint::rows_digest;
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
