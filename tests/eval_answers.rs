@@ -255,7 +255,7 @@ fn what_cannot_be_scored_is_refused() {
         fails(&[&["eval", "--device", "cpu", "--model", path(model), "--data", path(&data)], more].concat())
     };
     assert!(
-        refused(&plain, &[row.clone()], &[])
+        refused(&plain, std::slice::from_ref(&row), &[])
             .contains("rows.jsonl:1: a row of text, but the model has no tokenizer")
     );
     let other = json!({"prompt": "a", "answer": "b", "metric": "contains"});
@@ -274,9 +274,13 @@ fn what_cannot_be_scored_is_refused() {
             .contains("rows.jsonl:2: no answer of the model is asked for")
     );
     assert!(
-        refused(&base, &[row.clone()], &["--max-length", "10"]).contains("--max-length 10 leaves no prompt")
+        refused(&base, std::slice::from_ref(&row), &["--max-length", "10"])
+            .contains("--max-length 10 leaves no prompt")
     );
-    assert!(refused(&base, &[row.clone()], &["--max-new-tokens", "0"]).contains("--max-new-tokens: got 0"));
+    assert!(
+        refused(&base, std::slice::from_ref(&row), &["--max-new-tokens", "0"])
+            .contains("--max-new-tokens: got 0")
+    );
     let text = write(dir.path(), "text.jsonl", &[json!({"prompt": "a", "answer": "b"})]);
     let few_shot = ["--few-shot", path(&text), "--shots", "1"];
     assert!(refused(&base, &[chat], &few_shot).contains("text.jsonl:1 is a text, and the row is a chat"));
@@ -284,7 +288,7 @@ fn what_cannot_be_scored_is_refused() {
         refused(&base, &[json!({"text": "a"})], &few_shot).contains("no few-shot examples can stand before")
     );
     assert!(
-        refused(&base, &[row.clone()], &["--few-shot", path(&text), "--shots", "2"])
+        refused(&base, std::slice::from_ref(&row), &["--few-shot", path(&text), "--shots", "2"])
             .contains("got 1 examples")
     );
     let samples = ["--max-new-tokens", "4", "--samples", path(&text)];

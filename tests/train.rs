@@ -6,6 +6,8 @@ mod common;
 mod config_variants;
 #[path = "train/continual.rs"]
 mod continual;
+#[path = "train/estimate.rs"]
+mod estimate;
 #[path = "train/preference.rs"]
 mod preference;
 #[path = "train/run_dir.rs"]

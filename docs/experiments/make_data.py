@@ -80,7 +80,7 @@ with tarfile.open(find("llamafactory-*.tar.gz")) as source:
 rows = [message((row["instruction"] + "\n" + row["input"]).strip(), row["output"]) for row in alpaca]
 rows = short(rows, 260)
 random.Random(0).shuffle(rows)
-write("alpaca", rows[:24])
+write("alpaca", rows[:12])
 rows = [json.loads(line)["text"] for line in c4]
 random.Random(0).shuffle(rows)
-write("c4", [{"text": row[:300].rsplit(" ", 1)[0]} for row in rows[:24]])
+write("c4", [{"text": row[:300].rsplit(" ", 1)[0]} for row in rows[:12]])

@@ -6,7 +6,7 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `operations`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `operations`, `operation_time`, `timed`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -16,7 +16,9 @@ mod cpu;
 pub mod cuda;
 mod device;
 mod diagnosis;
+mod operation_time;
 mod operations;
+mod timed;
 
 pub use arguments::{
     AdamStep, AttentionLayout, AttentionShape, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable,
@@ -26,7 +28,9 @@ pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
+pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
     AdamTensor, AttentionOutput, Backend, HeadGradients, MaskedGrad, QueryKeyValue, QueryKeyValueMut,
     RmsNormInputs, TowardsStart,
 };
+pub use timed::{Timed, TimedWeight};

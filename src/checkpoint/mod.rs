@@ -6,7 +6,7 @@
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
 //! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`,
-//! `spelling`, `aliases`, `quantization`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
+//! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod aliases;
@@ -21,6 +21,7 @@ mod header;
 mod header_json;
 mod header_writer;
 mod index;
+mod index_check;
 mod json_bounds;
 mod locate;
 mod map;

@@ -21,6 +21,7 @@ use super::selection::SelectionArgs;
 use super::sequence::{SequenceArgs, Stages};
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
+use super::training_estimate::Estimation;
 use super::training_watch::Watch;
 use crate::backend::Device;
 use crate::checkpoint::{
@@ -43,7 +44,7 @@ use crate::{Error, Result};
 /// Fine-tune the trainable tensors of a plan; all others stay bit-identical
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("out", |out| out.required(false).required_unless_present("preview").help("The directory of the run and of its result")),
+    mut_arg("out", |out| out.required(false).required_unless_present_any(["preview", "estimate", "profile"]).help("The directory of the run and of its result")),
     mut_arg("force", |force| force.conflicts_with("resume").help("Set an existing checkpoint or run at --out aside, and remove it when this run has ended")),
     override_usage = "hft-surgery train [OPTIONS] --model <CKPT> --data <FILE> --out <DIR>",
     after_long_help = EXAMPLES
@@ -77,6 +78,12 @@ pub(super) struct Train {
     /// Print the first N rows as the model sees them, with what is learnt marked, and stop
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
+    /// Measure a few steps, print what the run and a full one would take on this machine, and stop
+    #[arg(long, conflicts_with_all = ["preview", "resume"])]
+    estimate: bool,
+    /// Measure a few steps, print the time of each operation, and stop
+    #[arg(long, conflicts_with_all = ["preview", "resume", "estimate"])]
+    profile: bool,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
@@ -142,9 +149,11 @@ impl Train {
         if let Some(n) = self.preview {
             return self.show(n, &files, tokenizer.as_ref(), limits, preference, terminal);
         }
-        let (out, force) = (self.output.path()?, self.output.force);
         let inputs = self.inputs(&source, &files);
-        RunDir::check(out, &inputs, force, self.resume)?;
+        let measures = self.estimate || self.profile;
+        if !measures {
+            RunDir::check(self.output.path()?, &inputs, self.output.force, self.resume)?;
+        }
         let rounds = self.rounds().specs(&source, &config)?;
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
@@ -192,22 +201,34 @@ impl Train {
         };
         Run::check(&run, &source)?;
         let space = Run::disk_bytes(&run, &source)?;
-        let fingerprint = fingerprint(options, &source, &run)?;
-        let dir = if self.resume {
-            RunDir::resume(out, &inputs, &fingerprint, space)?
-        } else {
-            RunDir::create(
-                out,
-                &inputs,
-                force,
-                &NewRun { options: &fingerprint, started_by: StartedBy::this_process().as_ref(), space },
-            )?
-        };
+        if measures {
+            let estimation = Estimation { run: &run, source: &source, disk_bytes: space, json: self.json };
+            return estimation.run(&mut device, self.profile, terminal);
+        }
+        let dir = self.directory(&inputs, &fingerprint(options, &source, &run)?, space, terminal)?;
+        drop(source);
+        self.train(Run::new(run, dir), &mut device, (rounds.len(), replay), terminal)
+    }
+
+    /// The directory of the run, new or of the run that is gone on with.
+    fn directory(
+        &self,
+        inputs: &CommandInputs,
+        options: &Value,
+        space: u64,
+        terminal: &Terminal,
+    ) -> Result<RunDir> {
+        let out = self.output.path()?;
+        if self.resume {
+            return RunDir::resume(out, inputs, options, space);
+        }
+        let started_by = StartedBy::this_process();
+        let new = NewRun { options, started_by: started_by.as_ref(), space };
+        let dir = RunDir::create(out, inputs, self.output.force, &new)?;
         for path in dir.replaced() {
             terminal.note(&format!("kept until this run has ended: {}", Escaped(&path)));
         }
-        drop(source);
-        self.train(Run::new(run, dir), &mut device, (rounds.len(), replay), terminal)
+        Ok(dir)
     }
 
     fn train(

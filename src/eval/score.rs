@@ -31,8 +31,10 @@ pub fn score_checkpoint(
     };
     // On a GPU the weights of a model are loaded once for all files.
     let is_cpu = matches!(device, Device::Cpu);
-    let with_losses = |rows: &&&EvalRows| {
-        !matches!(rows, EvalRows::Generate(_)) && !(is_cpu && matches!(rows, EvalRows::Choice(_)))
+    let with_losses = |rows: &&&EvalRows| match rows {
+        EvalRows::Loss(_) => true,
+        EvalRows::Choice(_) => !is_cpu,
+        EvalRows::Generate(_) => false,
     };
     // Batches of one file only, so that its scores do not depend on the other files.
     let batches = |rows: &&EvalRows| in_batches(&rows.sequences(), batch_size);

@@ -111,6 +111,10 @@ pub struct Activations<B: Backend> {
     pub(crate) ropes: Vec<RopeTable>,
 }
 
+/// What a block works with: see [`Activations::of_block`].
+pub(crate) type BuffersOfBlock<'a, B> =
+    (&'a mut [<B as Backend>::Buffer], &'a mut BlockActs<B>, &'a mut SelectiveActs<B>, &'a [RopeTable]);
+
 impl<B: Backend> Activations<B> {
     /// Buffers for `capacity`. Without `training` only those of a forward pass.
     pub fn new(
@@ -146,10 +150,7 @@ impl<B: Backend> Activations<B> {
 
     /// What a block works with: the inputs of all blocks, its own buffers, those that [`Recompute::Selective`]
     /// shares between blocks, and the rotary tables.
-    pub(crate) fn of_block(
-        &mut self,
-        layer: usize,
-    ) -> (&mut [B::Buffer], &mut BlockActs<B>, &mut SelectiveActs<B>, &[RopeTable]) {
+    pub(crate) fn of_block(&mut self, layer: usize) -> BuffersOfBlock<'_, B> {
         let (block, shared) = (layer.min(self.blocks.len() - 1), layer.min(self.selective.len() - 1));
         (&mut self.x, &mut self.blocks[block], &mut self.selective[shared], &self.ropes)
     }

@@ -265,10 +265,11 @@ fn linears<'x, B: Backend + 'x>(
     rows: usize,
     outputs: impl IntoIterator<Item = (&'x Linear<B>, &'x mut B::Buffer)>,
 ) {
-    let (layers, mut outputs): (Vec<&Linear<B>>, Vec<(&B::Weight, &mut B::Buffer)>) =
-        outputs.into_iter().map(|(linear, out)| (linear, (&linear.weight.weight, out))).unzip();
-    backend.linears_forward(x, rows, &mut outputs);
-    for (linear, (_, out)) in layers.into_iter().zip(outputs) {
+    let mut all: Vec<(&Linear<B>, &mut B::Buffer)> = outputs.into_iter().collect();
+    let mut products: Vec<_> =
+        all.iter_mut().map(|(linear, out)| (&linear.weight.weight, &mut **out)).collect();
+    backend.linears_forward(x, rows, &mut products);
+    for (linear, out) in all {
         if let Some(bias) = &linear.bias {
             backend.bias_forward(&bias.weight, rows, out);
         }

@@ -1,7 +1,7 @@
 //! Results as text tables and JSON. Knows no terminal and prints nothing.
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `grid`, `heat_map`, `page`, `doctor`, `selection`, `inspection`,
-//! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `extraction`, `samples`, `loss_curve`, `block_changes`, `training`,
+//! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `extraction`, `samples`, `loss_curve`, `block_changes`, `training`, `estimate`,
 //! `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
 
 mod advice;
@@ -13,6 +13,7 @@ mod continual_map;
 mod csv;
 mod diff;
 mod doctor;
+mod estimate;
 mod evaluation;
 mod evaluation_page;
 mod evaluation_samples;
@@ -42,6 +43,9 @@ pub use continual::{continual_json, continual_table};
 pub use continual_map::continual_svg;
 pub use diff::{CheckedLimit, CheckedPlan, Checks, DiffReport, SortBy};
 pub use doctor::{doctor_json, doctor_text};
+pub use estimate::{
+    EstimatedRun, TrainingEstimate, estimate_json, estimate_text, profile_json, profile_text,
+};
 pub use evaluation::{
     Evaluation, Measured, evaluation_csv, evaluation_json, evaluation_table, single_json, single_text,
 };

@@ -4,12 +4,13 @@
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `step`, `round`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
+//! `run_record`, `run_dir`, `step`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
 mod continual;
 mod cost;
 mod elements;
+mod estimate;
 mod fingerprint;
 mod log;
 mod loss;
@@ -30,6 +31,7 @@ mod watcher;
 
 pub use continual::{Continual, ScoredFile};
 pub use cost::{Cost, FlopsPerToken};
+pub use estimate::{MeasuredSteps, StepParts, measure_steps};
 pub use fingerprint::{eval_digest, rows_digest};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};

@@ -244,7 +244,7 @@ fn stopped(fault: String, state: &std::path::Path) -> Error {
 }
 
 /// The micro-batches of the next step: as many as are left of the epoch, at most `most`.
-fn next_batches(epoch: &Epoch<'_>, position: u64, most: u64) -> Vec<Batch> {
+pub(super) fn next_batches(epoch: &Epoch<'_>, position: u64, most: u64) -> Vec<Batch> {
     (position..position + most).map_while(|i| epoch.batch(i as usize)).collect()
 }
 
