@@ -14,7 +14,7 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-const GUIDES: [&str; 11] = [
+const GUIDES: [&str; 12] = [
     "reset",
     "plans",
     "diff",
@@ -25,6 +25,7 @@ const GUIDES: [&str; 11] = [
     "train",
     "evaluate",
     "generate",
+    "python",
     "formats",
 ];
 

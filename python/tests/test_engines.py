@@ -26,6 +26,8 @@ def run(out: Path, engine: str, *more: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = ["--engine", engine, "--model", str(LLAMA / "llama3"), "--data", str(data), "--out", str(out), "--cpu"]
     env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    # DeepSpeed compiles its operation for the CPU with the ninja of this environment.
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     command = [*launcher, str(EXAMPLE), *arguments, "--steps", "2", *more]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, check=False)
 

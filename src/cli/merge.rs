@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
 use super::mergekit_args::MergekitArgs;
+use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -83,6 +84,8 @@ pub(super) struct Merge {
     strict: bool,
     #[command(flatten)]
     hash: HashArgs,
+    #[command(flatten)]
+    card: ModelCardArgs,
     #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
@@ -163,6 +166,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        self.card.write(path, self.output.sync(), terminal)?;
         stored.remove()?;
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
@@ -203,6 +207,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        self.card.write(path, self.output.sync(), terminal)?;
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }

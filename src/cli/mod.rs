@@ -6,7 +6,7 @@
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `adapted_models`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
-//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
+//! `objective_args`, `training_watch`, `rows`, `inspect`, `verify`, `model_card_args`, `plan_export`, `plan`, `reset`, `merge`, `lora`, `diff`, `patch`,
 //! `train`, `eval_data`, `eval`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -30,11 +30,13 @@ mod main;
 mod man;
 mod merge;
 mod mergekit_args;
+mod model_card_args;
 mod objective_args;
 mod outcome;
 mod output_args;
 mod patch;
 mod plan;
+mod plan_export;
 mod progress;
 mod raw_args;
 mod reading_args;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
+use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -67,6 +68,8 @@ pub(super) struct Reset {
     #[command(flatten)]
     hash: HashArgs,
     #[command(flatten)]
+    card: ModelCardArgs,
+    #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
@@ -117,6 +120,7 @@ impl Reset {
         let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
             self.write(&reset, terminal)?;
+            self.card.write(self.output.path()?, self.output.sync(), terminal)?;
         }
         if let Some(file) = plan_file {
             file.write(&plan.to_json(), terminal)?;

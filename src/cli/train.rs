@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::model_card_args::ModelCardArgs;
 use super::objective_args::ObjectiveArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
@@ -72,6 +73,8 @@ pub(super) struct Train {
     json: bool,
     #[command(flatten)]
     link: LinkArgs,
+    #[command(flatten)]
+    card: ModelCardArgs,
     #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
@@ -177,6 +180,7 @@ impl Train {
         replace_bytes(&svg, self.output.sync(), loss_svg(log.lines()).as_bytes())?;
         let root = run.dir().root().to_owned();
         run.finish()?;
+        self.card.write(&root, self.output.sync(), terminal)?;
         terminal.note(&outcome(log.lines()));
         terminal.note(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());
