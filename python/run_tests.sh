@@ -16,8 +16,7 @@ bin="$(cd "$venv" && pwd)/bin"
 if [ -n "${HFT_PACKAGES:-}" ]; then
     echo "$HFT_PACKAGES" >"$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
 fi
-step "$bin/pip" install -q setuptools wheel
-step env DS_BUILD_OPS=0 "$bin/pip" install -q --no-build-isolation -r python/requirements.txt
+step "$bin/pip" install -q -r python/requirements.txt
 
 wheel="${HFT_WHEEL:-}"
 if [ -z "$wheel" ]; then
