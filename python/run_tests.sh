@@ -3,8 +3,9 @@
 #
 # usage: python/run_tests.sh [PYTEST ARGUMENT ...]
 #
-# HFT_WHEEL   a wheel that is built already
-# HFT_VENV    where the environment lies (target/python by default); it is kept, so that the next run is fast
+# HFT_WHEEL      a wheel that is built already
+# HFT_VENV       where the environment lies (target/python by default); it is kept, so that the next run is fast
+# HFT_PACKAGES   a site-packages directory with some of the requirements, such as torch, which are then not installed again
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${HFT_VENV:-target/python}"
@@ -12,9 +13,10 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 
 [ -x "$venv/bin/python" ] || step python3 -m venv "$venv"
 bin="$(cd "$venv" && pwd)/bin"
-[ -n "${PIP_CONSTRAINT:-}" ] || export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
-step "$bin/pip" install -q setuptools wheel
-step env DS_BUILD_OPS=0 "$bin/pip" install -q --no-build-isolation -r python/requirements.txt
+if [ -n "${HFT_PACKAGES:-}" ]; then
+    echo "$HFT_PACKAGES" >"$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
+fi
+step "$bin/pip" install -q -r python/requirements.txt
 
 wheel="${HFT_WHEEL:-}"
 if [ -z "$wheel" ]; then

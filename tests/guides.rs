@@ -28,6 +28,7 @@ const GUIDES: &[&str] = &[
     "evaluate",
     "experiment",
     "generate",
+    "python",
     "formats",
 ];
 

@@ -13,13 +13,13 @@ from typing import Any, Callable, Optional, Union
 import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 
 from .callback import HFTCallback, _plans
 from .commands import diff
 from .errors import HFTError
 from .in_memory import tensors
 from .plan import Plan, StrPath, write_whole
+from .provenance import FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
     main = trainer.is_world_process_zero()
     if main:
         write_whole(kept / "plan.json", this.plan.text)
-    checkpoint = get_last_checkpoint(this.output_dir) if os.path.isdir(this.output_dir) else None
+    checkpoint = _last_whole_checkpoint(Path(this.output_dir))
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, kept / "model")
@@ -131,6 +131,14 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
     _release(trainer)
     if faults[0] is not None:
         raise HFTError(faults[0])
+
+
+def _last_whole_checkpoint(directory: Path) -> Optional[str]:
+    """The newest checkpoint of a trainer that was written to its end: a kill leaves one without its last files."""
+    found = [path for path in directory.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    whole = [path for path in found if all((path / name).is_file() for name in ("trainer_state.json", FILE_NAME))]
+    newest = max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    return None if newest is None else str(newest)
 
 
 def _save(trainer: Any, directory: Path) -> None:

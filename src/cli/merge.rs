@@ -10,6 +10,7 @@ use super::hash_args::HashArgs;
 use super::lora_args::LoraArgs;
 use super::map_args::MapArgs;
 use super::mergekit_args::MergekitArgs;
+use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -94,6 +95,8 @@ pub(super) struct Merge {
     #[command(flatten)]
     hash: HashArgs,
     #[command(flatten)]
+    card: ModelCardArgs,
+    #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
     mergekit: MergekitArgs,
@@ -160,6 +163,7 @@ impl Merge {
             terminal,
         };
         if let Some((path, size)) = run.run(&stages)? {
+            self.card.write(&path, self.output.sync(), terminal)?;
             wrote(&path, size, terminal);
         }
         Ok(Outcome::Success)
@@ -202,6 +206,7 @@ impl Merge {
         let found = merge.write(&output, &provenance, &|done| bar.set_position(done))?;
         bar.finish_and_clear();
         warn_of(&found, terminal);
+        self.card.write(path, self.output.sync(), terminal)?;
         wrote(path, merge.bytes(), terminal);
         Ok(Outcome::Success)
     }

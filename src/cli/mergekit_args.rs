@@ -8,7 +8,7 @@ use crate::merge::ShardLimit;
 use crate::{Error, Result};
 
 /// Flags of `mergekit-yaml` that change nothing here, their negations, and the reason.
-const FLAGS: [(&str, &str, &str); 12] = [
+const FLAGS: [(&str, &str, &str); 11] = [
     ("allow-crimes", "no-allow-crimes", "--vocab and --on-missing say which differences are accepted"),
     ("cuda", "no-cuda", "merges run on the CPU"),
     ("low-cpu-memory", "no-low-cpu-memory", "inputs are mapped and results are streamed"),
@@ -16,7 +16,6 @@ const FLAGS: [(&str, &str, &str); 12] = [
     ("clone-tensors", "no-clone-tensors", "each layer is written where it stands"),
     ("trust-remote-code", "no-trust-remote-code", "nothing is executed"),
     ("lazy-unpickle", "no-lazy-unpickle", "inputs are mapped"),
-    ("write-model-card", "no-write-model-card", "hft_surgery.json says how the result was made"),
     ("safe-serialization", "no-safe-serialization", "results are always safetensors"),
     ("read-to-gpu", "no-read-to-gpu", "merges run on the CPU"),
     ("multi-gpu", "no-multi-gpu", "merges run on the CPU"),
@@ -82,6 +81,7 @@ impl Args for MergekitArgs {
             flag("unsafe-truncate-embeddings"),
             flag("no-unsafe-truncate-embeddings"),
         ]);
+        all.push(flag("no-write-model-card").overrides_with("write_model_card"));
         all.push(value("out-shard-size").value_parser(parameters).conflicts_with("shard_size"));
         command.args(all)
     }

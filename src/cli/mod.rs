@@ -7,7 +7,7 @@
 //! `reading_args`, `link_args`, `hash_args`, `map_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
 //! `recipe_flags`, `lora_args`, `adapted_models`, `recipe_run`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `training_args`,
 //! `objective_args`, `training_watch`, `training_estimate`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
-//! `arranged`, `sweep`, `inspect`, `verify`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `view_args`, `task_vectors`,
+//! `arranged`, `sweep`, `inspect`, `verify`, `model_card_args`, `plan_export`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `view_args`, `task_vectors`,
 //! `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,
 //! `doctor`, `completions`, `man`, `command_line`, `main`.
 
@@ -42,12 +42,14 @@ mod map_args;
 mod merge;
 mod mergekit_args;
 mod model_arg;
+mod model_card_args;
 mod named_file;
 mod objective_args;
 mod outcome;
 mod output_args;
 mod patch;
 mod plan;
+mod plan_export;
 mod progress;
 mod raw_args;
 mod reading_args;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::outcome::Outcome;
+use super::plan_export::Export;
 use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::selection::{SelectionArgs, StrategyArg, uneven};
@@ -94,6 +95,8 @@ enum Algebra {
   # Count parameters too
   hft-surgery plan show a.json --checkpoint llama")]
     Show(Operand),
+    /// Write a plan as the configuration of another trainer
+    Export(Export),
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +177,7 @@ impl Algebra {
             Self::Difference(args) => (fold(&args.plans, plan::Plan::difference)?, &args.result),
             Self::Complement(args) => (plan::Plan::read(&args.plan)?.complement()?, &args.result),
             Self::Show(args) => (plan::Plan::read(&args.plan)?, &args.result),
+            Self::Export(export) => return export.run(terminal),
         };
         let open = |path: &PathBuf| Checkpoint::open(path, Access::Read);
         let checkpoint = result.checkpoint.as_ref().map(open).transpose()?;
@@ -190,6 +194,7 @@ impl Algebra {
         match self {
             Self::Union(args) | Self::Intersect(args) | Self::Difference(args) => &args.plans,
             Self::Complement(args) | Self::Show(args) => std::slice::from_ref(&args.plan),
+            Self::Export(_) => &[],
         }
     }
 }

@@ -9,6 +9,7 @@ use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
 use super::map_args::MapArgs;
 use super::model_arg::open_model_to_copy;
+use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -75,6 +76,8 @@ pub(super) struct Reset {
     #[command(flatten)]
     hash: HashArgs,
     #[command(flatten)]
+    card: ModelCardArgs,
+    #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
     selection: SelectionArgs,
@@ -131,6 +134,7 @@ impl Reset {
         let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
             self.write(&reset, &adapters, terminal)?;
+            self.card.write(self.output.path()?, self.output.sync(), terminal)?;
         }
         if let Some(file) = plan_file {
             file.write(&plan.to_json(), terminal)?;

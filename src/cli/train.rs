@@ -9,6 +9,7 @@ use super::arranged::{Arranged, Arranging};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::model_card_args::ModelCardArgs;
 use super::named_file::NamedFile;
 use super::objective_args::ObjectiveArgs;
 use super::outcome::Outcome;
@@ -89,6 +90,8 @@ pub(super) struct Train {
     json: bool,
     #[command(flatten)]
     link: LinkArgs,
+    #[command(flatten)]
+    card: ModelCardArgs,
     #[command(flatten)]
     reading: ReadingArgs,
     #[command(flatten)]
@@ -254,6 +257,7 @@ impl Train {
             write("continual.svg", &continual_svg(scores))?;
         }
         run.finish()?;
+        self.card.write(&root, self.output.sync(), terminal)?;
         terminal.note(&outcome(log.lines()));
         terminal.note(&format!("wrote {}", Escaped(&root)));
         let result = watch.result(device.most_memory());

@@ -2,7 +2,8 @@
 //!
 //! Parts, lowest first: `number`, `table`, `json`, `csv`, `xml`, `colors`, `grid`, `heat_map`, `page`, `doctor`, `selection`, `inspection`,
 //! `verification`, `diff`, `overlap`, `advice`, `spectrum`, `patch`, `extraction`, `samples`, `loss_curve`, `block_changes`, `training`, `estimate`,
-//! `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`.
+//! `evaluation`, `evaluation_samples`, `evaluation_page`, `continual`, `continual_map`, `chart`, `sweep`, `experiment`,
+//! `plan_export`, `model_card`.
 
 mod advice;
 mod block_changes;
@@ -24,10 +25,12 @@ mod heat_map;
 mod inspection;
 mod json;
 mod loss_curve;
+mod model_card;
 mod number;
 mod overlap;
 mod page;
 mod patch;
+mod plan_export;
 mod samples;
 mod selection;
 mod spectrum;
@@ -57,10 +60,12 @@ pub use heat_map::SVG_MARKER;
 pub use inspection::Inspection;
 pub use json::{json_line, json_text};
 pub use loss_curve::loss_svg;
+pub use model_card::{CardSource, model_card};
 pub use number::{bytes, grouped, percent};
 pub use overlap::{overlap_html, overlap_json, overlap_table};
 pub use page::HTML_MARKER;
 pub use patch::PatchInspection;
+pub use plan_export::{EXPORT_MARKER, Trainer, fused_at_loading, plan_export};
 pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
 pub use spectrum::{SpectrumPair, SpectrumReport};
