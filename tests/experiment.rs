@@ -261,7 +261,10 @@ fn what_cannot_be_run_is_refused_and_loses_nothing() {
 
     // A step that fails is named with what it said; the same command goes on when the recipe is mended.
     experiment.write_recipe("\n  - {name: full, train: {ratio: 1}}\n  - {name: bad, train: {ratio: 7}}\n");
-    let message = experiment.refused("out");
+    let (recipe, out) = (experiment.file("recipe.yml"), experiment.file("out"));
+    let said = output(&mut hft(&Experiment::args(path(&recipe), path(&out))));
+    let message = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(2), "{message}");
     assert!(
         message.contains("a step failed") && message.contains("--ratio out of range: got 7"),
         "{message}"
