@@ -106,8 +106,12 @@ fn choices_that_share_their_question_have_the_losses_of_each_alone() {
         let rows = EvalRows::Choice(rows);
         for batch_size in [1, 4, 10] {
             let mut tokens = 0;
-            let mut count = |done| tokens += done;
-            let scores = score_checkpoint(&mut device, &source, &[&rows], batch_size, &mut count).unwrap();
+            let mut count = |done| {
+                tokens += done;
+                true
+            };
+            let scores =
+                score_checkpoint(&mut device, &source, &[&rows], batch_size, &mut count).unwrap().unwrap();
             assert_eq!(tokens, rows.tokens());
             let got = scores[0].row_scores.iter().flat_map(|score| match score {
                 RowScore::Choice { log_probs, .. } => {
