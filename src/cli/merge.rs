@@ -110,10 +110,7 @@ Examples:
   # The same by flags
   hft-surgery merge --method ties --base llama --model math:weight=1,density=0.3 --model code:weight=0.5,density=0.3 --out merged
 
-  # Fold a LoRA adapter into its base
-  hft-surgery merge --base llama --lora adapter --out merged
-
-  # Two adapters, the second at half its strength
+  # Fold LoRA adapters into their base, the second at half its strength
   hft-surgery merge --base llama --lora math --lora code --lora-weight 1 --lora-weight 0.5 --out merged";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -15,7 +15,7 @@ use crate::report::{EXPORT_MARKER, Trainer, fused_at_loading, plan_export};
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   # Train what the plan trains in axolotl
-  hft-surgery plan export plan.json --for axolotl >>config.yml
+  hft-surgery plan export plan.json --for axolotl --out unfrozen.yml
 
   # The same with ms-swift
   hft-surgery plan export plan.json --for ms-swift --out frozen.yml")]

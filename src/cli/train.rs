@@ -23,7 +23,7 @@ use super::sequence::{SequenceArgs, Stages};
 use super::terminal::Terminal;
 use super::training_args::{DataArgs, OptimizerArgs, SavingArgs};
 use super::training_estimate::Estimation;
-use super::training_watch::Watch;
+use super::training_watch::{Watch, outcome};
 use crate::backend::Device;
 use crate::checkpoint::{
     Access, Checkpoint, CommandInputs, Sha256Hex, contents_digest, header_digest, read_small, replace_bytes,
@@ -37,8 +37,8 @@ use crate::report::{
     training_table,
 };
 use crate::train::{
-    LogLine, MeasuredFile, NewRun, PreferenceLoss, Run, RunDir, RunOptions, RunResult, Stage, StartedBy,
-    eval_digest, rows_digest,
+    MeasuredFile, NewRun, PreferenceLoss, Run, RunDir, RunOptions, RunResult, Stage, StartedBy, eval_digest,
+    rows_digest,
 };
 use crate::{Error, Result};
 
@@ -384,19 +384,4 @@ fn fingerprint(mut options: Map<String, Value>, source: &Checkpoint, run: &RunOp
     options.insert("model_config_sha256".to_owned(), json!(Sha256Hex::of(&config)));
     options.insert("plans_sha256".to_owned(), json!(Sha256Hex::of(plans.as_bytes())));
     Ok(Value::Object(options))
-}
-
-/// The losses of the first and the last step, and of the evaluation rows where there are some.
-fn outcome(log: &[LogLine]) -> String {
-    let (Some(first), Some(last)) = (log.first(), log.last()) else { return "no step was taken".to_owned() };
-    let text =
-        format!("loss {:.4} at step {} → {:.4} at step {}", first.loss, first.step, last.loss, last.step);
-    let mut evals = log.iter().filter_map(|line| Some((line.eval_loss?, line.step)));
-    match (evals.next(), evals.next_back()) {
-        (Some((first, at)), Some((last, end))) => {
-            format!("{text}; eval loss {first:.4} at step {at} → {last:.4} at step {end}")
-        }
-        (Some((only, at)), None) => format!("{text}; eval loss {only:.4} at step {at}"),
-        (None, _) => text,
-    }
 }

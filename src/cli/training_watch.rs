@@ -177,3 +177,18 @@ fn peak_memory() -> Option<u64> {
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
     Some(kib * 1024)
 }
+
+/// The losses of the first and the last step, and of the evaluation rows where there are some.
+pub(super) fn outcome(log: &[LogLine]) -> String {
+    let (Some(first), Some(last)) = (log.first(), log.last()) else { return "no step was taken".to_owned() };
+    let text =
+        format!("loss {:.4} at step {} → {:.4} at step {}", first.loss, first.step, last.loss, last.step);
+    let mut evals = log.iter().filter_map(|line| Some((line.eval_loss?, line.step)));
+    match (evals.next(), evals.next_back()) {
+        (Some((first, at)), Some((last, end))) => {
+            format!("{text}; eval loss {first:.4} at step {at} → {last:.4} at step {end}")
+        }
+        (Some((only, at)), None) => format!("{text}; eval loss {only:.4} at step {at}"),
+        (None, _) => text,
+    }
+}

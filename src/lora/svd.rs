@@ -2,7 +2,7 @@
 //! projection for others.
 //!
 //! Source of the projection: Halko, Martinsson, Tropp 2011, "Finding structure with randomness", algorithms 4.4 and 5.1.
-//! The difference is read row by row in a few passes and never in memory as a whole; only factors of rank + 8 columns are.
+//! The difference is read row by row in a few passes and never in memory as a whole; only factors of rank + 16 columns are.
 
 use std::ops::Range;
 
@@ -17,9 +17,9 @@ use crate::{Error, Result};
 /// Smaller side of a matrix up to which the decomposition is exact.
 const EXACT: usize = 1024;
 /// Columns beyond the rank, for accuracy.
-const OVERSAMPLING: usize = 8;
+const OVERSAMPLING: usize = 16;
 /// Power iterations, which make the singular values decay faster.
-const POWER_ITERATIONS: usize = 2;
+const POWER_ITERATIONS: usize = 3;
 /// Parts of the rows that are summed apart: a fixed number, so that sums do not depend on threads.
 const PARTS: u64 = 16;
 
