@@ -75,14 +75,7 @@ Examples:
   hft-surgery diff llama llama-hft --plan plan.json --quiet
 
   # Where do two fine-tunes of one base collide, and how should they be merged?
-  hft-surgery diff math code --base llama
-  hft-surgery diff math code --base llama --advise --write-recipe recipe.yml
-
-  # Of which rank is what a fine-tune changed?
-  hft-surgery diff llama llama-chat --spectrum
-
-  # How far did each block move, in full and in half fine-tuning?
-  hft-surgery diff llama llama-full llama-half --plot-blocks blocks.svg";
+  hft-surgery diff math code --base llama --advise --write-recipe recipe.yml";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
