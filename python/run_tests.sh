@@ -5,6 +5,7 @@
 #
 # HFT_WHEEL      a wheel that is built already
 # HFT_VENV       where the environment lies (target/python by default); it is kept, so that the next run is fast
+# HFT_WHEEL_ONLY any text: only what needs no torch, which takes gigabytes: the wheel, its types and its style
 # HFT_PACKAGES   a site-packages directory with some of the requirements, such as torch, which are then not installed again
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,13 @@ bin="$(cd "$venv" && pwd)/bin"
 if [ -n "${HFT_PACKAGES:-}" ]; then
     echo "$HFT_PACKAGES" >"$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
 fi
-step "$bin/pip" install -q -r python/requirements.txt
+if [ -n "${HFT_WHEEL_ONLY:-}" ]; then
+    step "$bin/pip" install -q $(grep -E '^(maturin|mypy|ruff)==' python/requirements.txt)
+else
+    step "$bin/pip" install -q -r python/requirements.txt
+fi
+# Packages beside the environment bring no programs into it.
+[ -x "$bin/maturin" ] || step "$bin/pip" install -q --ignore-installed --no-deps "$(grep maturin python/requirements.txt)"
 
 wheel="${HFT_WHEEL:-}"
 if [ -z "$wheel" ]; then
@@ -28,13 +35,21 @@ unset HFT_SURGERY_BINARY PYTHONPATH
 step "$bin/pip" install -q --force-reinstall --no-deps "$wheel"
 step "$bin/hft-surgery" --version
 
-step "$bin/ruff" check python
-step "$bin/ruff" format --check python
-step "$bin/mypy" -p hft_surgery
+step "$bin/python" -m ruff check python
+step "$bin/python" -m ruff format --check python
+step "$bin/python" -m mypy -p hft_surgery
+
+# A plan drawn by the installed package is the file of the installed program.
+plans="$(mktemp -d)"
+step "$bin/hft-surgery" plan fixtures/base --ratio 0.5 --seed 3 --out "$plans/program.json" >/dev/null
+step "$bin/python" -c 'import sys, hft_surgery; hft_surgery.Plan.draw("fixtures/base", ratio=0.5, seed=3).save(sys.argv[1])' "$plans/module.json"
+step cmp "$plans/program.json" "$plans/module.json"
+rm -r "$plans"
+if [ -n "${HFT_WHEEL_ONLY:-}" ]; then exit; fi
 
 # The trainers whose rules `plan export` writes for: their code, not their dependencies.
 trainers="$PWD/target/trainers"
 if [ ! -d "$trainers" ]; then
     step "$bin/pip" download -q --no-deps --dest "$trainers" axolotl==0.19.0 ms-swift==4.6.0 llamafactory==0.9.5 torchtune==0.6.1
 fi
-HFT_TRAINER_WHEELS="$trainers" OMP_NUM_THREADS=1 step "$bin/pytest" -q -p no:cacheprovider "$@"
+HFT_TRAINER_WHEELS="$trainers" OMP_NUM_THREADS=1 step "$bin/python" -m pytest -q -p no:cacheprovider "$@"
