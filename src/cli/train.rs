@@ -119,9 +119,6 @@ Examples:
   hft-surgery train --model llama --data A=a.jsonl --data B=b.jsonl --eval-data A=a_test.jsonl \
     --eval-data B=b_test.jsonl --eval-data general=text.jsonl --out llama-ab
 
-  # Learn from preferences: rows of `prompt`, `chosen` and `rejected`
-  hft-surgery train --objective dpo --model llama-hft --data pairs.jsonl --out llama-dpo
-
   # Go on after an interruption, with the options of its beginning
   hft-surgery train --out llama-hft --resume";
 
