@@ -7,11 +7,14 @@ use clap::ValueEnum;
 use crate::data::{AnswerMetric, FewShot, Sampler, Shots};
 use crate::{Error, Result};
 
+/// New tokens of an answer at most, unless it is said.
+pub(super) const MAX_NEW_TOKENS: usize = 256;
+
 /// How answers are written and scored.
 #[derive(Debug, clap::Args)]
 pub(super) struct AnswerArgs {
     /// New tokens of a written answer at most
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = MAX_NEW_TOKENS)]
     pub(super) max_new_tokens: usize,
     /// How a written answer is held against `answer`, where rows have no column `metric`
     #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricArg::ExactMatch)]
@@ -60,7 +63,12 @@ enum SamplerArg {
 
 impl Default for AnswerArgs {
     fn default() -> Self {
-        Self { max_new_tokens: 256, metric: MetricArg::ExactMatch, ignore_case: false, stop: Vec::new() }
+        Self {
+            max_new_tokens: MAX_NEW_TOKENS,
+            metric: MetricArg::ExactMatch,
+            ignore_case: false,
+            stop: Vec::new(),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Rows become the stages of a training run.
 
-use super::rows::in_batches;
 use super::training_args::DataArgs;
 use crate::Result;
 use crate::data::{Batch, BatchOptions, Batches, Dataset, Row};
@@ -39,7 +38,7 @@ impl Arranging<'_> {
     pub(super) fn arrange(&self, datasets: Vec<Dataset>, eval: Option<Dataset>) -> Result<Vec<Arranged>> {
         let eval_rows = eval.map_or_else(Vec::new, |eval| eval.rows);
         let eval = match self.pairs {
-            false => in_batches(&eval_rows, self.rows.batch_size),
+            false => Batch::in_order(&eval_rows, self.rows.batch_size),
             true if eval_rows.is_empty() => Vec::new(),
             true => {
                 let rows = (0..eval_rows.len() as u32).collect();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::data::{Batch, Dataset, FewShot, Limits, Row, Tokenizer, load, load_few_shot, load_preferences};
+use crate::data::{Dataset, FewShot, Limits, Tokenizer, load, load_few_shot, load_preferences};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -134,10 +134,4 @@ pub(super) fn names(paths: &[PathBuf]) -> String {
 /// The tokenizer beside the weights, where there is one.
 pub(super) fn tokenizer(root: &Path) -> Result<Option<Tokenizer>> {
     root.join("tokenizer.json").exists().then(|| Tokenizer::open(root)).transpose()
-}
-
-/// Rows in their order, `size` at a time.
-pub(super) fn in_batches<'a>(rows: impl IntoIterator<Item = &'a Row>, size: usize) -> Vec<Batch> {
-    let rows: Vec<&Row> = rows.into_iter().collect();
-    rows.chunks(size.max(1)).map(|rows| Batch::from_rows(rows.iter().copied())).collect()
 }

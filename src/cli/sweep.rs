@@ -10,7 +10,6 @@ use super::named_file::NamedFile;
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
 use super::report_file::ReportFile;
-use super::rows::in_batches;
 use super::selection::SelectionArgs;
 use super::terminal::Terminal;
 use crate::backend::Device;
@@ -171,7 +170,7 @@ impl Sweep<'_> {
         let rows = data.rows(source, &config)?;
         // Batches of one file only, as `eval` has them, so that scores are the same to the last digit.
         let batches =
-            rows.iter().flat_map(|rows| in_batches(rows.sequences(), self.args.batch_size)).collect();
+            rows.iter().flat_map(|rows| Batch::in_order(rows.sequences(), self.args.batch_size)).collect();
         Ok(Work { names: data.files.iter().map(|file| file.name.clone()).collect(), rows, batches })
     }
 

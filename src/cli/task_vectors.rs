@@ -10,9 +10,7 @@ use super::terminal::Terminal;
 use super::view_args::ViewArgs;
 use crate::checkpoint::{Checkpoint, CommandInputs};
 use crate::diff::{SpectrumOptions, TensorDiff, diff, diff_bytes, pairwise, spectra, subspaces};
-use crate::report::{
-    AdviceReport, BlockChanges, RECIPE_MARKER, SVG_MARKER, SpectrumPair, SpectrumReport, json_text,
-};
+use crate::report::{AdviceReport, BlockChanges, RECIPE_MARKER, SVG_MARKER, SpectrumPair, SpectrumReport};
 use crate::{Error, Result};
 
 /// What is measured of task vectors.
@@ -109,14 +107,7 @@ impl TaskVectorArgs {
         }
         html.map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
         svg.map_or(Ok(()), |file| file.write(&report.svg(), terminal))?;
-        let text = if views.json {
-            json_text(&report.json())
-        } else if views.csv {
-            report.csv()
-        } else {
-            report.table(views.top)
-        };
-        terminal.print(&text)?;
+        views.print(terminal, || report.json(), || report.csv(), || report.table(views.top))?;
         Ok(Outcome::Success)
     }
 
@@ -147,27 +138,13 @@ impl TaskVectorArgs {
             bar.finish_and_clear();
             let Ok(reports) = <[SpectrumReport; 2]>::try_from(reports) else { return Err(nothing_matches()) };
             let pair = SpectrumPair { reports, subspaces: found };
-            let text = if views.json {
-                json_text(&pair.json())
-            } else if views.csv {
-                pair.csv()
-            } else {
-                pair.table(views.top)
-            };
-            terminal.print(&text)?;
+            views.print(terminal, || pair.json(), || pair.csv(), || pair.table(views.top))?;
             return Ok(Outcome::Success);
         }
         for report in &reports {
             html.as_ref().map_or(Ok(()), |file| file.write(&report.html(), terminal))?;
             svg.as_ref().map_or(Ok(()), |file| file.write(&report.svg(), terminal))?;
-            let text = if views.json {
-                json_text(&report.json())
-            } else if views.csv {
-                report.csv()
-            } else {
-                report.table(views.top)
-            };
-            terminal.print(&text)?;
+            views.print(terminal, || report.json(), || report.csv(), || report.table(views.top))?;
         }
         Ok(Outcome::Success)
     }
@@ -221,14 +198,7 @@ impl TaskVectorArgs {
             ));
         }
         file.map_or(Ok(()), |file| file.write(&changes.svg(), terminal))?;
-        let text = if views.json {
-            json_text(&changes.json())
-        } else if views.csv {
-            changes.csv()
-        } else {
-            changes.table()
-        };
-        terminal.print(&text)?;
+        views.print(terminal, || changes.json(), || changes.csv(), || changes.table())?;
         Ok(Outcome::Success)
     }
 }

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::report_file::ReportFile;
+use super::terminal::Terminal;
 use crate::Result;
 use crate::checkpoint::CommandInputs;
-use crate::report::{HTML_MARKER, SVG_MARKER};
+use crate::report::{HTML_MARKER, SVG_MARKER, json_text};
 
 /// The views that are wanted.
 #[derive(Debug, Args)]
@@ -40,6 +42,21 @@ impl ViewArgs {
     ) -> Result<(Option<ReportFile<'a>>, Option<ReportFile<'a>>)> {
         let html = self.file(&self.html, "--html", HTML_MARKER, inputs)?;
         Ok((html, self.file(&self.svg, "--svg", SVG_MARKER, inputs)?))
+    }
+
+    /// Prints the view that is asked for; the table where it is none of the others.
+    pub(super) fn print(
+        &self,
+        terminal: &Terminal,
+        json: impl FnOnce() -> Value,
+        csv: impl FnOnce() -> String,
+        table: impl FnOnce() -> String,
+    ) -> Result<()> {
+        terminal.print(&match (self.json, self.csv) {
+            (true, _) => json_text(&json()),
+            (_, true) => csv(),
+            _ => table(),
+        })
     }
 
     /// Whether a view is wanted that a three-way comparison lacks.

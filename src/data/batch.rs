@@ -20,6 +20,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Rows in their order, `size` at a time.
+    pub fn in_order<'a>(rows: impl IntoIterator<Item = &'a Row>, size: usize) -> Vec<Self> {
+        let rows: Vec<&Row> = rows.into_iter().collect();
+        rows.chunks(size.max(1)).map(|rows| Self::from_rows(rows.iter().copied())).collect()
+    }
+
     /// Joins rows.
     pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Self {
         let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };

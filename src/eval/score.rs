@@ -7,7 +7,7 @@ use super::scores::{EvalRows, GenerateRows, Scores, WrittenAnswer};
 use crate::Result;
 use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
-use crate::data::{Batch, Row, Tokenizer};
+use crate::data::{Batch, Tokenizer};
 use crate::generate::{BatchGenerator, GenerationConfig};
 use crate::model::ModelConfig;
 
@@ -37,7 +37,7 @@ pub fn score_checkpoint(
         EvalRows::Generate(_) => false,
     };
     // Batches of one file only, so that its scores do not depend on the other files.
-    let batches = |rows: &&EvalRows| in_batches(&rows.sequences(), batch_size);
+    let batches = |rows: &&EvalRows| Batch::in_order(rows.sequences(), batch_size);
     let batches: Vec<Batch> = files.iter().filter(with_losses).flat_map(batches).collect();
     let mut after_batch = |batch: &Batch| go_on(batch.input_ids.len() as u64);
     let losses = if batches.is_empty() {
@@ -69,11 +69,6 @@ pub fn score_checkpoint(
     }
     source.check_unchanged()?;
     Ok(going.then_some(all))
-}
-
-/// Rows in their order, `size` at a time.
-fn in_batches(rows: &[&Row], size: usize) -> Vec<Batch> {
-    rows.chunks(size.max(1)).map(|rows| Batch::from_rows(rows.iter().copied())).collect()
 }
 
 /// What the model writes after each prompt: the most probable tokens, up to a token that ends texts, a stop string of the row, or

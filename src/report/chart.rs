@@ -1,7 +1,7 @@
 //! Points and lines with their spreads over two axes, as SVG.
 
 use super::loss_curve::{path, ticks};
-use super::xml::escaped as xml_text;
+use super::xml::escaped;
 
 /// Width and height of the area of the points.
 const AREA: (f64, f64) = (500.0, 320.0);
@@ -98,7 +98,7 @@ pub(super) fn charts_svg(charts: &[Chart], marker: &str) -> String {
         body += &format!("<g transform=\"translate(0 {top})\">\n{}</g>\n", chart.drawn());
         top += chart.height();
     }
-    let title = charts.iter().map(|chart| xml_text(&chart.title)).collect::<Vec<_>>().join("; ");
+    let title = charts.iter().map(|chart| escaped(&chart.title)).collect::<Vec<_>>().join("; ");
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n{marker}\n<title>{title}</title>\n<style>{}</style>\n{body}</svg>\n",
         style()
@@ -136,7 +136,7 @@ impl Chart {
             (LEFT + x.position(at.0) * AREA.0, ABOVE + (1.0 - y.position(at.1)) * self.area_height())
         };
         let mut out =
-            format!("<text x=\"{LEFT}\" y=\"18\" class=\"chart-t\">{}</text>\n", xml_text(&self.title));
+            format!("<text x=\"{LEFT}\" y=\"18\" class=\"chart-t\">{}</text>\n", escaped(&self.title));
         out += &self.axes(x, y, &place);
         for (at, series) in self.series.iter().enumerate() {
             out += &series.drawn(at, &place);
@@ -146,7 +146,7 @@ impl Chart {
                 "<text x=\"{}\" y=\"{}\">{}</text>\n",
                 left + 10.0,
                 top + 4.0,
-                xml_text(&shortened(&series.name))
+                escaped(&shortened(&series.name))
             );
         }
         out
@@ -178,8 +178,8 @@ impl Chart {
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n<text transform=\"translate(14 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
             LEFT + AREA.0 / 2.0,
             bottom + 33.0,
-            xml_text(&self.x),
-            xml_text(&self.y)
+            escaped(&self.x),
+            escaped(&self.y)
         )
     }
 }
@@ -213,7 +213,7 @@ impl Series {
                     "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
                     left + 7.0,
                     top - 5.0,
-                    xml_text(&point.label)
+                    escaped(&point.label)
                 );
             }
         }
@@ -223,7 +223,7 @@ impl Series {
 
 /// The mark of a series: another form for each round through the colours.
 fn mark(series: usize, (x, y): (f64, f64), hint: &str) -> String {
-    let (color, hint) = (series % COLORS.len(), xml_text(hint));
+    let (color, hint) = (series % COLORS.len(), escaped(hint));
     let form = match (series / COLORS.len()) % 3 {
         0 => format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\""),
         1 => format!("<rect x=\"{:.1}\" y=\"{:.1}\" width=\"8\" height=\"8\"", x - 4.0, y - 4.0),

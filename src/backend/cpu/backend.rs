@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
+use super::geglu::GeGlu;
+use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
-    adamw, attention, attention_cached, elementwise, embedding, geglu, linear, math, matvec, rmsnorm, rope,
-    swiglu,
+    adamw, attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, rmsnorm,
+    rope,
 };
 use crate::Result;
 use crate::backend::{
@@ -264,19 +266,19 @@ impl<'a> Backend for Cpu<'a> {
     }
 
     fn swiglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
-        swiglu::forward(&gate[..len], &up[..len], &mut out[..len]);
+        gated_product::forward::<SwiGlu>(&gate[..len], &up[..len], &mut out[..len]);
     }
 
     fn swiglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
-        swiglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
+        gated_product::backward::<SwiGlu>(&dout[..len], &mut gate[..len], &mut up[..len]);
     }
 
     fn geglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
-        geglu::forward(&gate[..len], &up[..len], &mut out[..len]);
+        gated_product::forward::<GeGlu>(&gate[..len], &up[..len], &mut out[..len]);
     }
 
     fn geglu_backward(&mut self, dout: &Vec<f32>, len: usize, gate: &mut Vec<f32>, up: &mut Vec<f32>) {
-        geglu::backward(&dout[..len], &mut gate[..len], &mut up[..len]);
+        gated_product::backward::<GeGlu>(&dout[..len], &mut gate[..len], &mut up[..len]);
     }
 
     fn cross_entropy(

@@ -2,7 +2,7 @@
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `swiglu`,
+//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `gated_product`, `swiglu`,
 //! `geglu`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
 
 mod adamw;
@@ -12,6 +12,7 @@ mod backend;
 mod cross_entropy;
 mod elementwise;
 mod embedding;
+mod gated_product;
 mod geglu;
 mod linear;
 mod math;

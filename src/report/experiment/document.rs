@@ -1,7 +1,7 @@
 //! A document of headings, texts, tables and pictures, as Markdown and as markup of a page.
 
 use crate::report::chart::{Chart, charts_svg};
-use crate::report::xml::escaped as xml_text;
+use crate::report::xml::escaped;
 
 /// A part of a document. In texts and cells, what stands between backticks is code.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ pub(super) fn markup(blocks: &[Block]) -> String {
                 )
             }
             Block::Commands(lines) => {
-                let lines: Vec<String> = lines.iter().map(|line| xml_text(line)).collect();
+                let lines: Vec<String> = lines.iter().map(|line| escaped(line)).collect();
                 format!("<pre class=\"scroll\"><code>{}</code></pre>\n", lines.join("\n"))
             }
         };
@@ -107,11 +107,7 @@ fn table(columns: &[String], rows: &[Vec<String>]) -> String {
 fn inline(text: &str) -> String {
     let parts = text.split('`').enumerate();
     parts
-        .map(
-            |(at, part)| {
-                if at % 2 == 0 { xml_text(part) } else { format!("<code>{}</code>", xml_text(part)) }
-            },
-        )
+        .map(|(at, part)| if at % 2 == 0 { escaped(part) } else { format!("<code>{}</code>", escaped(part)) })
         .collect()
 }
 
