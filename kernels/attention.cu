@@ -1,5 +1,5 @@
 // attention: causal softmax attention inside each sequence, forward and backward, without storing the score matrix
-// out = softmax(q k^T / sqrt(E)) v;  p = exp(s - lse), ds = p (dout v^T - dout . out), dq = ds k, dk = ds^T q, dv = p^T dout
+// out = softmax(s) v, s = q k^T / sqrt(E) or its soft cap;  p = exp(s - lse), ds = p (dout v^T - dout . out) s', dq = ds k, dk = ds^T q, dv = p^T dout
 // q, out, dout, dq [T, H, E] work, k, v, dk, dv [T, K, E] work, lse and delta [T, H] float, E at most 32 C
 // source: Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691
 // CPU twin: src/backend/cpu/attention.rs
@@ -23,7 +23,20 @@ struct Heads {
     u32 width;   // E
     u32 window;  // a query sees itself and the window - 1 tokens before it
     float scale;
+    float cap;  // scores s become cap tanh(s / cap); 0: they are left
 };
+
+// A score from q . k, and by how much it grows with q . k * scale.
+__device__ __forceinline__ float score_of(float product, Heads h, float* slope) {
+    float s = product * h.scale;
+    if (h.cap == 0.0f) {
+        *slope = 1.0f;
+        return s;
+    }
+    float t = tanhf(s / h.cap);
+    *slope = 1.0f - t * t;
+    return h.cap * t;
+}
 
 // Rows first.. of one head of x [T, heads, width] into out, rows `stride` apart; zeros from `end` on.
 __device__ __forceinline__ void load_rows(const work* x, u32 first, u32 rows, u32 end, u32 heads, u32 head, u32 width,
@@ -104,7 +117,7 @@ __device__ __forceinline__ void forward_tile(const work* q, const work* k, const
 #pragma unroll
         for (u32 r = 0; r < EACH; r++) {
             bool in = sees(row + r, first + lane, last, h.window);
-            float score = in ? s[r] * h.scale : NEGATIVE_INFINITY;
+            float slope, score = in ? score_of(s[r], h, &slope) : NEGATIVE_INFINITY;
             float larger = warp_max(score);
             larger = larger > most[r] ? larger : most[r];
             float p = in ? expf(score - larger) : 0.0f;
@@ -163,8 +176,8 @@ __device__ __forceinline__ void query_tile(const work* dout, const work* q, cons
 #pragma unroll
         for (u32 r = 0; r < EACH; r++) {
             bool in = sees(row + r, first + lane, last, h.window);
-            float p = in ? expf(s[r] * h.scale - of_row[r]) : 0.0f;
-            ps[r * LANES + lane] = p * (dp[r] - minus[r]) * h.scale;
+            float slope, score = score_of(s[r], h, &slope), p = in ? expf(score - of_row[r]) : 0.0f;
+            ps[r * LANES + lane] = p * (dp[r] - minus[r]) * slope * h.scale;
         }
         __syncwarp();
         accumulate<C>(ps, ks, h.width, acc);
@@ -209,9 +222,9 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
 #pragma unroll
             for (u32 r = 0; r < EACH; r++) {
                 bool in = row + r < last && sees(query, row + r, end, h.window);
-                float p = in ? expf(s[r] * h.scale - of_query) : 0.0f;
+                float slope, score = score_of(s[r], h, &slope), p = in ? expf(score - of_query) : 0.0f;
                 ps[r * LANES + lane] = p;
-                ds[r * LANES + lane] = p * (dp[r] - minus) * h.scale;
+                ds[r * LANES + lane] = p * (dp[r] - minus) * slope * h.scale;
             }
             __syncwarp();
             accumulate<C>(ps, os, h.width, dv);
@@ -225,30 +238,30 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
 #define ATTENTION(name, C)                                                                                            \
     KERNEL(128) attention_forward_##name(const work* __restrict__ q, const work* __restrict__ k,                      \
                                          const work* __restrict__ v, const u32* __restrict__ tiles, u32 heads,        \
-                                         u32 kv_heads, u32 width, u32 window, float scale, work* __restrict__ out,    \
+                                         u32 kv_heads, u32 width, u32 window, float scale, float cap, work* __restrict__ out,\
                                          float* __restrict__ lse) {                                                   \
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
-        Heads h = {heads, kv_heads, width, window, scale};                                                            \
+        Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
         forward_tile<C>(q, k, v, tile, h, out, lse, shared);                                                          \
     }                                                                                                                 \
     KERNEL(128) attention_backward_query_##name(                                                                      \
         const work* __restrict__ dout, const work* __restrict__ q, const work* __restrict__ k,                        \
         const work* __restrict__ v, const float* __restrict__ lse, const float* __restrict__ delta,                   \
         const u32* __restrict__ tiles, u32 heads, u32 kv_heads, u32 width, u32 window, float scale,                   \
-        work* __restrict__ dq) {                                                                                      \
+        float cap, work* __restrict__ dq) {                                                                           \
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
-        Heads h = {heads, kv_heads, width, window, scale};                                                            \
+        Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
         query_tile<C>(dout, q, k, v, lse, delta, tile, h, dq, shared);                                                \
     }                                                                                                                 \
     KERNEL(128) attention_backward_key_##name(const work* __restrict__ dout, const work* __restrict__ q,              \
                                               const float* __restrict__ lse, const float* __restrict__ delta,         \
                                               const u32* __restrict__ tiles, u32 heads, u32 kv_heads, u32 width,      \
-                                              u32 window, float scale, work* __restrict__ k, work* __restrict__ v) {  \
+                                              u32 window, float scale, float cap, work* __restrict__ k, work* __restrict__ v) {\
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
-        Heads h = {heads, kv_heads, width, window, scale};                                                            \
+        Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
         key_tile<C>(dout, q, lse, delta, tile, h, k, v, shared);                                                      \
     }
 

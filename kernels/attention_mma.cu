@@ -271,7 +271,7 @@ __device__ __forceinline__ void mma_key(const bf16* dout, const bf16* q, const f
         bf16* __restrict__ out, float* __restrict__ lse) {                                                           \
         DYNAMIC_SHARED(shared);                                                                                      \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                \
-        Heads h = {heads, kv_heads, width, window, scale};                                                           \
+        Heads h = {heads, kv_heads, width, window, scale, 0};                                                        \
         mma_forward<name, 64>(q, k, v, tile, h, out, lse, (bf16*)shared);                                            \
     }                                                                                                                \
     KERNEL(128) attention_mma_query_##name(                                                                          \
@@ -281,7 +281,7 @@ __device__ __forceinline__ void mma_key(const bf16* dout, const bf16* q, const f
         bf16* __restrict__ dq) {                                                                                     \
         DYNAMIC_SHARED(shared);                                                                                      \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                \
-        Heads h = {heads, kv_heads, width, window, scale};                                                           \
+        Heads h = {heads, kv_heads, width, window, scale, 0};                                                        \
         mma_query<name, STEP>(dout, q, k, v, lse, delta, tile, h, dq, (bf16*)shared);                                \
     }                                                                                                                \
     KERNEL(128) attention_mma_key_##name(                                                                            \
@@ -290,7 +290,7 @@ __device__ __forceinline__ void mma_key(const bf16* dout, const bf16* q, const f
         u32 window, float scale, bf16* __restrict__ k, bf16* __restrict__ v) {                                       \
         DYNAMIC_SHARED(shared);                                                                                      \
         Tile tile = ((const Tile*)tiles)[gridDim.x - 1 - blockIdx.x];                                                \
-        Heads h = {heads, kv_heads, width, window, scale};                                                           \
+        Heads h = {heads, kv_heads, width, window, scale, 0};                                                        \
         mma_key<name, STEP>(dout, q, lse, delta, tile, h, k, v, (bf16*)shared);                                      \
     }
 

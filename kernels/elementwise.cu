@@ -1,9 +1,9 @@
-// elementwise: multiples and sums of whole buffers
-// x *= factor;  out += x
-// x, out [n] work
-// source: torch.Tensor.mul_ and torch.Tensor.add_
+// elementwise: multiples, sums and columns of whole buffers
+// x *= factor;  out += x;  columns of one matrix into another
+// x, out [n] work, matrices [rows, columns] work
+// source: torch.Tensor.mul_, torch.Tensor.add_, torch.Tensor.copy_
 // CPU twin: src/backend/cpu/elementwise.rs
-// launch: 16 bytes per thread
+// launch: 16 bytes per thread; columns one block per row
 
 KERNEL(256) scale(work* __restrict__ x, u64 n, float factor) {
     typedef Pack<work> P;
@@ -29,4 +29,12 @@ KERNEL(256) add(const work* __restrict__ x, u64 n, work* __restrict__ out) {
         return;
     }
     for (u64 i = at; i < n; i++) put(&out[i], to_float(out[i]) + to_float(x[i]));
+}
+
+// to[row][to_first + c] = from[row][from_first + c], c below cols; rows of from_of and to_of elements
+KERNEL(256) copy_columns(const work* __restrict__ from, u32 from_first, u32 from_of, u32 cols, u32 to_first, u32 to_of,
+                         work* __restrict__ to) {
+    const work* source = from + (u64)blockIdx.x * from_of + from_first;
+    work* target = to + (u64)blockIdx.x * to_of + to_first;
+    for (u32 c = threadIdx.x; c < cols; c += blockDim.x) target[c] = source[c];
 }

@@ -13,14 +13,14 @@ mod rivals;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use hft_surgery::backend::{Backend, Cpu, HeadGradients, Sequences, Targets};
+use hft_surgery::backend::{Backend, Cpu, Head, HeadGradients, Sequences, Targets};
 use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
 use hft_surgery::data;
 use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 23] = [
+const FAMILIES: [&str; 36] = [
     "llama2",
     "llama3",
     "llama-bias",
@@ -44,6 +44,19 @@ const FAMILIES: [&str; 23] = [
     "gemma3",
     "gemma3-vision",
     "llava",
+    "gemma2",
+    "phi3",
+    "phi4-longrope",
+    "glm",
+    "glm4",
+    "olmo",
+    "stablelm",
+    "stablelm-parallel",
+    "cohere",
+    "cohere2",
+    "arcee",
+    "nemotron",
+    "llama-proportional",
 ];
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
@@ -135,9 +148,13 @@ fn logits_loss_and_every_gradient_agree() {
             let mut acts = Activations::new(&cpu, &model.config, sizes, mode, true);
             let batch = Batch { ids: &ids, sequences: Sequences { offsets: &offsets } };
             let hidden = forward(&mut cpu, &model, batch, &mut acts).clone();
+            let soft_cap = model.config.logit_cap;
             let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
             let mut logits = vec![0.0; ids.len() * v];
             cpu.linear_forward(&hidden, &head.weight, ids.len(), &mut logits, false);
+            if let Some(cap) = soft_cap {
+                logits.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+            }
             for (i, range) in batch.sequences.ranges().enumerate() {
                 let expected = golden.get(&format!("logits.{i}"));
                 let e = error(&logits[range.start * v..range.end * v], expected);
@@ -153,7 +170,8 @@ fn logits_loss_and_every_gradient_agree() {
                 accumulate: false,
             };
             let targets = Targets { rows: &rows, ids: &targets, label_smoothing: 0.0 };
-            cpu.cross_entropy(&hidden, &head.weight, targets, Some(gradients));
+            let head = Head { weight: &head.weight, soft_cap };
+            cpu.cross_entropy(&hidden, head, targets, Some(gradients));
             let losses = cpu.losses();
             let loss = losses.iter().sum::<f32>() * scale;
             assert!((f64::from(loss) - golden.get("loss")[0]).abs() < 1e-5, "{name}: loss {loss}");
@@ -222,7 +240,9 @@ fn ten_steps_agree_full_and_masked() {
                     let off: f64 =
                         expected.iter().zip(after.iter()).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
                     let e = (off / moved).sqrt();
-                    assert!(e < 1e-4, "{name} {key} {mode:?}: {}: off by {e:e} of its update", param.name);
+                    // Where keys are not rotated, their bias moves all scores of a query alike: its gradient is rounding.
+                    let bound = if param.name.ends_with("k_proj.bias") { 1e-3 } else { 1e-4 };
+                    assert!(e < bound, "{name} {key} {mode:?}: {}: off by {e:e} of its update", param.name);
                 }
             }
         }

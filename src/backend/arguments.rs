@@ -46,7 +46,7 @@ pub struct LinearShape {
 }
 
 /// Shape of an attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
     /// Query heads `H`.
     pub heads: usize,
@@ -56,6 +56,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Sliding window: a query attends to itself and to the `window - 1` tokens before it; `None`: to all before it.
     pub window: Option<usize>,
+    /// Scores `s` become `c · tanh(s / c)` with this `c`; `None`: they are left.
+    pub soft_cap: Option<f32>,
 }
 
 /// The shape of an attention and the sequences that it is applied to.
@@ -67,13 +69,31 @@ pub struct AttentionLayout<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// The constants of an RMSNorm.
+/// The constants of a norm over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RmsNorm {
+pub struct RowNorm {
     /// Added to the mean square.
     pub eps: f32,
     /// Added to the scale: 1 where a family stores its scales less 1, otherwise 0.
     pub offset: f32,
+}
+
+/// What a norm over rows leaves for its backward pass, `[rows]` each.
+#[derive(Debug)]
+pub struct Statistics<Buffer> {
+    /// `1 / √(mean((x − μ)²) + eps)`.
+    pub rstd: Buffer,
+    /// The mean `μ` of each row, which makes the norm a LayerNorm; `None` for RMSNorm, where `μ` is 0.
+    pub mean: Option<Buffer>,
+}
+
+/// Columns of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// The first of them.
+    pub first: usize,
+    /// Columns of the whole matrix.
+    pub of: usize,
 }
 
 /// Cosines and sines of rotary position embedding, `[positions, half]` each. Shared, so that a device recognises a

@@ -24,13 +24,14 @@ pub enum Phase {
 #[expect(missing_docs, reason = "the names of the operations")]
 pub enum OperationKind {
     Embedding,
-    RmsNorm,
+    Norm,
     Product,
     Bias,
     Rope,
     Attention,
     SwiGlu,
     GeGlu,
+    ReluSquared,
     Elementwise,
     CrossEntropy,
     Copy,

@@ -3,26 +3,35 @@
 use std::borrow::Cow;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation, Sequences,
-    Targets, TrainingPass,
+    AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
+    Sequences, Statistics, Targets, TrainingPass,
 };
 use crate::Result;
 
-/// What the gradients of RMSNorm are computed from.
+/// What the gradients of a norm over rows are computed from.
 #[derive(Debug)]
-pub struct RmsNormInputs<'a, B: Backend + ?Sized> {
+pub struct NormInputs<'a, B: Backend + ?Sized> {
     /// Gradient of the output, `[rows, cols]`.
     pub dout: &'a B::Buffer,
     /// Input of the forward pass, `[rows, cols]`.
     pub x: &'a B::Buffer,
-    /// Scale, `[cols]`.
-    pub weight: &'a B::Weight,
+    /// Scale, `[cols]`; `None`: 1.
+    pub weight: Option<&'a B::Weight>,
     /// Added to the scale.
     pub offset: f32,
-    /// Of the forward pass, `[rows]`.
-    pub rstd: &'a B::Buffer,
-    /// Number of rows.
-    pub rows: usize,
+    /// Of the forward pass.
+    pub statistics: &'a Statistics<B::Buffer>,
+    /// Rows and columns.
+    pub shape: (usize, usize),
+}
+
+/// The output head: logits `hidden · weightᵀ`.
+#[derive(Debug)]
+pub struct Head<'a, B: Backend + ?Sized> {
+    /// `[V, D]`.
+    pub weight: &'a B::Weight,
+    /// Logits `z` become `c · tanh(z / c)` with this `c`; `None`: they are left.
+    pub soft_cap: Option<f32>,
 }
 
 /// Query `[T, H, E]`, key and value `[T, K, E]`.
@@ -187,20 +196,22 @@ pub trait Backend {
         cols: usize,
     );
 
-    /// `out = x · rstd · (weight + offset)` with `rstd = 1 / √(mean(x²) + eps)` of each row. Zhang and Sennrich 2019.
-    fn rmsnorm_forward(
+    /// `out = (x − μ) · rstd · (weight + offset)` of each row, and its [`Statistics`], which say whether `μ` is the mean of
+    /// the row or 0; a missing weight is 1. `shape` is rows and columns. RMSNorm: Zhang and Sennrich 2019; LayerNorm: Ba et
+    /// al. 2016.
+    fn norm_forward(
         &mut self,
         x: &Self::Buffer,
-        weight: &Self::Weight,
-        rows: usize,
-        norm: RmsNorm,
+        weight: Option<&Self::Weight>,
+        shape: (usize, usize),
+        norm: RowNorm,
         out: &mut Self::Buffer,
-        rstd: &mut Self::Buffer,
+        statistics: &mut Statistics<Self::Buffer>,
     );
     /// Adds to `dx` and to `dweight`, each unless it is `None`. `dout` and `dx` may not be one buffer.
-    fn rmsnorm_backward(
+    fn norm_backward(
         &mut self,
-        inputs: RmsNormInputs<'_, Self>,
+        inputs: NormInputs<'_, Self>,
         dx: Option<&mut Self::Buffer>,
         dweight: Option<&mut Self::Buffer>,
     );
@@ -252,6 +263,13 @@ pub trait Backend {
     fn scale(&mut self, x: &mut Self::Buffer, len: usize, factor: f32);
     /// `out += x`, the first `len` elements.
     fn add(&mut self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+    /// Copies columns of one matrix to another; `shape` is the number of rows and of columns that are copied.
+    fn copy_columns(
+        &mut self,
+        from: (&Self::Buffer, Columns),
+        to: (&mut Self::Buffer, Columns),
+        shape: (usize, usize),
+    );
 
     /// Rotates the pairs of every head of `x`, `[T, heads, E]`, in place. Positions restart with each sequence. Su et
     /// al. 2021; pairs of halves as `rotate_half` of transformers, or of neighbours as in the paper.
@@ -264,7 +282,8 @@ pub trait Backend {
         rotation: Rotation,
     );
 
-    /// `out = softmax(q · kᵀ / √E) · v`, causal and inside each sequence; `lse` is `[T, H]`.
+    /// `out = softmax(q · kᵀ / √E) · v`, causal and inside each sequence, with the scores capped where the shape has a
+    /// cap; `lse` is `[T, H]`.
     fn attention_forward(
         &mut self,
         inputs: QueryKeyValue<'_, Self::Buffer>,
@@ -302,14 +321,19 @@ pub trait Backend {
         up: &mut Self::Buffer,
     );
 
-    /// Cross-entropy of each target with `p = softmax(hidden · weightᵀ)`, in nats, and the gradients of their sum, each
+    /// `out = max(x, 0)²`, `len` elements. So et al. 2021, arXiv:2109.08668.
+    fn relu_squared_forward(&mut self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer);
+    /// Overwrites `x` with its gradient.
+    fn relu_squared_backward(&mut self, dout: &Self::Buffer, len: usize, x: &mut Self::Buffer);
+
+    /// Cross-entropy of each target with `p = softmax(logits)` of the head, in nats, and the gradients of their sum, each
     /// times its factor: `−(1 − ε) log p[id] − ε / V · Σ log p` with the `ε` of [`Targets::label_smoothing`], which is the
     /// negative log-likelihood at 0. Only the logits of a chunk of rows are in memory at once. [`Backend::losses`]
     /// returns the losses. Szegedy et al. 2015, arXiv:1512.00567, section 7.
     fn cross_entropy(
         &mut self,
         hidden: &Self::Buffer,
-        weight: &Self::Weight,
+        head: Head<'_, Self>,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Self::Buffer>>,
     );

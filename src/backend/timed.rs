@@ -1,96 +1,19 @@
-//! A backend that measures how long each operation of another one takes.
+//! The operations of [`Timed`]: those of another backend, each timed.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation, Sequences,
-    Targets, TrainingPass,
+    AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
+    Sequences, Statistics, Targets, TrainingPass,
 };
-use super::operation_time::{Operation, OperationKind, OperationTime, Phase};
+use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
-    AdamTensor, AttentionOutput, Backend, HeadGradients, MaskedGrad, QueryKeyValue, QueryKeyValueMut,
-    RmsNormInputs, TowardsStart,
+    AdamTensor, AttentionOutput, Backend, Head, HeadGradients, MaskedGrad, NormInputs, QueryKeyValue,
+    QueryKeyValueMut, TowardsStart,
 };
+use super::timer::{Timed, TimedWeight, product_flops};
 use crate::Result;
-
-/// A weight with its shape.
-#[derive(Debug)]
-pub struct TimedWeight<W> {
-    weight: W,
-    rows: usize,
-    cols: usize,
-}
-
-impl<W> TimedWeight<W> {
-    /// `weight` is `[rows, cols]`.
-    pub fn new(weight: W, rows: usize, cols: usize) -> Self {
-        Self { weight, rows, cols }
-    }
-}
-
-/// Measures each operation of a backend. Memory is not planned and passes are not recorded; a device that works behind the
-/// host is waited for after each operation.
-#[derive(Debug)]
-pub struct Timed<'b, B: Backend> {
-    inner: &'b mut B,
-    /// Read back to wait for the device.
-    probe: B::Buffer,
-    times: RefCell<BTreeMap<Operation, OperationTime>>,
-    /// Whether the gradients of the head were computed since the last embedding.
-    backward: Cell<bool>,
-}
-
-impl<'b, B: Backend> Timed<'b, B> {
-    /// Measures the operations of `inner`.
-    pub fn new(inner: &'b mut B) -> Self {
-        let probe = inner.zeros(1);
-        Self { inner, probe, times: RefCell::default(), backward: Cell::new(false) }
-    }
-
-    /// The backend that is measured.
-    pub fn inner(&self) -> &B {
-        self.inner
-    }
-
-    /// The times since the last call.
-    pub fn take_times(&mut self) -> BTreeMap<Operation, OperationTime> {
-        self.times.take()
-    }
-
-    fn count(&self, operation: Operation, since: Instant, flops: f64) {
-        // A fault is kept by the backend, which reports it.
-        let _ = self.inner.to_host(&self.probe);
-        let mut times = self.times.borrow_mut();
-        let time = times.entry(operation).or_default();
-        time.calls += 1;
-        time.time += since.elapsed();
-        time.flops += flops;
-    }
-
-    /// An operation of the forward pass, which the backward pass may repeat.
-    fn add_forward(&self, kind: OperationKind, shape: Option<(usize, usize)>, since: Instant, flops: f64) {
-        let phase = if self.backward.get() { Phase::Recomputation } else { Phase::Forward };
-        self.count(Operation { phase, kind, shape }, since, flops);
-    }
-
-    /// An element-wise operation, which the backward pass has of its own.
-    fn add_elementwise(&self, since: Instant) {
-        let phase = if self.backward.get() { Phase::ActivationGradients } else { Phase::Forward };
-        self.add_as(phase, OperationKind::Elementwise, since);
-    }
-
-    fn add_as(&self, phase: Phase, kind: OperationKind, since: Instant) {
-        self.count(Operation { phase, kind, shape: None }, since, 0.0);
-    }
-}
-
-/// Floating-point operations of a product over `rows` rows.
-fn product_flops(rows: usize, out_features: usize, in_features: usize) -> f64 {
-    2.0 * rows as f64 * out_features as f64 * in_features as f64
-}
 
 impl<B: Backend> Backend for Timed<'_, B> {
     type Buffer = B::Buffer;
@@ -178,34 +101,32 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_as(Phase::WeightGradients, OperationKind::Embedding, clock);
     }
 
-    fn rmsnorm_forward(
+    fn norm_forward(
         &mut self,
         x: &B::Buffer,
-        weight: &Self::Weight,
-        rows: usize,
-        norm: RmsNorm,
+        weight: Option<&Self::Weight>,
+        shape: (usize, usize),
+        norm: RowNorm,
         out: &mut B::Buffer,
-        rstd: &mut B::Buffer,
+        statistics: &mut Statistics<B::Buffer>,
     ) {
         let clock = Instant::now();
-        self.inner.rmsnorm_forward(x, &weight.weight, rows, norm, out, rstd);
-        self.add_forward(OperationKind::RmsNorm, None, clock, 0.0);
+        let weight = weight.map(|weight| &weight.weight);
+        self.inner.norm_forward(x, weight, shape, norm, out, statistics);
+        self.add_forward(OperationKind::Norm, None, clock, 0.0);
     }
 
-    fn rmsnorm_backward(
+    fn norm_backward(
         &mut self,
-        inputs: RmsNormInputs<'_, Self>,
+        inputs: NormInputs<'_, Self>,
         dx: Option<&mut B::Buffer>,
         dweight: Option<&mut B::Buffer>,
     ) {
         let clock = Instant::now();
-        let RmsNormInputs { dout, x, weight, offset, rstd, rows } = inputs;
-        self.inner.rmsnorm_backward(
-            RmsNormInputs { dout, x, weight: &weight.weight, offset, rstd, rows },
-            dx,
-            dweight,
-        );
-        self.add_as(Phase::ActivationGradients, OperationKind::RmsNorm, clock);
+        let NormInputs { dout, x, weight, offset, statistics, shape } = inputs;
+        let weight = weight.map(|weight| &weight.weight);
+        self.inner.norm_backward(NormInputs { dout, x, weight, offset, statistics, shape }, dx, dweight);
+        self.add_as(Phase::ActivationGradients, OperationKind::Norm, clock);
     }
 
     fn linear_forward(
@@ -279,6 +200,17 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_elementwise(clock);
     }
 
+    fn copy_columns(
+        &mut self,
+        from: (&B::Buffer, Columns),
+        to: (&mut B::Buffer, Columns),
+        shape: (usize, usize),
+    ) {
+        let clock = Instant::now();
+        self.inner.copy_columns(from, to, shape);
+        self.add_elementwise(clock);
+    }
+
     fn rope(
         &mut self,
         x: &mut B::Buffer,
@@ -342,10 +274,22 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_as(Phase::ActivationGradients, OperationKind::GeGlu, clock);
     }
 
+    fn relu_squared_forward(&mut self, x: &B::Buffer, len: usize, out: &mut B::Buffer) {
+        let clock = Instant::now();
+        self.inner.relu_squared_forward(x, len, out);
+        self.add_forward(OperationKind::ReluSquared, None, clock, 0.0);
+    }
+
+    fn relu_squared_backward(&mut self, dout: &B::Buffer, len: usize, x: &mut B::Buffer) {
+        let clock = Instant::now();
+        self.inner.relu_squared_backward(dout, len, x);
+        self.add_as(Phase::ActivationGradients, OperationKind::ReluSquared, clock);
+    }
+
     fn cross_entropy(
         &mut self,
         hidden: &B::Buffer,
-        weight: &Self::Weight,
+        head: Head<'_, Self>,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, B::Buffer>>,
     ) {
@@ -354,7 +298,8 @@ impl<B: Backend> Backend for Timed<'_, B> {
             1 + usize::from(gradients.hidden.is_some()) + usize::from(gradients.weight.is_some())
         });
         self.backward.set(gradients.is_some());
-        self.inner.cross_entropy(hidden, &weight.weight, targets, gradients);
+        let Head { weight, soft_cap } = head;
+        self.inner.cross_entropy(hidden, Head { weight: &weight.weight, soft_cap }, targets, gradients);
         let shape = (weight.rows, weight.cols);
         let flops = products as f64 * product_flops(targets.rows.len(), shape.0, shape.1);
         let operation =

@@ -171,13 +171,8 @@ impl<'c> Computing<'_, 'c> {
             }
         }
         let hidden = forward_cached(&mut self.cpu, self.model, &mut new, &mut self.acts);
-        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embed_tokens);
-        self.cpu.cross_entropy(
-            hidden,
-            &head.weight,
-            Targets { rows: &rows, ids: &ids, label_smoothing: 0.0 },
-            None,
-        );
+        let targets = Targets { rows: &rows, ids: &ids, label_smoothing: 0.0 };
+        self.cpu.cross_entropy(hidden, self.model.head(), targets, None);
         let losses = self.cpu.losses();
         let mut rest = losses.as_slice();
         let mut all = Vec::new();

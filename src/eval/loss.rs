@@ -95,8 +95,7 @@ fn token_losses<B: Backend>(
         piece.label_smoothing = label_smoothing;
         let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
         let hidden = forward(backend, model, tokens, acts);
-        let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-        backend.cross_entropy(hidden, &head.weight, piece.targets(), None);
+        backend.cross_entropy(hidden, model.head(), piece.targets(), None);
     }
     backend.losses()
 }

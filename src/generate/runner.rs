@@ -1,6 +1,6 @@
 //! A model over the mapped weights of a checkpoint, on the CPU, with the buffers of its forward pass.
 
-use crate::backend::{Backend, Cpu, Sequences};
+use crate::backend::{Backend, Cpu, Head, Sequences};
 use crate::checkpoint::Checkpoint;
 use crate::model::{
     Activations, Batch, Capacity, KvCache, Model, ModelConfig, NewTokens, Recompute, forward, forward_cached,
@@ -108,10 +108,13 @@ impl<'c> Runner<'c> {
 
     /// The logits of the last hidden states `[rows, D]`.
     fn logits(&mut self, hidden: &Vec<f32>, tokens: usize) -> Result<Vec<f32>> {
-        let head = self.model.lm_head.as_ref().unwrap_or(&self.model.embed_tokens);
+        let Head { weight, soft_cap } = self.model.head();
         let (vocab_size, rows) = (self.model.config.vocab_size, hidden.len() / self.model.config.hidden_size);
         let mut logits = vec![0.0; rows * vocab_size];
-        self.cpu.linear_forward(hidden, &head.weight, rows, &mut logits, false);
+        self.cpu.linear_forward(hidden, weight, rows, &mut logits, false);
+        if let Some(cap) = soft_cap {
+            logits.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+        }
         match logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             None => Ok(logits),
             Some(at) => {

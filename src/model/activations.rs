@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, RopeTable};
-use crate::model::{ModelConfig, QueryKeyNorm, expected};
+use crate::backend::{Backend, RopeTable, Statistics};
+use crate::model::{MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,15 +44,18 @@ pub struct Capacity {
     pub positions: usize,
 }
 
+/// The input of a norm and its statistics.
+pub(crate) type Normed<B> = (<B as Backend>::Buffer, Statistics<<B as Backend>::Buffer>);
+
 /// The buffers of one block.
 #[derive(Debug)]
 pub(crate) struct BlockActs<B: Backend> {
-    /// 1/rms of the block's input, `[T]`, where it is normed.
-    pub(crate) rstd1: B::Buffer,
-    /// Queries and keys before their norms, `[T, H · E]` and `[T, K · E]`, with 1/rms of each.
-    pub(crate) before_qk_norm: Option<[(B::Buffer, B::Buffer); 2]>,
-    /// Outputs of attention and of the MLP before the norms on them, `[T, D]`, with 1/rms.
-    pub(crate) before_output_norm: Option<[(B::Buffer, B::Buffer); 2]>,
+    /// Of the block's input, where it is normed.
+    pub(crate) stats1: Statistics<B::Buffer>,
+    /// Queries and keys before their norms, `[T, H · E]` and `[T, K · E]`, with the statistics of each.
+    pub(crate) before_qk_norm: Option<[Normed<B>; 2]>,
+    /// Outputs of attention and of the MLP before the norms on them, `[T, D]`.
+    pub(crate) before_output_norm: Option<[Normed<B>; 2]>,
     /// `[T, H · E]`, rotated.
     pub(crate) q: B::Buffer,
     /// `[T, K · E]`, rotated.
@@ -63,9 +66,9 @@ pub(crate) struct BlockActs<B: Backend> {
     pub(crate) lse: B::Buffer,
     /// Residual between attention and MLP, `[T, D]`.
     pub(crate) mid: B::Buffer,
-    /// 1/rms of `mid`, `[T]`, where it is normed.
-    pub(crate) rstd2: B::Buffer,
-    /// `[T, F]`.
+    /// Of `mid`, where it is normed.
+    pub(crate) stats2: Statistics<B::Buffer>,
+    /// `[T, F]`; empty for an MLP without a gate.
     pub(crate) gate: B::Buffer,
     /// `[T, F]`.
     pub(crate) up: B::Buffer,
@@ -79,9 +82,9 @@ pub(crate) struct SelectiveActs<B: Backend> {
     pub(crate) norm1: B::Buffer,
     /// Output of attention, `[T, H · E]`.
     pub(crate) att: B::Buffer,
-    /// Input of the MLP: the normed `mid`, `[T, D]`.
+    /// Input of the MLP: the normed `mid` or, beside attention, that of attention, `[T, D]`.
     pub(crate) norm2: B::Buffer,
-    /// `activation(gate) · up`, `[T, F]`.
+    /// What `down_proj` is applied to, `[T, F]`.
     pub(crate) act: B::Buffer,
 }
 
@@ -104,16 +107,42 @@ pub struct Activations<B: Backend> {
     pub(crate) x: Vec<B::Buffer>,
     blocks: Vec<BlockActs<B>>,
     selective: Vec<SelectiveActs<B>>,
-    /// Output of the last norm, `[T, D]`, and its 1/rms.
+    /// Outputs of a matrix that has the rows of several, side by side, where the model has one; and their gradients.
+    wide: Option<B::Buffer>,
+    /// Output of the last norm, `[T, D]`, and its statistics.
     pub(crate) last: B::Buffer,
-    pub(crate) last_rstd: B::Buffer,
+    pub(crate) last_stats: Statistics<B::Buffer>,
     pub(crate) grads: Option<GradActs<B>>,
     pub(crate) ropes: Vec<RopeTable>,
 }
 
-/// What a block works with: see [`Activations::of_block`].
+/// The buffers that a block works with.
+#[derive(Debug)]
+pub(crate) struct BlockBuffers<'a, B: Backend> {
+    /// Its own.
+    pub(crate) block: &'a mut BlockActs<B>,
+    /// Those that [`Recompute::Selective`] shares between blocks.
+    pub(crate) selective: &'a mut SelectiveActs<B>,
+    /// As [`Activations`] has it, shared between blocks.
+    pub(crate) wide: &'a mut Option<B::Buffer>,
+}
+
+/// The inputs of all blocks, the buffers of one, and the rotary tables.
 pub(crate) type BuffersOfBlock<'a, B> =
-    (&'a mut [<B as Backend>::Buffer], &'a mut BlockActs<B>, &'a mut SelectiveActs<B>, &'a [RopeTable]);
+    (&'a mut [<B as Backend>::Buffer], BlockBuffers<'a, B>, &'a [RopeTable]);
+
+/// Statistics of `rows` rows.
+fn statistics<B: Backend>(backend: &B, config: &ModelConfig, rows: usize) -> Statistics<B::Buffer> {
+    let mean = config.norm_kind.centered.then(|| backend.zeros(rows));
+    Statistics { rstd: backend.zeros(rows), mean }
+}
+
+/// Columns of [`Activations`]' shared buffer for matrices that have the rows of several; 0 without such a matrix.
+fn wide_columns(config: &ModelConfig) -> usize {
+    let qkv = if config.fused_qkv { config.q_size() + 2 * config.kv_size() } else { 0 };
+    let gate_up = if config.mlp_layout == MlpLayout::Fused { 2 * config.intermediate_size } else { 0 };
+    qkv.max(gate_up)
+}
 
 impl<B: Backend> Activations<B> {
     /// Buffers for `capacity`. Without `training` only those of a forward pass.
@@ -129,6 +158,7 @@ impl<B: Backend> Activations<B> {
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
         let of = |cols: usize| backend.activations(tokens * cols);
         let recompute = if training { recompute } else { Recompute::Full };
+        let wide = wide_columns(config);
         let (blocks, selective) = recompute.buffers(layers);
         Self {
             recompute,
@@ -137,8 +167,9 @@ impl<B: Backend> Activations<B> {
             selective: (0..selective)
                 .map(|_| SelectiveActs { norm1: of(d), att: of(q), norm2: of(d), act: of(f) })
                 .collect(),
+            wide: (wide > 0).then(|| of(wide)),
             last: of(d),
-            last_rstd: backend.zeros(tokens),
+            last_stats: statistics(backend, config, tokens),
             grads: training.then(|| GradActs {
                 dx: of(d),
                 datt: of(q),
@@ -148,34 +179,34 @@ impl<B: Backend> Activations<B> {
         }
     }
 
-    /// What a block works with: the inputs of all blocks, its own buffers, those that [`Recompute::Selective`]
-    /// shares between blocks, and the rotary tables.
+    /// What a block works with.
     pub(crate) fn of_block(&mut self, layer: usize) -> BuffersOfBlock<'_, B> {
         let (block, shared) = (layer.min(self.blocks.len() - 1), layer.min(self.selective.len() - 1));
-        (&mut self.x, &mut self.blocks[block], &mut self.selective[shared], &self.ropes)
+        let (block, selective) = (&mut self.blocks[block], &mut self.selective[shared]);
+        (&mut self.x, BlockBuffers { block, selective, wide: &mut self.wide }, &self.ropes)
     }
 }
 
 impl<B: Backend> BlockActs<B> {
     fn new(backend: &B, config: &ModelConfig, tokens: usize) -> Self {
         let of = |cols: usize| backend.activations(tokens * cols);
-        let statistics = |each: usize| backend.zeros(tokens * each);
+        let stats = |each: usize| statistics(backend, config, tokens * each);
         let (q, kv) = (config.q_size(), config.kv_size());
         let heads = [(q, config.num_attention_heads), (kv, config.num_key_value_heads)];
         Self {
-            rstd1: statistics(1),
+            stats1: stats(1),
             before_qk_norm: (config.qk_norm != QueryKeyNorm::Off)
-                .then(|| heads.map(|(cols, heads)| (of(cols), statistics(heads)))),
+                .then(|| heads.map(|(cols, heads)| (of(cols), stats(heads)))),
             before_output_norm: config
                 .norms_outputs()
-                .then(|| [(); 2].map(|()| (of(config.hidden_size), statistics(1)))),
+                .then(|| [(); 2].map(|()| (of(config.hidden_size), stats(1)))),
             q: of(q),
             k: of(kv),
             v: of(kv),
-            lse: statistics(config.num_attention_heads),
+            lse: backend.zeros(tokens * config.num_attention_heads),
             mid: of(config.hidden_size),
-            rstd2: statistics(1),
-            gate: of(config.intermediate_size),
+            stats2: stats(1),
+            gate: of(if config.gated() { config.intermediate_size } else { 0 }),
             up: of(config.intermediate_size),
         }
     }
@@ -186,14 +217,17 @@ pub fn activation_floats(config: &ModelConfig, recompute: Recompute) -> usize {
     let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
     let heads = config.num_attention_heads;
     let on_queries = config.qk_norm != QueryKeyNorm::Off;
-    let queries = if on_queries { q + kv + heads + config.num_key_value_heads } else { 0 };
-    let outputs = if config.norms_outputs() { 2 * (d + 1) } else { 0 };
-    let block = 2 + queries + outputs + q + 2 * kv + heads + d + 2 * f;
+    let each = if config.norm_kind.centered { 2 } else { 1 };
+    let queries = if on_queries { q + kv + each * (heads + config.num_key_value_heads) } else { 0 };
+    let outputs = if config.norms_outputs() { 2 * (d + each) } else { 0 };
+    let inner = if config.gated() { 2 * f } else { f };
+    let block = 2 * each + queries + outputs + q + 2 * kv + heads + d + inner;
     let recomputed = 2 * d + q + f;
     let layers = config.num_hidden_layers;
     let (blocks, selective) = recompute.buffers(layers);
     let branch = if config.branches_are_changed() { d } else { 0 };
-    (layers + 1) * d + blocks * block + selective * recomputed + (d + 1) + (d + q + branch)
+    let kept = (layers + 1) * d + blocks * block + selective * recomputed + wide_columns(config);
+    kept + (d + each) + (d + q + branch)
 }
 
 #[cfg(test)]

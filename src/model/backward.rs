@@ -1,14 +1,11 @@
 //! The backward pass: gradients of trainable tensors only, down to the lowest of them.
 
-use crate::backend::{
-    AttentionLayout, AttentionOutput, Backend, LinearShape, QueryKeyValue, QueryKeyValueMut, RmsNormInputs,
-    Rotation,
-};
-use crate::model::activations::{BlockActs, GradActs, SelectiveActs};
-use crate::model::forward::{BlockContext, block_forward, branch_input, gated, multiply};
-use crate::model::{
-    Activation, Activations, Batch, Layer, Linear, Model, ModelConfig, Norm, Param, Recompute,
-};
+use crate::backend::{AttentionLayout, AttentionOutput, Backend, QueryKeyValue, QueryKeyValueMut, Rotation};
+use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs};
+use crate::model::forward::{BlockContext, activate, block_forward, branch_input, mlp_input, multiply};
+use crate::model::joint::{self, weight_gradient};
+use crate::model::norms::NormInput;
+use crate::model::{Activation, Activations, Batch, Layer, Linear, Model, ModelConfig, Norm, Recompute};
 
 /// How far down gradients are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +25,7 @@ impl Reach {
         let trains = |layer: &Layer<B>| layer.params().any(|p| p.train.is_some());
         let lowest = if embedding { Some(0) } else { model.layers.iter().position(trains) };
         let lowest = lowest.filter(|_| !model.layers.is_empty());
-        Self { embedding, lowest, hidden: embedding || lowest.is_some() || model.norm.train.is_some() }
+        Self { embedding, lowest, hidden: embedding || lowest.is_some() || model.norm.trains() }
     }
 }
 
@@ -49,19 +46,16 @@ pub fn backward<B: Backend>(
     let rows = batch.ids.len();
     let Some(mut grads) = acts.grads.take() else { unreachable!("activations were made for training") };
     backend.clear(&mut grads.dx);
-    let ModelConfig { hidden_size, padding_idx, multipliers, norm: constants, .. } = model.config;
+    let ModelConfig { hidden_size, padding_idx, multipliers, .. } = model.config;
     multiply(backend, dhidden, rows * hidden_size, multipliers.logits);
-    let Norm { weight, train, .. } = &mut model.norm;
-    let last = &acts.x[model.layers.len()];
     let below = reach.lowest.is_some() || reach.embedding;
+    let input = NormInput { x: &acts.x[model.layers.len()], shape: (rows, hidden_size) };
     let dx = below.then_some(&mut grads.dx);
-    let offset = constants.offset;
-    let inputs = RmsNormInputs { dout: dhidden, x: last, weight, offset, rstd: &acts.last_rstd, rows };
-    backend.rmsnorm_backward(inputs, dx, train.as_mut().map(|t| &mut t.grad));
+    model.norm.backward(backend, &model.config, dhidden, (input, &acts.last_stats), dx);
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
-        let (x, block, selective, ropes) = acts.of_block(l);
+        let (x, mut buffers, ropes) = acts.of_block(l);
         let context = BlockContext::new(&model.config, l, batch, ropes);
         let below = reach.embedding || reach.lowest.is_some_and(|lowest| lowest < l);
         if recompute == Recompute::Full {
@@ -69,10 +63,11 @@ pub fn backward<B: Backend>(
                 x.get_disjoint_mut([l, l + 1]).unwrap_or_else(|_| unreachable!("a slot for each block"));
             // The block wrote the same values there in the forward pass.
             let out = model.config.norms_outputs().then_some(out);
-            block_forward(backend, layer, context, x, block, selective, out);
+            block_forward(backend, layer, context, x, &mut buffers, out);
         }
-        let mut pass =
-            BlockBackward { backend, context, block, selective, grads: &mut grads, accumulate, below };
+        let BlockBuffers { block, selective, wide } = buffers;
+        let grads = &mut grads;
+        let mut pass = BlockBackward { backend, context, block, selective, wide, grads, accumulate, below };
         if recompute == Recompute::Selective {
             pass.refill(layer, &x[l]);
         }
@@ -95,6 +90,7 @@ struct BlockBackward<'a, B: Backend> {
     context: BlockContext<'a>,
     block: &'a mut BlockActs<B>,
     selective: &'a mut SelectiveActs<B>,
+    wide: &'a mut Option<B::Buffer>,
     grads: &'a mut GradActs<B>,
     accumulate: bool,
     /// Something below the block is trainable.
@@ -102,14 +98,13 @@ struct BlockBackward<'a, B: Backend> {
 }
 
 /// Whether a tensor of any of the layers is trainable.
-fn trains<B: Backend>(linears: &[&Linear<B>]) -> bool {
-    let mut params = linears.iter().flat_map(|l| std::iter::once(&l.weight).chain(&l.bias));
-    params.any(|p| p.train.is_some())
+fn trains<'l, B: Backend + 'l>(linears: impl IntoIterator<Item = &'l Linear<B>>) -> bool {
+    linears.into_iter().flat_map(Linear::params).any(|param| param.train.is_some())
 }
 
 /// Whether there is such a norm and it is trainable.
 fn norm_trains<B: Backend>(norm: Option<&Norm<B>>) -> bool {
-    norm.is_some_and(|norm| norm.train.is_some())
+    norm.is_some_and(Norm::trains)
 }
 
 impl<B: Backend> BlockBackward<'_, B> {
@@ -123,22 +118,22 @@ impl<B: Backend> BlockBackward<'_, B> {
         let BlockContext { config, index, batch, .. } = context;
         let attention_wanted = self.attention_wanted(layer);
         let Self { backend, block, selective, .. } = self;
-        if trains(&[&layer.q_proj, &layer.k_proj, &layer.v_proj]) {
+        if trains(&layer.qkv) {
             let norm = layer.attention_norms.input.as_ref();
-            branch_input(*backend, context, norm, x, &mut selective.norm1, &mut block.rstd1);
+            branch_input(*backend, context, norm, x, &mut selective.norm1, &mut block.stats1);
         }
         if attention_wanted {
             let BlockActs { q, k, v, lse, .. } = &mut **block;
             let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
             backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
         }
-        if trains(&[&layer.gate_proj, &layer.up_proj]) {
-            let norm = layer.mlp_norms.input.as_ref();
-            branch_input(*backend, context, norm, &block.mid, &mut selective.norm2, &mut block.rstd2);
+        if trains(&layer.mlp.gate_up) {
+            let stats = [&mut block.stats1, &mut block.stats2];
+            mlp_input(*backend, layer, context, [x, &block.mid], &mut selective.norm2, stats);
         }
-        if trains(&[&layer.down_proj]) {
+        if trains([&layer.mlp.down_proj]) {
             let len = context.rows() * config.intermediate_size;
-            gated(*backend, config.activation, &block.gate, &block.up, len, &mut selective.act);
+            activate(*backend, config.activation, [&block.gate, &block.up], len, &mut selective.act);
         }
     }
 
@@ -149,12 +144,11 @@ impl<B: Backend> BlockBackward<'_, B> {
         let (rows, config) = (self.rows(), self.context.config);
         let GradActs { dx, dbranch: Some(dbranch), .. } = &mut *self.grads else { return };
         match (norm, &self.block.before_output_norm) {
-            (Some(Param { weight, train, .. }), Some(raw)) => {
-                let (x, rstd) = &raw[branch];
-                let (offset, dweight) = (config.norm.offset, train.as_mut().map(|t| &mut t.grad));
+            (Some(norm), Some(raw)) => {
+                let (x, stats) = &raw[branch];
                 self.backend.clear(dbranch);
-                let inputs = RmsNormInputs { dout: &*dx, x, weight, offset, rstd, rows };
-                self.backend.rmsnorm_backward(inputs, Some(dbranch), dweight);
+                let input = NormInput { x, shape: (rows, config.hidden_size) };
+                norm.backward(self.backend, config, dx, (input, stats), Some(dbranch));
             }
             _ => {
                 let len = rows * config.hidden_size;
@@ -165,48 +159,80 @@ impl<B: Backend> BlockBackward<'_, B> {
     }
 
     fn mlp(&mut self, layer: &mut Layer<B>) {
-        let (rows, config) = (self.rows(), self.context.config);
-        let upper = self.attention_wanted(layer) || norm_trains(layer.mlp_norms.input.as_ref());
-        let inner = upper || trains(&[&layer.gate_proj, &layer.up_proj]);
-        if !inner && !trains(&[&layer.down_proj]) && !norm_trains(layer.mlp_norms.output.as_ref()) {
+        let rows = self.rows();
+        let upper = self.mlp_input_wanted(layer);
+        let inner = upper || trains(&layer.mlp.gate_up);
+        if !inner && !trains([&layer.mlp.down_proj]) && !norm_trains(layer.mlp_norms.output.as_ref()) {
             return;
         }
         self.branch_gradient(1, layer.mlp_norms.output.as_mut());
         let GradActs { dx, dbranch, .. } = &mut *self.grads;
         let dout = dbranch.as_ref().unwrap_or(dx);
-        weight_gradient(self.backend, &mut layer.down_proj, dout, &self.selective.act, rows, self.accumulate);
-        if !inner {
-            return;
+        let (down_proj, act) = (&mut layer.mlp.down_proj, &mut self.selective.act);
+        weight_gradient(self.backend, down_proj, dout, act, rows, self.accumulate);
+        if inner {
+            self.backend.linear_backward_input(dout, &down_proj.weight.weight, rows, act, false);
+            self.gate_up(layer, upper);
         }
-        let BlockActs { gate, up, mid, rstd2, .. } = &mut *self.block;
+    }
+
+    /// From the gradient of what `down_proj` is applied to, in `act`, to those of its gate and up projections and, where it is
+    /// wanted, of the residual stream.
+    fn gate_up(&mut self, layer: &mut Layer<B>, upper: bool) {
+        let (rows, config) = (self.rows(), self.context.config);
+        let (inner, len) = (config.intermediate_size, rows * config.intermediate_size);
+        let BlockActs { gate, up, .. } = &mut *self.block;
         let SelectiveActs { norm2, act: dact, .. } = &mut *self.selective;
-        self.backend.linear_backward_input(dout, &layer.down_proj.weight.weight, rows, dact, false);
-        let len = rows * config.intermediate_size;
         match config.activation {
             Activation::Silu => self.backend.swiglu_backward(dact, len, gate, up),
             Activation::GeluTanh => self.backend.geglu_backward(dact, len, gate, up),
+            Activation::ReluSquared => self.backend.relu_squared_backward(dact, len, up),
         }
-        weight_gradient(self.backend, &mut layer.gate_proj, gate, norm2, rows, self.accumulate);
-        weight_gradient(self.backend, &mut layer.up_proj, up, norm2, rows, self.accumulate);
-        if !upper {
-            return;
+        let (layers, wide) = (&mut layer.mlp.gate_up, self.wide.as_mut());
+        if config.gated() {
+            let douts = [(&*gate, inner), (&*up, inner)];
+            joint::weight_gradients(self.backend, layers, &douts, norm2, rows, wide, self.accumulate);
+            if upper {
+                joint::input_gradient(self.backend, layers, &douts, rows, self.wide.as_ref(), norm2);
+            }
+        } else {
+            let douts = [(&*up, inner)];
+            joint::weight_gradients(self.backend, layers, &douts, norm2, rows, wide, self.accumulate);
+            if upper {
+                joint::input_gradient(self.backend, layers, &douts, rows, self.wide.as_ref(), norm2);
+            }
         }
-        let dnorm = norm2;
-        self.backend.linear_backward_input(gate, &layer.gate_proj.weight.weight, rows, dnorm, false);
-        self.backend.linear_backward_input(up, &layer.up_proj.weight.weight, rows, dnorm, true);
+        // Beside attention, the input of both goes through one norm, after the gradient of attention.
+        if upper && !config.parallel {
+            self.mlp_norm(layer);
+        }
+    }
+
+    /// From the gradient of the input of the MLP, in `norm2`, to that of the residual stream.
+    fn mlp_norm(&mut self, layer: &mut Layer<B>) {
+        let (rows, config) = (self.rows(), self.context.config);
+        let (dx, dnorm) = (&mut self.grads.dx, &self.selective.norm2);
         match &mut layer.mlp_norms.input {
-            Some(Param { weight, train, .. }) => {
-                let (offset, dweight) = (config.norm.offset, train.as_mut().map(|t| &mut t.grad));
-                let inputs = RmsNormInputs { dout: dnorm, x: mid, weight, offset, rstd: rstd2, rows };
-                self.backend.rmsnorm_backward(inputs, Some(dx), dweight);
+            Some(norm) => {
+                let input = NormInput { x: &self.block.mid, shape: (rows, config.hidden_size) };
+                norm.backward(self.backend, config, dnorm, (input, &self.block.stats2), Some(dx));
             }
             None => self.backend.add(dnorm, rows * config.hidden_size, dx),
         }
     }
 
+    /// Whether the gradient of the input of the MLP is needed.
+    fn mlp_input_wanted(&self, layer: &Layer<B>) -> bool {
+        if self.context.config.parallel {
+            self.below || norm_trains(layer.attention_norms.input.as_ref())
+        } else {
+            self.attention_wanted(layer) || norm_trains(layer.mlp_norms.input.as_ref())
+        }
+    }
+
     /// Whether the gradient of attention's output is needed.
     fn attention_wanted(&self, layer: &Layer<B>) -> bool {
-        trains(&[&layer.o_proj])
+        trains([&layer.o_proj])
             || norm_trains(layer.attention_norms.output.as_ref())
             || self.inputs_wanted(layer)
     }
@@ -214,9 +240,7 @@ impl<B: Backend> BlockBackward<'_, B> {
     /// Whether the gradients of q, k and v are needed.
     fn inputs_wanted(&self, layer: &Layer<B>) -> bool {
         let norms = [&layer.attention_norms.input, &layer.q_norm, &layer.k_norm];
-        self.below
-            || norms.into_iter().any(|norm| norm_trains(norm.as_ref()))
-            || trains(&[&layer.q_proj, &layer.k_proj, &layer.v_proj])
+        self.below || norms.into_iter().any(|norm| norm_trains(norm.as_ref())) || trains(&layer.qkv)
     }
 
     fn attention(&mut self, layer: &mut Layer<B>, x: &B::Buffer) {
@@ -257,25 +281,23 @@ impl<B: Backend> BlockBackward<'_, B> {
     /// From the gradients of q, k and v to those of their projections and of the residual stream.
     fn attention_input(&mut self, layer: &mut Layer<B>, x: &B::Buffer) {
         let (rows, config) = (self.rows(), self.context.config);
-        let BlockActs { q, k, v, rstd1, .. } = &mut *self.block;
-        let norm1 = &mut self.selective.norm1;
-        for (projection, dout) in
-            [(&mut layer.q_proj, &*q), (&mut layer.k_proj, &*k), (&mut layer.v_proj, &*v)]
-        {
-            weight_gradient(self.backend, projection, dout, &*norm1, rows, self.accumulate);
-        }
+        let BlockActs { q, k, v, stats1, .. } = &mut *self.block;
+        let (norm1, layers) = (&mut self.selective.norm1, &mut layer.qkv);
+        let douts = [(&*q, config.q_size()), (&*k, config.kv_size()), (&*v, config.kv_size())];
+        let wide = self.wide.as_mut();
+        joint::weight_gradients(self.backend, layers, &douts, norm1, rows, wide, self.accumulate);
         if !self.below && !norm_trains(layer.attention_norms.input.as_ref()) {
             return;
         }
         let (dx, dnorm) = (&mut self.grads.dx, norm1);
-        self.backend.linear_backward_input(q, &layer.q_proj.weight.weight, rows, dnorm, false);
-        self.backend.linear_backward_input(k, &layer.k_proj.weight.weight, rows, dnorm, true);
-        self.backend.linear_backward_input(v, &layer.v_proj.weight.weight, rows, dnorm, true);
+        joint::input_gradient(self.backend, layers, &douts, rows, self.wide.as_ref(), dnorm);
+        if config.parallel {
+            self.backend.add(&self.selective.norm2, rows * config.hidden_size, dnorm);
+        }
         match &mut layer.attention_norms.input {
-            Some(Param { weight, train, .. }) => {
-                let (offset, dweight) = (config.norm.offset, train.as_mut().map(|t| &mut t.grad));
-                let inputs = RmsNormInputs { dout: dnorm, x, weight, offset, rstd: rstd1, rows };
-                self.backend.rmsnorm_backward(inputs, self.below.then_some(dx), dweight);
+            Some(norm) => {
+                let input = NormInput { x, shape: (rows, config.hidden_size) };
+                norm.backward(self.backend, config, dnorm, (input, stats1), self.below.then_some(dx));
             }
             None => self.backend.add(dnorm, rows * config.hidden_size, dx),
         }
@@ -283,40 +305,17 @@ impl<B: Backend> BlockBackward<'_, B> {
 
     /// Through the norms on q and k, where there are any.
     fn query_key_norms(&mut self, layer: &mut Layer<B>) {
-        let (rows, config) = (self.rows(), self.context.config);
+        let config = self.context.config;
         let BlockActs { q, k, before_qk_norm, .. } = &mut *self.block;
         let Some(raw) = before_qk_norm else { return };
-        let sizes = [config.q_size(), config.kv_size()].into_iter().zip(self.context.qk_norm_rows());
-        let norms = [&mut layer.q_norm, &mut layer.k_norm];
-        for (((dout, (raw, rstd)), (size, norm_rows)), norm) in
-            [q, k].into_iter().zip(raw).zip(sizes).zip(norms)
+        let norms = [&mut layer.q_norm, &mut layer.k_norm].into_iter().flatten();
+        for (((dout, (x, stats)), shape), norm) in
+            [q, k].into_iter().zip(raw).zip(self.context.qk_norm_shapes()).zip(norms)
         {
-            let Some(Param { weight, train, .. }) = norm else { continue };
             let dx = &mut self.grads.datt;
             self.backend.clear(dx);
-            let (offset, dweight) = (config.norm.offset, train.as_mut().map(|t| &mut t.grad));
-            let inputs = RmsNormInputs { dout: &*dout, x: raw, weight, offset, rstd, rows: norm_rows };
-            self.backend.rmsnorm_backward(inputs, Some(&mut *dx), dweight);
-            self.backend.copy(dx, dout, rows * size);
+            norm.backward(self.backend, config, dout, (NormInput { x, shape }, stats), Some(&mut *dx));
+            self.backend.copy(dx, dout, shape.0 * shape.1);
         }
-    }
-}
-
-/// Gradients of a layer's weight and bias, where they are trainable.
-fn weight_gradient<B: Backend>(
-    backend: &mut B,
-    linear: &mut Linear<B>,
-    dout: &B::Buffer,
-    x: &B::Buffer,
-    rows: usize,
-    accumulate: bool,
-) {
-    let (out_features, in_features) = linear.weight.shape;
-    if let Some(grad) = linear.weight.grad() {
-        let shape = LinearShape { rows, out_features, in_features };
-        backend.linear_backward_weight(dout, x, shape, grad, accumulate);
-    }
-    if let Some(grad) = linear.bias.as_mut().and_then(Param::grad) {
-        backend.bias_backward(dout, rows, grad);
     }
 }

@@ -1,6 +1,7 @@
 //! The forward pass over the new tokens of sequences whose earlier keys and values are kept, on the CPU.
 
 use crate::backend::{CachedSequence, Cpu, Sequences};
+use crate::model::activations::BlockBuffers;
 use crate::model::forward::{BlockContext, after_attention, embed, head_input, query_key_value};
 use crate::model::{Activations, Batch, Model, ModelConfig, rope_tables};
 
@@ -73,17 +74,18 @@ pub fn forward_cached<'x, 'a>(
     let starts: Vec<Vec<usize>> = sequences.iter().map(NewTokens::branch_starts).collect();
     embed(cpu, model, &ids, &mut acts.x[0]);
     for (l, layer) in model.layers.iter().enumerate() {
-        let (x, block, selective, _) = acts.of_block(l);
+        let (x, mut buffers, _) = acts.of_block(l);
         let slots = x.len();
         let [x, out] = x
             .get_disjoint_mut([l % slots, (l + 1) % slots])
             .unwrap_or_else(|_| unreachable!("two slots or more"));
         let context = BlockContext::new(config, l, batch, &ropes);
-        query_key_value(cpu, layer, context, x, block, selective);
+        query_key_value(cpu, layer, context, x, &mut buffers);
+        let BlockBuffers { block, selective, .. } = &mut buffers;
         let kept = keep(sequences, &starts, l, [&block.k, &block.v]);
         let (att, lse) = (&mut selective.att, &mut block.lse);
         cpu.attention_cached(&block.q, &kept, config.attention(l), att, lse);
-        after_attention(cpu, layer, context, x, block, selective, Some(out));
+        after_attention(cpu, layer, context, x, &mut buffers, Some(out));
     }
     sequences.iter_mut().for_each(|new| new.cache.tokens += new.ids.len());
     head_input(cpu, model, n, acts)

@@ -1,7 +1,7 @@
 //! What `config.json` says about a model.
 
 use super::families::family_of;
-use super::family::{Activation, Family, NormNames, QueryKeyNorm};
+use super::family::{Activation, Family, MlpLayout, NormKind, NormNames, QueryKeyNorm};
 use super::keys::Keys;
 use super::known_keys::check_keys;
 use super::multipliers::Multipliers;
@@ -9,7 +9,7 @@ use super::rope_settings::{LayerRopes, Rope};
 use super::text_part::{TensorNames, TextPart};
 use super::tied_head::stores_another_head;
 use super::windows::Windows;
-use crate::backend::{AttentionShape, RmsNorm};
+use crate::backend::{AttentionShape, RowNorm};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
@@ -35,7 +35,9 @@ pub struct ModelConfig {
     /// `V`.
     pub vocab_size: usize,
     /// The constants of all norms.
-    pub norm: RmsNorm,
+    pub norm: RowNorm,
+    /// What all norms compute.
+    pub norm_kind: NormKind,
     /// The norms of a block.
     pub(super) norms: NormNames,
     /// Norms on queries and keys.
@@ -59,6 +61,16 @@ pub struct ModelConfig {
     pub o_bias: bool,
     /// Bias on gate, up and down.
     pub mlp_bias: bool,
+    /// q, k and v are one matrix.
+    pub fused_qkv: bool,
+    /// The matrices of the MLP.
+    pub mlp_layout: MlpLayout,
+    /// The MLP is applied to what attention is applied to.
+    pub parallel: bool,
+    /// The soft cap of the scores of attention.
+    pub score_cap: Option<f32>,
+    /// The soft cap of the logits.
+    pub logit_cap: Option<f32>,
     /// The sliding window of each layer.
     pub windows: Vec<Option<usize>>,
     /// The row of the embedding that gets no gradient as an input: `padding_idx` of PyTorch's embedding. As a
@@ -137,6 +149,9 @@ impl ModelConfig {
         let Windows { window, of_layers: windows } = Windows::read(keys, family, num_hidden_layers)?;
         let ropes = LayerRopes::read(keys, family, head_dim, window, &windows)?;
         let tied = keys.flag_or("tie_word_embeddings", family.tie_word_embeddings)?;
+        let [score_cap, logit_cap] = soft_caps(keys, family)?;
+        let parallel = family.parallel.read(keys)?;
+        let mlp_input = family.norms.mlp_input.filter(|_| !parallel);
         Ok(Self {
             names: part.names,
             nested: part.nested,
@@ -147,11 +162,9 @@ impl ModelConfig {
             num_key_value_heads,
             head_dim,
             vocab_size,
-            norm: RmsNorm {
-                eps: keys.number_or("rms_norm_eps", family.rms_norm_eps)? as f32,
-                offset: family.norm_offset,
-            },
-            norms: family.norms,
+            norm: RowNorm { eps: norm_eps(keys, family)?, offset: family.norm_offset },
+            norm_kind: family.norm_kind,
+            norms: NormNames { mlp_input, ..family.norms },
             qk_norm: family.qk_norm,
             activation: family.activation,
             multipliers: Multipliers::read(keys, family.multipliers, hidden_size, head_dim)?,
@@ -162,6 +175,11 @@ impl ModelConfig {
             qkv_bias: family.qkv_bias.read(keys)?,
             o_bias: family.o_bias.read(keys)?,
             mlp_bias: family.mlp_bias.read(keys)?,
+            fused_qkv: family.fused_qkv,
+            mlp_layout: family.mlp_layout,
+            parallel,
+            score_cap,
+            logit_cap,
             windows,
             padding_idx: padding_idx(keys, family, vocab_size)?,
         })
@@ -184,7 +202,13 @@ impl ModelConfig {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
             window: self.windows[layer],
+            soft_cap: self.score_cap,
         }
+    }
+
+    /// Whether the MLP has a gate.
+    pub(super) fn gated(&self) -> bool {
+        self.mlp_layout != MlpLayout::Ungated
     }
 
     /// Whether there are norms on the outputs of attention and MLP.
@@ -206,6 +230,22 @@ impl ModelConfig {
     pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
+}
+
+/// What norms add to the mean square.
+fn norm_eps(keys: &Keys<'_>, family: &Family) -> Result<f32> {
+    let (key, default) = family.norm_eps;
+    Ok(key.map_or(Ok(default), |key| keys.number_or(key, default))? as f32)
+}
+
+/// The soft caps of scores and of logits. A missing key means the family's default, null means none.
+fn soft_caps(keys: &Keys<'_>, family: &Family) -> Result<[Option<f32>; 2]> {
+    let Some([scores, logits]) = family.soft_caps else { return Ok([None; 2]) };
+    let cap = |key: &str, default: f64| match keys.value.get(key) {
+        Some(serde_json::Value::Null) => Ok(None),
+        _ => keys.number_or(key, default).map(|cap| Some(cap as f32)),
+    };
+    Ok([cap("attn_logit_softcapping", scores)?, cap("final_logit_softcapping", logits)?])
 }
 
 /// The row of `pad_token_id`, counted from the end where it is negative. A missing key means the family's default,

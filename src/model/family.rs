@@ -55,7 +55,9 @@ pub(super) enum RopeRule {
     EveryLayer,
     /// Those with 1 in `no_rope_layers`, or all but every `no_rope_layer_interval`-th.
     NoRopeLayers,
-    /// Those with a sliding window; all where no layer has one.
+    /// Those with a sliding window; all where `sliding_window` is null.
+    SlidingLayersOrAll,
+    /// Those with a sliding window.
     SlidingLayers,
     /// One for layers with a sliding window, another for the others, and this base where the configuration has none
     /// for the former.
@@ -89,13 +91,48 @@ pub enum QueryKeyNorm {
     Whole,
 }
 
-/// The activation of the gate of the MLP.
+/// The norms over rows of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NormKind {
+    /// They subtract the mean of the row: LayerNorm instead of RMSNorm.
+    pub centered: bool,
+    /// They have a scale.
+    pub scale: bool,
+    /// They have a bias.
+    pub bias: bool,
+}
+
+/// The matrices of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpLayout {
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    Gated,
+    /// `gate_up_proj` and `down_proj`: gate and up in one matrix.
+    Fused,
+    /// `up_proj` and `down_proj`: there is no gate.
+    Ungated,
+}
+
+impl MlpLayout {
+    /// The modules that are applied to its input.
+    pub(super) fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::Gated => &["mlp.gate_proj", "mlp.up_proj"],
+            Self::Fused => &["mlp.gate_up_proj"],
+            Self::Ungated => &["mlp.up_proj"],
+        }
+    }
+}
+
+/// The activation of the MLP: of its gate, or where there is none of its only input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x / (1 + e⁻ˣ)`.
     Silu,
     /// GELU in its tanh form.
     GeluTanh,
+    /// `max(x, 0)²`, without a gate.
+    ReluSquared,
 }
 
 /// Constant factors on the way through the model.
@@ -107,6 +144,8 @@ pub(super) enum Multipliers {
     Gemma,
     /// As Gemma, and attention has `1 / √query_pre_attn_scalar`.
     GemmaWithQueryScale,
+    /// The logits are multiplied by `logit_scale`.
+    Cohere,
     /// `embedding_multiplier`, `attention_multiplier`, `residual_multiplier` and `logits_scaling`.
     Granite,
 }
@@ -126,8 +165,8 @@ pub(super) struct Family {
     pub(super) max_position_embeddings: usize,
     /// `head_dim` where `config.json` has none; `None`: `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<usize>,
-    /// `rms_norm_eps` where `config.json` has none.
-    pub(super) rms_norm_eps: f64,
+    /// The key of what norms add to the mean square, and its default; without a key it is always that.
+    pub(super) norm_eps: (Option<&'static str>, f64),
     /// `rope_theta` where `config.json` has none.
     pub(super) rope_theta: f64,
     /// `tie_word_embeddings` where `config.json` has none.
@@ -140,8 +179,16 @@ pub(super) struct Family {
     pub(super) o_bias: Switch,
     /// Biases on gate, up and down.
     pub(super) mlp_bias: Switch,
+    /// q, k and v are one matrix, `qkv_proj`.
+    pub(super) fused_qkv: bool,
+    /// The matrices of the MLP.
+    pub(super) mlp_layout: MlpLayout,
+    /// The MLP is applied to what attention is applied to, and both are added to the residual.
+    pub(super) parallel: Switch,
     /// The norms of a block.
     pub(super) norms: NormNames,
+    /// What norms compute.
+    pub(super) norm_kind: NormKind,
     /// What is added to the scales of norms.
     pub(super) norm_offset: f32,
     /// Norms on queries and keys.
@@ -158,4 +205,12 @@ pub(super) struct Family {
     pub(super) rope: RopeRule,
     /// Pairs of rotary embedding are neighbours.
     pub(super) rope_interleaved: bool,
+    /// `partial_rotary_factor` where `config.json` has none: the share of a head that is rotated. `None`: heads are
+    /// rotated as a whole, and there is no such key.
+    pub(super) partial_rotary_factor: Option<f64>,
+    /// `original_max_position_embeddings` where `config.json` has none; `None`: `max_position_embeddings`.
+    pub(super) original_max_position_embeddings: Option<usize>,
+    /// `attn_logit_softcapping` and `final_logit_softcapping` where `config.json` has none; `None`: neither scores nor logits
+    /// are capped.
+    pub(super) soft_caps: Option<[f64; 2]>,
 }

@@ -1,7 +1,9 @@
 //! The forward pass.
 
-use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotation, Sequences};
-use crate::model::activations::{BlockActs, SelectiveActs};
+use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotation, Sequences, Statistics};
+use crate::model::activations::{BlockActs, BlockBuffers, Normed};
+use crate::model::joint::{self, add_bias};
+use crate::model::norms::NormInput;
 use crate::model::{Activation, Activations, Layer, Linear, Model, ModelConfig, Norm, QueryKeyNorm};
 
 /// The tokens of a micro-batch.
@@ -23,11 +25,11 @@ pub fn forward<'x, B: Backend>(
     embed(backend, model, batch.ids, &mut acts.x[0]);
     let slots = acts.x.len();
     for (l, layer) in model.layers.iter().enumerate() {
-        let (x, block, selective, ropes) = acts.of_block(l);
+        let (x, mut buffers, ropes) = acts.of_block(l);
         let (from, to) = (l % slots, (l + 1) % slots);
         let [x, out] = x.get_disjoint_mut([from, to]).unwrap_or_else(|_| unreachable!("two slots or more"));
         let context = BlockContext::new(&model.config, l, batch, ropes);
-        block_forward(backend, layer, context, x, block, selective, Some(out));
+        block_forward(backend, layer, context, x, &mut buffers, Some(out));
     }
     head_input(backend, model, batch.ids.len(), acts)
 }
@@ -46,9 +48,9 @@ pub(crate) fn head_input<'x, B: Backend>(
     rows: usize,
     acts: &'x mut Activations<B>,
 ) -> &'x B::Buffer {
-    let ModelConfig { norm, multipliers, hidden_size, .. } = &model.config;
-    let x = &acts.x[model.layers.len() % acts.x.len()];
-    backend.rmsnorm_forward(x, &model.norm.weight, rows, *norm, &mut acts.last, &mut acts.last_rstd);
+    let ModelConfig { multipliers, hidden_size, .. } = &model.config;
+    let input = NormInput { x: &acts.x[model.layers.len() % acts.x.len()], shape: (rows, *hidden_size) };
+    model.norm.forward(backend, &model.config, input, &mut acts.last, &mut acts.last_stats);
     multiply(backend, &mut acts.last, rows * hidden_size, multipliers.logits);
     &acts.last
 }
@@ -80,13 +82,15 @@ impl<'a> BlockContext<'a> {
         self.batch.ids.len()
     }
 
-    /// Rows of the norms on q and on k.
-    pub(crate) fn qk_norm_rows(&self) -> [usize; 2] {
-        let ModelConfig { qk_norm, num_attention_heads, num_key_value_heads, .. } = self.config;
+    /// Rows and columns of the norms on q and on k.
+    pub(crate) fn qk_norm_shapes(&self) -> [(usize, usize); 2] {
+        let ModelConfig { qk_norm, num_attention_heads, num_key_value_heads, head_dim, .. } = self.config;
         match qk_norm {
-            QueryKeyNorm::Off | QueryKeyNorm::Whole => [self.rows(); 2],
+            QueryKeyNorm::Off | QueryKeyNorm::Whole => {
+                [self.config.q_size(), self.config.kv_size()].map(|cols| (self.rows(), cols))
+            }
             QueryKeyNorm::Heads => {
-                [num_attention_heads, num_key_value_heads].map(|heads| self.rows() * heads)
+                [num_attention_heads, num_key_value_heads].map(|heads| (self.rows() * heads, *head_dim))
             }
         }
     }
@@ -98,16 +102,15 @@ pub(crate) fn block_forward<B: Backend>(
     layer: &Layer<B>,
     context: BlockContext<'_>,
     x: &B::Buffer,
-    block: &mut BlockActs<B>,
-    selective: &mut SelectiveActs<B>,
+    buffers: &mut BlockBuffers<'_, B>,
     out: Option<&mut B::Buffer>,
 ) {
-    query_key_value(backend, layer, context, x, block, selective);
-    let BlockActs { q, k, v, lse, .. } = block;
+    query_key_value(backend, layer, context, x, buffers);
+    let BlockBuffers { block: BlockActs { q, k, v, lse, .. }, selective, .. } = buffers;
     let BlockContext { config, index, batch, .. } = context;
     let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
     backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
-    after_attention(backend, layer, context, x, block, selective, out);
+    after_attention(backend, layer, context, x, buffers, out);
 }
 
 /// The beginning of a block: queries, keys and values, rotated.
@@ -116,32 +119,35 @@ pub(crate) fn query_key_value<B: Backend>(
     layer: &Layer<B>,
     context: BlockContext<'_>,
     x: &B::Buffer,
-    block: &mut BlockActs<B>,
-    selective: &mut SelectiveActs<B>,
+    buffers: &mut BlockBuffers<'_, B>,
 ) {
     let BlockContext { config, batch, rope, .. } = context;
-    let rows = context.rows();
+    let BlockBuffers { block, selective, wide } = buffers;
+    let (rows, sizes) = (context.rows(), [config.q_size(), config.kv_size(), config.kv_size()]);
     let norm = layer.attention_norms.input.as_ref();
-    branch_input(backend, context, norm, x, &mut selective.norm1, &mut block.rstd1);
-    let input = &selective.norm1;
-    let weights = [&layer.q_proj, &layer.k_proj, &layer.v_proj];
-    if let (Some([q_raw, k_raw]), Some(q_norm), Some(k_norm)) =
-        (&mut block.before_qk_norm, &layer.q_norm, &layer.k_norm)
-    {
-        let [q_rows, k_rows] = context.qk_norm_rows();
-        let outputs = [&mut q_raw.0, &mut k_raw.0, &mut block.v];
-        linears(backend, input, rows, weights.into_iter().zip(outputs));
-        backend.rmsnorm_forward(&q_raw.0, &q_norm.weight, q_rows, config.norm, &mut block.q, &mut q_raw.1);
-        backend.rmsnorm_forward(&k_raw.0, &k_norm.weight, k_rows, config.norm, &mut block.k, &mut k_raw.1);
+    branch_input(backend, context, norm, x, &mut selective.norm1, &mut block.stats1);
+    let BlockActs { q, k, v, before_qk_norm, .. } = &mut **block;
+    if let Some(raw) = before_qk_norm {
+        let [(q_raw, _), (k_raw, _)] = &mut *raw;
+        let outputs = [(q_raw, sizes[0]), (k_raw, sizes[1]), (&mut *v, sizes[2])];
+        joint::forward(backend, &layer.qkv, &selective.norm1, rows, wide.as_mut(), outputs);
+        let norms = [&layer.q_norm, &layer.k_norm].into_iter().flatten();
+        for (((raw, out), norm), shape) in
+            raw.iter_mut().zip([&mut *q, &mut *k]).zip(norms).zip(context.qk_norm_shapes())
+        {
+            let (x, stats) = raw;
+            norm.forward(backend, config, NormInput { x, shape }, out, stats);
+        }
     } else {
-        linears(backend, input, rows, weights.into_iter().zip([&mut block.q, &mut block.k, &mut block.v]));
+        let outputs = [(&mut *q, sizes[0]), (&mut *k, sizes[1]), (v, sizes[2])];
+        joint::forward(backend, &layer.qkv, &selective.norm1, rows, wide.as_mut(), outputs);
     }
     if let Some(rope) = rope {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        backend.rope(&mut block.q, heads, batch.sequences, rope, Rotation::Forward);
-        backend.rope(&mut block.k, kv_heads, batch.sequences, rope, Rotation::Forward);
+        backend.rope(q, heads, batch.sequences, rope, Rotation::Forward);
+        backend.rope(k, kv_heads, batch.sequences, rope, Rotation::Forward);
     }
-    multiply(backend, &mut block.q, rows * config.q_size(), config.multipliers.query);
+    multiply(backend, q, rows * config.q_size(), config.multipliers.query);
 }
 
 /// The rest of a block, from the output of attention on; `out` as for [`block_forward`].
@@ -150,28 +156,50 @@ pub(crate) fn after_attention<B: Backend>(
     layer: &Layer<B>,
     context: BlockContext<'_>,
     x: &B::Buffer,
-    block: &mut BlockActs<B>,
-    selective: &mut SelectiveActs<B>,
+    buffers: &mut BlockBuffers<'_, B>,
     out: Option<&mut B::Buffer>,
 ) {
     let (rows, config) = (context.rows(), context.config);
-    let BlockActs { mid, rstd2, gate, up, before_output_norm, .. } = block;
-    let (attention_raw, mlp_raw) = match before_output_norm {
+    let BlockBuffers { block, selective, wide } = buffers;
+    let (attention_raw, mlp_raw) = match &mut block.before_output_norm {
         Some([attention, mlp]) => (Some(attention), Some(mlp)),
         None => (None, None),
     };
     let norm = layer.attention_norms.output.as_ref();
     let branch =
         Branch { input: &selective.att, projection: &layer.o_proj, norm, before_norm: attention_raw };
-    branch.add(backend, context, x, mid);
-    branch_input(backend, context, layer.mlp_norms.input.as_ref(), mid, &mut selective.norm2, rstd2);
-    linears(backend, &selective.norm2, rows, [(&layer.gate_proj, &mut *gate), (&layer.up_proj, &mut *up)]);
-    gated(backend, config.activation, gate, up, rows * config.intermediate_size, &mut selective.act);
+    branch.add(backend, context, x, &mut block.mid);
+    let (stats, norm2) = ([&mut block.stats1, &mut block.stats2], &mut selective.norm2);
+    mlp_input(backend, layer, context, [x, &block.mid], norm2, stats);
+    let (inner, wide) = (config.intermediate_size, wide.as_mut());
+    let (gate, up) = (&mut block.gate, &mut block.up);
+    if config.gated() {
+        let outputs = [(&mut *gate, inner), (&mut *up, inner)];
+        joint::forward(backend, &layer.mlp.gate_up, norm2, rows, wide, outputs);
+    } else {
+        joint::forward(backend, &layer.mlp.gate_up, norm2, rows, wide, [(&mut *up, inner)]);
+    }
+    activate(backend, config.activation, [gate, up], rows * inner, &mut selective.act);
     if let Some(out) = out {
-        let norm = layer.mlp_norms.output.as_ref();
-        let branch =
-            Branch { input: &selective.act, projection: &layer.down_proj, norm, before_norm: mlp_raw };
-        branch.add(backend, context, mid, out);
+        let (norm, projection) = (layer.mlp_norms.output.as_ref(), &layer.mlp.down_proj);
+        let branch = Branch { input: &selective.act, projection, norm, before_norm: mlp_raw };
+        branch.add(backend, context, &block.mid, out);
+    }
+}
+
+/// The input of the MLP from those of the block and of its second half: `x` and `mid`, with the statistics of each.
+pub(crate) fn mlp_input<B: Backend>(
+    backend: &mut B,
+    layer: &Layer<B>,
+    context: BlockContext<'_>,
+    [x, mid]: [&B::Buffer; 2],
+    out: &mut B::Buffer,
+    [stats1, stats2]: [&mut Statistics<B::Buffer>; 2],
+) {
+    if context.config.parallel {
+        branch_input(backend, context, layer.attention_norms.input.as_ref(), x, out, stats1);
+    } else {
+        branch_input(backend, context, layer.mlp_norms.input.as_ref(), mid, out, stats2);
     }
 }
 
@@ -182,11 +210,12 @@ pub(crate) fn branch_input<B: Backend>(
     norm: Option<&Norm<B>>,
     residual: &B::Buffer,
     out: &mut B::Buffer,
-    rstd: &mut B::Buffer,
+    stats: &mut Statistics<B::Buffer>,
 ) {
     let (rows, config) = (context.rows(), context.config);
+    let shape = (rows, config.hidden_size);
     match norm {
-        Some(norm) => backend.rmsnorm_forward(residual, &norm.weight, rows, config.norm, out, rstd),
+        Some(norm) => norm.forward(backend, config, NormInput { x: residual, shape }, out, stats),
         None => backend.copy(residual, out, rows * config.hidden_size),
     }
 }
@@ -197,8 +226,8 @@ struct Branch<'a, B: Backend> {
     input: &'a B::Buffer,
     projection: &'a Linear<B>,
     norm: Option<&'a Norm<B>>,
-    /// The output of the projection before that norm, and 1/rms of it.
-    before_norm: Option<&'a mut (B::Buffer, B::Buffer)>,
+    /// The output of the projection before that norm.
+    before_norm: Option<&'a mut Normed<B>>,
 }
 
 impl<B: Backend> Branch<'_, B> {
@@ -207,9 +236,10 @@ impl<B: Backend> Branch<'_, B> {
         let (rows, config) = (context.rows(), context.config);
         let (len, factor) = (rows * config.hidden_size, config.multipliers.residual);
         match (self.norm, self.before_norm) {
-            (Some(norm), Some((raw, rstd))) => {
+            (Some(norm), Some((raw, stats))) => {
                 linear(backend, self.input, self.projection, rows, raw, false);
-                backend.rmsnorm_forward(raw, &norm.weight, rows, config.norm, out, rstd);
+                let input = NormInput { x: raw, shape: (rows, config.hidden_size) };
+                norm.forward(backend, config, input, out, stats);
             }
             _ if factor == 1.0 => {
                 backend.copy(residual, out, len);
@@ -222,18 +252,18 @@ impl<B: Backend> Branch<'_, B> {
     }
 }
 
-/// `out = activation(gate) · up`.
-pub(crate) fn gated<B: Backend>(
+/// What `down_proj` is applied to: `activation(gate) · up`, or `activation(up)` without a gate.
+pub(crate) fn activate<B: Backend>(
     backend: &mut B,
     activation: Activation,
-    gate: &B::Buffer,
-    up: &B::Buffer,
+    [gate, up]: [&B::Buffer; 2],
     len: usize,
     out: &mut B::Buffer,
 ) {
     match activation {
         Activation::Silu => backend.swiglu_forward(gate, up, len, out),
         Activation::GeluTanh => backend.geglu_forward(gate, up, len, out),
+        Activation::ReluSquared => backend.relu_squared_forward(up, len, out),
     }
 }
 
@@ -253,25 +283,5 @@ fn linear<B: Backend>(
     accumulate: bool,
 ) {
     backend.linear_forward(x, &linear.weight.weight, rows, out, accumulate);
-    if let Some(bias) = &linear.bias {
-        backend.bias_forward(&bias.weight, rows, out);
-    }
-}
-
-/// Linear layers of one input.
-fn linears<'x, B: Backend + 'x>(
-    backend: &mut B,
-    x: &B::Buffer,
-    rows: usize,
-    outputs: impl IntoIterator<Item = (&'x Linear<B>, &'x mut B::Buffer)>,
-) {
-    let mut all: Vec<(&Linear<B>, &mut B::Buffer)> = outputs.into_iter().collect();
-    let mut products: Vec<_> =
-        all.iter_mut().map(|(linear, out)| (&linear.weight.weight, &mut **out)).collect();
-    backend.linears_forward(x, rows, &mut products);
-    for (linear, out) in all {
-        if let Some(bias) = &linear.bias {
-            backend.bias_forward(&bias.weight, rows, out);
-        }
-    }
+    add_bias(backend, linear, rows, out);
 }

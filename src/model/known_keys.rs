@@ -8,7 +8,7 @@ use crate::Result;
 use crate::error::Escaped;
 
 /// Keys that the computation here depends on.
-const READ: [&str; 23] = [
+const READ: [&str; 24] = [
     "attention_bias",
     "head_dim",
     "hidden_size",
@@ -23,6 +23,7 @@ const READ: [&str; 23] = [
     "num_key_value_heads",
     "original_max_position_embeddings",
     "pad_token_id",
+    "partial_rotary_factor",
     "quantization_config",
     "rms_norm_eps",
     "rope_parameters",
@@ -139,7 +140,7 @@ pub(super) enum Only {
 }
 
 /// Keys with one value that is computed with.
-const FIXED: [(&str, Only); 17] = [
+const FIXED: [(&str, Only); 16] = [
     ("add_cross_attention", Only::False),
     ("attention_dropout", Only::Number(0.0)),
     ("cross_attention_hidden_size", Only::Empty),
@@ -148,7 +149,6 @@ const FIXED: [(&str, Only); 17] = [
     ("is_causal", Only::True),
     ("is_encoder_decoder", Only::False),
     ("logits_scaling", Only::Number(1.0)),
-    ("partial_rotary_factor", Only::Number(1.0)),
     ("pruned_heads", Only::Empty),
     ("qk_layernorm", Only::False),
     ("residual_dropout", Only::Number(0.0)),
@@ -252,7 +252,6 @@ mod tests {
             ("is_causal", json!(false)),
             ("is_causal", json!(null)),
             ("attention_dropout", json!("0.5")),
-            ("partial_rotary_factor", json!(0.5)),
             ("rope_interleaved", json!(true)),
             ("pruned_heads", json!({"0": [1]})),
             ("quantization_config", json!({})),

@@ -3,8 +3,9 @@
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `known_keys`, `family`, `families`, `no_rope`, `windows`, `rope_scaling`, `rope_settings`, `multipliers`,
-//! `text_part`, `tied_head`, `config`, `rope`, `params`, `activations`, `forward`, `backward`, `cached`.
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
+//! `rope_settings`, `multipliers`, `text_part`, `tied_head`, `config`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
+//! `norms`, `forward`, `backward`, `cached`.
 
 mod activations;
 mod backward;
@@ -12,11 +13,16 @@ mod cached;
 mod config;
 mod families;
 mod family;
+mod family_rows;
 mod forward;
+mod joint;
 mod keys;
 mod known_keys;
+mod layer;
 mod multipliers;
 mod no_rope;
+mod norms;
+mod param;
 mod params;
 mod rope;
 mod rope_scaling;
@@ -29,12 +35,12 @@ pub use activations::{Activations, Capacity, Recompute, activation_floats};
 pub use backward::{Reach, backward};
 pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
-pub use family::{Activation, QueryKeyNorm};
+pub use family::{Activation, MlpLayout, NormKind, QueryKeyNorm};
 pub use forward::{Batch, forward};
+pub use layer::{BranchNorms, Layer, Linear, Mlp, Norm};
 pub use multipliers::Multipliers;
-pub use params::{
-    BranchNorms, Layer, Linear, Model, Norm, Param, Pull, Trained, check_tensors, expected, unused,
-};
+pub use param::{Param, Pull, Trained};
+pub use params::{Model, check_tensors, expected, unused};
 pub use rope::rope_tables;
 pub use rope_scaling::RopeScaling;
 pub use rope_settings::Rope;

@@ -38,6 +38,9 @@ impl Multipliers {
                 let scalar = keys.number_or("query_pre_attn_scalar", 256.0)?;
                 Self { query: (head_dim as f64 / scalar).sqrt() as f32, ..gemma }
             }
+            family::Multipliers::Cohere => {
+                Self { logits: keys.number_or("logit_scale", 0.0625)? as f32, ..usual }
+            }
             family::Multipliers::Granite => Self {
                 embedding: number("embedding_multiplier")? as f32,
                 query: (number("attention_multiplier")? * (head_dim as f64).sqrt()) as f32,

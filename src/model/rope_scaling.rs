@@ -1,12 +1,15 @@
 //! How rotary frequencies are scaled for longer contexts.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use super::family::Family;
 use super::keys::Keys;
 use crate::Result;
 
 /// How rotary frequencies are scaled for longer contexts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     Default,
@@ -14,6 +17,23 @@ pub enum RopeScaling {
     Linear {
         /// The divisor.
         factor: f64,
+    },
+    /// Not at all up to `max_position_embeddings`, by the length of the sequence beyond.
+    Dynamic,
+    /// Each frequency divided by a number of its own, cosines and sines scaled, up to the original context length; by other
+    /// numbers beyond. LongRoPE, Ding et al. 2024, arXiv 2402.13753.
+    LongRope {
+        /// The divisors up to the original context length.
+        short_factor: Arc<[f32]>,
+        /// The factor of cosines and sines.
+        attention_factor: f64,
+    },
+    /// The first frequencies of the whole head divided by `factor`, the others 0.
+    Proportional {
+        /// The divisor.
+        factor: f64,
+        /// How many frequencies are not 0.
+        angles: usize,
     },
     /// Low frequencies divided, high ones kept: Llama 3.1.
     Llama3 {
@@ -42,54 +62,87 @@ pub enum RopeScaling {
 
 /// Context length before scaling, within the rotary settings or at the top level, which goes first.
 const ORIGINAL: &str = "original_max_position_embeddings";
+/// The share of a head that is rotated, within the rotary settings or at the top level.
+pub(super) const PARTIAL: &str = "partial_rotary_factor";
 /// Entries of every rope type.
-const ALWAYS: [&str; 5] = ["rope_type", "type", "rope_theta", "partial_rotary_factor", ORIGINAL];
+const ALWAYS: [&str; 5] = ["rope_type", "type", "rope_theta", PARTIAL, ORIGINAL];
 
 /// The rotary settings of a model, under the key of the configuration that holds them.
-struct Settings<'a> {
-    keys: &'a Keys<'a>,
-    key: &'a str,
-    inner: &'a Keys<'a>,
-    max_positions: usize,
-}
-
-/// The scaling that the entries under a key say, for frequencies of base `theta` and heads of `head_dim` elements;
-/// `max_positions` is `max_position_embeddings` of the family where the configuration has none.
-///
-/// # Errors
-/// A rope type that is not supported; a number that is missing; an entry that is not known.
-pub(super) fn read_scaling(
-    keys: &Keys<'_>,
-    (key, inner): (&str, &Keys<'_>),
-    theta: f64,
-    max_positions: usize,
-    head_dim: usize,
-) -> Result<RopeScaling> {
-    let settings = Settings { keys, key, inner, max_positions };
-    let scaling = settings.scaling(theta, head_dim)?;
-    if inner.get("partial_rotary_factor").is_some_and(|v| v.as_f64() != Some(1.0)) {
-        return Err(settings.wrong("partial_rotary_factor", "1"));
-    }
-    let known: &[&str] = match scaling {
-        RopeScaling::Default => &[],
-        RopeScaling::Linear { .. } => &["factor"],
-        RopeScaling::Llama3 { .. } => &["factor", "low_freq_factor", "high_freq_factor"],
-        RopeScaling::Yarn { .. } => {
-            &["factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"]
-        }
-    };
-    let entries = inner.value.as_object().into_iter().flatten();
-    let mut names = entries.filter(|(_, v)| !v.is_null()).map(|(name, _)| name);
-    match names.find(|name| !known.contains(&name.as_str()) && !ALWAYS.contains(&name.as_str())) {
-        None => Ok(scaling),
-        Some(name) => {
-            let fault = format!("`{key}`: `{}` is not known of this rope type", crate::error::Escaped(name));
-            Err(keys.fault(fault, None))
-        }
-    }
+pub(super) struct Settings<'a> {
+    pub(super) keys: &'a Keys<'a>,
+    pub(super) key: &'a str,
+    pub(super) inner: &'a Keys<'a>,
+    pub(super) family: &'a Family,
 }
 
 impl Settings<'_> {
+    /// The scaling, for frequencies of base `theta` and `dims` rotated elements of a head; `share` is that of the rotated
+    /// elements of a proportional rope.
+    ///
+    /// # Errors
+    /// A rope type that is not supported; a number that is missing; an entry that is not known.
+    pub(super) fn read(&self, theta: f64, dims: usize, share: f64) -> Result<RopeScaling> {
+        let scaling = self.scaling(theta, dims, share)?;
+        let known: &[&str] = match scaling {
+            RopeScaling::Default => &[],
+            RopeScaling::Linear { .. } | RopeScaling::Dynamic | RopeScaling::Proportional { .. } => {
+                &["factor"]
+            }
+            RopeScaling::LongRope { .. } => &["factor", "attention_factor", "long_factor", "short_factor"],
+            RopeScaling::Llama3 { .. } => &["factor", "low_freq_factor", "high_freq_factor"],
+            RopeScaling::Yarn { .. } => &[
+                "factor",
+                "attention_factor",
+                "beta_fast",
+                "beta_slow",
+                "mscale",
+                "mscale_all_dim",
+                "truncate",
+            ],
+        };
+        let entries = self.inner.value.as_object().into_iter().flatten();
+        let mut names = entries.filter(|(_, v)| !v.is_null()).map(|(name, _)| name);
+        match names.find(|name| !known.contains(&name.as_str()) && !ALWAYS.contains(&name.as_str())) {
+            None => Ok(scaling),
+            Some(name) => {
+                let name = crate::error::Escaped(name);
+                let fault = format!("`{}`: `{name}` is not known of this rope type", self.key);
+                Err(self.keys.fault(fault, None))
+            }
+        }
+    }
+
+    /// The name of the rope type, under either key.
+    fn rope_type(&self) -> Option<&Value> {
+        self.inner.get("rope_type").or_else(|| self.inner.get("type"))
+    }
+
+    /// Whether the share of rotated elements leaves the frequencies those of the whole head.
+    pub(super) fn is_proportional(&self) -> bool {
+        self.rope_type().is_some_and(|name| name == "proportional")
+    }
+
+    /// The share of a head that is rotated, where the settings say it.
+    ///
+    /// # Errors
+    /// A share other than 1 for a family whose heads are rotated as a whole.
+    pub(super) fn partial_rotary_factor(&self) -> Result<Option<f64>> {
+        if self.inner.get(PARTIAL).is_none() {
+            return Ok(None);
+        }
+        let share = self.number(PARTIAL)?;
+        let allowed = self.family.partial_rotary_factor.is_some() || self.is_proportional();
+        if !allowed && share != 1.0 {
+            return Err(self.wrong(PARTIAL, "1"));
+        }
+        Ok(Some(share))
+    }
+
+    /// `max_position_embeddings`, or that of the family.
+    pub(super) fn max_positions(&self) -> Result<usize> {
+        self.keys.size_or("max_position_embeddings", self.family.max_position_embeddings)
+    }
+
     fn wrong(&self, name: &str, expected: &str) -> crate::Error {
         let got = self.inner.get(name).map_or_else(|| "nothing".to_owned(), |v| format!("`{v}`"));
         self.keys.fault(format!("`{}`: `{name}`: got {got}, expected {expected}", self.key), None)
@@ -105,15 +158,18 @@ impl Settings<'_> {
     }
 
     /// Context length before scaling.
-    fn original(&self) -> Result<f64> {
+    pub(super) fn original(&self) -> Result<f64> {
         match (self.keys.get(ORIGINAL), self.inner.get(ORIGINAL)) {
             (Some(_), _) => Ok(self.keys.size(ORIGINAL)? as f64),
             (None, Some(_)) => self.number(ORIGINAL),
-            (None, None) => Ok(self.keys.size_or("max_position_embeddings", self.max_positions)? as f64),
+            (None, None) => match self.family.original_max_position_embeddings {
+                Some(original) => Ok(original as f64),
+                None => Ok(self.max_positions()? as f64),
+            },
         }
     }
 
-    fn scaling(&self, theta: f64, head_dim: usize) -> Result<RopeScaling> {
+    fn scaling(&self, theta: f64, dims: usize, share: f64) -> Result<RopeScaling> {
         let rope_type = match (self.inner.get("rope_type"), self.inner.get("type")) {
             (Some(new), Some(old)) if new != old => {
                 return Err(self.wrong("type", &format!("`{new}`, as `rope_type` says")));
@@ -129,16 +185,48 @@ impl Settings<'_> {
                 high_freq_factor: self.number("high_freq_factor")?,
                 original: self.original()?,
             }),
-            Some("yarn") => self.yarn(theta, head_dim as f64),
+            // transformers reads the older names of this family so.
+            Some("su") if self.family.model_type == "phi3" => self.long_rope(dims),
+            Some("longrope") => self.long_rope(dims),
+            Some("yarn") if self.family.model_type != "phi3" => self.yarn(theta, dims as f64),
+            Some("dynamic") => {
+                self.number("factor")?;
+                Ok(RopeScaling::Dynamic)
+            }
+            Some("proportional") => Ok(RopeScaling::Proportional {
+                factor: self.number_or("factor", 1.0)?,
+                angles: (share * dims as f64 / 2.0) as usize,
+            }),
             _ => {
-                let got = self.inner.get("rope_type").or_else(|| self.inner.get("type"));
-                let got = got.unwrap_or(&Value::Null);
-                let expected = "default, linear, llama3 or yarn";
+                let got = self.rope_type().unwrap_or(&Value::Null);
+                let expected = "default, dynamic, linear, llama3, longrope, proportional or yarn";
                 let fault =
                     format!("`{}`: unsupported rope type: got `{got}`, expected {expected}", self.key);
                 Err(self.keys.fault(fault, None))
             }
         }
+    }
+
+    fn long_rope(&self, dims: usize) -> Result<RopeScaling> {
+        let factors = |name: &str| -> Result<Arc<[f32]>> {
+            let list = self.inner.get(name).and_then(Value::as_array).filter(|list| list.len() == dims / 2);
+            let numbers = list.and_then(|list| {
+                list.iter().map(|x| x.as_f64().filter(|x| *x > 0.0).map(|x| x as f32)).collect::<Option<_>>()
+            });
+            numbers.ok_or_else(|| self.wrong(name, &format!("{} numbers above 0", dims / 2)))
+        };
+        factors("long_factor")?;
+        let original = self.original()?;
+        let factor = match self.inner.get("factor") {
+            Some(_) => self.number("factor")?,
+            None => self.max_positions()? as f64 / original,
+        };
+        let attention_factor = match self.inner.get("attention_factor") {
+            Some(_) => self.number("attention_factor")?,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / original.ln()).sqrt(),
+        };
+        Ok(RopeScaling::LongRope { short_factor: factors("short_factor")?, attention_factor })
     }
 
     /// Where the mixture begins and ends: the frequencies that turn `beta_fast` and `beta_slow` times in the original
@@ -147,7 +235,7 @@ impl Settings<'_> {
         let original = self.original()?;
         let factor = match self.inner.get("factor") {
             Some(_) => self.number("factor")?,
-            None => self.keys.size_or("max_position_embeddings", self.max_positions)? as f64 / original,
+            None => self.max_positions()? as f64 / original,
         };
         let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
         let attention_factor = match self.inner.get("attention_factor") {

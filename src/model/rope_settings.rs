@@ -5,16 +5,20 @@ use serde_json::Value;
 use super::family::{Family, RopeRule};
 use super::keys::Keys;
 use super::no_rope::has_rope;
-use super::rope_scaling::{RopeScaling, read_scaling};
+use super::rope_scaling::{PARTIAL, RopeScaling, Settings};
 use crate::Result;
 
 /// A rotary embedding.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
     /// Their scaling.
     pub scaling: RopeScaling,
+    /// How many elements of a head are rotated, from the first on.
+    pub dims: usize,
+    /// The most positions for which the frequencies are these; `None`: for any number.
+    pub longest: Option<usize>,
 }
 
 /// The rotary embeddings of a model, each once, and which of them each layer has.
@@ -40,7 +44,7 @@ impl LayerRopes {
         window: Option<usize>,
         windows: &[Option<usize>],
     ) -> Result<Self> {
-        let reader = Reader { keys, max_positions: family.max_position_embeddings, head_dim };
+        let reader = Reader { keys, family, head_dim };
         let layers = windows.len();
         let one = || {
             let theta = keys.number_or("rope_theta", family.rope_theta)?;
@@ -53,6 +57,10 @@ impl LayerRopes {
                 Self { ropes: one()?, of_layers: has_rope(keys, layers)?.into_iter().map(first).collect() }
             }
             RopeRule::SlidingLayers => {
+                let of_layers = windows.iter().map(|own| first(own.is_some())).collect();
+                Self { ropes: one()?, of_layers }
+            }
+            RopeRule::SlidingLayersOrAll => {
                 let of_layers = windows.iter().map(|own| first(window.is_none() || own.is_some())).collect();
                 Self { ropes: one()?, of_layers }
             }
@@ -67,15 +75,17 @@ impl LayerRopes {
 /// Reads rotary embeddings of one model.
 struct Reader<'a> {
     keys: &'a Keys<'a>,
-    /// `max_position_embeddings` where the configuration has none.
-    max_positions: usize,
+    family: &'a Family,
     head_dim: usize,
 }
 
 impl Reader<'_> {
     /// The rotary embedding of these settings, with `theta` where they have none.
     fn rope(&self, settings: Option<(&'static str, &Value)>, theta: f64) -> Result<Rope> {
-        let Some((key, value)) = settings else { return Ok(Rope { theta, scaling: RopeScaling::Default }) };
+        let Some((key, value)) = settings else {
+            let dims = self.dims(self.partial_rotary_factor()?)?;
+            return Ok(Rope { theta, scaling: RopeScaling::Default, dims, longest: None });
+        };
         let inner = Keys { value, path: self.keys.path };
         let theta = match inner.get("rope_theta") {
             None => theta,
@@ -84,8 +94,40 @@ impl Reader<'_> {
                 self.keys.fault(fault, None)
             })?,
         };
-        let scaling = read_scaling(self.keys, (key, &inner), theta, self.max_positions, self.head_dim)?;
-        Ok(Rope { theta, scaling })
+        let settings = Settings { keys: self.keys, key, inner: &inner, family: self.family };
+        let (share, dims) = match (settings.partial_rotary_factor()?, settings.is_proportional()) {
+            (Some(share), true) => (share, self.head_dim),
+            (None, true) => (self.partial_rotary_factor()?, self.head_dim),
+            (None, false) => (1.0, self.dims(self.partial_rotary_factor()?)?),
+            (Some(share), false) => (share, self.dims(share)?),
+        };
+        let scaling = settings.read(theta, dims, share)?;
+        let longest = match scaling {
+            RopeScaling::Dynamic => Some(settings.max_positions()?),
+            RopeScaling::LongRope { .. } => Some(settings.original()? as usize),
+            _ => None,
+        };
+        Ok(Rope { theta, scaling, dims, longest })
+    }
+
+    /// The share of a head that is rotated, where the settings do not say it.
+    fn partial_rotary_factor(&self) -> Result<f64> {
+        let share = self.keys.number_or(PARTIAL, self.family.partial_rotary_factor.unwrap_or(1.0))?;
+        if self.family.partial_rotary_factor.is_none() && share != 1.0 {
+            return Err(self.keys.wrong(PARTIAL, "1"));
+        }
+        Ok(share)
+    }
+
+    /// The elements of a head that are rotated.
+    fn dims(&self, share: f64) -> Result<usize> {
+        let dims = (self.head_dim as f64 * share) as usize;
+        if dims == 0 || dims % 2 != 0 || dims > self.head_dim {
+            let expected =
+                format!("a share of the {} elements of a head that is an even number", self.head_dim);
+            return Err(self.keys.fault(format!("`{PARTIAL}`: got {share}, expected {expected}"), None));
+        }
+        Ok(dims)
     }
 
     /// Those of layers without and with a sliding window. `rope_scaling` and `rope_theta` are those of layers without.

@@ -250,13 +250,14 @@ fn lines(measured: &MeasuredSteps) -> Vec<Line> {
 fn name(operation: &Operation, matrices: &BTreeMap<(usize, usize), Vec<String>>) -> String {
     let name = match operation.kind {
         OperationKind::Embedding => "embedding",
-        OperationKind::RmsNorm => "rmsnorm",
+        OperationKind::Norm => "norm",
         OperationKind::Product => "product",
         OperationKind::Bias => "bias",
         OperationKind::Rope => "rope",
         OperationKind::Attention => "attention",
         OperationKind::SwiGlu => "swiglu",
         OperationKind::GeGlu => "geglu",
+        OperationKind::ReluSquared => "relu squared",
         OperationKind::Elementwise => "multiples and sums",
         OperationKind::CrossEntropy => "products and cross-entropy",
         OperationKind::Copy => "copy",

@@ -3,9 +3,9 @@
 
 use hft_surgery::backend::cuda::{self, Cuda};
 use hft_surgery::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Cpu, HeadGradients,
-    LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, RmsNorm, RmsNormInputs, RopeTable, Rotation,
-    Sequences, Stored, Targets, TrainingPass,
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, Cpu, Head,
+    HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
 };
 use hft_surgery::checkpoint::{Dtype, Known};
 
@@ -48,6 +48,8 @@ cases! {
     rmsnorm 8e-3,
     rmsnorm_odd 8e-3,
     rmsnorm_offset 8e-3,
+    layernorm 8e-3,
+    norm_without_scale 8e-3,
     elementwise 8e-3,
     linear 8e-3,
     bias 8e-3,
@@ -55,16 +57,19 @@ cases! {
     rope_interleaved 8e-3,
     swiglu 8e-3,
     geglu 8e-3,
+    relu_squared 8e-3,
     attention 1e-2,
     attention_grouped 1e-2,
     attention_window 1e-2,
     attention_wide 1e-2,
     attention_widest 1e-2,
+    attention_capped 1e-2,
     attention_mma_64 1e-2,
     attention_mma_128 1e-2,
     attention_mma_window 1e-2,
     cross_entropy 1e-2,
     cross_entropy_smoothed 1e-2,
+    cross_entropy_capped 1e-2,
     adamw 1e-5,
 }
 
@@ -115,27 +120,51 @@ fn embedding<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     all
 }
 
-fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize, offset: f32) -> Vec<Vec<f32>> {
+/// Which norm it is.
+#[derive(Clone, Copy)]
+struct NormCase {
+    offset: f32,
+    centered: bool,
+    has_scale: bool,
+}
+
+const RMS: NormCase = NormCase { offset: 0.0, centered: false, has_scale: true };
+
+fn norm<B: Maker>(b: &mut B, rows: usize, cols: usize, case: NormCase) -> Vec<Vec<f32>> {
+    let NormCase { offset, centered, has_scale } = case;
     let (x, dout) = (acts(b, rows * cols, 1), acts(b, rows * cols, 2));
-    let scale = weight(b, (1, cols), 3, false);
-    let (mut out, mut rstd) = (b.activations(rows * cols), b.zeros(rows));
-    b.rmsnorm_forward(&x, &scale, rows, RmsNorm { eps: 1e-5, offset }, &mut out, &mut rstd);
+    let weight = weight(b, (1, cols), 3, false);
+    let weight = has_scale.then_some(&weight);
+    let (mut out, shape) = (b.activations(rows * cols), (rows, cols));
+    let mut statistics = Statistics { rstd: b.zeros(rows), mean: centered.then(|| b.zeros(rows)) };
+    b.norm_forward(&x, weight, shape, RowNorm { eps: 1e-5, offset }, &mut out, &mut statistics);
     let (mut dx, mut dweight) = (acts(b, rows * cols, 4), floats(b, cols, 5));
-    let inputs = RmsNormInputs { dout: &dout, x: &x, weight: &scale, offset, rstd: &rstd, rows };
-    b.rmsnorm_backward(inputs, Some(&mut dx), Some(&mut dweight));
-    host(b, &[&out, &rstd, &dx, &dweight])
+    let inputs = NormInputs { dout: &dout, x: &x, weight, offset, statistics: &statistics, shape };
+    b.norm_backward(inputs, Some(&mut dx), Some(&mut dweight));
+    host(b, &[&out, &statistics.rstd, &dx, &dweight])
 }
 
 fn rmsnorm<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    norm(b, 3, 576, 0.0)
+    norm(b, 3, 576, RMS)
 }
 
 fn rmsnorm_odd<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    norm(b, 131, 37, 0.0)
+    norm(b, 131, 37, RMS)
 }
 
 fn rmsnorm_offset<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    [norm(b, 5, 576, 1.0), norm(b, 7, 37, 1.0)].concat()
+    let case = NormCase { offset: 1.0, ..RMS };
+    [norm(b, 5, 576, case), norm(b, 7, 37, case)].concat()
+}
+
+fn layernorm<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let case = NormCase { centered: true, ..RMS };
+    [norm(b, 5, 576, case), norm(b, 131, 37, case), norm(b, 7, 37, NormCase { offset: 1.0, ..case })].concat()
+}
+
+fn norm_without_scale<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let case = NormCase { has_scale: false, centered: true, ..RMS };
+    [norm(b, 5, 576, case), norm(b, 7, 37, NormCase { centered: false, ..case })].concat()
 }
 
 fn elementwise<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
@@ -143,6 +172,8 @@ fn elementwise<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     let (mut x, mut out) = (acts(b, n, 1), acts(b, n, 2));
     b.scale(&mut x, n - 1, 0.75);
     b.add(&x, n - 2, &mut out);
+    let (source, target) = (Columns { first: 3, of: 51 }, Columns { first: 40, of: 73 });
+    b.copy_columns((&x, source), (&mut out, target), (14, 33));
     host(b, &[&x, &out])
 }
 
@@ -208,6 +239,14 @@ fn geglu<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
     host(b, &[&out, &gate, &up])
 }
 
+fn relu_squared<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let n = 1037;
+    let (mut x, mut out) = (acts(b, n, 1), b.activations(n));
+    b.relu_squared_forward(&x, n, &mut out);
+    b.relu_squared_backward(&acts(b, n, 3), n, &mut x);
+    host(b, &[&out, &x])
+}
+
 fn attend<B: Maker>(b: &mut B, shape: AttentionShape, offsets: &[u32]) -> Vec<Vec<f32>> {
     let sequences = Sequences { offsets };
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
@@ -223,43 +262,76 @@ fn attend<B: Maker>(b: &mut B, shape: AttentionShape, offsets: &[u32]) -> Vec<Ve
 }
 
 fn attention<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: None }, &[0, 35])
+    attend(b, AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: None, soft_cap: None }, &[0, 35])
 }
 
 fn attention_grouped<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 6, kv_heads: 2, head_dim: 20, window: None }, &[0, 1, 18, 53])
+    attend(
+        b,
+        AttentionShape { heads: 6, kv_heads: 2, head_dim: 20, window: None, soft_cap: None },
+        &[0, 1, 18, 53],
+    )
 }
 
 fn attention_window<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 2, kv_heads: 1, head_dim: 16, window: Some(7) }, &[0, 50, 59])
+    attend(
+        b,
+        AttentionShape { heads: 2, kv_heads: 1, head_dim: 16, window: Some(7), soft_cap: None },
+        &[0, 50, 59],
+    )
 }
 
 fn attention_wide<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 2, kv_heads: 1, head_dim: 128, window: Some(20) }, &[0, 33])
+    attend(
+        b,
+        AttentionShape { heads: 2, kv_heads: 1, head_dim: 128, window: Some(20), soft_cap: None },
+        &[0, 33],
+    )
 }
 
 fn attention_widest<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 1, kv_heads: 1, head_dim: 160, window: None }, &[0, 19])
+    attend(b, AttentionShape { heads: 1, kv_heads: 1, head_dim: 160, window: None, soft_cap: None }, &[0, 19])
+}
+
+/// Heads that tensor cores would take without the cap, and of another width.
+fn attention_capped<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let shape = |head_dim, cap| AttentionShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim,
+        window: Some(40),
+        soft_cap: Some(cap),
+    };
+    [attend(b, shape(64, 0.5), &[0, 66]), attend(b, shape(20, 2.0), &[0, 1, 18, 53])].concat()
 }
 
 /// Grouped heads over several tiles, a sequence of one token, one of a whole tile, one of a tile and one.
 fn attention_mma_64<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 4, kv_heads: 2, head_dim: 64, window: None }, &[0, 1, 65, 130, 279])
+    attend(
+        b,
+        AttentionShape { heads: 4, kv_heads: 2, head_dim: 64, window: None, soft_cap: None },
+        &[0, 1, 65, 130, 279],
+    )
 }
 
 fn attention_mma_128<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    attend(b, AttentionShape { heads: 3, kv_heads: 1, head_dim: 128, window: None }, &[0, 63, 230])
+    attend(
+        b,
+        AttentionShape { heads: 3, kv_heads: 1, head_dim: 128, window: None, soft_cap: None },
+        &[0, 63, 230],
+    )
 }
 
 /// Windows that end within a tile, and tiles of keys of which only the window hides a part.
 fn attention_mma_window<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    let shape = |window| AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: Some(window) };
+    let shape =
+        |window| AttentionShape { heads: 2, kv_heads: 2, head_dim: 64, window: Some(window), soft_cap: None };
     [3, 50, 70, 133].into_iter().flat_map(|window| attend(b, shape(window), &[0, 200, 217])).collect()
 }
 
 /// Attention of one head of this width.
 pub fn attention_of_width(b: &mut Cuda, head_dim: usize) {
-    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None, soft_cap: None };
     let x = b.activations(2 * head_dim);
     let (mut out, mut lse) = (b.activations(2 * head_dim), b.zeros(2));
     let layout = AttentionLayout { shape, sequences: Sequences { offsets: &[0, 2] } };
@@ -267,16 +339,21 @@ pub fn attention_of_width(b: &mut Cuda, head_dim: usize) {
 }
 
 fn cross_entropy<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    cross_entropy_of(b, 0.0)
+    cross_entropy_of(b, 0.0, None)
 }
 
 fn cross_entropy_smoothed<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    cross_entropy_of(b, 0.3)
+    cross_entropy_of(b, 0.3, None)
 }
 
-fn cross_entropy_of<B: Maker>(b: &mut B, label_smoothing: f32) -> Vec<Vec<f32>> {
+fn cross_entropy_capped<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    [cross_entropy_of(b, 0.0, Some(1.5)), cross_entropy_of(b, 0.3, Some(1.5))].concat()
+}
+
+fn cross_entropy_of<B: Maker>(b: &mut B, label_smoothing: f32, soft_cap: Option<f32>) -> Vec<Vec<f32>> {
     let (tokens, vocab, cols) = (9, 701, 24);
-    let (head, hidden) = (weight(b, (vocab, cols), 1, true), acts(b, tokens * cols, 2));
+    let (weight, hidden) = (weight(b, (vocab, cols), 1, true), acts(b, tokens * cols, 2));
+    let head = || Head { weight: &weight, soft_cap };
     let targets = Targets { rows: &[0, 2, 3, 8], ids: &[700, 0, 3, 350], label_smoothing };
     let (mut dhidden, mut dweight) = (acts(b, tokens * cols, 3), floats(b, vocab * cols, 4));
     let gradients = HeadGradients {
@@ -285,8 +362,8 @@ fn cross_entropy_of<B: Maker>(b: &mut B, label_smoothing: f32) -> Vec<Vec<f32>> 
         weight: Some(&mut dweight),
         accumulate: true,
     };
-    b.cross_entropy(&hidden, &head, targets, Some(gradients));
-    b.cross_entropy(&hidden, &head, targets, None);
+    b.cross_entropy(&hidden, head(), targets, Some(gradients));
+    b.cross_entropy(&hidden, head(), targets, None);
     [vec![b.losses()], host(b, &[&dhidden, &dweight])].concat()
 }
 
@@ -347,7 +424,7 @@ fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
 /// the backend may record them as graphs.
 pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
     let (tokens, vocab, cols) = (12, 19, 16);
-    let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 8, window: None };
+    let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 8, window: None, soft_cap: None };
     let (table, head) = (weight(b, (vocab, cols), 1, true), weight(b, (vocab, cols), 2, true));
     let angles = |f: fn(f32) -> f32| (0..tokens * 4).map(|i| f(i as f32 * 0.3)).collect();
     let (cos, sin) = (angles(f32::cos), angles(f32::sin));
@@ -379,7 +456,8 @@ pub fn passes<B: Maker>(b: &mut B, as_passes: bool) -> Vec<Vec<f32>> {
             b.attention_forward(QueryKeyValue { q: &q, k: &k, v: &v }, layout, &mut out, &mut lse);
             let (hidden, weight) = (Some(&mut dhidden), Some(&mut dhead));
             let gradients = HeadGradients { factors: pass.factors, hidden, weight, accumulate: false };
-            b.cross_entropy(&out, &head, targets, Some(gradients));
+            let head = Head { weight: &head, soft_cap: None };
+            b.cross_entropy(&out, head, targets, Some(gradients));
             let output = AttentionOutput { dout: &dhidden, out: &out, lse: &lse };
             b.attention_backward(output, layout, QueryKeyValueMut { q: &mut q, k: &mut k, v: &mut v });
             b.embedding_backward(&v, &ids, Some(5), &mut dtable, cols);

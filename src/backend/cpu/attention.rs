@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::linear::add;
-use super::math::{dot, exp, exp_sum, max};
+use super::math::{dot, exp, exp_sum, max, tanh};
 use super::matmul::{Mat, MatMut, Store, matmul_here};
 use crate::backend::{AttentionLayout, AttentionOutput, AttentionShape, QueryKeyValue, QueryKeyValueMut};
 use crate::simd::{Kernel, dispatch};
@@ -162,6 +162,9 @@ fn forward_head(
         let (visible, hidden) =
             (block.visible(block.queries.start + r), block.hidden(block.queries.start + r));
         let visible = visible.start - keys.start..visible.end - keys.start;
+        if let Some(cap) = shape.soft_cap {
+            dispatch(SoftCap { scores: &mut row[visible.clone()], cap });
+        }
         row[hidden.start.max(keys.start) - keys.start..hidden.end.max(keys.start) - keys.start]
             .fill(f32::NEG_INFINITY);
         lse[r * heads + h] = dispatch(Softmax { row, visible });
@@ -170,6 +173,23 @@ fn forward_head(
     let out = MatMut::new(&mut out[h * head_dim..], n, head_dim, stride);
     let v = head(v, at(&keys), kv, kv_heads, head_dim);
     matmul_here(out, Store::Overwrite, 1.0, Mat::new(scores, n, columns, columns), v);
+}
+
+/// Replaces scores `s` by `cap · tanh(s / cap)`.
+pub(super) struct SoftCap<'a> {
+    pub(super) scores: &'a mut [f32],
+    pub(super) cap: f32,
+}
+
+impl Kernel for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for score in self.scores {
+            *score = self.cap * tanh(*score / self.cap);
+        }
+    }
 }
 
 /// Replaces scores by probabilities, 0 outside `visible`, and returns the log-sum-exp.
@@ -272,7 +292,7 @@ fn backward_head(
     scores: &mut BlockScores,
 ) -> QueryHeadGradients {
     let Inputs { output, q, k, v, shape } = *inputs;
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, window, soft_cap } = shape;
     let kv = h / (heads / kv_heads);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let zeros = || vec![0.0; sequence.len() * head_dim];
@@ -297,7 +317,8 @@ fn backward_head(
             let visible = visible.start - keys.start..visible.end - keys.start;
             let row = (token * heads + h) * head_dim..(token * heads + h + 1) * head_dim;
             let (out, dout) = (&output.out[row.clone()], &output.dout[row]);
-            dispatch(SoftmaxBackward { p, ds, visible, lse: output.lse[token * heads + h], out, dout });
+            let lse = output.lse[token * heads + h];
+            dispatch(SoftmaxBackward { p, ds, visible, soft_cap, lse, out, dout });
         }
         let (p, ds) = (Mat::new(p, n, columns, columns), Mat::new(ds, n, columns, columns));
         let own = |x: &Range<usize>| x.start * head_dim..x.end * head_dim;
@@ -311,11 +332,13 @@ fn backward_head(
     gradients
 }
 
-/// Replaces the scores in `p` by probabilities, and `ds = p ∘ (dp − dout · out)` in place of `dp`.
+/// Replaces the scores in `p` by probabilities, and `ds = p ∘ (dp − dout · out)` in place of `dp`, times the slope of the
+/// cap where there is one.
 struct SoftmaxBackward<'a> {
     p: &'a mut [f32],
     ds: &'a mut [f32],
     visible: Range<usize>,
+    soft_cap: Option<f32>,
     lse: f32,
     out: &'a [f32],
     dout: &'a [f32],
@@ -331,9 +354,18 @@ impl Kernel for SoftmaxBackward<'_> {
             x[..self.visible.start].fill(0.0);
             x[self.visible.end..].fill(0.0);
         }
-        for (p, ds) in self.p[self.visible.clone()].iter_mut().zip(&mut self.ds[self.visible]) {
-            *p = exp(*p - self.lse);
-            *ds = *p * (*ds - delta);
+        let pairs = self.p[self.visible.clone()].iter_mut().zip(&mut self.ds[self.visible]);
+        let Some(cap) = self.soft_cap else {
+            for (p, ds) in pairs {
+                *p = exp(*p - self.lse);
+                *ds = *p * (*ds - delta);
+            }
+            return;
+        };
+        for (p, ds) in pairs {
+            let t = tanh(*p / cap);
+            *p = exp(cap * t - self.lse);
+            *ds = *p * (*ds - delta) * (1.0 - t * t);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::attention::{BLOCK, Block, Slices, Softmax, Task, run};
+use super::attention::{BLOCK, Block, Slices, SoftCap, Softmax, Task, run};
 use super::math::dot;
 use crate::backend::AttentionShape;
 use crate::simd::{Kernel, dispatch};
@@ -34,7 +34,7 @@ pub(super) fn forward(
     mut out: &mut [f32],
     mut lse: &mut [f32],
 ) {
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, window, soft_cap } = shape;
     let (width, group) = (heads * head_dim, heads / kv_heads);
     let (mut blocks, mut queries, mut first) = (Vec::new(), Vec::new(), 0);
     for CachedSequence { new, k, v, branches } in sequences {
@@ -54,6 +54,7 @@ pub(super) fn forward(
                 keys: Keys { k, v, stride: kv_heads * head_dim, at: kv_head * head_dim },
                 visible: block.visible(len - 1),
                 head_dim,
+                soft_cap,
                 out,
                 lse,
             }));
@@ -96,6 +97,7 @@ struct Query<'a> {
     keys: Keys<'a>,
     visible: Range<usize>,
     head_dim: usize,
+    soft_cap: Option<f32>,
     /// `[H / K, E]`.
     out: &'a mut [f32],
     /// `[H / K]`.
@@ -112,13 +114,16 @@ impl Kernel for Attend<'_, '_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { query: Query { q, keys, visible, head_dim, out, lse }, scores } = self;
+        let Self { query: Query { q, keys, visible, head_dim, soft_cap, out, lse }, scores } = self;
         let Keys { k, v, stride, at } = keys;
         let scale = 1.0 / (head_dim as f32).sqrt();
         scores.resize(visible.len(), 0.0);
         for ((q, out), lse) in q.chunks(head_dim).zip(out.chunks_mut(head_dim)).zip(lse) {
             for (score, token) in scores.iter_mut().zip(visible.clone()) {
                 *score = scale * dot(q, &k[token * stride + at..][..head_dim]);
+            }
+            if let Some(cap) = soft_cap {
+                SoftCap { scores, cap }.run();
             }
             *lse = Softmax { visible: 0..scores.len(), row: scores }.run();
             out.fill(0.0);

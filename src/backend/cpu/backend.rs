@@ -8,14 +8,14 @@ use super::geglu::GeGlu;
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
-    adamw, attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, rmsnorm,
-    rope,
+    adamw, attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
+    relu_squared, rope,
 };
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
-    RmsNormInputs, RopeTable, Rotation, Sequences, Stored, Targets, TrainingPass,
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes,
+    Head, HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, Rehearsal,
+    RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -138,31 +138,32 @@ impl<'a> Backend for Cpu<'a> {
         embedding::backward(dout, ids, padding_idx, grad, cols);
     }
 
-    fn rmsnorm_forward(
+    fn norm_forward(
         &mut self,
         x: &Vec<f32>,
-        weight: &Weight<'a>,
-        rows: usize,
-        norm: RmsNorm,
+        weight: Option<&Weight<'a>>,
+        (rows, cols): (usize, usize),
+        norm: RowNorm,
         out: &mut Vec<f32>,
-        rstd: &mut Vec<f32>,
+        statistics: &mut Statistics<Vec<f32>>,
     ) {
-        rmsnorm::forward(x, &rmsnorm::scale(weight, norm.offset), rows, norm.eps, out, rstd);
+        norm::forward(x, &norm::scale(weight, cols, norm.offset), rows, norm, out, statistics);
     }
 
-    fn rmsnorm_backward(
+    fn norm_backward(
         &mut self,
-        inputs: RmsNormInputs<'_, Self>,
+        inputs: NormInputs<'_, Self>,
         dx: Option<&mut Vec<f32>>,
         dweight: Option<&mut Vec<f32>>,
     ) {
-        let RmsNormInputs { dout, x, weight, offset, rstd, rows } = inputs;
-        let inputs = rmsnorm::Inputs { dout, x, weight: &rmsnorm::scale(weight, offset), rstd, rows };
+        let NormInputs { dout, x, weight, offset, statistics, shape: (rows, cols) } = inputs;
+        let scale = norm::scale(weight, cols, offset);
+        let inputs = norm::Inputs { dout, x, scale: &scale, statistics, rows };
         if let Some(dx) = dx {
-            rmsnorm::backward_input(&inputs, dx);
+            norm::backward_input(&inputs, dx);
         }
         if let Some(dweight) = dweight {
-            rmsnorm::backward_weight(&inputs, dweight);
+            norm::backward_weight(&inputs, dweight);
         }
     }
 
@@ -235,6 +236,15 @@ impl<'a> Backend for Cpu<'a> {
         elementwise::add(&x[..len], &mut out[..len]);
     }
 
+    fn copy_columns(
+        &mut self,
+        (from, from_columns): (&Vec<f32>, Columns),
+        (to, to_columns): (&mut Vec<f32>, Columns),
+        shape: (usize, usize),
+    ) {
+        elementwise::copy_columns((from, from_columns), (to, to_columns), shape);
+    }
+
     fn rope(
         &mut self,
         x: &mut Vec<f32>,
@@ -281,14 +291,23 @@ impl<'a> Backend for Cpu<'a> {
         gated_product::backward::<GeGlu>(&dout[..len], &mut gate[..len], &mut up[..len]);
     }
 
+    fn relu_squared_forward(&mut self, x: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        relu_squared::forward(&x[..len], &mut out[..len]);
+    }
+
+    fn relu_squared_backward(&mut self, dout: &Vec<f32>, len: usize, x: &mut Vec<f32>) {
+        relu_squared::backward(&dout[..len], &mut x[..len]);
+    }
+
     fn cross_entropy(
         &mut self,
         hidden: &Vec<f32>,
-        weight: &Weight<'a>,
+        head: Head<'_, Self>,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Vec<f32>>>,
     ) {
-        self.cross_entropy.run(hidden, weight, targets, gradients, &mut self.panel);
+        let head = (head.weight, head.soft_cap);
+        self.cross_entropy.run(hidden, head, targets, gradients, &mut self.panel);
     }
 
     fn losses(&mut self) -> Vec<f32> {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::linear;
-use super::math::{exp_sum, max, sum};
+use super::math::{exp_sum, max, sum, tanh};
 use super::matmul::{Mat, MatMut, Store, matmul};
 use super::weight::Weight;
 use crate::backend::{HeadGradients, Targets, head_rows};
@@ -22,11 +22,11 @@ pub(super) struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// See [`crate::backend::Backend::cross_entropy`]. `panel` holds widened rows of a frozen weight.
+    /// See [`crate::backend::Backend::cross_entropy`] and [`crate::backend::Head`]. `panel` holds widened rows of a frozen weight.
     pub(super) fn run(
         &mut self,
         hidden: &[f32],
-        weight: &Weight<'_>,
+        (weight, soft_cap): (&Weight<'_>, Option<f32>),
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Vec<f32>>>,
         panel: &mut Vec<f32>,
@@ -61,7 +61,8 @@ impl CrossEntropy {
             let rows_of_logits = logits.par_chunks_mut(vocab).zip(ids).enumerate();
             losses.par_extend(rows_of_logits.map(|(i, (logits, id))| {
                 let factor = factors.map(|factors| factors[i]);
-                dispatch(Row { logits, id: *id as usize, label_smoothing: targets.label_smoothing, factor })
+                let label_smoothing = targets.label_smoothing;
+                dispatch(Row { logits, id: *id as usize, label_smoothing, soft_cap, factor })
             }));
             let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = &mut gradients else {
                 continue;
@@ -88,12 +89,14 @@ impl CrossEntropy {
 }
 
 /// `log Σ exp(logits) − (1 − ε) logits[id] − ε mean(logits)`; with a factor, the logits become their gradient
-/// `factor · (softmax − (1 − ε) onehot − ε / V)`.
+/// `factor · (softmax − (1 − ε) onehot − ε / V)`. With a cap `c` both hold for `c · tanh(z / c)` of the logits `z`, and the
+/// gradient is that of `z`.
 struct Row<'a> {
     logits: &'a mut [f32],
     id: usize,
     /// `ε`.
     label_smoothing: f32,
+    soft_cap: Option<f32>,
     factor: Option<f32>,
 }
 
@@ -102,6 +105,16 @@ impl Kernel for Row<'_> {
 
     #[inline(always)]
     fn run(self) -> f32 {
+        // By how much the capped logits grow with the logits.
+        let mut slopes = Vec::new();
+        if let Some(cap) = self.soft_cap {
+            for z in self.logits.iter_mut() {
+                *z = cap * tanh(*z / cap);
+            }
+            if self.factor.is_some() {
+                slopes.extend(self.logits.iter().map(|z| 1.0 - (z / cap) * (z / cap)));
+            }
+        }
         let target = self.logits[self.id];
         let largest = max(self.logits);
         let (smoothing, vocab) = (self.label_smoothing, self.logits.len() as f32);
@@ -114,6 +127,9 @@ impl Kernel for Row<'_> {
                 *p = *p * of_exp - of_each;
             }
             self.logits[self.id] -= factor * (1.0 - smoothing);
+            for (p, slope) in self.logits.iter_mut().zip(&slopes) {
+                *p *= slope;
+            }
         }
         sum.ln() + largest - target * (1.0 - smoothing) - mean * smoothing
     }

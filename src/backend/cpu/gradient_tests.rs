@@ -65,28 +65,69 @@ fn check(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64) {
 }
 
 #[test]
-fn rmsnorm() {
+fn norm() {
+    for centered in [false, true] {
+        for (offset, has_weight, trainable) in [
+            (0.0, true, true),
+            (0.0, true, false),
+            (1.0, true, true),
+            (1.0, true, false),
+            (0.0, false, false),
+        ] {
+            norm_of(centered, offset, has_weight, trainable);
+        }
+    }
+}
+
+fn norm_of(centered: bool, offset: f32, has_weight: bool, trainable: bool) {
     let (rows, cols) = (3, 5);
     let (x, w, c) = (numbers(rows * cols, 1), numbers(cols, 2), numbers(rows * cols, 99));
-    for (offset, trainable) in [(0.0, true), (0.0, false), (1.0, true), (1.0, false)] {
-        let run = |x: &[f32], w: &[f32]| {
-            with_weight(w, (1, cols), false, |cpu, w| {
-                let (mut out, mut rstd) = (vec![0.0; rows * cols], vec![0.0; rows]);
-                let norm = RmsNorm { eps: 1e-3, offset };
-                cpu.rmsnorm_forward(&x.to_vec(), w, rows, norm, &mut out, &mut rstd);
-                (scalar(&out), rstd)
-            })
-        };
-        let rstd = run(&x, &w).1;
-        let (mut dx, mut dw) = (vec![0.0; rows * cols], vec![0.0; cols]);
-        with_weight(&w, (1, cols), trainable, |cpu, w| {
-            let inputs = RmsNormInputs { dout: &c, x: &x, weight: w, offset, rstd: &rstd, rows };
-            cpu.rmsnorm_backward(inputs, Some(&mut dx), trainable.then_some(&mut dw));
-        });
-        check("rmsnorm dx", &x, &dx, |x| run(x, &w).0);
-        if trainable {
-            check("rmsnorm dweight", &w, &dw, |w| run(&x, w).0);
-        }
+    let run = |x: &[f32], w: &[f32]| {
+        with_weight(w, (1, cols), false, |cpu, w| {
+            let mean = centered.then(|| vec![0.0; rows]);
+            let (mut out, mut statistics) =
+                (vec![0.0; rows * cols], Statistics { rstd: vec![0.0; rows], mean });
+            let (weight, norm) = (has_weight.then_some(w), RowNorm { eps: 1e-3, offset });
+            cpu.norm_forward(&x.to_vec(), weight, (rows, cols), norm, &mut out, &mut statistics);
+            (scalar(&out), statistics)
+        })
+    };
+    let statistics = run(&x, &w).1;
+    let (mut dx, mut dw) = (vec![0.0; rows * cols], vec![0.0; cols]);
+    with_weight(&w, (1, cols), trainable, |cpu, w| {
+        let weight = has_weight.then_some(w);
+        let (shape, statistics) = ((rows, cols), &statistics);
+        let inputs = NormInputs { dout: &c, x: &x, weight, offset, statistics, shape };
+        cpu.norm_backward(inputs, Some(&mut dx), trainable.then_some(&mut dw));
+    });
+    check("norm dx", &x, &dx, |x| run(x, &w).0);
+    if trainable {
+        check("norm dweight", &w, &dw, |w| run(&x, w).0);
+    }
+}
+
+#[test]
+fn relu_squared() {
+    let n = 24;
+    let (x, c) = (numbers(n, 1), numbers(n, 99));
+    let run = |x: &[f32]| {
+        let mut out = vec![0.0; n];
+        Cpu::default().relu_squared_forward(&x.to_vec(), n, &mut out);
+        scalar(&out)
+    };
+    let mut dx = x.clone();
+    Cpu::default().relu_squared_backward(&c, n, &mut dx);
+    assert!(x.iter().zip(&dx).all(|(x, dx)| *x > 0.0 || *dx == 0.0));
+    check_any("relu squared", &x, &dx, run);
+}
+
+#[test]
+fn columns_are_copied() {
+    let (from, mut to) = (numbers(3 * 5, 1), vec![9.0; 3 * 4]);
+    let (source, target) = (Columns { first: 2, of: 5 }, Columns { first: 1, of: 4 });
+    Cpu::default().copy_columns((&from, source), (&mut to, target), (3, 2));
+    for row in 0..3 {
+        assert_eq!(to[4 * row..4 * row + 4], [9.0, from[5 * row + 2], from[5 * row + 3], 9.0]);
     }
 }
 
@@ -176,8 +217,8 @@ fn geglu() {
 fn attention_with_groups_and_windows() {
     let offsets = [0u32, 5, 6, 9];
     let sequences = Sequences { offsets: &offsets };
-    for window in [None, Some(2), Some(1)] {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, window };
+    for (window, soft_cap) in [(None, None), (Some(2), None), (Some(1), None), (None, Some(0.4))] {
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, window, soft_cap };
         let layout = AttentionLayout { shape, sequences };
         let (q, k, v) = (numbers(9 * 8, 1), numbers(9 * 4, 2), numbers(9 * 4, 3));
         let run = |q: &[f32], k: &[f32], v: &[f32]| {
@@ -221,14 +262,15 @@ fn cross_entropy() {
     let (tokens, vocab, cols) = (5, 7, 3);
     let factors = [0.5f32, -0.25, 2.0];
     let (x, w) = (numbers(tokens * cols, 1), numbers(vocab * cols, 2));
-    for label_smoothing in [0.0, 0.3] {
+    for (label_smoothing, soft_cap) in [(0.0, None), (0.3, None), (0.0, Some(0.7)), (0.3, Some(0.7))] {
         let targets = Targets { rows: &[0, 2, 3], ids: &[6, 0, 3], label_smoothing };
-        cross_entropy_of(targets, &factors, (tokens, vocab, cols), (&x, &w));
+        cross_entropy_of(targets, soft_cap, &factors, (tokens, vocab, cols), (&x, &w));
     }
 }
 
 fn cross_entropy_of(
     targets: Targets<'_>,
+    soft_cap: Option<f32>,
     factors: &[f32],
     (tokens, vocab, cols): (usize, usize, usize),
     (x, w): (&[f32], &[f32]),
@@ -236,7 +278,7 @@ fn cross_entropy_of(
     let run = |x: &[f32], w: &[f32]| {
         let x = x.to_vec();
         let losses = with_weight(w, (vocab, cols), false, |cpu, w| {
-            cpu.cross_entropy(&x, w, targets, None);
+            cpu.cross_entropy(&x, Head { weight: w, soft_cap }, targets, None);
             cpu.losses()
         });
         losses.iter().zip(factors).map(|(l, f)| f64::from(*l) * f64::from(*f)).sum::<f64>()
@@ -247,7 +289,8 @@ fn cross_entropy_of(
             let weight_gradient = trainable.then_some(&mut dw);
             let gradients =
                 HeadGradients { factors, hidden: Some(&mut dx), weight: weight_gradient, accumulate: false };
-            cpu.cross_entropy(&x.to_vec(), weight, targets, Some(gradients));
+            let head = Head { weight, soft_cap };
+            cpu.cross_entropy(&x.to_vec(), head, targets, Some(gradients));
         });
         check("cross-entropy dhidden", x, &dx, |x| run(x, w));
         if trainable {

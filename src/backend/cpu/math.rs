@@ -38,6 +38,19 @@ pub(super) fn exp(x: f32) -> f32 {
     if x > 88.72 { f32::INFINITY } else { value }
 }
 
+/// `tanh x` to within 3e-7, and to within 1e-6 of its value; NaN stays NaN.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    // The Taylor polynomial of degree 9, where the quotient would cancel.
+    let small = x + x
+        * square
+        * (-0.333_333_34 + square * (0.133_333_34 + square * (-0.053_968_254 + square * 0.021_869_488)));
+    let e = exp(2.0 * x);
+    let large = if x > 20.0 { 1.0 } else { (e - 1.0) / (e + 1.0) };
+    if square < 0.0625 { small } else { large }
+}
+
 /// `Σ a[i] · b[i]`.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -133,6 +146,19 @@ mod tests {
         assert_eq!((exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
         assert_eq!((exp(100.0), exp(f32::INFINITY)), (f32::INFINITY, f32::INFINITY));
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_within_a_millionth() {
+        let mut x = -30.0f32;
+        while x < 30.0 {
+            let exact = f64::from(x).tanh();
+            let error = (f64::from(tanh(x)) - exact).abs();
+            assert!(error < 3e-7 && error <= 1e-6 * exact.abs(), "tanh({x}): error {error:e}");
+            x += 0.000_9;
+        }
+        assert_eq!((tanh(0.0), tanh(100.0), tanh(-100.0)), (0.0, 1.0, -1.0));
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `rmsnorm`, `rope`, `gated_product`, `swiglu`,
-//! `geglu`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
+//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
+//! `geglu`, `relu_squared`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
@@ -19,7 +19,8 @@ mod math;
 mod matmul;
 mod matvec;
 mod momentum;
-mod rmsnorm;
+mod norm;
+mod relu_squared;
 mod rope;
 mod swiglu;
 mod weight;

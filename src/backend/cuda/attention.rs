@@ -1,4 +1,5 @@
-//! Attention: `kernels/attention_mma.cu` for heads of 64 and 128 in bf16, `kernels/attention.cu` for all others.
+//! Attention: `kernels/attention_mma.cu` for heads of 64 and 128 in bf16 without a cap of the scores,
+//! `kernels/attention.cu` for all others.
 
 use super::argument::Arg;
 use super::buffer::Buffer;
@@ -39,6 +40,8 @@ impl Kernel {
 
 /// The kernels for one size of heads.
 struct Kernels {
+    /// The kernels cap the scores.
+    caps: bool,
     forward: Kernel,
     /// Gradient of the query.
     query: Kernel,
@@ -50,10 +53,11 @@ struct Kernels {
 
 impl Kernels {
     /// `None` for a head that is too wide.
-    fn of(head_dim: usize, compute_dtype: ComputeDtype) -> Option<Self> {
+    fn of(shape: AttentionShape, compute_dtype: ComputeDtype) -> Option<Self> {
+        let AttentionShape { head_dim, soft_cap, .. } = shape;
         match (compute_dtype, head_dim) {
-            (ComputeDtype::Bf16, 64) => Some(Self::tensor_cores(64, 64)),
-            (ComputeDtype::Bf16, 128) => Some(Self::tensor_cores(128, 32)),
+            (ComputeDtype::Bf16, 64) if soft_cap.is_none() => Some(Self::tensor_cores(64, 64)),
+            (ComputeDtype::Bf16, 128) if soft_cap.is_none() => Some(Self::tensor_cores(128, 32)),
             (_, ..=64) => Some(Self::general(64, head_dim)),
             (_, 65..=128) => Some(Self::general(128, head_dim)),
             (_, 129..=256) => Some(Self::general(256, head_dim)),
@@ -73,6 +77,7 @@ impl Kernels {
             query: Kernel::new(format!("attention_mma_query_{head_dim}"), backward),
             key: Kernel::new(format!("attention_mma_key_{head_dim}"), backward + 4 * step * 4),
             rows: ROWS,
+            caps: false,
         }
     }
 
@@ -89,16 +94,19 @@ impl Kernels {
             query: Kernel::new(format!("attention_backward_query_{size}"), bytes(2, 2, 1)),
             key: Kernel::new(format!("attention_backward_key_{size}"), bytes(2, 2, 2)),
             rows: ROWS,
+            caps: true,
         }
     }
 }
 
-/// Heads, key/value heads, width, window, scale.
-fn shape_args(shape: AttentionShape) -> [Arg; 5] {
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+/// Heads, key/value heads, width, window, scale and, where the kernels cap the scores, the cap: 0 for none.
+fn shape_args(kernels: &Kernels, shape: AttentionShape) -> Vec<Arg> {
+    let AttentionShape { heads, kv_heads, head_dim, window, soft_cap } = shape;
     let number = |n: usize| Arg::U32(u32::try_from(n).unwrap_or(u32::MAX));
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    [number(heads), number(kv_heads), number(head_dim), number(window.unwrap_or(usize::MAX)), Arg::F32(scale)]
+    let numbers = [heads, kv_heads, head_dim, window.unwrap_or(usize::MAX)].map(number);
+    let scale = Arg::F32(1.0 / (head_dim as f32).sqrt());
+    let cap = kernels.caps.then(|| Arg::F32(soft_cap.unwrap_or(0.0)));
+    numbers.into_iter().chain([scale]).chain(cap).collect()
 }
 
 /// Number of elements of a query, and of a key or value.
@@ -118,7 +126,7 @@ impl Attention {
         lse: &Buffer,
     ) {
         let AttentionLayout { shape, sequences } = layout;
-        let Some(kernels) = Kernels::of(shape.head_dim, context.compute_dtype) else {
+        let Some(kernels) = Kernels::of(shape, context.compute_dtype) else {
             return too_wide(&context.device, shape.head_dim);
         };
         let (of_query, of_key) = elements(layout);
@@ -129,7 +137,7 @@ impl Attention {
             context.activations(inputs.v, of_key),
             tiles.table,
         ];
-        args.extend(shape_args(shape));
+        args.extend(shape_args(&kernels, shape));
         args.push(context.activations(out, of_query));
         args.push(context.floats(lse, sequences.tokens() * shape.heads));
         kernels.forward.launch(&context.device, (tiles.count, shape.heads), &args);
@@ -144,7 +152,7 @@ impl Attention {
         inputs: QueryKeyValueMut<'_, Buffer>,
     ) {
         let AttentionLayout { shape, sequences } = layout;
-        let Some(kernels) = Kernels::of(shape.head_dim, context.compute_dtype) else {
+        let Some(kernels) = Kernels::of(shape, context.compute_dtype) else {
             return too_wide(&context.device, shape.head_dim);
         };
         let (of_query, of_key) = elements(layout);
@@ -161,9 +169,10 @@ impl Attention {
 
         let args = [dout, out, Arg::U32(rows as u32), Arg::U32(shape.head_dim as u32), delta];
         device.launch("attention_delta", (rows.div_ceil(DELTA_ROWS), 1), 0, &args);
-        let args = [&[dout, q, k, v, lse, delta, tiles.table][..], &shape_args(shape), &[dq]].concat();
+        let numbers = shape_args(&kernels, shape);
+        let args = [&[dout, q, k, v, lse, delta, tiles.table][..], &numbers, &[dq]].concat();
         kernels.query.launch(device, (tiles.count, shape.heads), &args);
-        let args = [&[dout, q, lse, delta, tiles.table][..], &shape_args(shape), &[k, v]].concat();
+        let args = [&[dout, q, lse, delta, tiles.table][..], &numbers, &[k, v]].concat();
         kernels.key.launch(device, (tiles.count, shape.kv_heads), &args);
         device.copy(&self.dq, &mut inputs.q.memory, query_bytes);
     }

@@ -6,12 +6,12 @@ use super::attention::Attention;
 use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
 use super::mask::Mask;
-use super::{elementwise, geglu, linear, rmsnorm, swiglu};
+use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ComputeDtype, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
-    RmsNormInputs, RopeTable, Rotation, Sequences, Targets, TrainingPass,
+    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes,
+    Head, HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, Rehearsal,
+    RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -105,31 +105,31 @@ impl Backend for Cuda {
         self.embedding.backward(&self.context, dout, ids, grad, cols);
     }
 
-    fn rmsnorm_forward(
+    fn norm_forward(
         &mut self,
         x: &Buffer,
-        weight: &Weight,
-        rows: usize,
-        norm: RmsNorm,
+        weight: Option<&Weight>,
+        shape: (usize, usize),
+        norm: RowNorm,
         out: &mut Buffer,
-        rstd: &mut Buffer,
+        statistics: &mut Statistics<Buffer>,
     ) {
-        rmsnorm::forward(&self.context, x, weight, rows, norm, out, rstd);
+        norm::forward(&self.context, x, weight, shape, norm, out, statistics);
     }
 
-    fn rmsnorm_backward(
+    fn norm_backward(
         &mut self,
-        inputs: RmsNormInputs<'_, Self>,
+        inputs: NormInputs<'_, Self>,
         dx: Option<&mut Buffer>,
         dweight: Option<&mut Buffer>,
     ) {
-        let RmsNormInputs { dout, x, weight, offset, rstd, rows } = inputs;
-        let inputs = rmsnorm::Inputs { dout, x, weight, offset, rstd, rows };
+        let NormInputs { dout, x, weight, offset, statistics, shape } = inputs;
+        let inputs = norm::Inputs { dout, x, weight, offset, statistics, shape };
         if let Some(dx) = dx {
-            rmsnorm::backward_input(&self.context, &inputs, dx);
+            norm::backward_input(&self.context, &inputs, dx);
         }
         if let Some(dweight) = dweight {
-            rmsnorm::backward_weight(&mut self.context, &inputs, dweight);
+            norm::backward_weight(&mut self.context, &inputs, dweight);
         }
     }
 
@@ -182,6 +182,15 @@ impl Backend for Cuda {
         elementwise::add(&self.context, x, len, out);
     }
 
+    fn copy_columns(
+        &mut self,
+        (from, from_columns): (&Buffer, Columns),
+        (to, to_columns): (&mut Buffer, Columns),
+        shape: (usize, usize),
+    ) {
+        elementwise::copy_columns(&self.context, (from, from_columns), (to, to_columns), shape);
+    }
+
     fn rope(
         &mut self,
         x: &mut Buffer,
@@ -228,14 +237,23 @@ impl Backend for Cuda {
         geglu::backward(&self.context, dout, len, gate, up);
     }
 
+    fn relu_squared_forward(&mut self, x: &Buffer, len: usize, out: &mut Buffer) {
+        relu_squared::forward(&self.context, x, len, out);
+    }
+
+    fn relu_squared_backward(&mut self, dout: &Buffer, len: usize, x: &mut Buffer) {
+        relu_squared::backward(&self.context, dout, len, x);
+    }
+
     fn cross_entropy(
         &mut self,
         hidden: &Buffer,
-        weight: &Weight,
+        head: Head<'_, Self>,
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Buffer>>,
     ) {
-        self.cross_entropy.run(&mut self.context, hidden, weight, targets, gradients);
+        let head = (head.weight, head.soft_cap);
+        self.cross_entropy.run(&mut self.context, hidden, head, targets, gradients);
         if !self.in_pass {
             self.losses.fetch(&self.context.device, self.cross_entropy.losses(), targets.ids.len());
         }

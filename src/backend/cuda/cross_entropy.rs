@@ -46,6 +46,8 @@ struct TargetArgs {
 struct Chunk<'a> {
     hidden: &'a Buffer,
     weight: &'a Weight,
+    /// As [`crate::backend::Head::soft_cap`]; 0 for none.
+    soft_cap: f32,
     targets: TargetArgs,
     /// The rows, as indices into the targets.
     range: Range<usize>,
@@ -59,7 +61,7 @@ impl CrossEntropy {
         &mut self,
         context: &mut Context,
         hidden: &Buffer,
-        weight: &Weight,
+        (weight, soft_cap): (&Weight, Option<f32>),
         targets: Targets<'_>,
         mut gradients: Option<HeadGradients<'_, Buffer>>,
     ) {
@@ -75,7 +77,8 @@ impl CrossEntropy {
         let args = self.put_targets(&context.device, targets, gradients.as_ref().map(|g| g.factors));
         for first in (0..targets.rows.len()).step_by(step) {
             let range = first..targets.rows.len().min(first + step);
-            let chunk = Chunk { hidden, weight, targets: args, range, accumulate };
+            let chunk =
+                Chunk { hidden, weight, soft_cap: soft_cap.unwrap_or(0.0), targets: args, range, accumulate };
             self.chunk(context, &chunk, gradients.as_mut());
             accumulate = true;
         }
@@ -143,6 +146,7 @@ impl CrossEntropy {
             chunk.targets.ids.skip(4 * range.start),
             Arg::U32(vocab as u32),
             chunk.targets.label_smoothing,
+            Arg::F32(chunk.soft_cap),
             factors,
             dlogits,
             context.memory(&self.losses, range.end * 4).skip(4 * range.start),

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `context`,
-//! `mask`, `elementwise`, `embedding`, `rmsnorm`, `linear`, `rope`, `swiglu`, `geglu`, `attention`, `cross_entropy`, `losses`, `adamw`,
+//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `attention`, `cross_entropy`, `losses`, `adamw`,
 //! `graph`, `gpu`, `training_pass`, `backend`.
 
 mod adamw;
@@ -30,9 +30,10 @@ mod losses;
 mod mask;
 mod matmul;
 mod memory;
+mod norm;
 mod partial_sums;
 mod pinned_memory;
-mod rmsnorm;
+mod relu_squared;
 mod rope;
 mod sequence_tables;
 mod source;

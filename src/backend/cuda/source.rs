@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 14] = [
+pub const SOURCES: [(&str, &str); 15] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
     ("adamw.cu", include_str!("../../../kernels/adamw.cu")),
@@ -15,7 +15,8 @@ pub const SOURCES: [(&str, &str); 14] = [
     ("geglu.cu", include_str!("../../../kernels/geglu.cu")),
     ("linear.cu", include_str!("../../../kernels/linear.cu")),
     ("mask.cu", include_str!("../../../kernels/mask.cu")),
-    ("rmsnorm.cu", include_str!("../../../kernels/rmsnorm.cu")),
+    ("norm.cu", include_str!("../../../kernels/norm.cu")),
+    ("relu_squared.cu", include_str!("../../../kernels/relu_squared.cu")),
     ("rope.cu", include_str!("../../../kernels/rope.cu")),
     ("swiglu.cu", include_str!("../../../kernels/swiglu.cu")),
 ];
@@ -96,8 +97,8 @@ mod tests {
         // Without the definition of the macro. Three kernels are built for three sizes each, three others for two.
         assert_eq!(found.len(), written - 1 + 3 * 2 + 3);
         use ParameterType::{F32, Pointer, U32};
-        let expected = vec![Pointer, Pointer, U32, F32, F32, Pointer, Pointer];
-        assert_eq!(found["rmsnorm_forward"], Signature { threads: 256, parameters: expected });
+        let expected = vec![Pointer, Pointer, U32, F32, F32, Pointer, Pointer, Pointer];
+        assert_eq!(found["norm_forward"], Signature { threads: 256, parameters: expected });
         assert!(found.contains_key("attention_backward_key_128"));
     }
 

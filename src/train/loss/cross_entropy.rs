@@ -1,6 +1,6 @@
 //! Cross-entropy of the next token: the mean negative log-likelihood over the target tokens of a step.
 
-use crate::backend::{Backend, HeadGradients, TrainingPass};
+use crate::backend::{Backend, Head, HeadGradients, TrainingPass};
 use crate::model::{Model, Param};
 
 /// The factor of each target token's loss: `1 / N` for the `N` target tokens of a step.
@@ -24,5 +24,6 @@ pub(crate) fn cross_entropy<B: Backend>(
         weight: train.as_mut().map(|train| &mut train.grad),
         accumulate: part.accumulate,
     };
-    backend.cross_entropy(hidden, weight, part.targets, Some(gradients));
+    let head = Head { weight, soft_cap: model.config.logit_cap };
+    backend.cross_entropy(hidden, head, part.targets, Some(gradients));
 }

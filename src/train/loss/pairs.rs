@@ -136,8 +136,7 @@ pub(crate) fn losses_of_pairs<B: Backend>(
     part: &TrainingPass<'_>,
     pairs: PassPairs<'_, '_>,
 ) {
-    let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-    backend.cross_entropy(hidden, &head.weight, part.targets, None);
+    backend.cross_entropy(hidden, model.head(), part.targets, None);
     let factors = pairs.add(&backend.losses());
     cross_entropy(backend, model, hidden, dhidden, &TrainingPass { factors: &factors, ..*part });
     // The same losses again.
@@ -160,8 +159,7 @@ pub(crate) fn mean_of_pairs<'s, B: Backend>(
     for piece in ForwardBatch::split_groups(batch, most, 2) {
         let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
         let hidden = forward(backend, model, tokens, acts);
-        let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
-        backend.cross_entropy(hidden, &head.weight, piece.targets(), None);
+        backend.cross_entropy(hidden, model.head(), piece.targets(), None);
         let losses = backend.losses();
         backend.check()?;
         pairs.of_pass(&piece, batch, 1).add(&losses);

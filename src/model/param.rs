@@ -1,0 +1,64 @@
+//! One tensor of a model, and what training keeps of it.
+
+use crate::backend::Backend;
+
+/// One tensor.
+#[derive(Debug)]
+pub struct Param<B: Backend> {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Output features (1 for a vector) and input features.
+    pub shape: (usize, usize),
+    /// The values.
+    pub weight: B::Weight,
+    /// What a trainable tensor needs besides; `None` for a frozen one, which costs nothing.
+    pub train: Option<Trained<B>>,
+}
+
+/// Gradient and moments of a trainable tensor.
+#[derive(Debug)]
+pub struct Trained<B: Backend> {
+    /// Gradient of the loss.
+    pub grad: B::Buffer,
+    /// First moment.
+    pub exp_avg: B::Buffer,
+    /// Second moment.
+    pub exp_avg_sq: B::Buffer,
+    /// Which elements are trainable; `None`: all are.
+    pub mask: Option<B::Mask>,
+    /// The pull of L2-SP.
+    pub pull: Option<Pull<B>>,
+    /// The share of the elements that move at a step, those with the largest momentum; `None`: all do.
+    pub momentum_share: Option<f64>,
+}
+
+/// A pull towards the values at the start: the gradient of `strength/2 · ‖weight − start‖²`.
+#[derive(Debug)]
+pub struct Pull<B: Backend> {
+    /// The values at the start.
+    pub start: B::Buffer,
+    /// The factor.
+    pub strength: f32,
+}
+
+impl<B: Backend> Trained<B> {
+    /// Gives back the memory of gradient and moments, when no step will follow.
+    pub fn release(&mut self, backend: &B) {
+        for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
+            *buffer = backend.zeros(0);
+        }
+        self.pull = None;
+    }
+}
+
+impl<B: Backend> Param<B> {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.0 * self.shape.1
+    }
+
+    /// The gradient, where the tensor is trainable.
+    pub fn grad(&mut self) -> Option<&mut B::Buffer> {
+        self.train.as_mut().map(|train| &mut train.grad)
+    }
+}
