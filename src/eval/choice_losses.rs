@@ -31,6 +31,8 @@ pub(super) fn choice_losses(
     let most = groups.iter().map(|group| tokens_of(&questions[group.clone()], common)).max().unwrap_or(1);
     let cpu = Cpu::default();
     let config = ModelConfig::read(source)?;
+    let longest = rows.iter().flat_map(|row| &row.choices).map(|row| row.input_ids.len()).max();
+    config.check_length(source, longest.unwrap_or(0))?;
     let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, false)))?;
     let tokens = most.max(TOKENS_AT_ONCE.min(common)).max(1);
     let capacity = Capacity { tokens, positions: tokens };

@@ -4,7 +4,7 @@
 //! Shape letters as in [`crate::backend`].
 //!
 //! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
-//! `rope_settings`, `multipliers`, `text_part`, `tied_head`, `config`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
+//! `rope_settings`, `multipliers`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
 //! `norms`, `forward`, `backward`, `cached`.
 
 mod activations;
@@ -19,6 +19,7 @@ mod joint;
 mod keys;
 mod known_keys;
 mod layer;
+mod length;
 mod multipliers;
 mod no_rope;
 mod norms;

@@ -157,15 +157,15 @@ impl Settings<'_> {
         if self.inner.get(name).is_none() { Ok(default) } else { self.number(name) }
     }
 
-    /// Context length before scaling.
+    /// Context length before scaling: of the top level, where a family may have a default that goes before the settings.
     pub(super) fn original(&self) -> Result<f64> {
-        match (self.keys.get(ORIGINAL), self.inner.get(ORIGINAL)) {
-            (Some(_), _) => Ok(self.keys.size(ORIGINAL)? as f64),
-            (None, Some(_)) => self.number(ORIGINAL),
-            (None, None) => match self.family.original_max_position_embeddings {
-                Some(original) => Ok(original as f64),
-                None => Ok(self.max_positions()? as f64),
-            },
+        if self.keys.get(ORIGINAL).is_some() {
+            return Ok(self.keys.size(ORIGINAL)? as f64);
+        }
+        match self.family.original_max_position_embeddings {
+            Some(original) => Ok(original as f64),
+            None if self.inner.get(ORIGINAL).is_some() => self.number(ORIGINAL),
+            None => Ok(self.max_positions()? as f64),
         }
     }
 

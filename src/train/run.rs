@@ -66,6 +66,8 @@ impl<'a> Run<'a> {
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
         check_tensors(source, &config)?;
+        let longest = options.stages.iter().map(|stage| stage.capacity.positions).max();
+        config.check_length(source, longest.unwrap_or(0))?;
         options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
     }
 
