@@ -26,12 +26,12 @@ fn main() -> ExitCode {
         }
     }
     println!("registers (+ bytes spilled)");
-    print!("{:28}", "kernel");
+    print!("{:36}", "kernel");
     columns.iter().for_each(|(name, ..)| print!("{name:>12}"));
     println!();
     let mut faults = Vec::new();
     for kernel in signatures().keys() {
-        print!("{kernel:28}");
+        print!("{kernel:36}");
         for (name, _, usage) in &columns {
             let Some(Usage { registers, spills, .. }) = usage.iter().find(|usage| usage.kernel == *kernel)
             else {
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         }
         println!();
     }
-    print!("{:28}", "bytes of code");
+    print!("{:36}", "bytes of code");
     columns.iter().for_each(|(_, bytes, _)| print!("{bytes:>12}"));
     println!();
     faults.iter().for_each(|fault| eprintln!("error: {fault}"));

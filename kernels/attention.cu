@@ -23,19 +23,21 @@ struct Heads {
     u32 width;   // E
     u32 window;  // a query sees itself and the window - 1 tokens before it
     float scale;
-    float cap;  // scores s become cap tanh(s / cap); 0: they are left
+    float cap;  // where scores are capped, s becomes cap tanh(s / cap)
 };
 
-// A score from q . k, and by how much it grows with q . k * scale.
-__device__ __forceinline__ float score_of(float product, Heads h, float* slope) {
+// A score from q . k. The tangent is 1 - 2 / (exp(2 x) + 1), to within 2e-7.
+template <bool CAPPED>
+__device__ __forceinline__ float score_of(float product, Heads h) {
     float s = product * h.scale;
-    if (h.cap == 0.0f) {
-        *slope = 1.0f;
-        return s;
-    }
-    float t = tanhf(s / h.cap);
-    *slope = 1.0f - t * t;
-    return h.cap * t;
+    return CAPPED ? h.cap - __fdividef(2.0f * h.cap, expf(2.0f * s / h.cap) + 1.0f) : s;
+}
+
+// By how much a score grows with q . k * scale.
+template <bool CAPPED>
+__device__ __forceinline__ float slope_of(float score, Heads h) {
+    float t = score / h.cap;
+    return CAPPED ? 1.0f - t * t : 1.0f;
 }
 
 // Rows first.. of one head of x [T, heads, width] into out, rows `stride` apart; zeros from `end` on.
@@ -91,7 +93,7 @@ __device__ __forceinline__ void store_rows(const float sum[EACH][C], const float
     }
 }
 
-template <int C>
+template <int C, bool CAPPED>
 __device__ __forceinline__ void forward_tile(const work* q, const work* k, const work* v, Tile tile, Heads h,
                                              work* out, float* lse, float* shared) {
     u32 head = blockIdx.y, kv = head / (h.heads / h.kv_heads), warp = threadIdx.x / 32, lane = threadIdx.x & 31;
@@ -117,7 +119,7 @@ __device__ __forceinline__ void forward_tile(const work* q, const work* k, const
 #pragma unroll
         for (u32 r = 0; r < EACH; r++) {
             bool in = sees(row + r, first + lane, last, h.window);
-            float slope, score = in ? score_of(s[r], h, &slope) : NEGATIVE_INFINITY;
+            float score = in ? score_of<CAPPED>(s[r], h) : NEGATIVE_INFINITY;
             float larger = warp_max(score);
             larger = larger > most[r] ? larger : most[r];
             float p = in ? expf(score - larger) : 0.0f;
@@ -142,7 +144,7 @@ __device__ __forceinline__ void forward_tile(const work* q, const work* k, const
     store_rows<C>(acc, factor, row, last, h.heads, head, h.width, out);
 }
 
-template <int C>
+template <int C, bool CAPPED>
 __device__ __forceinline__ void query_tile(const work* dout, const work* q, const work* k, const work* v,
                                            const float* lse, const float* delta, Tile tile, Heads h, work* dq,
                                            float* shared) {
@@ -176,8 +178,8 @@ __device__ __forceinline__ void query_tile(const work* dout, const work* q, cons
 #pragma unroll
         for (u32 r = 0; r < EACH; r++) {
             bool in = sees(row + r, first + lane, last, h.window);
-            float slope, score = score_of(s[r], h, &slope), p = in ? expf(score - of_row[r]) : 0.0f;
-            ps[r * LANES + lane] = p * (dp[r] - minus[r]) * slope * h.scale;
+            float score = score_of<CAPPED>(s[r], h), p = in ? expf(score - of_row[r]) : 0.0f;
+            ps[r * LANES + lane] = p * (dp[r] - minus[r]) * slope_of<CAPPED>(score, h) * h.scale;
         }
         __syncwarp();
         accumulate<C>(ps, ks, h.width, acc);
@@ -186,7 +188,7 @@ __device__ __forceinline__ void query_tile(const work* dout, const work* q, cons
 }
 
 // Overwrites k and v: only this block reads its rows.
-template <int C>
+template <int C, bool CAPPED>
 __device__ __forceinline__ void key_tile(const work* dout, const work* q, const float* lse, const float* delta,
                                          Tile tile, Heads h, work* k, work* v, float* shared) {
     u32 kv = blockIdx.y, group = h.heads / h.kv_heads, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
@@ -222,9 +224,9 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
 #pragma unroll
             for (u32 r = 0; r < EACH; r++) {
                 bool in = row + r < last && sees(query, row + r, end, h.window);
-                float slope, score = score_of(s[r], h, &slope), p = in ? expf(score - of_query) : 0.0f;
+                float score = score_of<CAPPED>(s[r], h), p = in ? expf(score - of_query) : 0.0f;
                 ps[r * LANES + lane] = p;
-                ds[r * LANES + lane] = p * (dp[r] - minus) * slope * h.scale;
+                ds[r * LANES + lane] = p * (dp[r] - minus) * slope_of<CAPPED>(score, h) * h.scale;
             }
             __syncwarp();
             accumulate<C>(ps, os, h.width, dv);
@@ -235,7 +237,7 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
     store_rows<C>(dv, one, row, last, h.kv_heads, kv, h.width, v);
 }
 
-#define ATTENTION(name, C)                                                                                            \
+#define ATTENTION(name, C, CAPPED)                                                                                    \
     KERNEL(128) attention_forward_##name(const work* __restrict__ q, const work* __restrict__ k,                      \
                                          const work* __restrict__ v, const u32* __restrict__ tiles, u32 heads,        \
                                          u32 kv_heads, u32 width, u32 window, float scale, float cap, work* __restrict__ out,\
@@ -243,7 +245,7 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
         Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
-        forward_tile<C>(q, k, v, tile, h, out, lse, shared);                                                          \
+        forward_tile<C, CAPPED>(q, k, v, tile, h, out, lse, shared);                                                  \
     }                                                                                                                 \
     KERNEL(128) attention_backward_query_##name(                                                                      \
         const work* __restrict__ dout, const work* __restrict__ q, const work* __restrict__ k,                        \
@@ -253,7 +255,7 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
         Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
-        query_tile<C>(dout, q, k, v, lse, delta, tile, h, dq, shared);                                                \
+        query_tile<C, CAPPED>(dout, q, k, v, lse, delta, tile, h, dq, shared);                                        \
     }                                                                                                                 \
     KERNEL(128) attention_backward_key_##name(const work* __restrict__ dout, const work* __restrict__ q,              \
                                               const float* __restrict__ lse, const float* __restrict__ delta,         \
@@ -262,12 +264,13 @@ __device__ __forceinline__ void key_tile(const work* dout, const work* q, const 
         DYNAMIC_SHARED(shared);                                                                                       \
         Tile tile = ((const Tile*)tiles)[blockIdx.x];                                                                 \
         Heads h = {heads, kv_heads, width, window, scale, cap};                                                       \
-        key_tile<C>(dout, q, lse, delta, tile, h, k, v, shared);                                                      \
+        key_tile<C, CAPPED>(dout, q, lse, delta, tile, h, k, v, shared);                                              \
     }
 
-ATTENTION(64, 2)
-ATTENTION(128, 4)
-ATTENTION(256, 8)
+ATTENTION(64, 2, false)
+ATTENTION(128, 4, false)
+ATTENTION(256, 8, false)
+ATTENTION(capped_256, 8, true)
 #undef ATTENTION
 
 // delta = dout . out of each token and head

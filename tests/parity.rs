@@ -20,7 +20,7 @@ use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 36] = [
+const FAMILIES: [&str; 40] = [
     "llama2",
     "llama3",
     "llama-bias",
@@ -57,6 +57,10 @@ const FAMILIES: [&str; 36] = [
     "arcee",
     "nemotron",
     "llama-proportional",
+    "qwen2-moe",
+    "qwen3-moe",
+    "mixtral",
+    "olmoe",
 ];
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 

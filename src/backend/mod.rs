@@ -6,7 +6,7 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `operations`, `operation_time`, `timer`, `timed`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `mixture`, `operations`, `operation_time`, `timer`, `timed`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -16,6 +16,7 @@ mod cpu;
 pub mod cuda;
 mod device;
 mod diagnosis;
+mod mixture;
 mod operation_time;
 mod operations;
 mod timed;
@@ -29,6 +30,7 @@ pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
+pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, Routes, Routing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
     AdamTensor, AttentionOutput, Backend, Head, HeadGradients, MaskedGrad, NormInputs, QueryKeyValue,

@@ -32,6 +32,7 @@ pub enum OperationKind {
     SwiGlu,
     GeGlu,
     ReluSquared,
+    Mixture,
     Elementwise,
     CrossEntropy,
     Copy,

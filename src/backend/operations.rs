@@ -6,6 +6,7 @@ use super::arguments::{
     AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
     Sequences, Statistics, Targets, TrainingPass,
 };
+use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights};
 use crate::Result;
 
 /// What the gradients of a norm over rows are computed from.
@@ -325,6 +326,29 @@ pub trait Backend {
     fn relu_squared_forward(&mut self, x: &Self::Buffer, len: usize, out: &mut Self::Buffer);
     /// Overwrites `x` with its gradient.
     fn relu_squared_backward(&mut self, dout: &Self::Buffer, len: usize, x: &mut Self::Buffer);
+
+    /// Whether mixtures of experts are computed. Their routes are known only once the router has run, on the host.
+    fn computes_mixtures(&self) -> bool;
+    /// Adds to `out`, unless it is `None`, the output of a mixture of experts for `rows` rows of `x`, `[rows, D]`: of each of a
+    /// token's most probable experts times its weight, and of the shared expert times its share. Fedus et al. 2021,
+    /// arXiv:2101.03961; Jiang et al. 2024, arXiv:2401.04088.
+    fn mixture_forward(
+        &mut self,
+        x: (&Self::Buffer, usize),
+        weights: &MixtureWeights<'_, Self::Weight>,
+        acts: &mut MixtureActs<Self::Buffer>,
+        out: Option<&mut Self::Buffer>,
+    );
+    /// Overwrites `dx`, unless it is `None`, and writes `gradients`, from the gradient of the output and the input, each of the
+    /// same number of rows; overwrites `acts`.
+    fn mixture_backward(
+        &mut self,
+        inputs: (&Self::Buffer, &Self::Buffer, usize),
+        weights: &MixtureWeights<'_, Self::Weight>,
+        gradients: MixtureGradients<'_, Self::Buffer>,
+        acts: &mut MixtureActs<Self::Buffer>,
+        dx: Option<&mut Self::Buffer>,
+    );
 
     /// Cross-entropy of each target with `p = softmax(logits)` of the head, in nats, and the gradients of their sum, each
     /// times its factor: `−(1 − ε) log p[id] − ε / V · Σ log p` with the `ε` of [`Targets::label_smoothing`], which is the

@@ -7,6 +7,7 @@ use super::arguments::{
     AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
     Sequences, Statistics, Targets, TrainingPass,
 };
+use super::mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights};
 use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
     AdamTensor, AttentionOutput, Backend, Head, HeadGradients, MaskedGrad, NormInputs, QueryKeyValue,
@@ -14,6 +15,27 @@ use super::operations::{
 };
 use super::timer::{Timed, TimedWeight, product_flops};
 use crate::Result;
+
+fn inner_weights<'m, W>(weights: &MixtureWeights<'m, TimedWeight<W>>) -> MixtureWeights<'m, W> {
+    let MixtureWeights { router, experts, shared, routing } = weights;
+    let of_expert = |expert: &Expert<&'m TimedWeight<W>>| expert.map(|weight| &weight.weight);
+    MixtureWeights {
+        router: &router.weight,
+        experts: experts.iter().map(of_expert).collect(),
+        shared: shared.map(|(share, expert)| (&share.weight, of_expert(&expert))),
+        routing: *routing,
+    }
+}
+
+/// Elements of the matrices that one token is multiplied with.
+fn mixture_elements<W>(weights: &MixtureWeights<'_, TimedWeight<W>>) -> f64 {
+    let elements = |weight: &TimedWeight<W>| weight.rows as f64 * weight.cols as f64;
+    let of_expert =
+        |expert: &Expert<&TimedWeight<W>>| expert.iter().map(|weight| elements(weight)).sum::<f64>();
+    let routed = weights.experts.first().map_or(0.0, of_expert) * weights.routing.per_token as f64;
+    let shared = weights.shared.as_ref().map_or(0.0, |(share, expert)| elements(share) + of_expert(expert));
+    elements(weights.router) + routed + shared
+}
 
 impl<B: Backend> Backend for Timed<'_, B> {
     type Buffer = B::Buffer;
@@ -284,6 +306,38 @@ impl<B: Backend> Backend for Timed<'_, B> {
         let clock = Instant::now();
         self.inner.relu_squared_backward(dout, len, x);
         self.add_as(Phase::ActivationGradients, OperationKind::ReluSquared, clock);
+    }
+
+    fn computes_mixtures(&self) -> bool {
+        self.inner.computes_mixtures()
+    }
+
+    fn mixture_forward(
+        &mut self,
+        x: (&B::Buffer, usize),
+        weights: &MixtureWeights<'_, Self::Weight>,
+        acts: &mut MixtureActs<B::Buffer>,
+        out: Option<&mut B::Buffer>,
+    ) {
+        let clock = Instant::now();
+        let flops = 2.0 * mixture_elements(weights) * x.1 as f64;
+        self.inner.mixture_forward(x, &inner_weights(weights), acts, out);
+        self.add_forward(OperationKind::Mixture, None, clock, flops);
+    }
+
+    fn mixture_backward(
+        &mut self,
+        inputs: (&B::Buffer, &B::Buffer, usize),
+        weights: &MixtureWeights<'_, Self::Weight>,
+        gradients: MixtureGradients<'_, B::Buffer>,
+        acts: &mut MixtureActs<B::Buffer>,
+        dx: Option<&mut B::Buffer>,
+    ) {
+        let clock = Instant::now();
+        let flops = 4.0 * mixture_elements(weights) * inputs.2 as f64;
+        self.inner.mixture_backward(inputs, &inner_weights(weights), gradients, acts, dx);
+        let kind = OperationKind::Mixture;
+        self.count(Operation { phase: Phase::ActivationGradients, kind, shape: None }, clock, flops);
     }
 
     fn cross_entropy(

@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, RopeTable, Statistics};
-use crate::model::{MlpLayout, ModelConfig, QueryKeyNorm, expected};
+use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Statistics};
+use crate::model::{Mixtures, MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +72,8 @@ pub(crate) struct BlockActs<B: Backend> {
     pub(crate) gate: B::Buffer,
     /// `[T, F]`.
     pub(crate) up: B::Buffer,
+    /// Of a mixture of experts, where the model has one.
+    pub(crate) mixture: Option<MixtureActs<B::Buffer>>,
 }
 
 /// Buffers that are filled from a [`BlockActs`] without a matrix of the model. The backward pass, where it has
@@ -97,6 +99,8 @@ pub(crate) struct GradActs<B: Backend> {
     pub(crate) datt: B::Buffer,
     /// Gradient of what attention or the MLP adds to the residual, `[T, D]`, where it is not that of the residual.
     pub(crate) dbranch: Option<B::Buffer>,
+    /// Gradient of the input of a mixture of experts, `[T, D]`, where the model has one.
+    pub(crate) dmixture: Option<B::Buffer>,
 }
 
 /// The buffers of a forward and, in training, a backward pass.
@@ -155,7 +159,7 @@ impl<B: Backend> Activations<B> {
     ) -> Self {
         let Capacity { tokens, positions } = capacity;
         let layers = config.num_hidden_layers;
-        let (d, f, q) = (config.hidden_size, config.intermediate_size, config.q_size());
+        let (d, f, q) = (config.hidden_size, config.plain_size(), config.q_size());
         let of = |cols: usize| backend.activations(tokens * cols);
         let recompute = if training { recompute } else { Recompute::Full };
         let wide = wide_columns(config);
@@ -174,6 +178,7 @@ impl<B: Backend> Activations<B> {
                 dx: of(d),
                 datt: of(q),
                 dbranch: config.branches_are_changed().then(|| of(d)),
+                dmixture: config.mixtures.is_some().then(|| of(d)),
             }),
             ropes: crate::model::rope_tables(config, 0..positions),
         }
@@ -206,28 +211,49 @@ impl<B: Backend> BlockActs<B> {
             lse: backend.zeros(tokens * config.num_attention_heads),
             mid: of(config.hidden_size),
             stats2: stats(1),
-            gate: of(if config.gated() { config.intermediate_size } else { 0 }),
-            up: of(config.intermediate_size),
+            gate: of(if config.gated() { config.plain_size() } else { 0 }),
+            up: of(config.plain_size()),
+            mixture: config.mixtures.as_ref().map(|mixtures| mixture_acts(mixtures, &of)),
         }
     }
 }
 
+fn mixture_acts<Buffer>(mixtures: &Mixtures, of: &dyn Fn(usize) -> Buffer) -> MixtureActs<Buffer> {
+    let Mixtures { experts, intermediate_size, shared_size, routing, .. } = mixtures;
+    MixtureActs {
+        probabilities: of(*experts),
+        routed: [(); 2].map(|()| of(routing.per_token * intermediate_size)),
+        shared: shared_size.map(|size| [(); 2].map(|()| of(size))),
+        routes: Routes::default(),
+    }
+}
+
+/// Elements of a mixture of experts per token: what a block keeps, and what all blocks share.
+fn mixture_floats(config: &ModelConfig) -> (usize, usize) {
+    let Some(mixtures) = &config.mixtures else { return (0, 0) };
+    let routed = mixtures.routing.per_token;
+    let (inner, shared) = (mixtures.intermediate_size, mixtures.shared_size.unwrap_or(0));
+    let work = 2 * routed * config.hidden_size + 2 * inner.max(shared);
+    (mixtures.experts + 2 * (routed * inner + shared), config.hidden_size + work)
+}
+
 /// Elements that [`Activations::new`] allocates for training, per token.
 pub fn activation_floats(config: &ModelConfig, recompute: Recompute) -> usize {
-    let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
+    let (d, f, q, kv) = (config.hidden_size, config.plain_size(), config.q_size(), config.kv_size());
     let heads = config.num_attention_heads;
     let on_queries = config.qk_norm != QueryKeyNorm::Off;
     let each = if config.norm_kind.centered { 2 } else { 1 };
     let queries = if on_queries { q + kv + each * (heads + config.num_key_value_heads) } else { 0 };
     let outputs = if config.norms_outputs() { 2 * (d + each) } else { 0 };
     let inner = if config.gated() { 2 * f } else { f };
-    let block = 2 * each + queries + outputs + q + 2 * kv + heads + d + inner;
+    let (of_block, of_all) = mixture_floats(config);
+    let block = 2 * each + queries + outputs + q + 2 * kv + heads + d + inner + of_block;
     let recomputed = 2 * d + q + f;
     let layers = config.num_hidden_layers;
     let (blocks, selective) = recompute.buffers(layers);
     let branch = if config.branches_are_changed() { d } else { 0 };
     let kept = (layers + 1) * d + blocks * block + selective * recomputed + wide_columns(config);
-    kept + (d + each) + (d + q + branch)
+    kept + (d + each) + (d + q + branch) + of_all
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs
 use crate::model::forward::{BlockContext, activate, block_forward, branch_input, mlp_input, multiply};
 use crate::model::joint::{self, weight_gradient};
 use crate::model::norms::NormInput;
-use crate::model::{Activation, Activations, Batch, Layer, Linear, Model, ModelConfig, Norm, Recompute};
+use crate::model::{
+    Activation, Activations, Batch, BranchNorms, FeedForward, Layer, Linear, Mlp, Model, ModelConfig, Norm,
+    Recompute,
+};
 
 /// How far down gradients are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,7 @@ pub fn backward<B: Backend>(
         if recompute == Recompute::Selective {
             pass.refill(layer, &x[l]);
         }
-        pass.mlp(layer);
+        pass.feed_forward(layer);
         pass.attention(layer, &x[l]);
     }
     if reach.embedding
@@ -127,11 +130,15 @@ impl<B: Backend> BlockBackward<'_, B> {
             let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
             backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
         }
-        if trains(&layer.mlp.gate_up) {
+        let (input_wanted, act_wanted) = match &layer.feed_forward {
+            FeedForward::Mlp(mlp) => (trains(&mlp.gate_up), trains([&mlp.down_proj])),
+            FeedForward::Mixture(_) => (true, false),
+        };
+        if input_wanted {
             let stats = [&mut block.stats1, &mut block.stats2];
             mlp_input(*backend, layer, context, [x, &block.mid], &mut selective.norm2, stats);
         }
-        if trains([&layer.mlp.down_proj]) {
+        if act_wanted {
             let len = context.rows() * config.intermediate_size;
             activate(*backend, config.activation, [&block.gate, &block.up], len, &mut selective.act);
         }
@@ -158,27 +165,55 @@ impl<B: Backend> BlockBackward<'_, B> {
         }
     }
 
-    fn mlp(&mut self, layer: &mut Layer<B>) {
-        let rows = self.rows();
+    fn feed_forward(&mut self, layer: &mut Layer<B>) {
         let upper = self.mlp_input_wanted(layer);
-        let inner = upper || trains(&layer.mlp.gate_up);
-        if !inner && !trains([&layer.mlp.down_proj]) && !norm_trains(layer.mlp_norms.output.as_ref()) {
-            return;
+        let Layer { feed_forward, mlp_norms, .. } = layer;
+        match feed_forward {
+            FeedForward::Mlp(mlp) => {
+                if !self.mlp(mlp, mlp_norms, upper) {
+                    return;
+                }
+            }
+            FeedForward::Mixture(mixture) => {
+                if !upper && !mixture.trains() {
+                    return;
+                }
+                let (rows, config) = (self.rows(), self.context.config);
+                let GradActs { dx, dmixture, .. } = &mut *self.grads;
+                let inputs = (&*dx, &self.selective.norm2, rows);
+                let Some(acts) = &mut self.block.mixture else { unreachable!("the model has mixtures") };
+                let wanted = if upper { dmixture.as_mut() } else { None };
+                mixture.backward(self.backend, config, inputs, acts, (wanted, self.accumulate));
+            }
         }
-        self.branch_gradient(1, layer.mlp_norms.output.as_mut());
-        let GradActs { dx, dbranch, .. } = &mut *self.grads;
-        let dout = dbranch.as_ref().unwrap_or(dx);
-        let (down_proj, act) = (&mut layer.mlp.down_proj, &mut self.selective.act);
-        weight_gradient(self.backend, down_proj, dout, act, rows, self.accumulate);
-        if inner {
-            self.backend.linear_backward_input(dout, &down_proj.weight.weight, rows, act, false);
-            self.gate_up(layer, upper);
+        // Beside attention, the input of both goes through one norm, after the gradient of attention.
+        if upper && !self.context.config.parallel {
+            self.mlp_norm(mlp_norms.input.as_mut());
         }
     }
 
-    /// From the gradient of what `down_proj` is applied to, in `act`, to those of its gate and up projections and, where it is
-    /// wanted, of the residual stream.
-    fn gate_up(&mut self, layer: &mut Layer<B>, upper: bool) {
+    /// The gradients of an MLP and, in `norm2` where `upper` wants it, of its input; says whether any is wanted.
+    fn mlp(&mut self, mlp: &mut Mlp<B>, norms: &mut BranchNorms<B>, upper: bool) -> bool {
+        let rows = self.rows();
+        let inner = upper || trains(&mlp.gate_up);
+        if !inner && !trains([&mlp.down_proj]) && !norm_trains(norms.output.as_ref()) {
+            return false;
+        }
+        self.branch_gradient(1, norms.output.as_mut());
+        let GradActs { dx, dbranch, .. } = &mut *self.grads;
+        let dout = dbranch.as_ref().unwrap_or(dx);
+        let (down_proj, act) = (&mut mlp.down_proj, &mut self.selective.act);
+        weight_gradient(self.backend, down_proj, dout, act, rows, self.accumulate);
+        if inner {
+            self.backend.linear_backward_input(dout, &down_proj.weight.weight, rows, act, false);
+            self.gate_up(&mut mlp.gate_up, upper);
+        }
+        true
+    }
+
+    /// From the gradient of what `down_proj` is applied to, in `act`, to those of the gate and up projections and, where it is
+    /// wanted, of their input.
+    fn gate_up(&mut self, layers: &mut [Linear<B>], upper: bool) {
         let (rows, config) = (self.rows(), self.context.config);
         let (inner, len) = (config.intermediate_size, rows * config.intermediate_size);
         let BlockActs { gate, up, .. } = &mut *self.block;
@@ -188,7 +223,7 @@ impl<B: Backend> BlockBackward<'_, B> {
             Activation::GeluTanh => self.backend.geglu_backward(dact, len, gate, up),
             Activation::ReluSquared => self.backend.relu_squared_backward(dact, len, up),
         }
-        let (layers, wide) = (&mut layer.mlp.gate_up, self.wide.as_mut());
+        let wide = self.wide.as_mut();
         if config.gated() {
             let douts = [(&*gate, inner), (&*up, inner)];
             joint::weight_gradients(self.backend, layers, &douts, norm2, rows, wide, self.accumulate);
@@ -202,17 +237,15 @@ impl<B: Backend> BlockBackward<'_, B> {
                 joint::input_gradient(self.backend, layers, &douts, rows, self.wide.as_ref(), norm2);
             }
         }
-        // Beside attention, the input of both goes through one norm, after the gradient of attention.
-        if upper && !config.parallel {
-            self.mlp_norm(layer);
-        }
     }
 
-    /// From the gradient of the input of the MLP, in `norm2`, to that of the residual stream.
-    fn mlp_norm(&mut self, layer: &mut Layer<B>) {
-        let (rows, config) = (self.rows(), self.context.config);
-        let (dx, dnorm) = (&mut self.grads.dx, &self.selective.norm2);
-        match &mut layer.mlp_norms.input {
+    /// From the gradient of the input of what follows attention to that of the residual stream.
+    fn mlp_norm(&mut self, norm: Option<&mut Norm<B>>) {
+        let (rows, config, index) = (self.rows(), self.context.config, self.context.index);
+        let GradActs { dx, dmixture, .. } = &mut *self.grads;
+        let of_mixture = dmixture.as_ref().filter(|_| config.mixture(index).is_some());
+        let dnorm = of_mixture.unwrap_or(&self.selective.norm2);
+        match norm {
             Some(norm) => {
                 let input = NormInput { x: &self.block.mid, shape: (rows, config.hidden_size) };
                 norm.backward(self.backend, config, dnorm, (input, &self.block.stats2), Some(dx));
@@ -250,7 +283,7 @@ impl<B: Backend> BlockBackward<'_, B> {
         let rows = self.rows();
         self.branch_gradient(0, layer.attention_norms.output.as_mut());
         let inputs_wanted = self.inputs_wanted(layer);
-        let GradActs { dx, datt, dbranch } = &mut *self.grads;
+        let GradActs { dx, datt, dbranch, .. } = &mut *self.grads;
         let dout = dbranch.as_ref().unwrap_or(dx);
         weight_gradient(self.backend, &mut layer.o_proj, dout, &self.selective.att, rows, self.accumulate);
         if !inputs_wanted {

@@ -4,6 +4,7 @@ use super::families::family_of;
 use super::family::{Activation, Family, MlpLayout, NormKind, NormNames, QueryKeyNorm};
 use super::keys::Keys;
 use super::known_keys::check_keys;
+use super::mixtures::Mixtures;
 use super::multipliers::Multipliers;
 use super::rope_settings::{LayerRopes, Rope};
 use super::text_part::{TensorNames, TextPart};
@@ -67,6 +68,8 @@ pub struct ModelConfig {
     pub mlp_layout: MlpLayout,
     /// The MLP is applied to what attention is applied to.
     pub parallel: bool,
+    /// The mixtures of experts, where there are any.
+    pub mixtures: Option<Mixtures>,
     /// The soft cap of the scores of attention.
     pub score_cap: Option<f32>,
     /// The soft cap of the logits.
@@ -151,12 +154,16 @@ impl ModelConfig {
         let tied = keys.flag_or("tie_word_embeddings", family.tie_word_embeddings)?;
         let [score_cap, logit_cap] = soft_caps(keys, family)?;
         let parallel = family.parallel.read(keys)?;
+        let intermediate_size = part.size("intermediate_size")?;
+        let mixtures = family
+            .mixture
+            .map(|rule| Mixtures::read(keys, rule, num_hidden_layers, intermediate_size, tensors));
         let mlp_input = family.norms.mlp_input.filter(|_| !parallel);
         Ok(Self {
             names: part.names,
             nested: part.nested,
             hidden_size,
-            intermediate_size: part.size("intermediate_size")?,
+            intermediate_size,
             num_hidden_layers,
             num_attention_heads: heads,
             num_key_value_heads,
@@ -178,6 +185,7 @@ impl ModelConfig {
             fused_qkv: family.fused_qkv,
             mlp_layout: family.mlp_layout,
             parallel,
+            mixtures: mixtures.transpose()?,
             score_cap,
             logit_cap,
             windows,
@@ -204,6 +212,18 @@ impl ModelConfig {
             window: self.windows[layer],
             soft_cap: self.score_cap,
         }
+    }
+
+    /// The mixture of experts of a layer, where it has one.
+    pub(super) fn mixture(&self, layer: usize) -> Option<&Mixtures> {
+        self.mixtures.as_ref().filter(|mixtures| mixtures.sparse[layer])
+    }
+
+    /// `F` of the plain MLPs; 0 where no layer has one.
+    pub(super) fn plain_size(&self) -> usize {
+        let all_sparse =
+            self.mixtures.as_ref().is_some_and(|mixtures| mixtures.sparse.iter().all(|sparse| *sparse));
+        if all_sparse { 0 } else { self.intermediate_size }
     }
 
     /// Whether the MLP has a gate.

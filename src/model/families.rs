@@ -6,6 +6,7 @@ use super::family_rows::{
     MISTRAL, NEMOTRON, OLMO, OLMO2, OLMO3, PHI3, QWEN2, QWEN3, SEED_OSS, SMOLLM3, STABLELM,
 };
 use super::keys::Keys;
+use super::mixture_rows::{MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
 use crate::Result;
 
 /// The default sizes of the families that vision-language models have as their text part: their `text_config` has only
@@ -33,9 +34,10 @@ const fn sizes(
 }
 
 /// The supported families.
-const FAMILIES: [Family; 24] = [
+const FAMILIES: [Family; 28] = [
     LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, SEED_OSS, SMOLLM3, GRANITE, HELIUM, OLMO, OLMO2, OLMO3, EXAONE4,
-    GEMMA, GEMMA2, GEMMA3, PHI3, GLM, GLM4, STABLELM, COHERE, COHERE2, ARCEE, NEMOTRON,
+    GEMMA, GEMMA2, GEMMA3, PHI3, GLM, GLM4, STABLELM, COHERE, COHERE2, ARCEE, NEMOTRON, MIXTRAL, QWEN2_MOE,
+    QWEN3_MOE, OLMOE,
 ];
 
 /// The family that `model_type` names.

@@ -124,6 +124,27 @@ impl MlpLayout {
     }
 }
 
+/// The keys of a mixture of experts, each with the default of its family, and the names of its modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MixtureRule {
+    /// The module that has `gate` and `experts`.
+    pub(super) module: &'static str,
+    /// gate, up and down of an expert.
+    pub(super) expert: [&'static str; 3],
+    /// `num_experts` or `num_local_experts`.
+    pub(super) experts: usize,
+    /// `num_experts_per_tok`.
+    pub(super) per_token: usize,
+    /// `moe_intermediate_size`; `None`: `intermediate_size`, which has no default.
+    pub(super) intermediate_size: Option<usize>,
+    /// Whether the probabilities of a token's experts are divided by their sum.
+    pub(super) normalised: Switch,
+    /// `shared_expert_intermediate_size`; `None`: there is no shared expert.
+    pub(super) shared_size: Option<usize>,
+    /// Layers of `mlp_only_layers`, and all but every `decoder_sparse_step`-th, have a plain MLP.
+    pub(super) has_plain_layers: bool,
+}
+
 /// The activation of the MLP: of its gate, or where there is none of its only input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -210,6 +231,8 @@ pub(super) struct Family {
     pub(super) partial_rotary_factor: Option<f64>,
     /// `original_max_position_embeddings` where `config.json` has none; `None`: `max_position_embeddings`.
     pub(super) original_max_position_embeddings: Option<usize>,
+    /// The mixture of experts in place of the MLP.
+    pub(super) mixture: Option<MixtureRule>,
     /// `attn_logit_softcapping` and `final_logit_softcapping` where `config.json` has none; `None`: neither scores nor logits
     /// are capped.
     pub(super) soft_caps: Option<[f64; 2]>,

@@ -4,7 +4,9 @@ use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotatio
 use crate::model::activations::{BlockActs, BlockBuffers, Normed};
 use crate::model::joint::{self, add_bias};
 use crate::model::norms::NormInput;
-use crate::model::{Activation, Activations, Layer, Linear, Model, ModelConfig, Norm, QueryKeyNorm};
+use crate::model::{
+    Activation, Activations, FeedForward, Layer, Linear, Model, ModelConfig, Norm, QueryKeyNorm,
+};
 
 /// The tokens of a micro-batch.
 #[derive(Debug, Clone, Copy)]
@@ -171,17 +173,24 @@ pub(crate) fn after_attention<B: Backend>(
     branch.add(backend, context, x, &mut block.mid);
     let (stats, norm2) = ([&mut block.stats1, &mut block.stats2], &mut selective.norm2);
     mlp_input(backend, layer, context, [x, &block.mid], norm2, stats);
+    let mlp = match &layer.feed_forward {
+        FeedForward::Mlp(mlp) => mlp,
+        FeedForward::Mixture(mixture) => {
+            let Some(acts) = &mut block.mixture else { unreachable!("the model has mixtures") };
+            return mixture.forward(backend, config, (norm2, rows), acts, (&block.mid, out));
+        }
+    };
     let (inner, wide) = (config.intermediate_size, wide.as_mut());
     let (gate, up) = (&mut block.gate, &mut block.up);
     if config.gated() {
         let outputs = [(&mut *gate, inner), (&mut *up, inner)];
-        joint::forward(backend, &layer.mlp.gate_up, norm2, rows, wide, outputs);
+        joint::forward(backend, &mlp.gate_up, norm2, rows, wide, outputs);
     } else {
-        joint::forward(backend, &layer.mlp.gate_up, norm2, rows, wide, [(&mut *up, inner)]);
+        joint::forward(backend, &mlp.gate_up, norm2, rows, wide, [(&mut *up, inner)]);
     }
     activate(backend, config.activation, [gate, up], rows * inner, &mut selective.act);
     if let Some(out) = out {
-        let (norm, projection) = (layer.mlp_norms.output.as_ref(), &layer.mlp.down_proj);
+        let (norm, projection) = (layer.mlp_norms.output.as_ref(), &mlp.down_proj);
         let branch = Branch { input: &selective.act, projection, norm, before_norm: mlp_raw };
         branch.add(backend, context, &block.mid, out);
     }

@@ -1,7 +1,8 @@
 //! One block of a model, by the names of `transformers`.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Expert};
 use crate::model::family::{MlpLayout, NormNames};
+use crate::model::mixtures::Mixtures;
 use crate::model::{ModelConfig, Param, QueryKeyNorm};
 
 /// A matrix with an optional bias.
@@ -40,6 +41,26 @@ pub struct Mlp<B: Backend> {
     pub down_proj: Linear<B>,
 }
 
+/// A mixture of experts.
+#[derive(Debug)]
+pub struct Mixture<B: Backend> {
+    /// `[N, D]`.
+    pub router: Param<B>,
+    /// gate and up `[F, D]`, down `[D, F]` of each.
+    pub experts: Vec<Expert<Param<B>>>,
+    /// What the share of the shared expert is computed from, `[1, D]`, and the expert.
+    pub shared: Option<(Param<B>, Expert<Param<B>>)>,
+}
+
+/// What follows attention.
+#[derive(Debug)]
+pub enum FeedForward<B: Backend> {
+    /// An MLP.
+    Mlp(Mlp<B>),
+    /// A mixture of experts.
+    Mixture(Mixture<B>),
+}
+
 /// One block.
 #[derive(Debug)]
 pub struct Layer<B: Backend> {
@@ -53,10 +74,10 @@ pub struct Layer<B: Backend> {
     pub q_norm: Option<Norm<B>>,
     /// On k.
     pub k_norm: Option<Norm<B>>,
-    /// Around the MLP.
+    /// Around what follows attention.
     pub mlp_norms: BranchNorms<B>,
-    /// The MLP.
-    pub mlp: Mlp<B>,
+    /// What follows attention.
+    pub feed_forward: FeedForward<B>,
 }
 
 impl<B: Backend> Linear<B> {
@@ -90,42 +111,88 @@ impl<B: Backend> Norm<B> {
     }
 }
 
-impl<B: Backend> Mlp<B> {
-    fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        self.gate_up.iter().chain([&self.down_proj])
+fn expert_of<B: Backend>(next: &mut dyn FnMut() -> Param<B>) -> Expert<Param<B>> {
+    [(); 3].map(|()| next())
+}
+
+impl<B: Backend> FeedForward<B> {
+    /// Its tensors, each with whether it is of an expert that only some tokens go through.
+    fn params(&self) -> Box<dyn Iterator<Item = (&Param<B>, bool)> + '_> {
+        match self {
+            Self::Mlp(Mlp { gate_up, down_proj }) => {
+                let linears = gate_up.iter().chain([down_proj]);
+                Box::new(linears.flat_map(Linear::params).map(|param| (param, false)))
+            }
+            Self::Mixture(Mixture { router, experts, shared }) => {
+                let shared = shared.iter().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
+                let of_all = std::iter::once(router).chain(shared).map(|param| (param, false));
+                Box::new(of_all.chain(experts.iter().flatten().map(|param| (param, true))))
+            }
+        }
+    }
+
+    fn params_mut(&mut self) -> Box<dyn Iterator<Item = &mut Param<B>> + '_> {
+        match self {
+            Self::Mlp(Mlp { gate_up, down_proj }) => {
+                Box::new(gate_up.iter_mut().chain([down_proj]).flat_map(Linear::params_mut))
+            }
+            Self::Mixture(Mixture { router, experts, shared }) => {
+                let shared =
+                    shared.iter_mut().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
+                Box::new(std::iter::once(router).chain(shared).chain(experts.iter_mut().flatten()))
+            }
+        }
+    }
+
+    /// Takes the tensors in the order of [`mixture_tensors`], or of an MLP.
+    fn assemble(config: &ModelConfig, layer: usize, next: &mut dyn FnMut() -> Param<B>) -> Self {
+        let Some(mixtures) = config.mixture(layer) else {
+            let inputs = config.mlp_layout.inputs().len();
+            let gate_up = (0..inputs).map(|_| Linear::assemble(config.mlp_bias, next)).collect();
+            return Self::Mlp(Mlp { gate_up, down_proj: Linear::assemble(config.mlp_bias, next) });
+        };
+        let router = next();
+        let experts = (0..mixtures.experts).map(|_| expert_of(next)).collect();
+        let shared = mixtures.shared_size.is_some().then(|| {
+            let expert = expert_of(next);
+            (next(), expert)
+        });
+        Self::Mixture(Mixture { router, experts, shared })
     }
 }
 
 impl<B: Backend> Layer<B> {
     /// All tensors of the block.
     pub fn params(&self) -> impl Iterator<Item = &Param<B>> {
-        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, mlp } = self;
+        self.params_of_tokens().map(|(param, _)| param)
+    }
+
+    /// All tensors of the block, each with whether it is of an expert that only some tokens go through.
+    pub fn params_of_tokens(&self) -> impl Iterator<Item = (&Param<B>, bool)> {
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, feed_forward } = self;
         let branches = [attention_norms, mlp_norms].map(|norms| [&norms.input, &norms.output]);
         let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
-        let linears = qkv.iter().chain([o_proj]).chain(mlp.linears());
-        norms.flat_map(Norm::params).chain(linears.flat_map(Linear::params))
+        let linears = qkv.iter().chain([o_proj]).flat_map(Linear::params);
+        norms.flat_map(Norm::params).chain(linears).map(|param| (param, false)).chain(feed_forward.params())
     }
 
     /// All tensors of the block, in the order of [`Layer::params`].
     pub(super) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
-        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, mlp } = self;
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, feed_forward } = self;
         let branches = [attention_norms, mlp_norms].map(|norms| [&mut norms.input, &mut norms.output]);
         let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
-        let Mlp { gate_up, down_proj } = mlp;
-        let linears = qkv.iter_mut().chain([o_proj]).chain(gate_up).chain([down_proj]);
-        norms.flat_map(Norm::params_mut).chain(linears.flat_map(Linear::params_mut))
+        let linears = qkv.iter_mut().chain([o_proj]).flat_map(Linear::params_mut);
+        norms.flat_map(Norm::params_mut).chain(linears).chain(feed_forward.params_mut())
     }
 
     /// Takes the tensors in the order of [`layer_tensors`].
-    pub(super) fn assemble(config: &ModelConfig, next: &mut dyn FnMut() -> Param<B>) -> Self {
+    pub(super) fn assemble(config: &ModelConfig, layer: usize, next: &mut dyn FnMut() -> Param<B>) -> Self {
         let mut linears = |count: usize, bias: bool| -> Vec<Linear<B>> {
             (0..count).map(|_| Linear::assemble(bias, next)).collect()
         };
         let qkv = linears(if config.fused_qkv { 1 } else { 3 }, config.qkv_bias);
         let o_proj = Linear::assemble(config.o_bias, next);
-        let gate_up = (0..config.mlp_layout.inputs().len()).map(|_| Linear::assemble(config.mlp_bias, next));
-        let gate_up = gate_up.collect();
-        let mlp = Mlp { gate_up, down_proj: Linear::assemble(config.mlp_bias, next) };
+        let feed_forward = FeedForward::assemble(config, layer, next);
         let mut norm = |has: bool| has.then(|| Norm::assemble(config, next));
         let on_queries = config.qk_norm != QueryKeyNorm::Off;
         let (q_norm, k_norm) = (norm(on_queries), norm(on_queries));
@@ -136,12 +203,12 @@ impl<B: Backend> Layer<B> {
         };
         let attention_norms = branch(attention_input, attention_output);
         let mlp_norms = branch(mlp_input, mlp_output);
-        Self { attention_norms, qkv, o_proj, q_norm, k_norm, mlp_norms, mlp }
+        Self { attention_norms, qkv, o_proj, q_norm, k_norm, mlp_norms, feed_forward }
     }
 }
 
 /// Name within its block and shape of every tensor of a block.
-pub(super) fn layer_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, kv, e) = (config.q_size(), config.kv_size(), config.head_dim);
     let mut linears = if config.fused_qkv {
@@ -151,15 +218,19 @@ pub(super) fn layer_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         vec![own("self_attn.q_proj", q), own("self_attn.k_proj", kv), own("self_attn.v_proj", kv)]
     };
     linears.push(("self_attn.o_proj", d, q, config.o_bias));
-    let inputs = config.mlp_layout.inputs();
-    let rows = if config.mlp_layout == MlpLayout::Fused { 2 * f } else { f };
-    linears.extend(inputs.iter().map(|name| (*name, rows, d, config.mlp_bias)));
-    linears.push(("mlp.down_proj", d, f, config.mlp_bias));
+    let mixture = config.mixture(layer);
+    if mixture.is_none() {
+        let rows = if config.mlp_layout == MlpLayout::Fused { 2 * f } else { f };
+        let inputs = config.mlp_layout.inputs().iter();
+        linears.extend(inputs.map(|name| (*name, rows, d, config.mlp_bias)));
+        linears.push(("mlp.down_proj", d, f, config.mlp_bias));
+    }
     let mut all = Vec::new();
     for (module, out, inner, bias) in linears {
         all.push((format!("{module}.weight"), vec![out, inner]));
         all.extend(bias.then(|| (format!("{module}.bias"), vec![out])));
     }
+    all.extend(mixture.into_iter().flat_map(|mixtures| mixture_tensors(mixtures, d)));
     let (q_norm, k_norm) = ("self_attn.q_norm", "self_attn.k_norm");
     let on_queries: &[(&str, usize)] = match config.qk_norm {
         QueryKeyNorm::Off => &[],
@@ -170,6 +241,23 @@ pub(super) fn layer_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let branches = [attention_input, attention_output, mlp_input, mlp_output].into_iter().flatten();
     let norms = on_queries.iter().copied().chain(branches.map(|module| (module, d)));
     all.extend(norms.flat_map(|(module, size)| norm_tensors(config, module, size)));
+    all
+}
+
+/// Name within its block and shape of every tensor of a mixture of experts over rows of `d` elements.
+fn mixture_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
+    let Mixtures { rule, experts, intermediate_size, shared_size, .. } = mixtures;
+    let (module, [gate, up, down]) = (rule.module, rule.expert);
+    let mut all = vec![(format!("{module}.gate.weight"), vec![*experts, d])];
+    let mut expert = |name: &str, f: usize| {
+        let parts = [(gate, vec![f, d]), (up, vec![f, d]), (down, vec![d, f])];
+        all.extend(parts.map(|(part, shape)| (format!("{module}.{name}.{part}.weight"), shape)));
+    };
+    (0..*experts).for_each(|index| expert(&format!("experts.{index}"), *intermediate_size));
+    if let Some(size) = shared_size {
+        expert("shared_expert", *size);
+        all.push((format!("{module}.shared_expert_gate.weight"), vec![1, d]));
+    }
     all
 }
 

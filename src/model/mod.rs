@@ -3,9 +3,9 @@
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
-//! `rope_settings`, `multipliers`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
-//! `norms`, `forward`, `backward`, `cached`.
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `mixture_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
+//! `rope_settings`, `multipliers`, `mixtures`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
+//! `norms`, `mixture`, `forward`, `backward`, `cached`.
 
 mod activations;
 mod backward;
@@ -20,6 +20,9 @@ mod keys;
 mod known_keys;
 mod layer;
 mod length;
+mod mixture;
+mod mixture_rows;
+mod mixtures;
 mod multipliers;
 mod no_rope;
 mod norms;
@@ -38,7 +41,8 @@ pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
 pub use family::{Activation, MlpLayout, NormKind, QueryKeyNorm};
 pub use forward::{Batch, forward};
-pub use layer::{BranchNorms, Layer, Linear, Mlp, Norm};
+pub use layer::{BranchNorms, FeedForward, Layer, Linear, Mixture, Mlp, Norm};
+pub use mixtures::Mixtures;
 pub use multipliers::Multipliers;
 pub use param::{Param, Pull, Trained};
 pub use params::{Model, check_tensors, expected, unused};

@@ -9,6 +9,8 @@ pub struct Param<B: Backend> {
     pub name: String,
     /// Output features (1 for a vector) and input features.
     pub shape: (usize, usize),
+    /// It has one dimension.
+    pub vector: bool,
     /// The values.
     pub weight: B::Weight,
     /// What a trainable tensor needs besides; `None` for a frozen one, which costs nothing.

@@ -50,6 +50,9 @@ impl<B: Backend> Model<B> {
         backend: &B,
         mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, bool)>,
     ) -> Result<Self> {
+        if config.mixtures.is_some() && !backend.computes_mixtures() {
+            return Err(Error::usage("mixtures of experts are computed on the CPU only", "use --device cpu"));
+        }
         let mut faults = Faults::default();
         let mut found = Vec::new();
         for (name, shape) in expected(&config) {
@@ -63,7 +66,7 @@ impl<B: Backend> Model<B> {
         }
         faults.into_result()?;
         let mut params = found.into_iter().map(|(name, shape, weight, trainable)| {
-            let shape = matrix(&shape);
+            let (vector, shape) = (shape.len() < 2, matrix(&shape));
             let zeros = || backend.zeros(shape.0 * shape.1);
             let train = trainable.then(|| Trained {
                 grad: zeros(),
@@ -73,7 +76,7 @@ impl<B: Backend> Model<B> {
                 pull: None,
                 momentum_share: None,
             });
-            Param { name, shape, weight, train }
+            Param { name, shape, vector, weight, train }
         });
         let mut next = || params.next().unwrap_or_else(|| unreachable!("as many tensors as are expected"));
         Ok(Self::assemble(config, &mut next))
@@ -82,7 +85,7 @@ impl<B: Backend> Model<B> {
     /// Takes the tensors in the order of [`expected`].
     fn assemble(config: ModelConfig, next: &mut dyn FnMut() -> Param<B>) -> Self {
         let embed_tokens = next();
-        let layers = (0..config.num_hidden_layers).map(|_| Layer::assemble(&config, next)).collect();
+        let layers = (0..config.num_hidden_layers).map(|l| Layer::assemble(&config, l, next)).collect();
         let norm = Norm::assemble(&config, next);
         let lm_head = (!config.tie_word_embeddings).then(next);
         Self { config, embed_tokens, layers, norm, lm_head }
@@ -100,7 +103,7 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (d, v, names) = (config.hidden_size, config.vocab_size, config.names);
     let mut all = vec![(names.embedding(), vec![v, d])];
     for i in 0..config.num_hidden_layers {
-        let tensors = layer_tensors(config).into_iter();
+        let tensors = layer_tensors(config, i).into_iter();
         all.extend(tensors.map(|(name, shape)| (format!("{}layers.{i}.{name}", names.body), shape)));
     }
     let norm = norm_tensors(config, "norm", d).into_iter();

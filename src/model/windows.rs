@@ -81,13 +81,17 @@ fn by_rule(
 fn window(keys: &Keys<'_>, family: &Family) -> Result<Option<usize>> {
     let rule = family.window;
     let used = keys.get("use_sliding_window").map(|_| keys.flag("use_sliding_window")).transpose()?;
+    // Qwen2-MoE writes 0 for a window that is not used.
+    if matches!(rule, WindowRule::FromLayer | WindowRule::WithoutRope) && used != Some(true) {
+        return Ok(None);
+    }
     let window = match keys.value.get("sliding_window") {
         None => family.sliding_window.filter(|_| rule != WindowRule::Never),
         Some(Value::Null) => None,
         Some(_) => Some(keys.size("sliding_window")?),
     };
     match rule {
-        WindowRule::FromLayer | WindowRule::WithoutRope => Ok(window.filter(|_| used == Some(true))),
+        WindowRule::FromLayer | WindowRule::WithoutRope => Ok(window),
         WindowRule::EveryLayer | WindowRule::AllButEvery(..) if used == Some(false) && window.is_some() => {
             Err(keys.wrong("use_sliding_window", "true, or null as `sliding_window`, for this family"))
         }

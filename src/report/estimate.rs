@@ -258,6 +258,7 @@ fn name(operation: &Operation, matrices: &BTreeMap<(usize, usize), Vec<String>>)
         OperationKind::SwiGlu => "swiglu",
         OperationKind::GeGlu => "geglu",
         OperationKind::ReluSquared => "relu squared",
+        OperationKind::Mixture => "mixture of experts",
         OperationKind::Elementwise => "multiples and sums",
         OperationKind::CrossEntropy => "products and cross-entropy",
         OperationKind::Copy => "copy",

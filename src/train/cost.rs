@@ -1,7 +1,7 @@
 //! What a step costs: floating-point operations and memory, from the plan alone.
 
 use crate::backend::{Backend, head_rows};
-use crate::model::{Capacity, Model, ModelConfig, Reach, Recompute, activation_floats};
+use crate::model::{Capacity, Mixtures, Model, ModelConfig, Param, Reach, Recompute, activation_floats};
 
 /// Floating-point operations per token that a step executes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -35,7 +35,7 @@ impl Cost {
     pub fn of<B: Backend>(backend: &B, model: &Model<B>, capacity: Capacity, recompute: Recompute) -> Self {
         let Capacity { tokens, positions } = capacity;
         let config = &model.config;
-        let trained = |param: &&crate::model::Param<B>| param.train.is_some();
+        let trained = |param: &&Param<B>| param.train.is_some();
         let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
         let logits = head_rows(tokens, config.vocab_size) * config.vocab_size;
         let hidden = tokens * config.hidden_size;
@@ -64,14 +64,17 @@ fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> F
     let reach = Reach::of(model);
     let mut flops = FlopsPerToken::default();
     for (l, layer) in model.layers.iter().enumerate() {
-        let matrices = || layer.params().filter(|param| param.shape.0 > 1);
-        let forward = 2.0 * matrices().map(|p| p.elements() as f64).sum::<f64>();
+        let share = model.config.mixtures.as_ref().map_or(1.0, Mixtures::share);
+        let matrices = || layer.params_of_tokens().filter(|(param, _)| !param.vector);
+        let elements =
+            |(param, some): (&Param<B>, bool)| param.elements() as f64 * if some { share } else { 1.0 };
+        let forward = 2.0 * matrices().map(elements).sum::<f64>();
         let attention = attention_flops(&model.config, l, length);
         flops.forward += forward + attention;
         if reach.lowest.is_none_or(|lowest| l < lowest) {
             continue;
         }
-        let trained = matrices().filter(|p| p.train.is_some()).map(|p| p.elements() as f64).sum::<f64>();
+        let trained = matrices().filter(|(param, _)| param.train.is_some()).map(elements).sum::<f64>();
         flops.backward += forward + 2.0 * trained + 2.5 * attention;
         if recompute == Recompute::Full {
             flops.backward += forward + attention;

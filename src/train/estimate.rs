@@ -239,7 +239,7 @@ impl MeasuredSteps {
         let vocabulary = std::iter::once(&model.embed_tokens).chain(&model.lm_head);
         let vocabulary = vocabulary.filter(|param| param.train.is_some());
         let mut matrices: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
-        for param in model.layers.iter().flat_map(|layer| layer.params()).filter(|param| param.shape.0 > 1) {
+        for param in model.layers.iter().flat_map(|layer| layer.params()).filter(|param| !param.vector) {
             let name = param.name.rsplit('.').nth(1).unwrap_or(&param.name);
             let names = matrices.entry(param.shape).or_default();
             if !names.iter().any(|known| known == name) {

@@ -238,7 +238,7 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
     let tied = model.lm_head.is_none();
     let embedding = model.embed_tokens.name.clone();
     for param in model.params_mut() {
-        let added = param.shape.0 == 1 || (param.name == embedding && !tied);
+        let added = param.vector || (param.name == embedding && !tied);
         if let Some(train) = param.train.as_mut().filter(|_| added) {
             backend.clear(&mut train.grad);
         }
@@ -262,7 +262,7 @@ fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64,
 }
 
 fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamTensor<'p, B>> {
-    let weight_decay = if param.shape.0 == 1 { 0.0 } else { adam.weight_decay };
+    let weight_decay = if param.vector { 0.0 } else { adam.weight_decay };
     let Trained { grad, exp_avg, exp_avg_sq, mask, momentum_share, .. } = param.train.as_mut()?;
     let (weight, mask, momentum_share) = (&mut param.weight, mask.as_ref(), *momentum_share);
     Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share })

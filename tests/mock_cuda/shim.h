@@ -265,6 +265,7 @@ inline unsigned __float_as_uint(float x) {
     return bits;
 }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

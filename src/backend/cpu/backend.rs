@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::geglu::GeGlu;
+use super::mixture::{self, Mixture};
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
@@ -14,8 +15,9 @@ use super::{
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes,
-    Head, HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, Rehearsal,
-    RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
+    Head, HeadGradients, LinearShape, MaskedGrad, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
+    QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored,
+    Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -27,6 +29,7 @@ pub struct Cpu<'a> {
     /// Rows of a frozen matrix, widened to `f32`.
     panel: Vec<f32>,
     cross_entropy: CrossEntropy,
+    mixture: Mixture,
     borrows: std::marker::PhantomData<&'a [u8]>,
 }
 
@@ -57,6 +60,11 @@ impl<'a> Cpu<'a> {
     ) {
         attention_cached::forward(q, sequences, shape, out, lse);
     }
+}
+
+fn mixture_weights<'m, 'a>(weights: &'m MixtureWeights<'_, Weight<'a>>) -> mixture::Weights<'m, 'a> {
+    let MixtureWeights { router, experts, shared, routing } = weights;
+    mixture::Weights { router, experts, shared: *shared, routing: *routing }
 }
 
 impl<'a> Backend for Cpu<'a> {
@@ -175,13 +183,7 @@ impl<'a> Backend for Cpu<'a> {
         out: &mut Vec<f32>,
         accumulate: bool,
     ) {
-        match weight.frozen_rows().filter(|_| rows <= matvec::MOST_VECTORS) {
-            Some(frozen) => {
-                let x = &x[..rows * weight.cols];
-                matvec::forward(frozen, x, &mut out[..rows * weight.rows], accumulate, &mut self.panel);
-            }
-            None => linear::forward(x, weight, rows, out, accumulate, &mut self.panel),
-        }
+        linear::product(x, weight, rows, out, accumulate, &mut self.panel);
     }
 
     /// Of a single row in one pass of all threads, so that none of them waits between the weights.
@@ -297,6 +299,36 @@ impl<'a> Backend for Cpu<'a> {
 
     fn relu_squared_backward(&mut self, dout: &Vec<f32>, len: usize, x: &mut Vec<f32>) {
         relu_squared::backward(&dout[..len], &mut x[..len]);
+    }
+
+    fn computes_mixtures(&self) -> bool {
+        true
+    }
+
+    fn mixture_forward(
+        &mut self,
+        (x, rows): (&Vec<f32>, usize),
+        weights: &MixtureWeights<'_, Weight<'a>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        out: Option<&mut Vec<f32>>,
+    ) {
+        let weights = mixture_weights(weights);
+        let x = &x[..rows * weights.router.cols];
+        self.mixture.forward(x, &weights, acts, out.map(Vec::as_mut_slice), &mut self.panel);
+    }
+
+    fn mixture_backward(
+        &mut self,
+        (dout, x, rows): (&Vec<f32>, &Vec<f32>, usize),
+        weights: &MixtureWeights<'_, Weight<'a>>,
+        gradients: MixtureGradients<'_, Vec<f32>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        dx: Option<&mut Vec<f32>>,
+    ) {
+        let weights = mixture_weights(weights);
+        let n = rows * weights.router.cols;
+        let (inputs, dx) = ((&dout[..n], &x[..n]), dx.map(Vec::as_mut_slice));
+        self.mixture.backward(inputs, &weights, gradients, acts, dx, &mut self.panel);
     }
 
     fn cross_entropy(

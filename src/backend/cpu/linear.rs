@@ -3,13 +3,32 @@
 use rayon::prelude::*;
 
 use super::matmul::{Mat, MatMut, Store, matmul};
+use super::matvec;
 use super::weight::Weight;
 use crate::backend::LinearShape;
 
 /// Rows of one partial sum of a bias gradient.
 const ROWS: usize = 64;
 
-/// See [`crate::backend::Backend::linear_forward`].
+/// See [`crate::backend::Backend::linear_forward`]: a few rows go through a frozen matrix as it is stored.
+pub(super) fn product(
+    x: &[f32],
+    weight: &Weight<'_>,
+    rows: usize,
+    out: &mut [f32],
+    accumulate: bool,
+    panel: &mut Vec<f32>,
+) {
+    match weight.frozen_rows().filter(|_| rows <= matvec::MOST_VECTORS) {
+        Some(frozen) => {
+            let x = &x[..rows * weight.cols];
+            matvec::forward(frozen, x, &mut out[..rows * weight.rows], accumulate, panel);
+        }
+        None => forward(x, weight, rows, out, accumulate, panel),
+    }
+}
+
+/// [`product`] of many rows.
 pub(super) fn forward(
     x: &[f32],
     weight: &Weight<'_>,

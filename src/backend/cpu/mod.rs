@@ -3,7 +3,7 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
-//! `geglu`, `relu_squared`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
+//! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
 
 mod adamw;
 mod attention;
@@ -18,10 +18,12 @@ mod linear;
 mod math;
 mod matmul;
 mod matvec;
+mod mixture;
 mod momentum;
 mod norm;
 mod relu_squared;
 mod rope;
+mod routes;
 mod swiglu;
 mod weight;
 

@@ -58,9 +58,10 @@ impl Kernels {
         match (compute_dtype, head_dim) {
             (ComputeDtype::Bf16, 64) if soft_cap.is_none() => Some(Self::tensor_cores(64, 64)),
             (ComputeDtype::Bf16, 128) if soft_cap.is_none() => Some(Self::tensor_cores(128, 32)),
-            (_, ..=64) => Some(Self::general(64, head_dim)),
-            (_, 65..=128) => Some(Self::general(128, head_dim)),
-            (_, 129..=256) => Some(Self::general(256, head_dim)),
+            (_, ..=256) if soft_cap.is_some() => Some(Self::general("capped_256", head_dim)),
+            (_, ..=64) => Some(Self::general("64", head_dim)),
+            (_, 65..=128) => Some(Self::general("128", head_dim)),
+            (_, 129..=256) => Some(Self::general("256", head_dim)),
             _ => None,
         }
     }
@@ -81,8 +82,8 @@ impl Kernels {
         }
     }
 
-    /// `kernels/attention.cu`, built for heads of at most `size` elements.
-    fn general(size: usize, head_dim: usize) -> Self {
+    /// `kernels/attention.cu`, the kernels of this name.
+    fn general(size: &str, head_dim: usize) -> Self {
         const ROWS: usize = 16;
         const LANES: usize = 32;
         // Tiles of rows, of the other operand, and of scores, in `f32`.

@@ -10,12 +10,15 @@ use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
     AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes,
-    Head, HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, Rehearsal,
-    RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
+    Head, HeadGradients, LinearShape, MaskedGrad, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
+    QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets,
+    TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 16_384;
+/// The fault of a mixture of experts.
+const NO_MIXTURES: &str = "mixtures of experts are not supported on the GPU; use --device cpu";
 
 impl Backend for Cuda {
     type Buffer = Buffer;
@@ -243,6 +246,31 @@ impl Backend for Cuda {
 
     fn relu_squared_backward(&mut self, dout: &Buffer, len: usize, x: &mut Buffer) {
         relu_squared::backward(&self.context, dout, len, x);
+    }
+
+    fn computes_mixtures(&self) -> bool {
+        false
+    }
+
+    fn mixture_forward(
+        &mut self,
+        _: (&Buffer, usize),
+        _: &MixtureWeights<'_, Weight>,
+        _: &mut MixtureActs<Buffer>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_MIXTURES.to_owned());
+    }
+
+    fn mixture_backward(
+        &mut self,
+        _: (&Buffer, &Buffer, usize),
+        _: &MixtureWeights<'_, Weight>,
+        _: MixtureGradients<'_, Buffer>,
+        _: &mut MixtureActs<Buffer>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_MIXTURES.to_owned());
     }
 
     fn cross_entropy(

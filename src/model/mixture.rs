@@ -1,0 +1,87 @@
+//! A mixture of experts, forward and backward.
+
+use crate::backend::{Backend, Expert, MixtureActs, MixtureGradients, MixtureWeights, Routing};
+use crate::model::layer::Mixture;
+use crate::model::{ModelConfig, Param};
+
+/// How tokens choose their experts.
+fn routing(config: &ModelConfig) -> Routing {
+    let Some(mixtures) = &config.mixtures else { unreachable!("the model has mixtures") };
+    mixtures.routing
+}
+
+/// The weight of a parameter, and its gradient where it is trainable.
+fn split<B: Backend>(param: &mut Param<B>) -> (&B::Weight, Option<&mut B::Buffer>) {
+    (&param.weight, param.train.as_mut().map(|train| &mut train.grad))
+}
+
+fn weights_of<B: Backend>(expert: &Expert<Param<B>>) -> Expert<&B::Weight> {
+    expert.each_ref().map(|param| &param.weight)
+}
+
+/// The weights of an expert, and the gradients of the trainable ones.
+type SplitExpert<'a, B> =
+    (Expert<&'a <B as Backend>::Weight>, Expert<Option<&'a mut <B as Backend>::Buffer>>);
+
+fn split_expert<B: Backend>(expert: &mut Expert<Param<B>>) -> SplitExpert<'_, B> {
+    let [gate, up, down] = expert.each_mut().map(split);
+    ([gate.0, up.0, down.0], [gate.1, up.1, down.1])
+}
+
+impl<B: Backend> Mixture<B> {
+    /// `out = residual + mixture(x)` of `rows` rows of `x`; without `out` only what the backward pass needs.
+    pub(super) fn forward(
+        &self,
+        backend: &mut B,
+        config: &ModelConfig,
+        (x, rows): (&B::Buffer, usize),
+        acts: &mut MixtureActs<B::Buffer>,
+        (residual, out): (&B::Buffer, Option<&mut B::Buffer>),
+    ) {
+        let weights = MixtureWeights {
+            router: &self.router.weight,
+            experts: self.experts.iter().map(weights_of).collect(),
+            shared: self.shared.as_ref().map(|(share, expert)| (&share.weight, weights_of(expert))),
+            routing: routing(config),
+        };
+        let out = match out {
+            None => None,
+            Some(out) => {
+                backend.copy(residual, out, rows * config.hidden_size);
+                Some(out)
+            }
+        };
+        backend.mixture_forward((x, rows), &weights, acts, out);
+    }
+
+    /// Overwrites `dx`, unless it is `None`, and writes the gradients of trainable tensors, from the gradient `dout` of the
+    /// output of `rows` rows and the input `x`.
+    pub(super) fn backward(
+        &mut self,
+        backend: &mut B,
+        config: &ModelConfig,
+        inputs: (&B::Buffer, &B::Buffer, usize),
+        acts: &mut MixtureActs<B::Buffer>,
+        (dx, accumulate): (Option<&mut B::Buffer>, bool),
+    ) {
+        let (router, drouter) = split(&mut self.router);
+        let (experts, dexperts) = self.experts.iter_mut().map(split_expert).unzip();
+        let (shared, dshared) = match &mut self.shared {
+            None => (None, None),
+            Some((share, expert)) => {
+                let ((share, dshare), (expert, dexpert)) = (split(share), split_expert(expert));
+                (Some((share, expert)), Some((dshare, dexpert)))
+            }
+        };
+        let weights = MixtureWeights { router, experts, shared, routing: routing(config) };
+        let gradients = MixtureGradients { router: drouter, experts: dexperts, shared: dshared, accumulate };
+        backend.mixture_backward(inputs, &weights, gradients, acts, dx);
+    }
+
+    /// Whether a tensor of it is trainable.
+    pub(super) fn trains(&self) -> bool {
+        let shared = self.shared.iter().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
+        let all = std::iter::once(&self.router).chain(shared).chain(self.experts.iter().flatten());
+        all.into_iter().any(|param| param.train.is_some())
+    }
+}

@@ -1,0 +1,82 @@
+//! The mixtures of experts of a model.
+
+use serde_json::Value;
+
+use super::family::MixtureRule;
+use super::keys::Keys;
+use crate::Result;
+use crate::backend::Routing;
+
+/// The mixtures in place of MLPs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixtures {
+    /// Names of the modules.
+    pub(super) rule: MixtureRule,
+    /// `N`.
+    pub experts: usize,
+    /// How tokens choose.
+    pub routing: Routing,
+    /// `F` of an expert.
+    pub intermediate_size: usize,
+    /// `F` of the shared expert, where there is one.
+    pub shared_size: Option<usize>,
+    /// Which layers have a mixture; the others have a plain MLP.
+    pub sparse: Vec<bool>,
+}
+
+impl Mixtures {
+    /// Of a model of `layers` layers; `inner` is `intermediate_size`, and no model has more experts than the `tensors` of
+    /// its weights.
+    ///
+    /// # Errors
+    /// A number that is missing or out of range.
+    pub(super) fn read(
+        keys: &Keys<'_>,
+        rule: MixtureRule,
+        layers: usize,
+        inner: usize,
+        tensors: usize,
+    ) -> Result<Self> {
+        let key = if keys.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
+        let experts = keys.size_or(key, rule.experts)?;
+        if experts > tensors {
+            return Err(keys.wrong(key, &format!("at most the {tensors} tensors of the weights")));
+        }
+        let per_token = keys.size_or("num_experts_per_tok", rule.per_token)?;
+        if per_token > experts {
+            return Err(keys.wrong("num_experts_per_tok", &format!("at most `{key}` = {experts}")));
+        }
+        let size =
+            |key: &str, default: Option<usize>| default.map(|size| keys.size_or(key, size)).transpose();
+        Ok(Self {
+            rule,
+            experts,
+            routing: Routing { per_token, normalised: rule.normalised.read(keys)? },
+            intermediate_size: size("moe_intermediate_size", rule.intermediate_size)?.unwrap_or(inner),
+            shared_size: size("shared_expert_intermediate_size", rule.shared_size)?,
+            sparse: if rule.has_plain_layers { sparse(keys, layers)? } else { vec![true; layers] },
+        })
+    }
+
+    /// The share of the experts that a token goes through.
+    pub fn share(&self) -> f64 {
+        self.routing.per_token as f64 / self.experts as f64
+    }
+}
+
+/// The layers that are every `decoder_sparse_step`-th and not in `mlp_only_layers`.
+fn sparse(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
+    let step = keys.size_or("decoder_sparse_step", 1)?;
+    let wrong = || keys.wrong("mlp_only_layers", &format!("numbers of layers, each below {layers}"));
+    let plain = match keys.get("mlp_only_layers") {
+        None => Vec::new(),
+        Some(list) => {
+            let numbers = list.as_array().ok_or_else(wrong)?.iter().map(Value::as_u64);
+            numbers.collect::<Option<Vec<u64>>>().ok_or_else(wrong)?
+        }
+    };
+    if plain.iter().any(|layer| *layer >= layers as u64) {
+        return Err(wrong());
+    }
+    Ok((0..layers).map(|layer| (layer + 1) % step == 0 && !plain.contains(&(layer as u64))).collect())
+}
