@@ -58,20 +58,22 @@ fn refusal(model: &Path) -> String {
     stderr
 }
 
-/// (name, template, what the message must contain)
+/// (name, template, what the message must contain; one of several between bars)
 fn templates() -> Vec<(&'static str, String, &'static str)> {
     let loops = |body: &str| {
         format!("{{% set ns = namespace(x='ab') %}}{{% for i in range(99999) %}}{body}{{% endfor %}}")
     };
     let (stack, memory, time) = ("the stack allows", "MiB of memory", "ms of processor time");
+    // A slow machine may come to the limit of time first.
+    let nested = "the stack allows|ms of processor time";
     // A limit of one operation, said for each row.
     let any = "the chat template";
     vec![
         ("operators", format!("{{{{ {}1 }}}}", "1 + a + ".repeat(100_000)), any),
         ("not", format!("{{{{ {}1 }}}}", "not ".repeat(100_000)), stack),
         ("elif", format!("{{% if a %}}{}{{% endif %}}", "{% elif b %}".repeat(60_000)), stack),
-        ("list", loops("{% set ns.x = [ns.x] %}") + "{{ ns.x }}", stack),
-        ("dictionary", loops("{% set ns.x = {'a': ns.x} %}") + "{{ ns.x | tojson }}", stack),
+        ("list", loops("{% set ns.x = [ns.x] %}") + "{{ ns.x }}", nested),
+        ("dictionary", loops("{% set ns.x = {'a': ns.x} %}") + "{{ ns.x | tojson }}", nested),
         ("itself", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}".to_owned(), any),
         ("doubling", loops("{% set ns.x = ns.x ~ ns.x %}"), "takes more than"),
         ("replace", loops("{% set ns.x = ns.x | replace('a', 'aaaaaaaa') %}"), "takes more than"),
@@ -108,7 +110,7 @@ fn hostile_templates_end_at_a_limit() {
         let once = fault == "the chat template" || stderr.matches("error: ").count() == 1;
         if !(once
             && stderr.starts_with("error: ")
-            && stderr.contains(fault)
+            && fault.split('|').any(|fault| stderr.contains(fault))
             && stderr.contains("chat_template.jinja"))
         {
             wrong.push(format!("{name}: {stderr}"));

@@ -34,6 +34,8 @@ pub struct MixtureGradients<'a, Buffer> {
     pub experts: Vec<Expert<Option<&'a mut Buffer>>>,
     /// Of the shared expert and what its share is computed from.
     pub shared: Option<(Option<&'a mut Buffer>, Expert<Option<&'a mut Buffer>>)>,
+    /// Added to the gradient of the probability of each expert, for every token; empty for nothing.
+    pub of_probabilities: &'a [f32],
     /// Add to the gradients instead of overwriting them.
     pub accumulate: bool,
 }

@@ -1,6 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
 use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Statistics};
+use crate::model::router_loss::RouterLoss;
 use crate::model::{Mixtures, MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
@@ -117,6 +118,8 @@ pub struct Activations<B: Backend> {
     pub(crate) last: B::Buffer,
     pub(crate) last_stats: Statistics<B::Buffer>,
     pub(crate) grads: Option<GradActs<B>>,
+    /// Of the last pass.
+    pub(crate) router_loss: RouterLoss,
     pub(crate) ropes: Vec<RopeTable>,
 }
 
@@ -180,8 +183,14 @@ impl<B: Backend> Activations<B> {
                 dbranch: config.branches_are_changed().then(|| of(d)),
                 dmixture: config.mixtures.is_some().then(|| of(d)),
             }),
+            router_loss: RouterLoss::default(),
             ropes: crate::model::rope_tables(config, 0..positions),
         }
+    }
+
+    /// The loss of the routers of the last pass; 0 where the model has none.
+    pub fn router_loss(&self) -> f64 {
+        self.router_loss.value
     }
 
     /// What a block works with.

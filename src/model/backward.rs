@@ -55,6 +55,7 @@ pub fn backward<B: Backend>(
     let input = NormInput { x: &acts.x[model.layers.len()], shape: (rows, hidden_size) };
     let dx = below.then_some(&mut grads.dx);
     model.norm.backward(backend, &model.config, dhidden, (input, &acts.last_stats), dx);
+    let router_loss = std::mem::take(&mut acts.router_loss);
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
@@ -70,7 +71,9 @@ pub fn backward<B: Backend>(
         }
         let BlockBuffers { block, selective, wide } = buffers;
         let grads = &mut grads;
-        let mut pass = BlockBackward { backend, context, block, selective, wide, grads, accumulate, below };
+        let of_routers = router_loss.of_probabilities.as_slice();
+        let mut pass =
+            BlockBackward { backend, context, block, selective, wide, grads, of_routers, accumulate, below };
         if recompute == Recompute::Selective {
             pass.refill(layer, &x[l]);
         }
@@ -83,6 +86,7 @@ pub fn backward<B: Backend>(
         multiply(backend, &mut grads.dx, rows * hidden_size, multipliers.embedding);
         backend.embedding_backward(&grads.dx, batch.ids, padding_idx, &mut train.grad, hidden_size);
     }
+    acts.router_loss = router_loss;
     acts.grads = Some(grads);
 }
 
@@ -95,6 +99,8 @@ struct BlockBackward<'a, B: Backend> {
     selective: &'a mut SelectiveActs<B>,
     wide: &'a mut Option<B::Buffer>,
     grads: &'a mut GradActs<B>,
+    /// Added to the gradients of the routers' probabilities.
+    of_routers: &'a [f32],
     accumulate: bool,
     /// Something below the block is trainable.
     below: bool,
@@ -183,7 +189,8 @@ impl<B: Backend> BlockBackward<'_, B> {
                 let inputs = (&*dx, &self.selective.norm2, rows);
                 let Some(acts) = &mut self.block.mixture else { unreachable!("the model has mixtures") };
                 let wanted = if upper { dmixture.as_mut() } else { None };
-                mixture.backward(self.backend, config, inputs, acts, (wanted, self.accumulate));
+                let more = (self.of_routers, self.accumulate);
+                mixture.backward(self.backend, config, inputs, acts, wanted, more);
             }
         }
         // Beside attention, the input of both goes through one norm, after the gradient of attention.

@@ -125,7 +125,7 @@ impl MlpLayout {
 }
 
 /// The keys of a mixture of experts, each with the default of its family, and the names of its modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct MixtureRule {
     /// The module that has `gate` and `experts`.
     pub(super) module: &'static str,
@@ -141,6 +141,8 @@ pub(super) struct MixtureRule {
     pub(super) normalised: Switch,
     /// `shared_expert_intermediate_size`; `None`: there is no shared expert.
     pub(super) shared_size: Option<usize>,
+    /// `router_aux_loss_coef`.
+    pub(super) router_loss: f64,
     /// Layers of `mlp_only_layers`, and all but every `decoder_sparse_step`-th, have a plain MLP.
     pub(super) has_plain_layers: bool,
 }

@@ -4,6 +4,7 @@ use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotatio
 use crate::model::activations::{BlockActs, BlockBuffers, Normed};
 use crate::model::joint::{self, add_bias};
 use crate::model::norms::NormInput;
+use crate::model::router_loss::{RouterLoad, RouterLoss};
 use crate::model::{
     Activation, Activations, FeedForward, Layer, Linear, Model, ModelConfig, Norm, QueryKeyNorm,
 };
@@ -26,13 +27,20 @@ pub fn forward<'x, B: Backend>(
 ) -> &'x B::Buffer {
     embed(backend, model, batch.ids, &mut acts.x[0]);
     let slots = acts.x.len();
+    let routers = model.config.mixtures.as_ref().filter(|mixtures| mixtures.router_loss.is_some());
+    let mut loads = Vec::new();
     for (l, layer) in model.layers.iter().enumerate() {
         let (x, mut buffers, ropes) = acts.of_block(l);
         let (from, to) = (l % slots, (l + 1) % slots);
         let [x, out] = x.get_disjoint_mut([from, to]).unwrap_or_else(|_| unreachable!("two slots or more"));
         let context = BlockContext::new(&model.config, l, batch, ropes);
         block_forward(backend, layer, context, x, &mut buffers, Some(out));
+        let mixture =
+            buffers.block.mixture.as_ref().filter(|_| routers.is_some_and(|routers| routers.sparse[l]));
+        loads.extend(mixture.map(|mixture| RouterLoad::of(backend, mixture, batch.ids.len())));
     }
+    acts.router_loss =
+        routers.map_or_else(RouterLoss::default, |routers| RouterLoss::of(&loads, routers, batch.ids.len()));
     head_input(backend, model, batch.ids.len(), acts)
 }
 

@@ -62,7 +62,8 @@ impl<B: Backend> Mixture<B> {
         config: &ModelConfig,
         inputs: (&B::Buffer, &B::Buffer, usize),
         acts: &mut MixtureActs<B::Buffer>,
-        (dx, accumulate): (Option<&mut B::Buffer>, bool),
+        dx: Option<&mut B::Buffer>,
+        (of_probabilities, accumulate): (&[f32], bool),
     ) {
         let (router, drouter) = split(&mut self.router);
         let (experts, dexperts) = self.experts.iter_mut().map(split_expert).unzip();
@@ -74,7 +75,13 @@ impl<B: Backend> Mixture<B> {
             }
         };
         let weights = MixtureWeights { router, experts, shared, routing: routing(config) };
-        let gradients = MixtureGradients { router: drouter, experts: dexperts, shared: dshared, accumulate };
+        let gradients = MixtureGradients {
+            router: drouter,
+            experts: dexperts,
+            shared: dshared,
+            of_probabilities,
+            accumulate,
+        };
         backend.mixture_backward(inputs, &weights, gradients, acts, dx);
     }
 

@@ -13,13 +13,14 @@ const QWEN_EXPERTS: MixtureRule = MixtureRule {
     intermediate_size: Some(1408),
     normalised: Switch::Key("norm_topk_prob"),
     shared_size: Some(5632),
+    router_loss: 0.001,
     has_plain_layers: true,
 };
 
 pub(super) const MIXTRAL: Family = Family {
     model_type: "mixtral",
     keys: &["num_experts_per_tok", "num_local_experts", "router_aux_loss_coef"],
-    fixed: &[("output_router_logits", Only::False), ("router_jitter_noise", Only::Number(0.0))],
+    fixed: &[("router_jitter_noise", Only::Number(0.0))],
     norm_eps: (Some("rms_norm_eps"), 1e-5),
     rope_theta: 1_000_000.0,
     sliding_window: None,
@@ -31,6 +32,7 @@ pub(super) const MIXTRAL: Family = Family {
         intermediate_size: None,
         normalised: Switch::On,
         shared_size: None,
+        router_loss: 0.001,
         has_plain_layers: false,
     }),
     ..MISTRAL
@@ -53,7 +55,7 @@ const QWEN_KEYS: &[&str] = &[
 pub(super) const QWEN2_MOE: Family = Family {
     model_type: "qwen2_moe",
     keys: QWEN_KEYS,
-    fixed: &[("output_router_logits", Only::False), ("use_sliding_window", Only::False)],
+    fixed: &[("use_sliding_window", Only::False)],
     num_key_value_heads: Some(16),
     max_position_embeddings: 32_768,
     qkv_bias: Switch::KeyOrOn("qkv_bias"),
@@ -89,7 +91,7 @@ pub(super) const OLMOE: Family = Family {
         "num_local_experts",
         "router_aux_loss_coef",
     ],
-    fixed: &[("clip_qkv", Only::Empty), ("output_router_logits", Only::False)],
+    fixed: &[("clip_qkv", Only::Empty)],
     max_position_embeddings: 4096,
     norm_eps: (Some("rms_norm_eps"), 1e-5),
     pad_token_id: Some(1),
@@ -100,6 +102,7 @@ pub(super) const OLMOE: Family = Family {
         per_token: 8,
         intermediate_size: None,
         shared_size: None,
+        router_loss: 0.01,
         has_plain_layers: false,
         ..QWEN_EXPERTS
     }),

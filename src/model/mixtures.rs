@@ -20,6 +20,8 @@ pub struct Mixtures {
     pub intermediate_size: usize,
     /// `F` of the shared expert, where there is one.
     pub shared_size: Option<usize>,
+    /// The factor of the router's loss in training, where `output_router_logits` asks for it.
+    pub router_loss: Option<f64>,
     /// Which layers have a mixture; the others have a plain MLP.
     pub sparse: Vec<bool>,
 }
@@ -54,6 +56,7 @@ impl Mixtures {
             routing: Routing { per_token, normalised: rule.normalised.read(keys)? },
             intermediate_size: size("moe_intermediate_size", rule.intermediate_size)?.unwrap_or(inner),
             shared_size: size("shared_expert_intermediate_size", rule.shared_size)?,
+            router_loss: router_loss(keys, rule.router_loss)?,
             sparse: if rule.has_plain_layers { sparse(keys, layers)? } else { vec![true; layers] },
         })
     }
@@ -62,6 +65,16 @@ impl Mixtures {
     pub fn share(&self) -> f64 {
         self.routing.per_token as f64 / self.experts as f64
     }
+}
+
+/// The factor of the router's loss; `None` where it is not asked for, or 0.
+fn router_loss(keys: &Keys<'_>, default: f64) -> Result<Option<f64>> {
+    const FACTOR: &str = "router_aux_loss_coef";
+    let zero = keys.get(FACTOR).and_then(Value::as_f64) == Some(0.0);
+    if zero || !keys.flag("output_router_logits")? {
+        return Ok(None);
+    }
+    keys.number_or(FACTOR, default).map(Some)
 }
 
 /// The layers that are every `decoder_sparse_step`-th and not in `mlp_only_layers`.

@@ -4,7 +4,7 @@
 //! Shape letters as in [`crate::backend`].
 //!
 //! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `mixture_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
-//! `rope_settings`, `multipliers`, `mixtures`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `activations`, `joint`,
+//! `rope_settings`, `multipliers`, `mixtures`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `router_loss`, `activations`, `joint`,
 //! `norms`, `mixture`, `forward`, `backward`, `cached`.
 
 mod activations;
@@ -31,6 +31,7 @@ mod params;
 mod rope;
 mod rope_scaling;
 mod rope_settings;
+mod router_loss;
 mod text_part;
 mod tied_head;
 mod windows;

@@ -152,7 +152,10 @@ pub fn step<B: Backend>(
     micro_batches: &[Batch],
     update: Update<'_>,
 ) -> StepReport {
-    let (most, together) = (backend.tokens_at_once(), update.objective.sequences_together());
+    // The loss of routers is one of whole micro-batches.
+    let whole = model.config.mixtures.as_ref().is_some_and(|mixtures| mixtures.router_loss.is_some());
+    let most = if whole { usize::MAX } else { backend.tokens_at_once() };
+    let together = update.objective.sequences_together();
     let split = |(i, batch)| {
         let pieces = ForwardBatch::split_groups(batch, most, together).into_iter();
         pieces.map(move |piece| (i, update.objective.targets_of(piece)))
@@ -163,6 +166,7 @@ pub fn step<B: Backend>(
     clear_sums(backend, model);
     let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
     let mut pairs = update.objective.pairs();
+    let mut of_routers = 0.0;
     for (i, (batch, piece)) in pieces.iter().enumerate() {
         let (sequences, targets) = (piece.sequences(), piece.targets());
         let factors = vec![scale; targets.ids.len()];
@@ -179,6 +183,7 @@ pub fn step<B: Backend>(
             }
         }
         queued += begin.elapsed();
+        of_routers += buffers.acts.router_loss();
     }
     let clock = Instant::now();
     let sum: f64 = backend.losses().iter().map(|loss| f64::from(*loss)).sum();
@@ -186,7 +191,7 @@ pub fn step<B: Backend>(
     let split = timings.forward + timings.head + timings.backward;
     timings.backward += clock.elapsed() + queued.saturating_sub(split);
     let clock = Instant::now();
-    let loss = pairs.map_or(sum / total.max(1) as f64, |pairs| pairs.loss);
+    let loss = of_routers + pairs.map_or(sum / total.max(1) as f64, |pairs| pairs.loss);
     let grad_norm = clip_and_update(backend, model, loss, update);
     lap(&mut timings.optimizer, clock);
     let tokens = micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum();

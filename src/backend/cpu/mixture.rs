@@ -212,7 +212,8 @@ impl Mixture {
         dx: Option<&mut [f32]>,
         panel: &mut Vec<f32>,
     ) {
-        let MixtureGradients { router, experts: of_experts, shared: of_shared, accumulate } = gradients;
+        let MixtureGradients { router, experts: of_experts, shared: of_shared, of_probabilities, accumulate } =
+            gradients;
         let (cols, count, routing) = (weights.router.cols, weights.router.rows, weights.routing);
         let (rows, wanted) = (x.len() / cols, dx.is_some());
         let Self { inputs, outputs, act } = self;
@@ -239,7 +240,7 @@ impl Mixture {
             rows.backward(*expert, &mut own, (accumulate, wanted), (act, panel));
         }
         let probabilities = &mut probabilities[..rows * count];
-        routes::backward(&dweights, routes, count, routing, probabilities);
+        routes::backward((&dweights, of_probabilities), routes, count, routing, probabilities);
         if let Some(router) = router {
             let shape = LinearShape { rows, out_features: count, in_features: cols };
             linear::backward_weight(probabilities, x, shape, router, accumulate);

@@ -69,9 +69,10 @@ pub(super) fn choose(probabilities: &[f32], experts: usize, routing: Routing) ->
 /// From the gradients of the weights of routes to those of the logits, `[T, N]`, in place of the probabilities.
 ///
 /// With the weights `w` of a token's experts, their gradients `dw` and the sum `S` of their probabilities,
-/// `dp = (dw − Σ w · dw) / S`, or `dw` where weights are not normalised; then `dz = p ∘ (dp − Σ p · dp)`.
+/// `dp = (dw − Σ w · dw) / S`, or `dw` where weights are not normalised, more by `of_probabilities`; then
+/// `dz = p ∘ (dp − Σ p · dp)`.
 pub(super) fn backward(
-    dweights: &[f32],
+    (dweights, of_probabilities): (&[f32], &[f32]),
     routes: &Routes,
     experts: usize,
     routing: Routing,
@@ -92,6 +93,7 @@ pub(super) fn backward(
         for (expert, dw) in own.iter().zip(&dweights) {
             dp[*expert] = (dw - mean) / sum;
         }
+        dp.iter_mut().zip(of_probabilities).for_each(|(dp, more)| *dp += more);
         let along = dot(row, &dp);
         for (p, dp) in row.iter_mut().zip(&dp) {
             *p *= dp - along;
