@@ -20,7 +20,7 @@ use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
 use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 41] = [
+const FAMILIES: [&str; 44] = [
     "llama2",
     "llama3",
     "llama-bias",
@@ -44,6 +44,9 @@ const FAMILIES: [&str; 41] = [
     "gemma3",
     "gemma3-vision",
     "llava",
+    "qwen2-5-vl",
+    "qwen2-vl-flat",
+    "qwen3-vl",
     "gemma2",
     "phi3",
     "phi4-longrope",

@@ -7,14 +7,21 @@ use super::family_rows::{
 };
 use super::keys::Keys;
 use super::mixture_rows::{MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
+use super::vision_rows::{QWEN2_5_VL, QWEN2_5_VL_TEXT, QWEN2_VL, QWEN2_VL_TEXT, QWEN3_VL_TEXT};
 use crate::Result;
 
 /// The default sizes of the families that vision-language models have as their text part: their `text_config` has only
 /// what differs.
-pub(super) const NESTED: [(&str, [(&str, usize); 5]); 3] = [
+pub(super) const NESTED: [(&str, [(&str, usize); 5]); 9] = [
     ("llama", sizes(4096, 11_008, 32, 32, 32_000)),
     ("mistral", sizes(4096, 14_336, 32, 32, 32_000)),
     ("gemma3_text", sizes(2304, 9216, 26, 8, 262_208)),
+    ("qwen2", sizes(4096, 22_016, 32, 32, 151_936)),
+    ("qwen3", sizes(4096, 22_016, 32, 32, 151_936)),
+    ("cohere2", sizes(8192, 22_528, 40, 64, 256_000)),
+    ("qwen2_vl_text", sizes(8192, 29_568, 80, 64, 152_064)),
+    ("qwen2_5_vl_text", sizes(8192, 29_568, 80, 64, 152_064)),
+    ("qwen3_vl_text", sizes(4096, 22_016, 32, 32, 151_936)),
 ];
 
 const fn sizes(
@@ -34,10 +41,40 @@ const fn sizes(
 }
 
 /// The supported families.
-const FAMILIES: [Family; 28] = [
-    LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, SEED_OSS, SMOLLM3, GRANITE, HELIUM, OLMO, OLMO2, OLMO3, EXAONE4,
-    GEMMA, GEMMA2, GEMMA3, PHI3, GLM, GLM4, STABLELM, COHERE, COHERE2, ARCEE, NEMOTRON, MIXTRAL, QWEN2_MOE,
-    QWEN3_MOE, OLMOE,
+const FAMILIES: [Family; 33] = [
+    LLAMA,
+    MISTRAL,
+    MINISTRAL,
+    QWEN2,
+    QWEN3,
+    SEED_OSS,
+    SMOLLM3,
+    GRANITE,
+    HELIUM,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    EXAONE4,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    GLM,
+    GLM4,
+    STABLELM,
+    COHERE,
+    COHERE2,
+    ARCEE,
+    NEMOTRON,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    OLMOE,
+    QWEN2_VL,
+    QWEN2_VL_TEXT,
+    QWEN2_5_VL,
+    QWEN2_5_VL_TEXT,
+    QWEN3_VL_TEXT,
 ];
 
 /// The family that `model_type` names.

@@ -233,6 +233,8 @@ pub(super) struct Family {
     pub(super) partial_rotary_factor: Option<f64>,
     /// `original_max_position_embeddings` where `config.json` has none; `None`: `max_position_embeddings`.
     pub(super) original_max_position_embeddings: Option<usize>,
+    /// The rotary embedding is in sections by dimension of an image (`mrope_section`), which are one for text.
+    pub(super) mrope: bool,
     /// The mixture of experts in place of the MLP.
     pub(super) mixture: Option<MixtureRule>,
     /// `attn_logit_softcapping` and `final_logit_softcapping` where `config.json` has none; `None`: neither scores nor logits

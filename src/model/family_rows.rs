@@ -74,6 +74,7 @@ pub(super) const LLAMA: Family = Family {
     rope_interleaved: false,
     partial_rotary_factor: None,
     original_max_position_embeddings: None,
+    mrope: false,
     mixture: None,
     soft_caps: None,
 };

@@ -3,7 +3,7 @@
 //!
 //! Shape letters as in [`crate::backend`].
 //!
-//! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `mixture_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
+//! Parts, lowest first: `keys`, `known_keys`, `family`, `family_rows`, `mixture_rows`, `vision_rows`, `families`, `no_rope`, `windows`, `rope_scaling`,
 //! `rope_settings`, `multipliers`, `mixtures`, `text_part`, `tied_head`, `config`, `length`, `rope`, `param`, `layer`, `params`, `router_loss`, `activations`, `joint`,
 //! `norms`, `mixture`, `forward`, `backward`, `cached`.
 
@@ -34,6 +34,7 @@ mod rope_settings;
 mod router_loss;
 mod text_part;
 mod tied_head;
+mod vision_rows;
 mod windows;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};

@@ -102,7 +102,10 @@ impl Settings<'_> {
         };
         let entries = self.inner.value.as_object().into_iter().flatten();
         let mut names = entries.filter(|(_, v)| !v.is_null()).map(|(name, _)| name);
-        match names.find(|name| !known.contains(&name.as_str()) && !ALWAYS.contains(&name.as_str())) {
+        let sections =
+            |name: &str| self.family.mrope && ["mrope_section", "mrope_interleaved"].contains(&name);
+        let is_known = |name: &str| known.contains(&name) || ALWAYS.contains(&name) || sections(name);
+        match names.find(|name| !is_known(name)) {
             None => Ok(scaling),
             Some(name) => {
                 let name = crate::error::Escaped(name);
@@ -171,13 +174,16 @@ impl Settings<'_> {
 
     fn scaling(&self, theta: f64, dims: usize, share: f64) -> Result<RopeScaling> {
         let rope_type = match (self.inner.get("rope_type"), self.inner.get("type")) {
-            (Some(new), Some(old)) if new != old => {
+            (Some(new), Some(old))
+                if new != old && !(self.family.mrope && new == "default" && old == "mrope") =>
+            {
                 return Err(self.wrong("type", &format!("`{new}`, as `rope_type` says")));
             }
             (new, old) => new.or(old).map_or(Some("default"), Value::as_str),
         };
         match rope_type {
             Some("default") => Ok(RopeScaling::Default),
+            Some("mrope") if self.family.mrope => Ok(RopeScaling::Default),
             Some("linear") => Ok(RopeScaling::Linear { factor: self.number("factor")? }),
             Some("llama3") => Ok(RopeScaling::Llama3 {
                 factor: self.number("factor")?,

@@ -9,7 +9,24 @@ use crate::checkpoint::Checkpoint;
 
 /// `model_type` of vision-language models whose `text_config` is of a supported family and which compute, for text
 /// alone, as that family.
-const COMPOSITES: [&str; 5] = ["gemma3", "idefics3", "llava", "mistral3", "smolvlm"];
+const COMPOSITES: [&str; 13] = [
+    "aya_vision",
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+    "vipllava",
+];
+
+/// Those of them whose configuration may have the keys of the text part at the top level.
+const FLAT: [&str; 2] = ["qwen2_5_vl", "qwen2_vl"];
 
 /// How the tensors of the text part are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +76,11 @@ impl<'a> TextPart<'a> {
             return Ok(Self { keys, names: TensorNames::TEXT, nested: false, tied: None });
         }
         let tied = keys.get("tie_word_embeddings").map(|_| keys.flag("tie_word_embeddings")).transpose()?;
-        let text = keys.get("text_config").filter(|value| value.is_object());
+        let flat = model_type.is_some_and(|model_type| FLAT.contains(&model_type));
+        let text = match keys.get("text_config") {
+            None if flat => Some(keys.value),
+            text => text.filter(|value| value.is_object()),
+        };
         let text = text.ok_or_else(|| keys.wrong("text_config", "an object"))?;
         let mut all = TensorNames::COMPOSITE.into_iter();
         let names = all.find(|names| checkpoint.find(&names.embedding()).is_some()).ok_or_else(|| {
