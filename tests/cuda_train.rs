@@ -118,6 +118,34 @@ fn training_agrees_with_the_cpu() {
     }
 }
 
+/// What families have besides: soft caps, LayerNorm, a squared ReLU, matrices of several projections, heads rotated in part,
+/// an MLP beside attention.
+#[test]
+fn families_agree_with_the_cpu() {
+    let families = ["gemma2", "phi4-longrope", "glm4", "olmo", "stablelm-parallel", "cohere2", "nemotron"];
+    for (family, schedule) in families.into_iter().zip(SCHEDULES.into_iter().cycle()) {
+        let lab = Lab::new(family);
+        good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+        let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
+        good(&lab.train("GPU", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
+        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
+            assert!((cpu - gpu).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
+        }
+        let e = lab.distance("GPU", "cpu");
+        println!("{family}: off by {e:.1e} of the update");
+        assert!(e > 0.0 && e < 1e-3, "{family}: off by {e:e} of the update");
+    }
+}
+
+#[test]
+fn mixtures_of_experts_are_refused_by_name() {
+    let lab = Lab::new("mixtral");
+    let said = refused(&lab.train("GPU", &["--device", "cuda"]).output().unwrap());
+    assert!(said.contains("mixtures of experts are computed on the CPU only"), "{said}");
+    assert!(said.contains("hint: use --device cpu") && !lab.path("GPU").exists(), "{said}");
+    good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+}
+
 /// The losses are read back between the head's two passes, which no graph does; the last pair is a micro-batch alone.
 #[test]
 fn preferences_agree_with_the_cpu() {

@@ -12,6 +12,8 @@ mod estimate;
 mod preference;
 #[path = "train/run_dir.rs"]
 mod run_dir;
+#[path = "train/towers.rs"]
+mod towers;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};

@@ -78,6 +78,15 @@ impl Device {
         }
     }
 
+    /// See [`Backend::computes_mixtures`].
+    pub fn computes_mixtures(&self) -> bool {
+        match self {
+            Self::Cpu => Cpu::default().computes_mixtures(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.computes_mixtures(),
+        }
+    }
+
     /// See [`Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {

@@ -1,11 +1,14 @@
 //! The rounds of a training run: what each trains, and on which stage.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::selection::SelectionArgs;
+use super::terminal::{Terminal, list};
 use crate::checkpoint::Checkpoint;
 use crate::model::{ModelConfig, unused};
 use crate::plan::{Inventory, Plan};
+use crate::report::bytes;
 use crate::train::RoundSpec;
 use crate::{Error, Result};
 
@@ -58,4 +61,27 @@ impl RoundArgs<'_> {
         let stage = |round: usize| round / (rounds / stages);
         (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
     }
+}
+
+/// Says which tensors of a vision-language model no plan draws: those outside its text part.
+pub(super) fn note_carried(source: &Checkpoint, config: &ModelConfig, terminal: &Terminal) {
+    const MOST: usize = 5;
+    let outside = if config.nested { unused(source, config) } else { Vec::new() };
+    if outside.is_empty() {
+        return;
+    }
+    let size = outside.iter().filter_map(|name| source.find(name)).map(|tensor| tensor.info.len()).sum();
+    // The module that a tensor belongs to: `vision_tower`, or `model.visual`.
+    let module = |name: &&str| {
+        let parts = if name.starts_with("model.") { 2 } else { 1 };
+        name.split('.').take(parts).collect::<Vec<_>>().join(".")
+    };
+    let modules: BTreeSet<String> = outside.iter().map(module).collect();
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    terminal.note(&format!(
+        "the text part is trained; {} other tensors ({}) are carried as they are: {}",
+        outside.len(),
+        bytes(size),
+        list(&modules, MOST)
+    ));
 }

@@ -16,7 +16,7 @@ use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::reading_args::ReadingArgs;
 use super::restraint_args::RestraintArgs;
-use super::round_plans::RoundArgs;
+use super::round_plans::{RoundArgs, note_carried};
 use super::rows::{Loader, tokenizer};
 use super::selection::SelectionArgs;
 use super::sequence::{SequenceArgs, Stages};
@@ -155,8 +155,10 @@ impl Train {
             RunDir::check(self.output.path()?, &inputs, self.output.force, self.resume)?;
         }
         let rounds = self.rounds().specs(&source, &config)?;
+        note_carried(&source, &config, terminal);
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
+        config.check_mixtures(device.computes_mixtures())?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
         data.between =

@@ -214,6 +214,17 @@ impl ModelConfig {
         }
     }
 
+    /// Refuses a model with mixtures of experts for a device that does not compute them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_mixtures(&self, computed: bool) -> Result<()> {
+        if self.mixtures.is_none() || computed {
+            return Ok(());
+        }
+        Err(Error::usage("mixtures of experts are computed on the CPU only", "use --device cpu"))
+    }
+
     /// The mixture of experts of a layer, where it has one.
     pub(super) fn mixture(&self, layer: usize) -> Option<&Mixtures> {
         self.mixtures.as_ref().filter(|mixtures| mixtures.sparse[layer])

@@ -41,7 +41,7 @@ const fn sizes(
 }
 
 /// The supported families.
-const FAMILIES: [Family; 33] = [
+static FAMILIES: [Family; 33] = [
     LLAMA,
     MISTRAL,
     MINISTRAL,
@@ -86,7 +86,7 @@ pub(super) fn family_of(keys: &Keys<'_>) -> Result<&'static Family> {
     let found = FAMILIES.iter().find(|family| Some(family.model_type) == named);
     found.ok_or_else(|| {
         let got = named.map_or_else(|| "none".to_owned(), |t| format!("`{}`", crate::error::Escaped(t)));
-        let [first @ .., last] = FAMILIES.map(|family| family.model_type);
+        let [first @ .., last] = FAMILIES.each_ref().map(|family| family.model_type);
         keys.fault(
             format!("unsupported model_type: got {got}, expected {} or {last}", first.join(", ")),
             Some("inspect, diff, reset and merge work on any safetensors checkpoint"),

@@ -50,9 +50,7 @@ impl<B: Backend> Model<B> {
         backend: &B,
         mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, bool)>,
     ) -> Result<Self> {
-        if config.mixtures.is_some() && !backend.computes_mixtures() {
-            return Err(Error::usage("mixtures of experts are computed on the CPU only", "use --device cpu"));
-        }
+        config.check_mixtures(backend.computes_mixtures())?;
         let mut faults = Faults::default();
         let mut found = Vec::new();
         for (name, shape) in expected(&config) {

@@ -122,7 +122,7 @@ impl Reader<'_> {
     /// The elements of a head that are rotated.
     fn dims(&self, share: f64) -> Result<usize> {
         let dims = (self.head_dim as f64 * share) as usize;
-        if dims == 0 || dims % 2 != 0 || dims > self.head_dim {
+        if dims == 0 || !dims.is_multiple_of(2) || dims > self.head_dim {
             let expected =
                 format!("a share of the {} elements of a head that is an even number", self.head_dim);
             return Err(self.keys.fault(format!("`{PARTIAL}`: got {share}, expected {expected}"), None));
