@@ -6,7 +6,8 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `operations`, `operation_time`, `timed`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `updates`, `operations`, `operation_time`, `timed`,
+//! `timed_updates`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -19,10 +20,12 @@ mod diagnosis;
 mod operation_time;
 mod operations;
 mod timed;
+mod timed_updates;
+mod updates;
 
 pub use arguments::{
-    AdamStep, AttentionLayout, AttentionShape, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable,
-    Rotation, Sequences, Stored, Targets, TrainingPass, head_rows,
+    AttentionLayout, AttentionShape, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation,
+    Sequences, Stored, Targets, TrainingPass, WeightKind, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
@@ -30,7 +33,7 @@ pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
-    AdamTensor, AttentionOutput, Backend, HeadGradients, MaskedGrad, QueryKeyValue, QueryKeyValueMut,
-    RmsNormInputs, TowardsStart,
+    AttentionOutput, Backend, HeadGradients, QueryKeyValue, QueryKeyValueMut, RmsNormInputs,
 };
 pub use timed::{Timed, TimedWeight};
+pub use updates::{MaskedGrad, TowardsStart, UpdateTensor, Updates, WeightValues};

@@ -6,20 +6,19 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation, Sequences,
-    Targets, TrainingPass,
+    AttentionLayout, ElementBytes, LinearShape, Rehearsal, RmsNorm, RopeTable, Rotation, Sequences, Targets,
+    TrainingPass,
 };
 use super::operation_time::{Operation, OperationKind, OperationTime, Phase};
 use super::operations::{
-    AdamTensor, AttentionOutput, Backend, HeadGradients, MaskedGrad, QueryKeyValue, QueryKeyValueMut,
-    RmsNormInputs, TowardsStart,
+    AttentionOutput, Backend, HeadGradients, QueryKeyValue, QueryKeyValueMut, RmsNormInputs,
 };
 use crate::Result;
 
 /// A weight with its shape.
 #[derive(Debug)]
 pub struct TimedWeight<W> {
-    weight: W,
+    pub(super) weight: W,
     rows: usize,
     cols: usize,
 }
@@ -35,12 +34,12 @@ impl<W> TimedWeight<W> {
 /// host is waited for after each operation.
 #[derive(Debug)]
 pub struct Timed<'b, B: Backend> {
-    inner: &'b mut B,
+    pub(super) inner: &'b mut B,
     /// Read back to wait for the device.
     probe: B::Buffer,
     times: RefCell<BTreeMap<Operation, OperationTime>>,
     /// Whether the gradients of the head were computed since the last embedding.
-    backward: Cell<bool>,
+    pub(super) backward: Cell<bool>,
 }
 
 impl<'b, B: Backend> Timed<'b, B> {
@@ -82,7 +81,7 @@ impl<'b, B: Backend> Timed<'b, B> {
         self.add_as(phase, OperationKind::Elementwise, since);
     }
 
-    fn add_as(&self, phase: Phase, kind: OperationKind, since: Instant) {
+    pub(super) fn add_as(&self, phase: Phase, kind: OperationKind, since: Instant) {
         self.count(Operation { phase, kind, shape: None }, since, 0.0);
     }
 }
@@ -93,10 +92,6 @@ fn product_flops(rows: usize, out_features: usize, in_features: usize) -> f64 {
 }
 
 impl<B: Backend> Backend for Timed<'_, B> {
-    type Buffer = B::Buffer;
-    type Weight = TimedWeight<B::Weight>;
-    type Mask = B::Mask;
-
     fn tokens_at_once(&self) -> usize {
         self.inner.tokens_at_once()
     }
@@ -364,34 +359,5 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn losses(&mut self) -> Vec<f32> {
         self.inner.losses()
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        let clock = Instant::now();
-        let mut inner: Vec<MaskedGrad<'_, B>> = Vec::with_capacity(grads.len());
-        for MaskedGrad { grad, mask, pull } in grads {
-            let pull = pull.as_ref().map(|TowardsStart { weight, start, strength }| TowardsStart {
-                weight: &weight.weight,
-                start: *start,
-                strength: *strength,
-            });
-            inner.push(MaskedGrad { grad, mask: *mask, pull });
-        }
-        let sum = self.inner.mask_and_square_sum(&mut inner);
-        self.add_as(Phase::Optimizer, OperationKind::SquareSum, clock);
-        self.backward.set(false);
-        sum
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        let clock = Instant::now();
-        let mut inner: Vec<AdamTensor<'_, B>> = Vec::with_capacity(tensors.len());
-        for AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share } in tensors {
-            let (weight, mask, weight_decay) = (&mut weight.weight, *mask, *weight_decay);
-            let momentum_share = *momentum_share;
-            inner.push(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share });
-        }
-        self.inner.adamw(&mut inner, step);
-        self.add_as(Phase::Optimizer, OperationKind::AdamW, clock);
     }
 }

@@ -140,8 +140,9 @@ impl Train {
         self.optimizer.check(&self.saving)?;
         let files = Stages::of(&self.data, &self.saving)?;
         self.sequence.check(files.data.len())?;
-        let restraints = self.restraints.restraints()?;
+        let restraints = self.restraints.restraints(&self.optimizer.update.optimizer())?;
         let preference = self.objective.preference(&self.rows)?;
+        self.optimizer.check_in_backward(preference.is_some())?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
@@ -157,6 +158,7 @@ impl Train {
         let rounds = self.rounds().specs(&source, &config)?;
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
+        self.optimizer.update.check_device(&device)?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
         data.between =
@@ -173,7 +175,7 @@ impl Train {
         let pairs = preference.is_some();
         let batches = self.rows.batch_options(self.selection.seed(), rows_per_step, pairs);
         let arranging =
-            Arranging { rows: &self.rows, batches, pairs, tokens_at_once: device.tokens_at_once() };
+            Arranging { rows: &self.rows, batches, pairs, tokens_at_once: self.tokens_at_once(&device) };
         let stages = arranging.arrange(data.stages, data.eval)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
@@ -303,6 +305,11 @@ impl Train {
     fn inputs(&self, source: &Checkpoint, files: &Stages) -> CommandInputs {
         let others = self.plan.iter().chain(&self.config).chain(self.selection.complement_of());
         CommandInputs::of([source]).with(files.paths().chain(others.map(PathBuf::as_path)))
+    }
+
+    /// Tokens that go through the model at once: all of a micro-batch where its gradients are used up in one pass.
+    fn tokens_at_once(&self, device: &Device) -> usize {
+        if self.optimizer.update.optimizer_in_backward { usize::MAX } else { device.tokens_at_once() }
     }
 
     fn rounds(&self) -> RoundArgs<'_> {

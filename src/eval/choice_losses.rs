@@ -31,7 +31,7 @@ pub(super) fn choice_losses(
     let most = groups.iter().map(|group| tokens_of(&questions[group.clone()], common)).max().unwrap_or(1);
     let cpu = Cpu::default();
     let config = ModelConfig::read(source)?;
-    let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, false)))?;
+    let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, None)))?;
     let tokens = most.max(TOKENS_AT_ONCE.min(common)).max(1);
     let capacity = Capacity { tokens, positions: tokens };
     let acts = Activations::new(&cpu, &model.config, capacity, Recompute::Full, false);

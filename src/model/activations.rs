@@ -1,6 +1,6 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, RopeTable};
+use crate::backend::{Backend, RopeTable, Updates};
 use crate::model::{ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
@@ -113,7 +113,7 @@ pub struct Activations<B: Backend> {
 
 /// What a block works with: see [`Activations::of_block`].
 pub(crate) type BuffersOfBlock<'a, B> =
-    (&'a mut [<B as Backend>::Buffer], &'a mut BlockActs<B>, &'a mut SelectiveActs<B>, &'a [RopeTable]);
+    (&'a mut [<B as Updates>::Buffer], &'a mut BlockActs<B>, &'a mut SelectiveActs<B>, &'a [RopeTable]);
 
 impl<B: Backend> Activations<B> {
     /// Buffers for `capacity`. Without `training` only those of a forward pass.

@@ -26,7 +26,7 @@ mod tied_head;
 mod windows;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
-pub use backward::{Reach, backward};
+pub use backward::{GradientObserver, Reach, backward, backward_observed};
 pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
 pub use family::{Activation, QueryKeyNorm};

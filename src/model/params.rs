@@ -7,6 +7,7 @@ use crate::checkpoint::{Checkpoint, Dtype, Tensor, TensorInfo, decode_f32};
 use crate::error::Escaped;
 use crate::model::family::NormNames;
 use crate::model::{ModelConfig, QueryKeyNorm};
+use crate::optimizer::Rounding;
 use crate::{Error, Faults, Result};
 
 /// One tensor.
@@ -22,21 +23,21 @@ pub struct Param<B: Backend> {
     pub train: Option<Trained<B>>,
 }
 
-/// Gradient and moments of a trainable tensor.
+/// Gradient and optimizer state of a trainable tensor.
 #[derive(Debug)]
 pub struct Trained<B: Backend> {
     /// Gradient of the loss.
     pub grad: B::Buffer,
-    /// First moment.
-    pub exp_avg: B::Buffer,
-    /// Second moment.
-    pub exp_avg_sq: B::Buffer,
+    /// What the optimizer keeps of it.
+    pub state: B::State,
     /// Which elements are trainable; `None`: all are.
     pub mask: Option<B::Mask>,
     /// The pull of L2-SP.
     pub pull: Option<Pull<B>>,
     /// The share of the elements that move at a step, those with the largest momentum; `None`: all do.
     pub momentum_share: Option<f64>,
+    /// How values in bfloat16 are rounded; `None` where they are in `f32`.
+    pub rounding: Option<Rounding>,
 }
 
 /// A pull towards the values at the start: the gradient of `strength/2 · ‖weight − start‖²`.
@@ -49,11 +50,10 @@ pub struct Pull<B: Backend> {
 }
 
 impl<B: Backend> Trained<B> {
-    /// Gives back the memory of gradient and moments, when no step will follow.
+    /// Gives back the memory of gradient and state, when no step will follow.
     pub fn release(&mut self, backend: &B) {
-        for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
-            *buffer = backend.zeros(0);
-        }
+        self.grad = backend.zeros(0);
+        self.state = backend.state(&[]);
         self.pull = None;
     }
 }
@@ -147,7 +147,8 @@ impl<B: Backend> Layer<B> {
         norms.chain(self.linears().into_iter().flat_map(|l| std::iter::once(&l.weight).chain(&l.bias)))
     }
 
-    fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
+    /// As [`Layer::params`].
+    pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
         let Self { attention_norms, mlp_norms, q_norm, k_norm, .. } = self;
         let branches = [attention_norms, mlp_norms].map(|norms| [&mut norms.input, &mut norms.output]);
         let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
@@ -173,8 +174,8 @@ impl<B: Backend> Model<B> {
         std::iter::once(&mut self.embed_tokens).chain(layers).chain(ends)
     }
 
-    /// Loads the tensors that `config` asks for. `make` turns stored values into a weight and says whether it
-    /// is trainable.
+    /// Loads the tensors that `config` asks for. `make` turns stored values into a weight, with the state of its
+    /// optimizer where it is trainable.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for every tensor that is missing, has another shape or is not of numbers.
@@ -182,7 +183,7 @@ impl<B: Backend> Model<B> {
         config: ModelConfig,
         checkpoint: &'a Checkpoint,
         backend: &B,
-        mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, bool)>,
+        mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, Option<B::State>)>,
     ) -> Result<Self> {
         let mut faults = Faults::default();
         let mut found = Vec::new();
@@ -190,22 +191,21 @@ impl<B: Backend> Model<B> {
             match stored(checkpoint, &name, &shape) {
                 Err(fault) => faults.push(fault),
                 Ok(stored) => match make(&name, stored) {
-                    Some((weight, trainable)) => found.push((name, shape, weight, trainable)),
+                    Some((weight, state)) => found.push((name, shape, weight, state)),
                     None => faults.push(not_numbers(checkpoint, &name, stored.dtype)),
                 },
             }
         }
         faults.into_result()?;
-        let mut params = found.into_iter().map(|(name, shape, weight, trainable)| {
+        let mut params = found.into_iter().map(|(name, shape, weight, state)| {
             let shape = matrix(&shape);
-            let zeros = || backend.zeros(shape.0 * shape.1);
-            let train = trainable.then(|| Trained {
-                grad: zeros(),
-                exp_avg: zeros(),
-                exp_avg_sq: zeros(),
+            let train = state.map(|state| Trained {
+                grad: backend.zeros(shape.0 * shape.1),
+                state,
                 mask: None,
                 pull: None,
                 momentum_share: None,
+                rounding: None,
             });
             Param { name, shape, weight, train }
         });

@@ -8,14 +8,13 @@ use super::geglu::GeGlu;
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
-    adamw, attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, rmsnorm,
-    rope,
+    attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, rmsnorm, rope,
 };
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
-    RmsNormInputs, RopeTable, Rotation, Sequences, Stored, Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, AttentionShape, Backend, ElementBytes, HeadGradients, LinearShape,
+    QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm, RmsNormInputs, RopeTable, Rotation, Sequences,
+    Stored, Targets, TrainingPass, WeightKind,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -45,6 +44,17 @@ impl<'a> Cpu<'a> {
         Weight::trainable(stored)
     }
 
+    /// A weight of this kind.
+    ///
+    /// `None` as for [`Cpu::frozen`], and for [`WeightKind::Rounded`] of another type than bfloat16.
+    pub fn weight(stored: Stored<'a>, kind: WeightKind) -> Option<Weight<'a>> {
+        match kind {
+            WeightKind::Frozen => Weight::frozen(stored),
+            WeightKind::Trainable => Weight::trainable(stored),
+            WeightKind::Rounded => Weight::rounded(stored),
+        }
+    }
+
     /// [`Backend::attention_forward`] of the new tokens of some sequences, whose earlier keys and values are kept: `q`, `out`
     /// and `lse` hold the new tokens, those of one sequence after those of another.
     pub fn attention_cached(
@@ -60,17 +70,13 @@ impl<'a> Cpu<'a> {
 }
 
 impl<'a> Backend for Cpu<'a> {
-    type Buffer = Vec<f32>;
-    type Weight = Weight<'a>;
-    type Mask = Vec<u64>;
-
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
 
     fn element_bytes(&self) -> ElementBytes {
         // Frozen tensors stay in the map of their file.
-        ElementBytes { activation: 4, trainable: 16, frozen: 0 }
+        ElementBytes { activation: 4, trainable: 4, rounded: 2, gradient: 4, frozen: 0 }
     }
 
     fn check(&self) -> Result<()> {
@@ -115,11 +121,11 @@ impl<'a> Backend for Cpu<'a> {
     }
 
     fn weight_to_host<'w>(&self, weight: &'w Weight<'a>) -> Result<Cow<'w, [f32]>> {
-        Ok(Cow::Borrowed(weight.values()))
+        Ok(weight.values())
     }
 
     fn set_weight(&self, weight: &mut Weight<'a>, values: &[f32]) -> Result<()> {
-        weight.values_mut().copy_from_slice(values);
+        weight.set(values);
         Ok(())
     }
 
@@ -293,13 +299,5 @@ impl<'a> Backend for Cpu<'a> {
 
     fn losses(&mut self) -> Vec<f32> {
         self.cross_entropy.take_losses()
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        grads.iter_mut().map(adamw::mask_and_square_sum).sum()
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        adamw::step(tensors, step);
     }
 }

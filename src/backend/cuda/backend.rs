@@ -9,27 +9,27 @@ use super::mask::Mask;
 use super::{elementwise, geglu, linear, rmsnorm, swiglu};
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, ComputeDtype, ElementBytes,
-    HeadGradients, LinearShape, MaskedGrad, QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm,
-    RmsNormInputs, RopeTable, Rotation, Sequences, Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, Backend, ComputeDtype, ElementBytes, HeadGradients, LinearShape,
+    QueryKeyValue, QueryKeyValueMut, Rehearsal, RmsNorm, RmsNormInputs, RopeTable, Rotation, Sequences,
+    Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 16_384;
 
 impl Backend for Cuda {
-    type Buffer = Buffer;
-    type Weight = Weight;
-    type Mask = Mask;
-
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
 
     fn element_bytes(&self) -> ElementBytes {
         match self.context.compute_dtype {
-            ComputeDtype::F32 => ElementBytes { activation: 4, trainable: 16, frozen: 4 },
-            ComputeDtype::Bf16 => ElementBytes { activation: 2, trainable: 18, frozen: 2 },
+            ComputeDtype::F32 => {
+                ElementBytes { activation: 4, trainable: 4, rounded: 4, gradient: 4, frozen: 4 }
+            }
+            ComputeDtype::Bf16 => {
+                ElementBytes { activation: 2, trainable: 6, rounded: 2, gradient: 4, frozen: 2 }
+            }
         }
     }
 
@@ -243,13 +243,5 @@ impl Backend for Cuda {
 
     fn losses(&mut self) -> Vec<f32> {
         self.losses.take(&self.context.device)
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        self.adamw.square_sum(&self.context.device, grads)
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        self.adamw.step(&self.context.device, tensors, step);
     }
 }
