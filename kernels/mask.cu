@@ -5,22 +5,6 @@
 // CPU twin: src/plan/philox.rs, src/plan/mask.rs
 // launch: one thread per 32 elements; merge one thread per element
 
-struct Words {
-    u32 v[4];
-};
-
-__device__ __forceinline__ Words philox(u64 block, u32 domain, u32 key0, u32 key1) {
-    Words c = {{(u32)block, (u32)(block >> 32), domain, 0}};
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        u64 low = (u64)0xD2511F53u * c.v[0], high = (u64)0xCD9E8D57u * c.v[2];
-        c = {{(u32)(high >> 32) ^ c.v[1] ^ key0, (u32)high, (u32)(low >> 32) ^ c.v[3] ^ key1, (u32)low}};
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    return c;
-}
-
 // Word j of the domain decides on elements j * each .. (j + 1) * each
 KERNEL(256) bernoulli_mask(u32 key0, u32 key1, u32 domain, u64 threshold, u32 flip, u64 each, u64 n,
                            u32* __restrict__ bits) {
@@ -35,8 +19,7 @@ KERNEL(256) bernoulli_mask(u32 key0, u32 key1, u32 domain, u64 threshold, u32 fl
             block = index / 4;
             words = philox(block, domain, key0, key1);
         }
-        u32 which = index % 4;
-        u32 word = which == 0 ? words.v[0] : which == 1 ? words.v[1] : which == 2 ? words.v[2] : words.v[3];
+        u32 word = word_of(words, index % 4);
         out |= (u32)((word < threshold) != (flip != 0)) << l;
     }
     bits[first / 32] = out;

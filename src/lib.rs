@@ -12,6 +12,7 @@ pub mod generate;
 pub mod lora;
 pub mod merge;
 pub mod model;
+pub mod optimizer;
 pub mod patch;
 pub mod plan;
 pub mod report;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use imports::{Source, parts_of, upward_imports};
 
 /// Each room with the rooms it may name. What is not listed here does not exist yet.
-const MAY_NAME: [(&str, &[&str]); 20] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("simd", &[]),
     ("checkpoint", &["error", "simd"]),
@@ -23,13 +23,26 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("merge", &["error", "simd", "checkpoint", "plan", "surgery"]),
     ("lora", &["error", "simd", "checkpoint", "plan", "surgery", "merge"]),
     ("data", &["error", "checkpoint", "plan"]),
-    ("backend", &["error", "simd", "checkpoint", "plan"]),
-    ("model", &["error", "checkpoint", "backend"]),
+    ("optimizer", &["plan"]),
+    ("backend", &["error", "simd", "checkpoint", "plan", "optimizer"]),
+    ("model", &["error", "checkpoint", "optimizer", "backend"]),
     ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),
     ("eval", &["error", "checkpoint", "plan", "data", "backend", "model", "generate"]),
     (
         "train",
-        &["error", "checkpoint", "plan", "surgery", "diff", "patch", "data", "backend", "model", "eval"],
+        &[
+            "error",
+            "checkpoint",
+            "plan",
+            "surgery",
+            "diff",
+            "patch",
+            "data",
+            "optimizer",
+            "backend",
+            "model",
+            "eval",
+        ],
     ),
     ("experiment", &["error", "checkpoint"]),
     (
@@ -62,6 +75,7 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
             "merge",
             "lora",
             "data",
+            "optimizer",
             "backend",
             "model",
             "eval",

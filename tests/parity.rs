@@ -7,18 +7,21 @@ mod cached;
 mod dpo;
 #[path = "parity/label_smoothing.rs"]
 mod label_smoothing;
+#[path = "parity/optimizers.rs"]
+mod optimizers;
 #[path = "parity/rivals.rs"]
 mod rivals;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use hft_surgery::backend::{Backend, Cpu, Head, HeadGradients, Sequences, Targets};
+use hft_surgery::backend::{Backend, Cpu, Head, HeadGradients, Sequences, Targets, Updates};
 use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
 use hft_surgery::data;
 use hft_surgery::eval::next_token_targets;
 use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
-use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
+use hft_surgery::optimizer::{Adam, Optimizer};
+use hft_surgery::train::{Objective, OptimizerOptions, StepBuffers, Update, step};
 
 const FAMILIES: [&str; 44] = [
     "llama2",
@@ -66,6 +69,12 @@ const FAMILIES: [&str; 44] = [
     "olmoe",
     "mixtral-router-loss",
 ];
+/// The optimizer of the golden runs.
+const ADAMW: OptimizerOptions = OptimizerOptions {
+    optimizer: Optimizer::AdamW(Adam { beta1: 0.9, beta2: 0.999, eps: 1e-5 }),
+    weight_decay: 0.1,
+    max_grad_norm: 1.0,
+};
 const MODES: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 
 fn family(name: &str) -> PathBuf {
@@ -124,8 +133,9 @@ fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<
     let config = ModelConfig::read(checkpoint).unwrap();
     let cpu = Cpu::default();
     Model::load(config, checkpoint, &cpu, |name, stored| {
+        let parts = ADAMW.optimizer.state_parts(stored.rows, stored.cols);
         let on = trains(name);
-        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, on))
+        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, on.then(|| cpu.state(&parts))))
     })
     .unwrap()
 }
@@ -195,7 +205,6 @@ fn logits_loss_and_every_gradient_agree() {
 
 #[test]
 fn ten_steps_agree_full_and_masked() {
-    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.1, max_grad_norm: 1.0 };
     for name in FAMILIES {
         let golden = Golden::read(name);
         let (ids, labels, offsets) = (golden.ids(), golden.labels(), golden.offsets());
@@ -227,7 +236,7 @@ fn ten_steps_agree_full_and_masked() {
                 for (i, expected) in golden.get(&format!("losses.{key}")).iter().enumerate() {
                     let update = Update {
                         objective: Objective::CrossEntropy { label_smoothing: 0.0 },
-                        adam: &adam,
+                        optimizer: &ADAMW,
                         lr: 3e-3,
                         count: i as u64 + 1,
                     };

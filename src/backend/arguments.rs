@@ -171,25 +171,23 @@ pub enum Rehearsal {
 pub struct ElementBytes {
     /// Of an activation.
     pub activation: u64,
-    /// Of a trainable tensor: values, gradient and moments.
+    /// Of the values of a trainable tensor with a master in `f32`.
     pub trainable: u64,
+    /// Of the values of a trainable tensor in bfloat16.
+    pub rounded: u64,
+    /// Of a gradient.
+    pub gradient: u64,
     /// Of a frozen tensor.
     pub frozen: u64,
 }
 
-/// Constants of one AdamW step, as `torch.optim.AdamW` names them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamStep {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Steps taken, this one included.
-    pub step: u64,
-    /// Factor of every gradient, from clipping.
-    pub grad_scale: f32,
+/// How a weight is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightKind {
+    /// As it is stored, never written.
+    Frozen,
+    /// Trainable, with values in `f32`.
+    Trainable,
+    /// Trainable, with values in bfloat16 alone, which every step rounds stochastically.
+    Rounded,
 }

@@ -6,7 +6,8 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `mixture`, `operations`, `operation_time`, `timer`, `timed`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `mixture`, `updates`, `operations`, `operation_time`, `timer`,
+//! `timed`, `timed_updates`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -20,11 +21,13 @@ mod mixture;
 mod operation_time;
 mod operations;
 mod timed;
+mod timed_updates;
 mod timer;
+mod updates;
 
 pub use arguments::{
-    AdamStep, AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable,
-    Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, head_rows,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
@@ -33,7 +36,7 @@ pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, Routes, Routing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
-    AdamTensor, AttentionOutput, Backend, Head, HeadGradients, MaskedGrad, NormInputs, QueryKeyValue,
-    QueryKeyValueMut, TowardsStart,
+    AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
 };
 pub use timer::{Timed, TimedWeight};
+pub use updates::{MaskedGrad, TowardsStart, UpdateTensor, Updates, WeightValues};

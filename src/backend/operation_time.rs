@@ -38,7 +38,8 @@ pub enum OperationKind {
     Copy,
     Clear,
     SquareSum,
-    AdamW,
+    /// The step of the optimizer of this name.
+    Update(&'static str),
 }
 
 /// An operation as it is counted.

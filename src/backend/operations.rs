@@ -1,12 +1,13 @@
-//! The trait `Backend`, and the arguments that hold its buffers.
+//! The trait `Backend`, and the arguments that hold its buffers. What an optimizer does is in `updates`.
 
 use std::borrow::Cow;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
-    Sequences, Statistics, Targets, TrainingPass,
+    AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
+    Statistics, Targets, TrainingPass,
 };
 use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights};
+use super::updates::Updates;
 use crate::Result;
 
 /// What the gradients of a norm over rows are computed from.
@@ -81,59 +82,9 @@ pub struct HeadGradients<'a, Buffer> {
     pub accumulate: bool,
 }
 
-/// A trainable parameter with what its optimizer step reads and writes.
-#[derive(Debug)]
-pub struct AdamTensor<'a, B: Backend + ?Sized> {
-    /// The values.
-    pub weight: &'a mut B::Weight,
-    /// The gradient.
-    pub grad: &'a B::Buffer,
-    /// First moment.
-    pub exp_avg: &'a mut B::Buffer,
-    /// Second moment.
-    pub exp_avg_sq: &'a mut B::Buffer,
-    /// Which elements are trainable; `None`: all are.
-    pub mask: Option<&'a B::Mask>,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// The share of the trainable entries that move, those with the largest |first moment| after the step; `None`: all.
-    /// Weight decay is a move. Chen et al. 2024, arXiv:2407.20999.
-    pub momentum_share: Option<f64>,
-}
-
-/// A pull towards the values that training started from: the gradient of `strength/2 · ‖weight − start‖²`. Li et al.
-/// 2018, arXiv:1802.01483.
-#[derive(Debug)]
-pub struct TowardsStart<'a, B: Backend + ?Sized> {
-    /// The values now.
-    pub weight: &'a B::Weight,
-    /// The values at the start.
-    pub start: &'a B::Buffer,
-    /// The factor.
-    pub strength: f32,
-}
-
-/// A gradient with the mask of its tensor.
-#[derive(Debug)]
-pub struct MaskedGrad<'a, B: Backend + ?Sized> {
-    /// The gradient.
-    pub grad: &'a mut B::Buffer,
-    /// Which elements are trainable; `None`: all are.
-    pub mask: Option<&'a B::Mask>,
-    /// What is added to the gradient first.
-    pub pull: Option<TowardsStart<'a, B>>,
-}
-
 /// The operations. Forward writes its outputs; backward takes the gradient of the output and adds to, or
 /// overwrites, the gradients of the inputs as each method says.
-pub trait Backend {
-    /// Activations, gradients, moments: `f32` on the CPU.
-    type Buffer: std::fmt::Debug;
-    /// A parameter: frozen as it is stored, or trainable in `f32`.
-    type Weight: std::fmt::Debug;
-    /// One bit per element of a tensor.
-    type Mask: std::fmt::Debug;
-
+pub trait Backend: Updates {
     /// Tokens of one pass at most, unless one sequence has more: enough for fast matrix products, few enough to
     /// bound the memory of activations whatever the batch size is.
     fn tokens_at_once(&self) -> usize;
@@ -363,10 +314,4 @@ pub trait Backend {
     );
     /// The losses of all cross-entropies since the last call, in order.
     fn losses(&mut self) -> Vec<f32>;
-
-    /// Adds the pulls, zeroes the elements that the masks freeze, and returns the sum of squares of the others, the same for any
-    /// number of threads.
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64;
-    /// One step of AdamW over all `tensors`. Loshchilov and Hutter 2019.
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep);
 }

@@ -4,14 +4,13 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::arguments::{
-    AdamStep, AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm,
-    Sequences, Statistics, Targets, TrainingPass,
+    AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
+    Statistics, Targets, TrainingPass,
 };
 use super::mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights};
 use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
-    AdamTensor, AttentionOutput, Backend, Head, HeadGradients, MaskedGrad, NormInputs, QueryKeyValue,
-    QueryKeyValueMut, TowardsStart,
+    AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
 };
 use super::timer::{Timed, TimedWeight, product_flops};
 use crate::Result;
@@ -38,10 +37,6 @@ fn mixture_elements<W>(weights: &MixtureWeights<'_, TimedWeight<W>>) -> f64 {
 }
 
 impl<B: Backend> Backend for Timed<'_, B> {
-    type Buffer = B::Buffer;
-    type Weight = TimedWeight<B::Weight>;
-    type Mask = B::Mask;
-
     fn tokens_at_once(&self) -> usize {
         self.inner.tokens_at_once()
     }
@@ -363,34 +358,5 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn losses(&mut self) -> Vec<f32> {
         self.inner.losses()
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        let clock = Instant::now();
-        let mut inner: Vec<MaskedGrad<'_, B>> = Vec::with_capacity(grads.len());
-        for MaskedGrad { grad, mask, pull } in grads {
-            let pull = pull.as_ref().map(|TowardsStart { weight, start, strength }| TowardsStart {
-                weight: &weight.weight,
-                start: *start,
-                strength: *strength,
-            });
-            inner.push(MaskedGrad { grad, mask: *mask, pull });
-        }
-        let sum = self.inner.mask_and_square_sum(&mut inner);
-        self.add_as(Phase::Optimizer, OperationKind::SquareSum, clock);
-        self.backward.set(false);
-        sum
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        let clock = Instant::now();
-        let mut inner: Vec<AdamTensor<'_, B>> = Vec::with_capacity(tensors.len());
-        for AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share } in tensors {
-            let (weight, mask, weight_decay) = (&mut weight.weight, *mask, *weight_decay);
-            let momentum_share = *momentum_share;
-            inner.push(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share });
-        }
-        self.inner.adamw(&mut inner, step);
-        self.add_as(Phase::Optimizer, OperationKind::AdamW, clock);
     }
 }

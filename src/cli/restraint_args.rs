@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::backend::Device;
+use crate::optimizer::Optimizer;
 use crate::train::Restraints;
 use crate::{Error, Result};
 
@@ -20,8 +21,8 @@ pub(super) struct RestraintArgs {
 
 impl RestraintArgs {
     /// # Errors
-    /// A number out of range.
-    pub(super) fn restraints(&self) -> Result<Restraints> {
+    /// A number out of range, or MoFO with an optimizer without a first moment.
+    pub(super) fn restraints(&self, optimizer: &Optimizer) -> Result<Restraints> {
         let Self { l2_sp, mofo } = *self;
         let refuse = |flag: &str, got: f64, expected: &str| {
             Err(Error::usage(format!("--{flag} out of range: got {got}, expected {expected}"), ""))
@@ -31,6 +32,11 @@ impl RestraintArgs {
         }
         if let Some(share) = mofo.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
             return refuse("mofo", share, "above 0 to 1");
+        }
+        if mofo.is_some() && !optimizer.has_first_moment() {
+            let fault =
+                format!("--mofo chooses by a first moment, and --optimizer {} keeps none", optimizer.name());
+            return Err(Error::usage(fault, "use adamw, adamw8bit, lion, or sgd with --momentum"));
         }
         Ok(Restraints { l2_sp, mofo })
     }

@@ -140,8 +140,9 @@ impl Train {
         self.optimizer.check(&self.saving)?;
         let files = Stages::of(&self.data, &self.saving)?;
         self.sequence.check(files.data.len())?;
-        let restraints = self.restraints.restraints()?;
+        let restraints = self.restraints.restraints(&self.optimizer.update.optimizer())?;
         let preference = self.objective.preference(&self.rows)?;
+        self.optimizer.check_in_backward(preference.is_some())?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
@@ -159,6 +160,8 @@ impl Train {
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
         config.check_mixtures(device.computes_mixtures())?;
+        config.check_pairs(preference.is_some())?;
+        self.optimizer.update.check_device(&device)?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
         data.between =
@@ -174,8 +177,12 @@ impl Train {
         let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
         let pairs = preference.is_some();
         let batches = self.rows.batch_options(self.selection.seed(), rows_per_step, pairs);
-        let arranging =
-            Arranging { rows: &self.rows, batches, pairs, tokens_at_once: device.tokens_at_once() };
+        let arranging = Arranging {
+            rows: &self.rows,
+            batches,
+            pairs,
+            tokens_at_once: self.tokens_at_once(&device, &config),
+        };
         let stages = arranging.arrange(data.stages, data.eval)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
@@ -305,6 +312,13 @@ impl Train {
     fn inputs(&self, source: &Checkpoint, files: &Stages) -> CommandInputs {
         let others = self.plan.iter().chain(&self.config).chain(self.selection.complement_of());
         CommandInputs::of([source]).with(files.paths().chain(others.map(PathBuf::as_path)))
+    }
+
+    /// Tokens that go through the model at once: all of a micro-batch where its gradients are used up in one pass, or where
+    /// its loss is one of routers.
+    fn tokens_at_once(&self, device: &Device, config: &ModelConfig) -> usize {
+        let whole = self.optimizer.update.optimizer_in_backward || config.router_loss().is_some();
+        if whole { usize::MAX } else { device.tokens_at_once() }
     }
 
     fn rounds(&self) -> RoundArgs<'_> {

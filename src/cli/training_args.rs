@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::optimizer_args::UpdateArgs;
 use crate::data::{Arrangement, BatchOptions};
 use crate::model::{ModelConfig, Recompute};
-use crate::train::{AdamW, PreferenceLoss, RoundOptions, Scheduler};
+use crate::train::{OptimizerOptions, PreferenceLoss, RoundOptions, Scheduler};
 use crate::{Error, Result};
 
 /// How rows become micro-batches.
@@ -72,18 +73,11 @@ pub(super) struct OptimizerArgs {
     /// The same as a share of all steps; counts where --warmup-steps is 0
     #[arg(long, value_name = "R", default_value_t = 0.0)]
     warmup_ratio: f64,
-    /// Decoupled weight decay of matrices; vectors get none
+    /// Weight decay of matrices, decoupled but for sgd; vectors get none
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     weight_decay: f64,
-    /// Decay of the first moment
-    #[arg(long, value_name = "X", default_value_t = 0.9)]
-    adam_beta1: f64,
-    /// Decay of the second moment
-    #[arg(long, value_name = "X", default_value_t = 0.999)]
-    adam_beta2: f64,
-    /// Added to the root of the second moment
-    #[arg(long, value_name = "X", default_value_t = 1e-8)]
-    adam_epsilon: f64,
+    #[command(flatten)]
+    pub(super) update: UpdateArgs,
     /// Gradients are scaled down to this global norm; 0 = never
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     max_grad_norm: f64,
@@ -181,13 +175,13 @@ impl OptimizerArgs {
             epochs: self.epochs,
             max_steps: self.max_steps,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
-            adam: AdamW {
-                beta1: self.adam_beta1,
-                beta2: self.adam_beta2,
-                eps: self.adam_epsilon,
+            optimizer: OptimizerOptions {
+                optimizer: self.update.optimizer(),
                 weight_decay: self.weight_decay as f32,
                 max_grad_norm: self.max_grad_norm,
             },
+            master: self.update.master(),
+            optimizer_in_backward: self.update.optimizer_in_backward,
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens),
                 RecomputeArg::None => Recompute::None,
@@ -210,14 +204,11 @@ impl OptimizerArgs {
             Err(Error::usage(format!("--{name} out of range: got {value}, expected {expected}"), ""))
         };
         let not_negative = |name: &str, x: f64| range(name, x, x.is_finite() && x >= 0.0, "0 or more");
-        let below_one = |name: &str, x: f64| range(name, x, (0.0..1.0).contains(&x), "0 to below 1");
         let some = |name: &str, n: Option<u64>| range(name, 0.0, n != Some(0), "1 or more");
         not_negative("learning-rate", self.learning_rate(None))?;
         not_negative("weight-decay", self.weight_decay)?;
-        not_negative("adam-epsilon", self.adam_epsilon)?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
-        below_one("adam-beta1", self.adam_beta1)?;
-        below_one("adam-beta2", self.adam_beta2)?;
+        self.update.check(self.learning_rate)?;
         range("warmup-ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1")?;
         some("epochs", Some(self.epochs))?;
         some("max-steps", self.max_steps)?;
@@ -225,6 +216,23 @@ impl OptimizerArgs {
         some("save-steps", saving.save_steps)?;
         some("eval-steps", saving.eval_steps)?;
         some("logging-steps", Some(saving.logging_steps))
+    }
+
+    /// # Errors
+    /// An update in the backward pass where gradients are needed after it.
+    pub(super) fn check_in_backward(&self, pairs: bool) -> Result<()> {
+        let later = [
+            ("--objective sft", pairs, "a loss of pairs"),
+            ("--max-grad-norm 0", self.max_grad_norm != 0.0, "clipping by the global norm"),
+            ("--gradient-accumulation-steps 1", self.gradient_accumulation_steps != 1, "accumulation"),
+        ];
+        match later.iter().find(|(_, needed, _)| self.update.optimizer_in_backward && *needed) {
+            None => Ok(()),
+            Some((flag, _, why)) => Err(Error::usage(
+                format!("--optimizer-in-backward takes {flag}: {why} needs all gradients at once"),
+                format!("add {flag}, or leave out --optimizer-in-backward"),
+            )),
+        }
     }
 
     /// The options that decide the result.
@@ -244,11 +252,10 @@ impl OptimizerArgs {
             "warmup_steps": self.warmup_steps,
             "warmup_ratio": self.warmup_ratio,
             "weight_decay": self.weight_decay,
-            "adam_beta1": self.adam_beta1,
-            "adam_beta2": self.adam_beta2,
-            "adam_epsilon": self.adam_epsilon,
             "max_grad_norm": self.max_grad_norm,
         });
-        described.as_object().cloned().unwrap_or_default()
+        let mut described = described.as_object().cloned().unwrap_or_default();
+        described.extend(self.update.describe());
+        described
     }
 }

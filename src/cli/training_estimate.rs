@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::memory::available;
 use super::outcome::Outcome;
 use super::terminal::Terminal;
+use super::training_watch::LESS_MEMORY;
 use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
@@ -13,7 +15,7 @@ use crate::report::{
     EstimatedRun, TrainingEstimate, bytes, estimate_json, estimate_text, json_text, profile_json,
     profile_text,
 };
-use crate::train::{MeasuredSteps, RunOptions, Stage, measure_steps};
+use crate::train::{MeasuredSteps, RoundOptions, RunOptions, Stage, measure_steps, trained_bytes};
 use crate::{Error, Result};
 
 /// Time for the steps of one plan.
@@ -33,14 +35,14 @@ impl Estimation<'_> {
     /// Prints the time of each operation, with `profile`, or what the run would take.
     pub(super) fn run(&self, device: &mut Device, profile: bool, terminal: &Terminal) -> Result<Outcome> {
         let Some(first) = self.run.rounds.first() else { return Ok(Outcome::Success) };
-        let (needed, available) = (self.needed(&first.plan)?, available(device));
+        let (needed, available) = (self.needed(&first.plan)?, available_on_cpu(device));
         if let Some(available) = available.filter(|available| needed > *available) {
             let fault = format!(
                 "the run needs {} of memory, and {} are available: nothing was measured",
                 bytes(needed),
                 bytes(available)
             );
-            let hint = "use a smaller --ratio or --batch-size, or --recompute full";
+            let hint = LESS_MEMORY;
             return Err(Error::Training { fault, hint: Some(hint.to_owned()) });
         }
         if profile {
@@ -95,11 +97,13 @@ impl Estimation<'_> {
         measure_steps(device, &weights, plan, stage, &self.run.round, MEASURED)
     }
 
-    /// Bytes that training by `plan` needs on the CPU: values, gradients and moments in f32, and activations.
+    /// Bytes that training by `plan` needs on the CPU: values, gradients, moments, and activations.
     fn needed(&self, plan: &Plan) -> Result<u64> {
         let config = ModelConfig::read(self.source)?;
         let trained = self.source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-        let state: u64 = trained.map(|tensor| 16 * tensor.info.elements()).sum();
+        let RoundOptions { optimizer, master, optimizer_in_backward, .. } = &self.run.round;
+        let infos = trained.map(|tensor| tensor.info);
+        let state = trained_bytes(infos, &optimizer.optimizer, *master, *optimizer_in_backward);
         let tokens = self.run.stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         Ok(state + 4 * (tokens * activation_floats(&config, self.run.round.recompute)) as u64)
     }
@@ -150,13 +154,7 @@ fn size(batches: &[Batch]) -> [f64; 2] {
     [tokens, targets as f64]
 }
 
-/// Bytes of memory that a run on the CPU can take; `None` for a GPU, and where the system does not say.
-fn available(device: &Device) -> Option<u64> {
-    if !matches!(device, Device::Cpu) {
-        return None;
-    }
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib * 1024)
+/// As [`available`]; `None` for a GPU, whose memory is planned to the byte.
+fn available_on_cpu(device: &Device) -> Option<u64> {
+    matches!(device, Device::Cpu).then(|| available(device))?
 }

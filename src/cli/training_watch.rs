@@ -4,16 +4,23 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::memory::available;
 use super::progress::tokens_bar;
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
 use crate::error::Escaped;
-use crate::report::{TrainingResult, TrainingRound, bytes, grouped, percent};
+use crate::report::{TrainingResult, TrainingRound, bytes, bytes_per_parameter, grouped, percent};
 use crate::train::{Continual, Cost, Event, LogLine, RoundLength, RoundSummary, ScoredFile, Watcher};
+
+/// What takes less memory.
+pub(super) const LESS_MEMORY: &str = "use a smaller --ratio or --batch-size, --recompute full, --optimizer adamw8bit, \
+                                      --master none, or --optimizer-in-backward with --max-grad-norm 0";
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {
     device: String,
+    /// Bytes of memory that the run can take.
+    available: Option<u64>,
     terminal: &'a Terminal,
     rounds: usize,
     every: u64,
@@ -26,11 +33,13 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub(super) fn new(terminal: &'a Terminal, device: &mut Device, rounds: usize, every: u64) -> Self {
         let result = TrainingResult { peak_gflops: device.gemm_gflops(), ..TrainingResult::default() };
+        let available = available(device);
         let device = match device.name() {
             (name, None) => name,
             (name, Some(free)) => format!("{name}, {} free", bytes(free)),
         };
-        Self { device, terminal, rounds, every, bar: ProgressBar::hidden(), of_round: 0, cost: None, result }
+        let bar = ProgressBar::hidden();
+        Self { device, available, terminal, rounds, every, bar, of_round: 0, cost: None, result }
     }
 
     pub(super) fn result(mut self, device_memory: Option<u64>) -> TrainingResult {
@@ -133,10 +142,18 @@ impl Watcher for Watch<'_> {
             self.device,
         ));
         self.terminal.note(&format!(
-            "memory: {} for weights, gradients and moments, up to {} for activations",
-            bytes(cost.weight_bytes),
-            bytes(cost.activation_bytes),
+            "memory: {} for weights, gradients and moments ({}), up to {} for activations",
+            bytes(cost.memory.state()),
+            bytes_per_parameter(cost),
+            bytes(cost.memory.activations),
         ));
+        let needed = cost.memory.total();
+        if let Some(available) = self.available.take().filter(|available| needed > *available) {
+            let (needed, available) = (bytes(needed), bytes(available));
+            self.terminal.warn(&format!(
+                "the run needs {needed} of memory, and {available} are available: {LESS_MEMORY}"
+            ));
+        }
         self.terminal.note(&format!(
             "time: {steps} steps, at least {}, at the speed of matrix products ({} tokens/s)",
             HumanDuration(Duration::from_secs_f64(tokens as f64 / rate.max(1.0))),

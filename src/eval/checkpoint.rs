@@ -68,7 +68,7 @@ impl<'c> Work<'c> {
         config.check_length(self.source, self.capacity.positions)?;
         let model = Model::load(config, self.source, backend, |name, stored| {
             let bytes = self.replaced.get(name).map_or(stored.bytes, |bytes| bytes);
-            Some((weight(backend, Stored { bytes, ..stored })?, false))
+            Some((weight(backend, Stored { bytes, ..stored })?, None))
         })?;
         backend.check()?;
         let mut acts = Activations::new(backend, &model.config, self.capacity, Recompute::Full, false);

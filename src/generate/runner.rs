@@ -32,7 +32,7 @@ pub(super) struct CachedText {
 impl<'c> Runner<'c> {
     pub(super) fn open(source: &'c Checkpoint, config: ModelConfig) -> Result<Self> {
         let cpu = Cpu::default();
-        let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, false)))?;
+        let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, None)))?;
         let acts = activations(&cpu, &model.config, 1);
         Ok(Self { source, cpu, model, acts, capacity: 1, tokens_read: 0 })
     }

@@ -1,6 +1,6 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Statistics};
+use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Statistics, Updates};
 use crate::model::router_loss::RouterLoss;
 use crate::model::{Mixtures, MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
@@ -46,7 +46,7 @@ pub struct Capacity {
 }
 
 /// The input of a norm and its statistics.
-pub(crate) type Normed<B> = (<B as Backend>::Buffer, Statistics<<B as Backend>::Buffer>);
+pub(crate) type Normed<B> = (<B as Updates>::Buffer, Statistics<<B as Updates>::Buffer>);
 
 /// The buffers of one block.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ pub(crate) struct BlockBuffers<'a, B: Backend> {
 
 /// The inputs of all blocks, the buffers of one, and the rotary tables.
 pub(crate) type BuffersOfBlock<'a, B> =
-    (&'a mut [<B as Backend>::Buffer], BlockBuffers<'a, B>, &'a [RopeTable]);
+    (&'a mut [<B as Updates>::Buffer], BlockBuffers<'a, B>, &'a [RopeTable]);
 
 /// Statistics of `rows` rows.
 fn statistics<B: Backend>(backend: &B, config: &ModelConfig, rows: usize) -> Statistics<B::Buffer> {

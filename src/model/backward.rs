@@ -7,7 +7,7 @@ use crate::model::joint::{self, weight_gradient};
 use crate::model::norms::NormInput;
 use crate::model::{
     Activation, Activations, Batch, BranchNorms, FeedForward, Layer, Linear, Mlp, Model, ModelConfig, Norm,
-    Recompute,
+    Param, Recompute,
 };
 
 /// How far down gradients are needed.
@@ -32,6 +32,21 @@ impl Reach {
     }
 }
 
+/// Is told before the gradients of some tensors are computed, and when they are complete. A tensor that is not trainable
+/// has none.
+pub trait GradientObserver<B: Backend> {
+    /// The gradients of `params` are computed next.
+    fn begin(&mut self, backend: &mut B, params: &mut dyn Iterator<Item = &mut Param<B>>);
+    /// The gradients of `params` are complete, and neither these nor the values are read again in this pass.
+    fn end(&mut self, backend: &mut B, params: &mut dyn Iterator<Item = &mut Param<B>>);
+}
+
+/// Observes nothing.
+impl<B: Backend> GradientObserver<B> for () {
+    fn begin(&mut self, _: &mut B, _: &mut dyn Iterator<Item = &mut Param<B>>) {}
+    fn end(&mut self, _: &mut B, _: &mut dyn Iterator<Item = &mut Param<B>>) {}
+}
+
 /// Gradients of everything below the head. `dhidden` is the gradient of [`crate::model::forward`]'s result, and is
 /// overwritten.
 ///
@@ -45,20 +60,36 @@ pub fn backward<B: Backend>(
     dhidden: &mut B::Buffer,
     accumulate: bool,
 ) {
+    backward_observed(backend, model, batch, acts, dhidden, accumulate, &mut ());
+}
+
+/// As [`backward`], with an observer of the last norm, of each block from the last one down, and of the embedding.
+pub fn backward_observed<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    batch: Batch<'_>,
+    acts: &mut Activations<B>,
+    dhidden: &mut B::Buffer,
+    accumulate: bool,
+    observer: &mut impl GradientObserver<B>,
+) {
     let reach = Reach::of(model);
     let rows = batch.ids.len();
     let Some(mut grads) = acts.grads.take() else { unreachable!("activations were made for training") };
     backend.clear(&mut grads.dx);
     let ModelConfig { hidden_size, padding_idx, multipliers, .. } = model.config;
     multiply(backend, dhidden, rows * hidden_size, multipliers.logits);
+    observer.begin(backend, &mut model.norm.params_mut());
     let below = reach.lowest.is_some() || reach.embedding;
     let input = NormInput { x: &acts.x[model.layers.len()], shape: (rows, hidden_size) };
     let dx = below.then_some(&mut grads.dx);
     model.norm.backward(backend, &model.config, dhidden, (input, &acts.last_stats), dx);
+    observer.end(backend, &mut model.norm.params_mut());
     let router_loss = std::mem::take(&mut acts.router_loss);
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
+        observer.begin(backend, &mut layer.params_mut());
         let (x, mut buffers, ropes) = acts.of_block(l);
         let context = BlockContext::new(&model.config, l, batch, ropes);
         let below = reach.embedding || reach.lowest.is_some_and(|lowest| lowest < l);
@@ -79,12 +110,17 @@ pub fn backward<B: Backend>(
         }
         pass.feed_forward(layer);
         pass.attention(layer, &x[l]);
+        observer.end(backend, &mut layer.params_mut());
+    }
+    if reach.embedding {
+        observer.begin(backend, &mut std::iter::once(&mut model.embed_tokens));
     }
     if reach.embedding
         && let Some(train) = &mut model.embed_tokens.train
     {
         multiply(backend, &mut grads.dx, rows * hidden_size, multipliers.embedding);
         backend.embedding_backward(&grads.dx, batch.ids, padding_idx, &mut train.grad, hidden_size);
+        observer.end(backend, &mut std::iter::once(&mut model.embed_tokens));
     }
     acts.router_loss = router_loss;
     acts.grads = Some(grads);

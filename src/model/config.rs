@@ -225,6 +225,23 @@ impl ModelConfig {
         Err(Error::usage("mixtures of experts are computed on the CPU only", "use --device cpu"))
     }
 
+    /// Refuses learning from pairs for a model with a loss of routers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_pairs(&self, pairs: bool) -> Result<()> {
+        if !pairs || self.router_loss().is_none() {
+            return Ok(());
+        }
+        let hint = "set `output_router_logits` to false in a copy of config.json";
+        Err(Error::usage("the loss of routers goes with supervised fine-tuning only", hint))
+    }
+
+    /// The factor of the loss of routers in training, where there is one.
+    pub fn router_loss(&self) -> Option<f64> {
+        self.mixtures.as_ref().and_then(|mixtures| mixtures.router_loss)
+    }
+
     /// The mixture of experts of a layer, where it has one.
     pub(super) fn mixture(&self, layer: usize) -> Option<&Mixtures> {
         self.mixtures.as_ref().filter(|mixtures| mixtures.sparse[layer])

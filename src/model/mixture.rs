@@ -1,6 +1,6 @@
 //! A mixture of experts, forward and backward.
 
-use crate::backend::{Backend, Expert, MixtureActs, MixtureGradients, MixtureWeights, Routing};
+use crate::backend::{Backend, Expert, MixtureActs, MixtureGradients, MixtureWeights, Routing, Updates};
 use crate::model::layer::Mixture;
 use crate::model::{ModelConfig, Param};
 
@@ -21,7 +21,7 @@ fn weights_of<B: Backend>(expert: &Expert<Param<B>>) -> Expert<&B::Weight> {
 
 /// The weights of an expert, and the gradients of the trainable ones.
 type SplitExpert<'a, B> =
-    (Expert<&'a <B as Backend>::Weight>, Expert<Option<&'a mut <B as Backend>::Buffer>>);
+    (Expert<&'a <B as Updates>::Weight>, Expert<Option<&'a mut <B as Updates>::Buffer>>);
 
 fn split_expert<B: Backend>(expert: &mut Expert<Param<B>>) -> SplitExpert<'_, B> {
     let [gate, up, down] = expert.each_mut().map(split);

@@ -38,7 +38,7 @@ mod vision_rows;
 mod windows;
 
 pub use activations::{Activations, Capacity, Recompute, activation_floats};
-pub use backward::{Reach, backward};
+pub use backward::{GradientObserver, Reach, backward, backward_observed};
 pub use cached::{KvCache, NewTokens, forward_cached};
 pub use config::ModelConfig;
 pub use family::{Activation, MlpLayout, NormKind, QueryKeyNorm};

@@ -1,6 +1,7 @@
 //! One tensor of a model, and what training keeps of it.
 
 use crate::backend::Backend;
+use crate::optimizer::Rounding;
 
 /// One tensor.
 #[derive(Debug)]
@@ -17,21 +18,21 @@ pub struct Param<B: Backend> {
     pub train: Option<Trained<B>>,
 }
 
-/// Gradient and moments of a trainable tensor.
+/// Gradient and optimizer state of a trainable tensor.
 #[derive(Debug)]
 pub struct Trained<B: Backend> {
     /// Gradient of the loss.
     pub grad: B::Buffer,
-    /// First moment.
-    pub exp_avg: B::Buffer,
-    /// Second moment.
-    pub exp_avg_sq: B::Buffer,
+    /// What the optimizer keeps of it.
+    pub state: B::State,
     /// Which elements are trainable; `None`: all are.
     pub mask: Option<B::Mask>,
     /// The pull of L2-SP.
     pub pull: Option<Pull<B>>,
     /// The share of the elements that move at a step, those with the largest momentum; `None`: all do.
     pub momentum_share: Option<f64>,
+    /// How values in bfloat16 are rounded; `None` where they are in `f32`.
+    pub rounding: Option<Rounding>,
 }
 
 /// A pull towards the values at the start: the gradient of `strength/2 · ‖weight − start‖²`.
@@ -44,11 +45,10 @@ pub struct Pull<B: Backend> {
 }
 
 impl<B: Backend> Trained<B> {
-    /// Gives back the memory of gradient and moments, when no step will follow.
+    /// Gives back the memory of gradient and state, when no step will follow.
     pub fn release(&mut self, backend: &B) {
-        for buffer in [&mut self.grad, &mut self.exp_avg, &mut self.exp_avg_sq] {
-            *buffer = backend.zeros(0);
-        }
+        self.grad = backend.zeros(0);
+        self.state = backend.state(&[]);
         self.pull = None;
     }
 }

@@ -23,6 +23,8 @@ pub enum Domain {
     Bootstrap = 5,
     /// Few-shot examples of a row.
     FewShot = 7,
+    /// Stochastic rounding of weights; the last word of the counter is the step.
+    Rounding = 8,
 }
 
 /// The key of one name in one round: 64 bits.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::number::{bytes, grouped, percent};
 use super::table::{table, text};
+use super::training::{bytes_per_parameter, memory_json};
 use crate::backend::{Operation, OperationKind, OperationTime, Phase};
 use crate::train::{MeasuredSteps, StepParts};
 
@@ -60,7 +61,7 @@ impl EstimatedRun {
     }
 
     fn memory(&self) -> u64 {
-        self.measured.cost.weight_bytes + self.measured.cost.activation_bytes
+        self.measured.cost.memory.total()
     }
 
     /// Seconds of processor time of a step, where the system tells them.
@@ -128,14 +129,15 @@ fn run_text(run: &EstimatedRun) -> String {
     let processor =
         run.processor_seconds().map(|seconds| format!(", {} of processor time per step", duration(seconds)));
     format!(
-        "{}: {} steps in {}{others}{}; memory {} for weights, gradients and moments, {} for activations; {} of the \
+        "{}: {} steps in {}{others}{}; memory {} for weights, gradients and moments ({}), {} for activations; {} of the \
          parameters are trained; measured on {} micro-batches of {} tokens\n",
         run.name,
         grouped(run.steps),
         duration(run.seconds()),
         processor.unwrap_or_default(),
-        bytes(measured.cost.weight_bytes),
-        bytes(measured.cost.activation_bytes),
+        bytes(measured.cost.memory.state()),
+        bytes_per_parameter(&measured.cost),
+        bytes(measured.cost.memory.activations),
         percent(measured.cost.trainable, measured.cost.parameters),
         measured.steps,
         grouped(measured.tokens),
@@ -194,8 +196,9 @@ pub fn estimate_json(estimate: &TrainingEstimate) -> Value {
             "evaluation_seconds": run.evaluation_seconds(),
             "reference_seconds": run.reference_seconds(),
             "memory_bytes": run.memory(),
-            "weight_bytes": run.measured.cost.weight_bytes,
-            "activation_bytes": run.measured.cost.activation_bytes,
+            "weight_bytes": run.measured.cost.memory.state(),
+            "activation_bytes": run.measured.cost.memory.activations,
+            "memory": memory_json(&run.measured.cost),
             "trainable_parameters": run.measured.cost.trainable,
             "parameters": run.measured.cost.parameters,
             "embedding_and_head_share": run.vocabulary_share(),
@@ -264,7 +267,7 @@ fn name(operation: &Operation, matrices: &BTreeMap<(usize, usize), Vec<String>>)
         OperationKind::Copy => "copy",
         OperationKind::Clear => "clear",
         OperationKind::SquareSum => "gradient norm",
-        OperationKind::AdamW => "adamw",
+        OperationKind::Update(name) => name,
     };
     let Some((rows, cols)) = operation.shape else { return name.to_owned() };
     let of = matrices.get(&(rows, cols)).map(|names| format!(" {}", names.join(", ")));

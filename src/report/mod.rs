@@ -70,5 +70,5 @@ pub use samples::samples_text;
 pub use selection::{Half, selection_json, selection_table};
 pub use spectrum::{SpectrumPair, SpectrumReport};
 pub use sweep::{Draw, Place, Sweep};
-pub use training::{TrainingResult, TrainingRound, training_json, training_table};
+pub use training::{TrainingResult, TrainingRound, bytes_per_parameter, training_json, training_table};
 pub use verification::{Manifest, Mismatch};

@@ -94,6 +94,34 @@ pub fn training_table(result: &TrainingResult) -> String {
     out
 }
 
+/// What a run holds in memory: bytes by what they hold, and those of each trained parameter.
+pub(super) fn memory_json(cost: &Cost) -> Value {
+    let memory = &cost.memory;
+    let each: serde_json::Map<String, Value> = memory
+        .per_trained(cost.trainable)
+        .map(|(name, bytes)| (name.to_owned(), json!(bytes)))
+        .into_iter()
+        .collect();
+    json!({
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "moments": memory.moments,
+        "frozen": memory.frozen,
+        "restraints": memory.restraints,
+        "activations": memory.activations,
+        "bytes_per_trained_parameter": each,
+    })
+}
+
+/// What a trained parameter takes: "4 + 4 + 8 bytes for each that is trained".
+pub fn bytes_per_parameter(cost: &Cost) -> String {
+    let each = cost.memory.per_trained(cost.trainable).map(|(_, bytes)| {
+        let text = format!("{bytes:.2}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    });
+    format!("{} bytes for each that is trained", each.join(" + "))
+}
+
 /// The same as JSON, with the first and last loss.
 pub fn training_json(result: &TrainingResult, log: &[LogLine]) -> Value {
     let round = |round: &TrainingRound| {
@@ -106,7 +134,8 @@ pub fn training_json(result: &TrainingResult, log: &[LogLine]) -> Value {
             "targets": round.summary.targets,
             "trainable_parameters": round.cost.trainable,
             "parameters": round.cost.parameters,
-            "planned_bytes": round.cost.weight_bytes + round.cost.activation_bytes,
+            "planned_bytes": round.cost.memory.total(),
+            "memory": memory_json(&round.cost),
             "tokens_per_second": round.tokens_per_second(),
             "best_tokens_per_second": round.summary.best_token_seconds.map(|s| 1.0 / s),
             "seconds": seconds,

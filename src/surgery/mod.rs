@@ -20,6 +20,7 @@ mod rewrite;
 pub(crate) mod stream;
 pub(crate) mod tied_head;
 
+pub use encode::NewValues;
 pub use name_map::{NameMap, align_names};
 pub use output::{Output, Record};
 pub use pairing::{OnMissing, Pairing, Policies, Vocab};

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::encode::Encode;
+use super::encode::{Encode, NewValues};
 use super::output::{Output, Record, copy_sidecars, finish};
 use super::stream::{self, FilePlan, Segment};
 use crate::checkpoint::{Checkpoint, CommandInputs, Sidecars, encode_f32, sidecars};
@@ -13,7 +13,7 @@ use crate::{Error, Faults, Result};
 #[derive(Debug)]
 pub struct Rewrite<'a> {
     source: &'a Checkpoint,
-    values: HashMap<&'a str, &'a [f32]>,
+    values: HashMap<&'a str, NewValues<'a>>,
     sidecars: Sidecars,
 }
 
@@ -24,7 +24,7 @@ impl<'a> Rewrite<'a> {
     /// [`Error::Pairing`], every fault at once.
     pub fn new(
         source: &'a Checkpoint,
-        values: impl IntoIterator<Item = (&'a str, &'a [f32])>,
+        values: impl IntoIterator<Item = (&'a str, NewValues<'a>)>,
     ) -> Result<Self> {
         let values: HashMap<_, _> = values.into_iter().collect();
         let mut faults = Faults::default();
@@ -74,7 +74,7 @@ impl<'a> Rewrite<'a> {
             for info in tensors {
                 match self.values.get(info.name.as_str()) {
                     Some(values) => {
-                        file.segments.push(Segment::Encode(Encode { values, dtype: &info.dtype }))
+                        file.segments.push(Segment::Encode(Encode { values: *values, dtype: &info.dtype }))
                     }
                     None => file.copy(shard, info.bytes.clone()),
                 }

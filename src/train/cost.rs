@@ -1,7 +1,12 @@
 //! What a step costs: floating-point operations and memory, from the plan alone.
 
+use std::collections::BTreeMap;
+
+use super::optimizer_options::{Master, state_bytes};
 use crate::backend::{Backend, head_rows};
+use crate::checkpoint::TensorInfo;
 use crate::model::{Capacity, Mixtures, Model, ModelConfig, Param, Reach, Recompute, activation_floats};
+use crate::optimizer::Optimizer;
 
 /// Floating-point operations per token that a step executes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -14,6 +19,45 @@ pub struct FlopsPerToken {
     pub head: f64,
 }
 
+/// Bytes of memory, by what they hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryParts {
+    /// Values of trainable tensors, on a GPU with their copies in the compute dtype.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// What the optimizer keeps of them.
+    pub moments: u64,
+    /// Frozen tensors; none on the CPU, where they stay in the map of their file.
+    pub frozen: u64,
+    /// Element masks, and the values at the start that L2-SP pulls to.
+    pub restraints: u64,
+    /// Activations and logits.
+    pub activations: u64,
+}
+
+impl MemoryParts {
+    /// All but activations.
+    pub fn state(&self) -> u64 {
+        self.weights + self.gradients + self.moments + self.frozen + self.restraints
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.state() + self.activations
+    }
+
+    /// Names and bytes for each of `trainable` trained parameters: weights, gradients, moments.
+    pub fn per_trained(&self, trainable: u64) -> [(&'static str, f64); 3] {
+        let each = |bytes: u64| bytes as f64 / trainable.max(1) as f64;
+        [
+            ("weights", each(self.weights)),
+            ("gradients", each(self.gradients)),
+            ("moments", each(self.moments)),
+        ]
+    }
+}
+
 /// Memory and work of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
@@ -21,10 +65,8 @@ pub struct Cost {
     pub trainable: u64,
     /// Elements of the model.
     pub parameters: u64,
-    /// Bytes of weights, gradients and moments, apart from frozen tensors that stay in their file.
-    pub weight_bytes: u64,
-    /// Bytes of activations and of the logits.
-    pub activation_bytes: u64,
+    /// What is held in memory.
+    pub memory: MemoryParts,
     /// Work per token.
     pub flops: FlopsPerToken,
 }
@@ -32,26 +74,60 @@ pub struct Cost {
 impl Cost {
     /// The cost of a model when `capacity.tokens` tokens go through it at once, in sequences of about
     /// `capacity.positions`.
-    pub fn of<B: Backend>(backend: &B, model: &Model<B>, capacity: Capacity, recompute: Recompute) -> Self {
+    pub fn of<B: Backend>(
+        backend: &B,
+        model: &Model<B>,
+        capacity: Capacity,
+        recompute: Recompute,
+        optimizer: &Optimizer,
+    ) -> Self {
         let Capacity { tokens, positions } = capacity;
         let config = &model.config;
-        let trained = |param: &&Param<B>| param.train.is_some();
-        let trainable = model.params().filter(trained).map(|p| p.elements() as u64).sum::<u64>();
         let logits = head_rows(tokens, config.vocab_size) * config.vocab_size;
         let hidden = tokens * config.hidden_size;
         let floats = tokens * activation_floats(config, recompute) + logits + hidden;
         let parameters: u64 = model.params().map(|p| p.elements() as u64).sum();
-        let masked = model.params().filter(|p| p.train.as_ref().is_some_and(|train| train.mask.is_some()));
-        let masks = masked.map(|p| 8 * p.elements().div_ceil(64) as u64).sum::<u64>();
         let bytes = backend.element_bytes();
-        Self {
-            trainable,
-            parameters,
-            weight_bytes: bytes.trainable * trainable + bytes.frozen * (parameters - trainable) + masks,
-            activation_bytes: bytes.activation * floats as u64,
-            flops: flops(model, positions, recompute),
+        let (mut trainable, mut memory) = (0, MemoryParts::default());
+        for param in model.params() {
+            let elements = param.elements() as u64;
+            let Some(train) = &param.train else {
+                memory.frozen += bytes.frozen * elements;
+                continue;
+            };
+            trainable += elements;
+            memory.weights +=
+                elements * if train.rounding.is_some() { bytes.rounded } else { bytes.trainable };
+            memory.gradients += bytes.gradient * elements;
+            memory.moments += optimizer.state_bytes(param.shape.0, param.shape.1);
+            memory.restraints += if train.mask.is_some() { 8 * elements.div_ceil(64) } else { 0 };
+            memory.restraints += if train.pull.is_some() { 4 * elements } else { 0 };
+        }
+        memory.activations = bytes.activation * floats as u64;
+        Self { trainable, parameters, memory, flops: flops(model, positions, recompute) }
+    }
+}
+
+/// Bytes on the CPU of trained tensors: their values, their gradients, and what the optimizer keeps of them. Where updates
+/// happen in the backward pass, of the gradients those of the largest block and of the largest tensor beside blocks.
+pub fn trained_bytes<'t>(
+    tensors: impl Iterator<Item = &'t TensorInfo>,
+    optimizer: &Optimizer,
+    master: Master,
+    in_backward: bool,
+) -> u64 {
+    let (mut bytes, mut all, mut beside) = (0, 0, 0);
+    let mut blocks = BTreeMap::<u64, u64>::new();
+    for info in tensors {
+        bytes += master.bytes() * info.elements() + state_bytes(info, optimizer);
+        all += info.elements();
+        match info.name.split('.').find_map(|part| part.parse().ok()) {
+            Some(block) => *blocks.entry(block).or_default() += info.elements(),
+            None => beside = info.elements().max(beside),
         }
     }
+    let within = blocks.values().max().copied().unwrap_or(0) + beside;
+    bytes + 4 * if in_backward { within } else { all }
 }
 
 /// Floating-point operations of causal attention per token in one layer, forward: two products.

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::cost::Cost;
 use super::loss::ReferenceAnswer;
-use super::model;
+use super::model::{self, Training};
+use super::optimizer_options::OptimizerOptions;
 use super::round::{RoundOptions, Stage, next_batches};
 use super::step::{Objective, StepBuffers, Update, step};
+use super::step_in_backward::{GradientPool, elements_at_once, step_in_backward};
 use crate::backend::{
     Backend, Cpu, Device, LinearShape, Operation, OperationKind, OperationTime, Phase, Stored, Timed,
-    TimedWeight, head_rows,
+    TimedWeight, WeightKind, head_rows,
 };
 use crate::checkpoint::Checkpoint;
 use crate::model::{Model, Reach};
@@ -148,23 +150,9 @@ pub fn measure_steps(
 ) -> Result<MeasuredSteps> {
     let measurement = Measurement { source, plan, stage, options, time };
     match device {
-        Device::Cpu => {
-            measurement.on(
-                &mut Cpu::default(),
-                |_, stored, on| {
-                    if on { Cpu::trainable(stored) } else { Cpu::frozen(stored) }
-                },
-            )
-        }
+        Device::Cpu => measurement.on(&mut Cpu::default(), |_, stored, kind| Cpu::weight(stored, kind)),
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            measurement.on(
-                &mut **cuda,
-                |cuda, stored, on| {
-                    if on { cuda.trainable(stored) } else { cuda.frozen(stored) }
-                },
-            )
-        }
+        Device::Cuda(cuda) => measurement.on(&mut **cuda, |cuda, stored, kind| cuda.weight(stored, kind)),
     }
 }
 
@@ -180,14 +168,21 @@ impl<'a> Measurement<'a> {
     fn on<B: Backend>(
         &self,
         backend: &mut B,
-        weight: impl Fn(&B, Stored<'a>, bool) -> Option<B::Weight>,
+        weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
     ) -> Result<MeasuredSteps> {
         let mut timed = Timed::new(backend);
-        let mut model = model::load(&timed, self.source, Some(self.plan), |timed, stored, on| {
-            Some(TimedWeight::new(weight(timed.inner(), stored, on)?, stored.rows, stored.cols))
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, .. } = self.options;
+        let training = Training { plan: self.plan, optimizer, master: *master, seed: 0, round: 0 };
+        let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
+            Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;
         let Stage { batches, capacity, .. } = *self.stage;
-        let cost = Cost::of(&timed, &model, capacity, self.options.recompute);
+        let mut cost = Cost::of(&timed, &model, capacity, self.options.recompute, optimizer);
+        let in_backward = self.options.optimizer_in_backward;
+        let mut pool = in_backward.then(|| GradientPool::new(&timed, &mut model));
+        if in_backward {
+            cost.memory.gradients = timed.element_bytes().gradient * elements_at_once(&model);
+        }
         let mut buffers = StepBuffers::new(&timed, &model, capacity, self.options.recompute);
         timed.check()?;
         let reference: Vec<ReferenceAnswer> =
@@ -197,15 +192,20 @@ impl<'a> Measurement<'a> {
             Some(loss) => Objective::Preference { loss, reference: &reference },
         };
         let mut measured = MeasuredSteps::new(&model, cost);
-        let (epoch, adam) = (batches.epoch(0), &self.options.adam);
+        let (epoch, optimizer) = (batches.epoch(0), &self.options.optimizer);
         let mut clock = Instant::now();
         let mut processor = processor_time();
         for count in 1..=MOST_STEPS {
             let place = (count - 1) % batches.per_epoch().max(1) as u64;
             let micro = next_batches(&epoch, place, 1);
             // A rate of 0 changes no weight and takes the time of any other.
-            let update = Update { objective, adam, lr: 0.0, count };
-            let report = step(&mut timed, &mut model, &mut buffers, &micro, update);
+            let update = Update { objective, optimizer, lr: 0.0, count };
+            let report = match (&mut pool, micro.as_slice()) {
+                (Some(pool), [batch]) => {
+                    step_in_backward(&mut timed, &mut model, &mut buffers, pool, batch, update)
+                }
+                _ => step(&mut timed, &mut model, &mut buffers, &micro, update),
+            };
             timed.check()?;
             if !report.finite() {
                 let fault =
@@ -228,6 +228,11 @@ impl<'a> Measurement<'a> {
         measured.processor = processor_time().zip(processor).map(|(end, start)| end.saturating_sub(start));
         measured.operations = timed.take_times();
         let rows = (measured.targets / measured.steps.max(1)).max(1) as usize;
+        if in_backward {
+            let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
+            let elements = head.elements();
+            head.train.iter_mut().for_each(|train| train.grad = timed.zeros(elements));
+        }
         measured.head_products = head_products(&mut timed, &mut model, rows);
         timed.check()?;
         Ok(measured)

@@ -3,8 +3,8 @@
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
-//! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `model`, `cost`, `state`,
-//! `run_record`, `run_dir`, `step`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
+//! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `optimizer_options`, `model`, `cost`,
+//! `state`, `run_record`, `run_dir`, `step`, `step_in_backward`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
 mod continual;
@@ -15,6 +15,7 @@ mod fingerprint;
 mod log;
 mod loss;
 mod model;
+mod optimizer_options;
 mod reference;
 mod restraints;
 mod round;
@@ -26,15 +27,17 @@ mod schedule;
 mod sequence;
 mod state;
 mod step;
+mod step_in_backward;
 mod tensorboard;
 mod watcher;
 
 pub use continual::{Continual, ScoredFile};
-pub use cost::{Cost, FlopsPerToken};
+pub use cost::{Cost, FlopsPerToken, MemoryParts, trained_bytes};
 pub use estimate::{MeasuredSteps, StepParts, measure_steps};
 pub use fingerprint::{eval_digest, rows_digest};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
+pub use optimizer_options::{Master, OptimizerOptions};
 pub use restraints::Restraints;
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{Run, RunResult};
@@ -44,5 +47,5 @@ pub use run_record::{NewRun, StartedBy};
 pub use schedule::{Schedule, Scheduler};
 pub use sequence::MeasuredFile;
 pub use state::Progress;
-pub use step::{AdamW, Objective, StepBuffers, StepReport, Timings, Update, step};
+pub use step::{Objective, StepBuffers, StepReport, Timings, Update, step};
 pub use watcher::{RoundLength, Watcher};

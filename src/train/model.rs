@@ -1,22 +1,40 @@
 //! A model with the trainable tensors of a plan.
 
 use super::elements::element_bits;
-use crate::backend::{Backend, Stored};
-use crate::checkpoint::{Checkpoint, encode_f32};
+use super::optimizer_options::Master;
+use crate::backend::{Backend, Stored, WeightKind, WeightValues};
+use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
 use crate::model::{Model, ModelConfig, expected};
+use crate::optimizer::{Optimizer, Rounding};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
-use std::borrow::Cow;
 
 /// A tensor's name and its values.
-type Named<'m> = (&'m str, Cow<'m, [f32]>);
+type Named<'m> = (&'m str, WeightValues<'m>);
+
+/// What is trained, and how its values are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Training<'p> {
+    pub(super) plan: &'p Plan,
+    pub(super) optimizer: &'p Optimizer,
+    pub(super) master: Master,
+    /// The key of the draws, with the name of a tensor.
+    pub(super) seed: u64,
+    /// The round that is trained.
+    pub(super) round: u32,
+}
 
 /// Checks that every trainable tensor of `plan` is one that the model computes with and that new values can be
-/// written in its type.
+/// written in its type, and kept without a master where there is none.
 ///
 /// # Errors
 /// [`Error::Plan`], every fault at once.
-pub(super) fn check_plan(checkpoint: &Checkpoint, config: &ModelConfig, plan: &Plan) -> Result<()> {
+pub(super) fn check_plan(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    plan: &Plan,
+    master: Master,
+) -> Result<()> {
     plan.check_against(&Inventory::of(checkpoint))?;
     let used: std::collections::HashSet<String> =
         expected(config).into_iter().map(|(name, _)| name).collect();
@@ -37,6 +55,16 @@ pub(super) fn check_plan(checkpoint: &Checkpoint, config: &ModelConfig, plan: &P
         if let Some(info) = info.filter(|info| encode_f32(&info.dtype, &[], &mut Vec::new()).is_none()) {
             let what = format!("trainable, but tensors of type {} cannot be trained", info.dtype);
             faults.push(fault(name, what, "convert the checkpoint to bf16 first"));
+            continue;
+        }
+        let other = |dtype: &Dtype| *dtype != Dtype::Known(Known::BF16);
+        if let Some(info) = info.filter(|info| master == Master::None && other(&info.dtype)) {
+            let what = format!("without a master its values would be BF16, and they are {}", info.dtype);
+            faults.push(fault(
+                name,
+                what,
+                "leave out --master none, or convert the checkpoint to bf16 first",
+            ));
         }
     }
     if plan.trainable().is_empty() {
@@ -45,35 +73,36 @@ pub(super) fn check_plan(checkpoint: &Checkpoint, config: &ModelConfig, plan: &P
     faults.into_result()
 }
 
-/// Loads the model; `weight` makes a weight, trainable or not.
+/// Loads the model; `weight` makes a weight of a kind.
 ///
 /// # Errors
 /// As [`Model::load`] and [`check_plan`].
 pub(super) fn load<'a, B: Backend>(
     backend: &B,
     checkpoint: &'a Checkpoint,
-    plan: Option<&Plan>,
-    weight: impl Fn(&B, Stored<'a>, bool) -> Option<B::Weight>,
+    training: Training<'_>,
+    weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
+    let Training { plan, optimizer, master, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
-    if let Some(plan) = plan {
-        check_plan(checkpoint, &config, plan)?;
-    }
+    check_plan(checkpoint, &config, plan, master)?;
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
-        let trainable = plan.is_some_and(|plan| plan.is_trainable(name) == Some(true));
-        Some((weight(backend, stored, trainable)?, trainable))
+        if plan.is_trainable(name) != Some(true) {
+            return Some((weight(backend, stored, WeightKind::Frozen)?, None));
+        }
+        let state = backend.state(&optimizer.state_parts(stored.rows, stored.cols));
+        Some((weight(backend, stored, master.kind())?, Some(state)))
     })?;
     backend.check()?;
-    if let Some(plan) = plan {
-        let inventory = Inventory::of(checkpoint);
-        for param in model.params_mut() {
-            let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else {
-                continue;
-            };
-            train.mask = element_bits(plan, &inventory, tensor.info)?.map(|bits| backend.mask(bits));
-            // The values live on in f32.
-            checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
-        }
+    let inventory = Inventory::of(checkpoint);
+    for param in model.params_mut() {
+        let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else {
+            continue;
+        };
+        train.mask = element_bits(plan, &inventory, tensor.info)?.map(|bits| backend.mask(bits));
+        train.rounding = (master == Master::None).then(|| Rounding::new(seed, round, &param.name));
+        // The values live on in a copy.
+        checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
     }
     Ok(model)
 }
@@ -86,12 +115,12 @@ pub(super) fn new_values<'m, B: Backend>(
 ) -> Result<Vec<Named<'m>>> {
     let mut values = Vec::new();
     for param in model.params().filter(|param| param.train.is_some()) {
-        values.push((param.name.as_str(), backend.weight_to_host(&param.weight)?));
+        values.push((param.name.as_str(), backend.trained_values(&param.weight)?));
     }
     let embedding = &model.embed_tokens;
     let head = model.config.head_name();
     if model.lm_head.is_none() && embedding.train.is_some() && checkpoint.find(head).is_some() {
-        values.push((head, backend.weight_to_host(&embedding.weight)?));
+        values.push((head, backend.trained_values(&embedding.weight)?));
     }
     Ok(values)
 }

@@ -18,11 +18,6 @@ pub struct Restraints {
 }
 
 impl Restraints {
-    /// Bytes that they hold for each trainable parameter: the value at the start.
-    pub(super) fn bytes_per_parameter(&self) -> u64 {
-        if self.l2_sp.is_some() { 4 } else { 0 }
-    }
-
     /// Puts the restraints on the trainable tensors of `model`, of a run that starts from `start`.
     ///
     /// # Errors

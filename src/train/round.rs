@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::log::{LogLine, TrainLog};
 use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, mean_of_pairs};
+use super::optimizer_options::{Master, OptimizerOptions};
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{AdamW, Objective, StepReport, Timings, Update, reserve, step};
+use super::step::{Objective, StepReport, Timings, Update, reserve, step};
+use super::step_in_backward::{GradientPool, step_in_backward};
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
 use crate::data::{Batch, Batches, Epoch, Row};
@@ -56,7 +58,11 @@ pub struct RoundOptions {
     /// Micro-batches of a step.
     pub gradient_accumulation_steps: u64,
     /// The optimizer.
-    pub adam: AdamW,
+    pub optimizer: OptimizerOptions,
+    /// What trainable weights are kept in.
+    pub master: Master,
+    /// Update each block as soon as the backward pass has its gradients.
+    pub optimizer_in_backward: bool,
     /// What is computed again.
     pub recompute: Recompute,
     /// Steps between saved states; `None`: only when interrupted.
@@ -142,8 +148,9 @@ pub(super) fn run_round<B: Backend>(
     options: &RoundOptions,
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
-    let adam = &options.adam;
-    let mut buffers = reserve(backend, model, stage.capacity, options.recompute, adam);
+    let optimizer = &options.optimizer;
+    let mut buffers = reserve(backend, model, stage.capacity, options.recompute, optimizer);
+    let mut pool = options.optimizer_in_backward.then(|| GradientPool::new(backend, model));
     backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
@@ -170,8 +177,15 @@ pub(super) fn run_round<B: Backend>(
         let batches = next_batches(&epoch.1, progress.position, options.gradient_accumulation_steps);
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
-        let report = step(backend, model, &mut buffers, &batches, Update { objective, adam, lr, count });
+        let update = Update { objective, optimizer, lr, count };
+        let report = match (&mut pool, batches.as_slice()) {
+            (Some(pool), [batch]) => step_in_backward(backend, model, &mut buffers, pool, batch, update),
+            _ => step(backend, model, &mut buffers, &batches, update),
+        };
         backend.check()?;
+        if report.updated_in_part {
+            return Err(updated_in_part(progress.step + 1));
+        }
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
             let (step, loss, norm) = (progress.step + 1, report.loss, report.grad_norm);
@@ -243,6 +257,16 @@ fn stopped(fault: String, state: &std::path::Path) -> Error {
     }
 }
 
+fn updated_in_part(step: u64) -> Error {
+    Error::Training {
+        fault: format!(
+            "training stopped: step {step}: a gradient is not finite, and the blocks above it were updated before it was \
+             found"
+        ),
+        hint: Some("--resume goes on from the last saved state, where --save-steps saved one".to_owned()),
+    }
+}
+
 /// The micro-batches of the next step: as many as are left of the epoch, at most `most`.
 pub(super) fn next_batches(epoch: &Epoch<'_>, position: u64, most: u64) -> Vec<Batch> {
     (position..position + most).map_while(|i| epoch.batch(i as usize)).collect()
@@ -305,7 +329,7 @@ fn save<B: Backend>(
     hooks: &mut Hooks<'_>,
 ) -> Result<PathBuf> {
     let path = hooks.states.join(progress.file_name());
-    state::save(&path, backend, model, progress)?;
+    state::save(&path, backend, model, &options.optimizer.optimizer, progress)?;
     let states = state::all(&hooks.states)?;
     let old = states.len().saturating_sub(options.save_total_limit.max(1));
     for path in &states[..old] {

@@ -9,26 +9,29 @@ use super::continual::Continual;
 use super::cost::Cost;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
-use super::model;
+use super::model::{self, Training};
+use super::optimizer_options::OptimizerOptions;
 use super::reference::reference_answers;
-use super::round::{Hooks, RoundSummary, Stage, run_round};
+use super::round::{Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
 use super::run_options::{RoundSpec, RunOptions};
 use super::sequence::Sequence;
 use super::state::{self, Progress};
 use super::step::plan_memory;
+use super::step_in_backward::elements_at_once;
 use super::tensorboard::EventFile;
 use super::watcher::{RoundLength, Watcher};
-use crate::backend::{Backend, Cpu, Device, Stored};
+use crate::backend::{Backend, Cpu, Device, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{
-    Access, Checkpoint, ReadOptions, Sha256Hex, contents_digest, read_json, read_small, replace_bytes,
+    Access, Checkpoint, ReadOptions, Sha256Hex, TensorInfo, contents_digest, read_json, read_small,
+    replace_bytes,
 };
 use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::{Model, check_tensors};
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
-use crate::surgery::{Input, Output, Provenance, Record, Rewrite};
+use crate::surgery::{Input, NewValues, Output, Provenance, Record, Rewrite};
 use crate::{Error, Result};
 
 /// A run that was checked and can start.
@@ -68,7 +71,8 @@ impl<'a> Run<'a> {
         check_tensors(source, &config)?;
         let longest = options.stages.iter().map(|stage| stage.capacity.positions).max();
         config.check_length(source, longest.unwrap_or(0))?;
-        options.rounds.iter().try_for_each(|round| model::check_plan(source, &config, &round.plan))
+        let check = |round: &RoundSpec| model::check_plan(source, &config, &round.plan, options.round.master);
+        options.rounds.iter().try_for_each(check)
     }
 
     /// Bytes on the disk that the run needs at most, from headers and plans: saved states, with the new one beside
@@ -80,8 +84,9 @@ impl<'a> Run<'a> {
         let (mut state, mut deltas) = (0, 0);
         for RoundSpec { plan, .. } in options.rounds {
             let trained = || source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-            let parameters = trained().map(|tensor| tensor.info.elements()).sum();
-            state = state.max(state::bytes(parameters, trained().count() as u64));
+            let RoundOptions { optimizer, master, .. } = &options.round;
+            let bytes = |info: &TensorInfo| state::bytes(info, &optimizer.optimizer, *master);
+            state = state.max(trained().map(|tensor| bytes(tensor.info)).sum());
             deltas += trained().map(|tensor| tensor.info.len()).sum::<u64>();
         }
         let states = options.round.save_steps.map_or(1, |_| options.round.save_total_limit.max(1) as u64 + 1);
@@ -228,15 +233,13 @@ impl<'a> Run<'a> {
         spec.plan.write(&kept.join("plan.json"))?;
         let (cost, summary) = match device {
             Device::Cpu => {
-                let weight =
-                    |_: &Cpu<'_>, stored, on| if on { Cpu::trainable(stored) } else { Cpu::frozen(stored) };
+                let weight = |_: &Cpu<'_>, stored, kind| Cpu::weight(stored, kind);
                 self.learn(&mut Cpu::default(), weight, &source, begin, log, watcher, stop)?
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {
-                let weight = |cuda: &crate::backend::cuda::Cuda, stored: Stored<'_>, on| {
-                    if on { cuda.trainable(stored) } else { cuda.frozen(stored) }
-                };
+                let weight =
+                    |cuda: &crate::backend::cuda::Cuda, stored: Stored<'_>, kind| cuda.weight(stored, kind);
                 self.learn(&mut **cuda, weight, &source, begin, log, watcher, stop)?
             }
         };
@@ -265,7 +268,7 @@ impl<'a> Run<'a> {
     fn learn<'c, B: Backend>(
         &self,
         backend: &mut B,
-        weight: impl Fn(&B, Stored<'c>, bool) -> Option<B::Weight>,
+        weight: impl Fn(&B, Stored<'c>, WeightKind) -> Option<B::Weight>,
         source: &'c Checkpoint,
         begin: Begin<'_>,
         log: &mut TrainLog,
@@ -274,19 +277,24 @@ impl<'a> Run<'a> {
     ) -> Result<(Cost, RoundSummary)> {
         let Begin { spec, mut progress, state, reference, eval_reference } = begin;
         let round = progress.round;
-        let mut model = model::load(backend, source, Some(&spec.plan), weight)?;
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, .. } = &self.options.round;
+        let (plan, seed) = (&spec.plan, self.options.seed);
+        let training = Training { plan, optimizer, master: *master, seed, round };
+        let mut model = model::load(backend, source, training, weight)?;
         if let Some(state) = state {
-            state::load(state, backend, &mut model)?;
+            state::load(state, backend, &mut model, optimizer)?;
         }
         let start = Checkpoint::open(self.options.model, self.by_position())?;
         self.options.restraints.put_on(backend, &mut model, &start)?;
         drop(start);
         let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
-        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute);
-        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.adam);
-        cost.weight_bytes += self.options.restraints.bytes_per_parameter() * cost.trainable;
-        cost.activation_bytes = planned.unwrap_or(cost.activation_bytes);
+        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, optimizer);
+        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.optimizer);
+        cost.memory.activations = planned.unwrap_or(cost.memory.activations);
+        if options.optimizer_in_backward {
+            cost.memory.gradients = backend.element_bytes().gradient * elements_at_once(&model);
+        }
         if options.preference.is_some() {
             // The logits of pairs are computed twice.
             let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
@@ -318,7 +326,11 @@ impl<'a> Run<'a> {
         round: u32,
     ) -> Result<()> {
         let values = model::new_values(backend, model, source)?;
-        let rewrite = Rewrite::new(source, values.iter().map(|(name, values)| (*name, values.as_ref())))?;
+        let new = values.iter().map(|(name, values)| match values {
+            WeightValues::Floats(values) => (*name, NewValues::Floats(values)),
+            WeightValues::Bf16(bytes) => (*name, NewValues::Bf16(bytes)),
+        });
+        let rewrite = Rewrite::new(source, new)?;
         let path = self.dir.checkpoint(round);
         let RunOptions { sync, link, seed, .. } = self.options;
         let output = Output { path: &path, force: true, also_read: &[], sync, link };

@@ -1,4 +1,4 @@
-//! Training state for `--resume`: master weights and moments of the trainable tensors, in safetensors.
+//! Training state for `--resume`: weights and optimizer state of the trainable tensors, in safetensors.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::backend::Backend;
+use super::optimizer_options::{Master, state_bytes};
+use crate::backend::{Backend, WeightValues};
 use crate::checkpoint::{
-    Access, Checkpoint, Dtype, HeaderWriter, Known, Sha256Hex, Shard, decode_f32, replace_file,
+    Access, Checkpoint, Dtype, HeaderWriter, Known, Sha256Hex, Shard, TensorInfo, decode_f32, replace_file,
     tensor_digests,
 };
-use crate::model::Model;
+use crate::model::{Model, Trained};
+use crate::optimizer::{Optimizer, PartKind, StatePart, StateValues};
 use crate::{Error, Result};
 
 /// Position of a run: round, step, epoch, micro-batch.
@@ -39,36 +41,42 @@ impl Progress {
     }
 }
 
-const PARTS: [&str; 3] = ["weight", "exp_avg", "exp_avg_sq"];
-/// Bytes of the state of one trained parameter: three values of f32.
-const BYTES_PER_PARAMETER: u64 = 4 * PARTS.len() as u64;
 /// What stands in the header in place of the file's digest while that is computed.
 const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Bytes of a state of `parameters` trained parameters in `tensors` tensors, at most.
-pub(super) fn bytes(parameters: u64, tensors: u64) -> u64 {
-    const HEADER_PER_TENSOR: u64 = 1 << 10;
-    BYTES_PER_PARAMETER * parameters + HEADER_PER_TENSOR * (tensors + 1)
+/// Bytes of a trained tensor in a state, at most.
+pub(super) fn bytes(info: &TensorInfo, optimizer: &Optimizer, master: Master) -> u64 {
+    const HEADER_PER_TENSOR: u64 = 2 << 10;
+    master.bytes() * info.elements() + state_bytes(info, optimizer) + HEADER_PER_TENSOR
 }
 
 /// Writes the state beside `path`, syncs it, and renames it. Its header holds a digest of the whole file.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progress: Progress) -> Result<()> {
-    let header = header_of(model, progress);
+pub(super) fn save<B: Backend>(
+    path: &Path,
+    backend: &B,
+    model: &Model<B>,
+    optimizer: &Optimizer,
+    progress: Progress,
+) -> Result<()> {
+    let header = header_of(model, optimizer, progress);
     let write = |out: &mut BufWriter<File>| -> std::io::Result<()> {
         out.write_all(&header)?;
         let mut sums = Vec::new();
         for param in model.params() {
             let Some(train) = &param.train else { continue };
-            let parts = [
-                backend.weight_to_host(&param.weight),
-                backend.to_host(&train.exp_avg),
-                backend.to_host(&train.exp_avg_sq),
-            ];
-            for values in parts {
-                sums.push(write_values(out, &values.map_err(std::io::Error::other)?)?);
+            sums.push(match backend.trained_values(&param.weight).map_err(std::io::Error::other)? {
+                WeightValues::Floats(values) => write_floats(out, &values)?,
+                WeightValues::Bf16(bytes) => write_bytes(out, &bytes)?,
+            });
+            let state = backend.state_to_host(&train.state).map_err(std::io::Error::other)?;
+            for values in state.iter() {
+                sums.push(match values {
+                    StateValues::Floats(values) => write_floats(out, values)?,
+                    StateValues::Codes(codes) => write_bytes(out, codes)?,
+                });
             }
         }
         out.flush()?;
@@ -79,22 +87,43 @@ pub(super) fn save<B: Backend>(path: &Path, backend: &B, model: &Model<B>, progr
 }
 
 /// The length of the header and the header, with [`NO_DIGEST`].
-fn header_of<B: Backend>(model: &Model<B>, progress: Progress) -> Vec<u8> {
+fn header_of<B: Backend>(model: &Model<B>, optimizer: &Optimizer, progress: Progress) -> Vec<u8> {
     let progress = serde_json::to_string(&progress).unwrap_or_default();
     let metadata = json!({"sha256": NO_DIGEST, "format": "hft-surgery/state", "progress": progress});
     let mut header = HeaderWriter::new(metadata);
-    for param in model.params().filter(|param| param.train.is_some()) {
+    for param in model.params() {
+        let Some(train) = &param.train else { continue };
         let (rows, cols) = param.shape;
-        for part in PARTS {
-            let (name, shape) = (format!("{}.{part}", param.name), [rows as u64, cols as u64]);
-            header.push(name, &Dtype::Known(Known::F32), &shape, 4 * param.elements() as u64);
+        let (dtype, elements) = (weight_dtype(train), param.elements() as u64);
+        let bytes = dtype.bytes().unwrap_or(0) as u64 * elements;
+        header.push(format!("{}.weight", param.name), &dtype, &[rows as u64, cols as u64], bytes);
+        for part in optimizer.state_parts(rows, cols) {
+            let dtype = part_dtype(part);
+            header.push(format!("{}.{}", param.name, part.name), &dtype, &[part.len as u64], part.bytes());
         }
     }
     header.finish()
 }
 
+const F32: Dtype = Dtype::Known(Known::F32);
+
+/// The type that the values of a trained tensor are kept in.
+fn weight_dtype<B: Backend>(train: &Trained<B>) -> Dtype {
+    if train.rounding.is_some() { Dtype::Known(Known::BF16) } else { F32 }
+}
+
+fn part_dtype(part: StatePart) -> Dtype {
+    if part.kind == PartKind::Float { F32 } else { Dtype::Known(Known::U8) }
+}
+
+/// Writes `bytes` and gives their SHA-256.
+fn write_bytes(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<Sha256Hex> {
+    out.write_all(bytes)?;
+    Ok(Sha256Hex::of(bytes))
+}
+
 /// Writes the bytes of `values` and gives their SHA-256.
-fn write_values(out: &mut impl Write, values: &[f32]) -> std::io::Result<Sha256Hex> {
+fn write_floats(out: &mut impl Write, values: &[f32]) -> std::io::Result<Sha256Hex> {
     let mut hasher = Sha256::new();
     for piece in values.chunks(1 << 16) {
         let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -145,34 +174,47 @@ fn check(state: &Checkpoint) -> Result<()> {
 /// # Errors
 /// [`Error::Header`], [`Error::Io`], or [`Error::Checkpoint`] when the state has changed since it was saved or
 /// is of another plan.
-pub(super) fn load<B: Backend>(path: &Path, backend: &B, model: &mut Model<B>) -> Result<()> {
+pub(super) fn load<B: Backend>(
+    path: &Path,
+    backend: &B,
+    model: &mut Model<B>,
+    optimizer: &Optimizer,
+) -> Result<()> {
     let state = Checkpoint::open(path, Access::Read)?;
     check(&state)?;
     let shard = &state.shards()[0];
     let other =
         |what: String| fault(path, what, "this state belongs to another run; start again without --resume");
-    let expected = PARTS.len() * model.params().filter(|param| param.train.is_some()).count();
+    let trained = model.params().filter(|param| param.train.is_some());
+    let expected: usize =
+        trained.map(|param| 1 + optimizer.state_parts(param.shape.0, param.shape.1).len()).sum();
     if state.len() != expected {
         return Err(other(format!("got {} tensors, expected {expected}", state.len())));
     }
     for param in model.params_mut() {
-        let (name, elements) = (param.name.clone(), param.elements());
+        let (name, elements, (rows, cols)) = (param.name.clone(), param.elements(), param.shape);
         let Some(train) = &mut param.train else { continue };
-        let read = |part: &str| -> Result<Vec<f32>> {
+        let read = |part: &str, dtype: &Dtype, elements: usize| -> Result<StateValues> {
             let name = format!("{name}.{part}");
             let info = state.find(&name).map(|tensor| tensor.info);
-            let info = info.filter(|info| info.elements() == elements as u64);
-            let info = info.ok_or_else(|| other(format!("no tensor `{name}` of {elements} elements")))?;
-            let mut values = vec![0.0; elements];
+            let info = info.filter(|info| info.elements() == elements as u64 && info.dtype == *dtype);
+            let what = || other(format!("no tensor `{name}` of {elements} elements of {dtype}"));
+            let info = info.ok_or_else(what)?;
             let mut scratch = Vec::new();
-            decode_f32(&info.dtype, shard.bytes(info.bytes.clone(), &mut scratch)?, &mut values)
-                .ok_or_else(|| other(format!("tensor `{name}` is not of numbers")))?;
-            Ok(values)
+            let bytes = shard.bytes(info.bytes.clone(), &mut scratch)?;
+            if *dtype == Dtype::Known(Known::U8) {
+                return Ok(StateValues::Codes(bytes.to_vec()));
+            }
+            let mut values = vec![0.0; elements];
+            decode_f32(dtype, bytes, &mut values).ok_or_else(what)?;
+            Ok(StateValues::Floats(values))
         };
-        let [weight, exp_avg, exp_avg_sq] = PARTS.map(read);
-        backend.set_weight(&mut param.weight, &weight?)?;
-        backend.set(&mut train.exp_avg, &exp_avg?)?;
-        backend.set(&mut train.exp_avg_sq, &exp_avg_sq?)?;
+        if let StateValues::Floats(values) = read("weight", &weight_dtype(train), elements)? {
+            backend.set_weight(&mut param.weight, &values)?;
+        }
+        let parts = optimizer.state_parts(rows, cols);
+        let values = parts.iter().map(|part| read(part.name, &part_dtype(*part), part.len));
+        backend.set_state(&mut train.state, values.collect::<Result<_>>()?)?;
     }
     Ok(())
 }

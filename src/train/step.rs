@@ -1,4 +1,4 @@
-//! One optimizer step: forward and backward of every micro-batch, clipping, AdamW.
+//! One optimizer step: forward and backward of every micro-batch, clipping, update.
 
 use std::time::{Duration, Instant};
 
@@ -6,29 +6,16 @@ use super::loss::{
     PassPairs, PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, cross_entropy, losses_of_pairs,
     mean_scale,
 };
+use super::optimizer_options::OptimizerOptions;
 use crate::backend::{
-    AdamStep, AdamTensor, Backend, MaskedGrad, Rehearsal, Sequences, Targets, TowardsStart, TrainingPass,
+    Backend, MaskedGrad, Rehearsal, Sequences, Targets, TowardsStart, TrainingPass, UpdateTensor,
 };
 use crate::data::Batch;
 use crate::eval::ForwardBatch;
 use crate::model::{
     self, Activations, Capacity, Model, Param, Pull, Reach, Recompute, Trained, backward, forward,
 };
-
-/// Constants of the optimizer, as `torch.optim.AdamW` names them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamW {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled decay of matrices; vectors get none.
-    pub weight_decay: f32,
-    /// Gradients are scaled down to this global norm; 0 = never.
-    pub max_grad_norm: f64,
-}
+use crate::optimizer::OptimizerStep;
 
 /// What is minimized.
 #[derive(Debug, Clone, Copy)]
@@ -53,11 +40,11 @@ pub enum Objective<'a> {
 pub struct Update<'a> {
     /// What is minimized.
     pub objective: Objective<'a>,
-    /// Constants of the optimizer.
-    pub adam: &'a AdamW,
+    /// The optimizer.
+    pub optimizer: &'a OptimizerOptions,
     /// The learning rate.
     pub lr: f64,
-    /// Steps since the moments were zero, this one included.
+    /// Steps since the state of the optimizer was zero, this one included.
     pub count: u64,
 }
 
@@ -133,6 +120,9 @@ pub struct StepReport {
     pub targets: u64,
     /// Time spent in each part.
     pub timings: Timings,
+    /// Some tensors were updated before a gradient was found that is not finite; only where the updates happen in the
+    /// backward pass.
+    pub updated_in_part: bool,
 }
 
 impl StepReport {
@@ -153,8 +143,7 @@ pub fn step<B: Backend>(
     update: Update<'_>,
 ) -> StepReport {
     // The loss of routers is one of whole micro-batches.
-    let whole = model.config.mixtures.as_ref().is_some_and(|mixtures| mixtures.router_loss.is_some());
-    let most = if whole { usize::MAX } else { backend.tokens_at_once() };
+    let most = if model.config.router_loss().is_some() { usize::MAX } else { backend.tokens_at_once() };
     let together = update.objective.sequences_together();
     let split = |(i, batch)| {
         let pieces = ForwardBatch::split_groups(batch, most, together).into_iter();
@@ -202,6 +191,7 @@ pub fn step<B: Backend>(
         tokens,
         targets: total as u64,
         timings,
+        updated_in_part: false,
     }
 }
 
@@ -252,28 +242,33 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
 
 /// Clips and updates; gives the norm before clipping.
 fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64, update: Update<'_>) -> f64 {
-    let Update { adam, lr, count: step, .. } = update;
+    let Update { optimizer: options, lr, count, .. } = update;
     let mut grads: Vec<MaskedGrad<'_, B>> = model.params_mut().filter_map(masked_grad).collect();
     let norm = backend.mask_and_square_sum(&mut grads).sqrt();
     if !(norm.is_finite() && loss.is_finite()) {
         return norm;
     }
-    let clip = adam.max_grad_norm / (norm + 1e-6);
-    let grad_scale = if adam.max_grad_norm > 0.0 && clip < 1.0 { clip as f32 } else { 1.0 };
-    let mut tensors: Vec<_> = model.params_mut().filter_map(|param| tensor(param, adam)).collect();
-    let AdamW { beta1, beta2, eps, .. } = *adam;
-    backend.adamw(&mut tensors, &AdamStep { lr, beta1, beta2, eps, step, grad_scale });
+    let clip = options.max_grad_norm / (norm + 1e-6);
+    let grad_scale = if options.max_grad_norm > 0.0 && clip < 1.0 { clip as f32 } else { 1.0 };
+    let mut tensors: Vec<_> = model.params_mut().filter_map(|param| update_tensor(param, options)).collect();
+    backend.update(&mut tensors, &OptimizerStep { optimizer: options.optimizer, lr, count, grad_scale });
     norm
 }
 
-fn tensor<'p, B: Backend>(param: &'p mut Param<B>, adam: &AdamW) -> Option<AdamTensor<'p, B>> {
-    let weight_decay = if param.vector { 0.0 } else { adam.weight_decay };
-    let Trained { grad, exp_avg, exp_avg_sq, mask, momentum_share, .. } = param.train.as_mut()?;
-    let (weight, mask, momentum_share) = (&mut param.weight, mask.as_ref(), *momentum_share);
-    Some(AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay, momentum_share })
+/// What the optimizer reads and writes of a trainable tensor.
+pub(super) fn update_tensor<'p, B: Backend>(
+    param: &'p mut Param<B>,
+    options: &OptimizerOptions,
+) -> Option<UpdateTensor<'p, B>> {
+    let weight_decay = if param.vector { 0.0 } else { options.weight_decay };
+    let Trained { grad, state, mask, momentum_share, rounding, .. } = param.train.as_mut()?;
+    let (weight, mask) = (&mut param.weight, mask.as_ref());
+    let (momentum_share, rounding) = (*momentum_share, *rounding);
+    Some(UpdateTensor { weight, grad, state, mask, weight_decay, momentum_share, rounding })
 }
 
-fn masked_grad<B: Backend>(param: &mut Param<B>) -> Option<MaskedGrad<'_, B>> {
+/// The gradient of a trainable tensor with its mask and its pull.
+pub(super) fn masked_grad<B: Backend>(param: &mut Param<B>) -> Option<MaskedGrad<'_, B>> {
     let Trained { grad, mask, pull, .. } = param.train.as_mut()?;
     let weight = &param.weight;
     let pull =
@@ -288,11 +283,11 @@ pub(super) fn plan_memory<B: Backend>(
     model: &mut Model<B>,
     capacity: Capacity,
     recompute: Recompute,
-    adam: &AdamW,
+    optimizer: &OptimizerOptions,
 ) -> Option<u64> {
     backend.rehearse(Rehearsal::Count, |backend| {
         let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
-        largest_steps(backend, model, &mut buffers, capacity, adam);
+        largest_steps(backend, model, &mut buffers, capacity, optimizer);
     })
 }
 
@@ -302,11 +297,11 @@ pub(super) fn reserve<B: Backend>(
     model: &mut Model<B>,
     capacity: Capacity,
     recompute: Recompute,
-    adam: &AdamW,
+    optimizer: &OptimizerOptions,
 ) -> StepBuffers<B> {
     let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
     backend.rehearse(Rehearsal::Reserve, |backend| {
-        largest_steps(backend, model, &mut buffers, capacity, adam);
+        largest_steps(backend, model, &mut buffers, capacity, optimizer);
     });
     buffers
 }
@@ -317,7 +312,7 @@ fn largest_steps<B: Backend>(
     model: &mut Model<B>,
     buffers: &mut StepBuffers<B>,
     Capacity { tokens, positions }: Capacity,
-    adam: &AdamW,
+    optimizer: &OptimizerOptions,
 ) {
     let (ids, rows) = (vec![0; tokens], (0..tokens as u32).collect::<Vec<_>>());
     let factors = vec![1.0; tokens];
@@ -332,5 +327,5 @@ fn largest_steps<B: Backend>(
         });
     }
     let objective = Objective::CrossEntropy { label_smoothing: 0.0 };
-    clip_and_update(backend, model, 0.0, Update { objective, adam, lr: 0.0, count: 1 });
+    clip_and_update(backend, model, 0.0, Update { objective, optimizer, lr: 0.0, count: 1 });
 }

@@ -3,27 +3,28 @@
 
 use hft_surgery::backend::cuda::{self, Cuda};
 use hft_surgery::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, Cpu, Head,
-    HeadGradients, LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, RopeTable, Rotation,
-    RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, Cpu, Head, HeadGradients,
+    LinearShape, MaskedGrad, NormInputs, QueryKeyValue, QueryKeyValueMut, RopeTable, Rotation, RowNorm,
+    Sequences, Statistics, Stored, Targets, TrainingPass, UpdateTensor, Updates, WeightKind,
 };
 use hft_surgery::checkpoint::{Dtype, Known};
+use hft_surgery::optimizer::{Adafactor, Adam, Lion, Optimizer, OptimizerStep, Rounding, Sgd, StateValues};
 
 /// A backend that makes weights.
 pub trait Maker: Backend {
     /// A weight `[rows, cols]`.
-    fn weight(&self, stored: Stored<'static>, trainable: bool) -> Self::Weight;
+    fn of_kind(&self, stored: Stored<'static>, kind: WeightKind) -> Self::Weight;
 }
 
 impl Maker for Cpu<'static> {
-    fn weight(&self, stored: Stored<'static>, trainable: bool) -> Self::Weight {
-        if trainable { Cpu::trainable(stored) } else { Cpu::frozen(stored) }.unwrap()
+    fn of_kind(&self, stored: Stored<'static>, kind: WeightKind) -> Self::Weight {
+        Cpu::weight(stored, kind).unwrap()
     }
 }
 
 impl Maker for Cuda {
-    fn weight(&self, stored: Stored<'static>, trainable: bool) -> cuda::Weight {
-        if trainable { self.trainable(stored) } else { self.frozen(stored) }.unwrap()
+    fn of_kind(&self, stored: Stored<'static>, kind: WeightKind) -> cuda::Weight {
+        self.weight(stored, kind).unwrap()
     }
 }
 
@@ -71,6 +72,10 @@ cases! {
     cross_entropy_smoothed 1e-2,
     cross_entropy_capped 1e-2,
     adamw 1e-5,
+    adamw8bit 1e-5,
+    adafactor 1e-5,
+    lion 1e-5,
+    sgd 1e-5,
 }
 
 /// Multiples of 1/128 between −1 and 1, which look random: exact in bf16.
@@ -85,10 +90,22 @@ pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn weight<B: Maker>(b: &B, (rows, cols): (usize, usize), seed: u64, trainable: bool) -> B::Weight {
-    let bytes: Vec<u8> = numbers(rows * cols, seed).iter().flat_map(|x| x.to_le_bytes()).collect();
-    let dtype = Box::leak(Box::new(Dtype::Known(Known::F32)));
-    b.weight(Stored { dtype, bytes: bytes.leak(), rows, cols }, trainable)
+fn weight<B: Maker>(b: &B, shape: (usize, usize), seed: u64, trainable: bool) -> B::Weight {
+    let kind = if trainable { WeightKind::Trainable } else { WeightKind::Frozen };
+    b.of_kind(stored(shape, seed, kind), kind)
+}
+
+/// Values as a checkpoint has them: in bfloat16 for a weight that has no other, which they fit exactly.
+fn stored((rows, cols): (usize, usize), seed: u64, kind: WeightKind) -> Stored<'static> {
+    let values = numbers(rows * cols, seed);
+    let (known, bytes): (Known, Vec<u8>) = match kind {
+        WeightKind::Rounded => {
+            let bytes = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes());
+            (Known::BF16, bytes.collect())
+        }
+        _ => (Known::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+    };
+    Stored { dtype: Box::leak(Box::new(Dtype::Known(known))), bytes: bytes.leak(), rows, cols }
 }
 
 fn acts<B: Backend>(b: &B, n: usize, seed: u64) -> B::Buffer {
@@ -367,57 +384,105 @@ fn cross_entropy_of<B: Maker>(b: &mut B, label_smoothing: f32, soft_cap: Option<
     [vec![b.losses()], host(b, &[&dhidden, &dweight])].concat()
 }
 
-/// Three steps of three tensors, one with a mask, one longer than a block's piece.
-fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
-    struct Tensor<B: Backend> {
-        weight: B::Weight,
-        grad: B::Buffer,
-        exp_avg: B::Buffer,
-        exp_avg_sq: B::Buffer,
-        mask: Option<B::Mask>,
-    }
+/// A trainable tensor.
+struct Trained<B: Backend> {
+    weight: B::Weight,
+    grad: B::Buffer,
+    state: B::State,
+    mask: Option<B::Mask>,
+    rounding: Option<Rounding>,
+}
+
+/// Three steps of three tensors, two with a mask, one longer than a block's piece; norms, values and states.
+fn three_steps<B: Maker>(b: &mut B, optimizer: Optimizer, lr: f64, kind: WeightKind) -> Vec<Vec<f32>> {
     let shapes: [(usize, usize, bool); 3] = [(3, 7, false), (1, 70, true), (130, 131, true)];
-    let mut all: Vec<Tensor<B>> = Vec::new();
-    for (rows, cols, masked) in shapes {
+    let mut all: Vec<Trained<B>> = Vec::new();
+    for (i, (rows, cols, masked)) in shapes.into_iter().enumerate() {
         let n = rows * cols;
         let bits =
             (0..n.div_ceil(64) as u64).map(|i| 0x9669_f00f_3c5a_81e7_u64.rotate_left(i as u32)).collect();
         let mask = masked.then(|| b.mask(bits));
-        let (weight, grad) = (weight(b, (rows, cols), 1, true), floats(b, n, 2));
-        all.push(Tensor { weight, grad, exp_avg: b.zeros(n), exp_avg_sq: b.zeros(n), mask });
+        let weight = b.of_kind(stored((rows, cols), 1, kind), kind);
+        let state = b.state(&optimizer.state_parts(rows, cols));
+        let rounding = (kind == WeightKind::Rounded).then(|| Rounding::new(3, 1, &format!("tensor {i}")));
+        all.push(Trained { weight, grad: floats(b, n, 2), state, mask, rounding });
     }
     let mut norms = Vec::new();
-    for step in 1..=3 {
+    for count in 1..=3 {
         for (i, tensor) in all.iter_mut().enumerate() {
             let n = shapes[i].0 * shapes[i].1;
-            b.set(&mut tensor.grad, &numbers(n, 10 * step + i as u64)).unwrap();
+            b.set(&mut tensor.grad, &numbers(n, 10 * count + i as u64)).unwrap();
         }
         let mut grads: Vec<MaskedGrad<'_, B>> = Vec::new();
-        for Tensor { grad, mask, .. } in &mut all {
+        for Trained { grad, mask, .. } in &mut all {
             grads.push(MaskedGrad { grad, mask: mask.as_ref(), pull: None });
         }
         norms.push(b.mask_and_square_sum(&mut grads) as f32);
-        let mut tensors: Vec<AdamTensor<'_, B>> = Vec::new();
-        for Tensor { weight, grad, exp_avg, exp_avg_sq, mask } in &mut all {
-            tensors.push(AdamTensor {
+        let mut tensors: Vec<UpdateTensor<'_, B>> = Vec::new();
+        for Trained { weight, grad, state, mask, rounding } in &mut all {
+            tensors.push(UpdateTensor {
                 weight,
                 grad,
-                exp_avg,
-                exp_avg_sq,
+                state,
                 mask: mask.as_ref(),
                 weight_decay: 0.1,
                 momentum_share: None,
+                rounding: *rounding,
             });
         }
-        let constants = AdamStep { lr: 1e-2, beta1: 0.9, beta2: 0.99, eps: 1e-8, step, grad_scale: 0.5 };
-        b.adamw(&mut tensors, &constants);
+        b.update(&mut tensors, &OptimizerStep { optimizer, lr, count, grad_scale: 0.5 });
     }
     let mut results = vec![norms];
-    for Tensor { weight, grad, exp_avg, exp_avg_sq, .. } in &all {
+    for Trained { weight, grad, state, .. } in &all {
         results.push(b.weight_to_host(weight).unwrap().into_owned());
-        results.extend(host(b, &[grad, exp_avg, exp_avg_sq]));
+        results.extend(host(b, &[grad]));
+        for values in b.state_to_host(state).unwrap().iter() {
+            results.push(match values {
+                StateValues::Floats(values) => values.clone(),
+                StateValues::Codes(codes) => codes.iter().map(|code| f32::from(*code)).collect(),
+            });
+        }
     }
     results
+}
+
+const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.99, eps: 1e-8 };
+
+fn adamw<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    three_steps(b, Optimizer::AdamW(ADAM), 1e-2, WeightKind::Trainable)
+}
+
+fn adamw8bit<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    three_steps(b, Optimizer::AdamW8bit(ADAM), 1e-2, WeightKind::Trainable)
+}
+
+fn adafactor<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    three_steps(b, Optimizer::Adafactor(Adafactor::default()), 1e-1, WeightKind::Trainable)
+}
+
+fn lion<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    three_steps(b, Optimizer::Lion(Lion { beta1: 0.9, beta2: 0.99 }), 1e-2, WeightKind::Trainable)
+}
+
+fn sgd<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let steps =
+        |b: &mut B, momentum| three_steps(b, Optimizer::Sgd(Sgd { momentum }), 0.1, WeightKind::Trainable);
+    [steps(b, 0.0), steps(b, 0.9)].concat()
+}
+
+/// Weights in bfloat16 alone, under each optimizer.
+pub fn rounded<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let optimizers = [
+        Optimizer::AdamW(ADAM),
+        Optimizer::AdamW8bit(ADAM),
+        Optimizer::Lion(Lion { beta1: 0.9, beta2: 0.99 }),
+        Optimizer::Sgd(Sgd { momentum: 0.9 }),
+        Optimizer::Adafactor(Adafactor::default()),
+    ];
+    optimizers
+        .into_iter()
+        .flat_map(|optimizer| three_steps(b, optimizer, 1e-2, WeightKind::Rounded))
+        .collect()
 }
 
 /// Losses and gradients of a small model on seven passes of two shapes, alternating and repeated. With `as_passes`
@@ -481,24 +546,29 @@ pub fn adamw_seconds(b: &mut Cuda, (rows, cols): (usize, usize), times: u64) -> 
     let bytes = vec![0x3c; 2 * n];
     let mut weight = b.trainable(Stored { dtype: &dtype, bytes: &bytes, rows, cols }).unwrap();
     let (grad, small) = (b.zeros(n), b.zeros(1));
-    let (mut exp_avg, mut exp_avg_sq) = (b.zeros(n), b.zeros(n));
+    let optimizer = Optimizer::AdamW(ADAM);
+    let (mut copied, mut state) = (b.zeros(n), b.state(&optimizer.state_parts(rows, cols)));
     let mask = b.mask((0..n.div_ceil(64) as u64).map(|i| i ^ 0x5a5a_5a5a_0ff0_33cc).collect());
-    let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
+    let step = OptimizerStep { optimizer, lr: 1e-3, count: 1, grad_scale: 1.0 };
     let mut best = [f64::INFINITY; 2];
     for run in 0..6 {
         b.to_host(&small).unwrap();
         let clock = std::time::Instant::now();
         for _ in 0..times {
             if run % 2 == 0 {
-                b.copy(&grad, &mut exp_avg, n);
+                b.copy(&grad, &mut copied, n);
                 continue;
             }
-            let (weight, mask) = (&mut weight, Some(&mask));
-            let (exp_avg, exp_avg_sq) = (&mut exp_avg, &mut exp_avg_sq);
-            let (grad, momentum_share) = (&grad, None);
-            let tensor =
-                AdamTensor { weight, grad, exp_avg, exp_avg_sq, mask, weight_decay: 0.1, momentum_share };
-            b.adamw(&mut [tensor], &step);
+            let tensor = UpdateTensor {
+                weight: &mut weight,
+                grad: &grad,
+                state: &mut state,
+                mask: Some(&mask),
+                weight_decay: 0.1,
+                momentum_share: None,
+                rounding: None,
+            };
+            b.update(&mut [tensor], &step);
         }
         b.to_host(&small).unwrap();
         best[run % 2] = best[run % 2].min(clock.elapsed().as_secs_f64() / times as f64);

@@ -10,10 +10,10 @@ use hft_surgery::data::{Arrangement, BatchOptions, Batches, Location, Row};
 use hft_surgery::eval::checkpoint_log_probs;
 use hft_surgery::model::{Capacity, Recompute};
 use hft_surgery::train::{
-    AdamW, LossType, Objective, PreferenceLoss, ReferenceAnswer, StepBuffers, StepReport, Update, step,
+    LossType, Objective, PreferenceLoss, ReferenceAnswer, StepBuffers, StepReport, Update, step,
 };
 
-use super::{Golden, load, open};
+use super::{ADAMW, Golden, load, open};
 
 const METRICS: [&str; 6] = [
     "rewards/chosen",
@@ -65,7 +65,6 @@ fn reference(checkpoint: &Checkpoint, rows: &[Row], loss: LossType) -> Vec<Refer
 /// Holds ten steps of `family` to what TRL found with `loss`, under the name `case` and `key`.
 fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
     let golden = golden(family, loss.loss_type);
-    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.1, max_grad_norm: 1.0 };
     let checkpoint = open(family);
     let rows = rows(&golden);
     let reference = reference(&checkpoint, &rows, loss.loss_type);
@@ -85,7 +84,7 @@ fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
         let places = if i % 2 == 0 { 0..2 } else { 2..3 };
         let micros: Vec<_> = places.map(|place| epoch.batch(place).unwrap()).collect();
         let objective = Objective::Preference { loss, reference: &reference };
-        let update = Update { objective, adam: &adam, lr: 3e-3, count: i + 1 };
+        let update = Update { objective, optimizer: &ADAMW, lr: 3e-3, count: i + 1 };
         let StepReport { loss, preference, .. } = step(&mut cpu, &mut model, &mut buffers, &micros, update);
         let named = preference.unwrap().named();
         assert_eq!(named.iter().map(|(name, _)| *name).collect::<Vec<_>>(), metrics);

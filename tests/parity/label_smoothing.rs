@@ -8,9 +8,9 @@ use hft_surgery::backend::{Backend, Cpu};
 use hft_surgery::data::{Arrangement, Batch, BatchOptions, Batches, Location, Row};
 use hft_surgery::eval::mean_loss;
 use hft_surgery::model::{Capacity, Recompute};
-use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
+use hft_surgery::train::{Objective, StepBuffers, Update, step};
 
-use super::{Golden, load, open};
+use super::{ADAMW, Golden, load, open};
 
 fn rows(golden: &Golden) -> Vec<Row> {
     let location = || Location { path: Arc::from(Path::new("golden")), line: 1 };
@@ -25,7 +25,6 @@ fn rows(golden: &Golden) -> Vec<Row> {
 
 #[test]
 fn ten_smoothed_steps_are_those_of_transformers() {
-    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay: 0.1, max_grad_norm: 1.0 };
     for family in ["llama3", "mistral"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/smoothing").join(family);
         let golden = Golden::of(&path.with_extension("safetensors"));
@@ -46,7 +45,7 @@ fn ten_smoothed_steps_are_those_of_transformers() {
                 let places = if i % 2 == 0 { 0..2 } else { 2..3 };
                 let micros: Vec<_> = places.map(|place| epoch.batch(place).unwrap()).collect();
                 let objective = Objective::CrossEntropy { label_smoothing: 0.1 };
-                let update = Update { objective, adam: &adam, lr: 3e-3, count: i as u64 + 1 };
+                let update = Update { objective, optimizer: &ADAMW, lr: 3e-3, count: i as u64 + 1 };
                 let report = step(&mut cpu, &mut model, &mut buffers, &micros, update);
                 let e = (report.loss - expected).abs() / expected;
                 assert!(e < 1e-5, "{family} {key}: loss of step {i}: {}, expected {expected}", report.loss);

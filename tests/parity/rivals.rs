@@ -5,9 +5,9 @@ use std::path::Path;
 use hft_surgery::backend::{Backend, Cpu};
 use hft_surgery::data;
 use hft_surgery::model::{Capacity, Pull, Recompute};
-use hft_surgery::train::{AdamW, Objective, StepBuffers, Update, step};
+use hft_surgery::train::{Objective, OptimizerOptions, StepBuffers, Update, step};
 
-use super::{Golden, load, open};
+use super::{ADAMW, Golden, load, open};
 
 const FAMILY: &str = "llama3";
 
@@ -38,7 +38,7 @@ fn check(case: &str, penalty: Option<f32>, share: Option<f64>, masked: bool) {
     let weight_decay = if case == "l2sp" { 0.0 } else { 0.1 };
     let golden =
         Golden::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/rivals/rivals.safetensors"));
-    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-5, weight_decay, max_grad_norm: 1.0 };
+    let optimizer = OptimizerOptions { weight_decay, ..ADAMW };
     let (checkpoint, micros) = (open(FAMILY), micro_batches());
     for key in ["full", "half"] {
         let trains = |name: &str| key == "full" || golden.half.contains(name);
@@ -59,7 +59,7 @@ fn check(case: &str, penalty: Option<f32>, share: Option<f64>, masked: bool) {
         for i in 0..10 {
             let update = Update {
                 objective: Objective::CrossEntropy { label_smoothing: 0.0 },
-                adam: &adam,
+                optimizer: &optimizer,
                 lr: 3e-3,
                 count: i + 1,
             };

@@ -9,15 +9,15 @@ use super::mixture::{self, Mixture};
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
-    adamw, attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
+    attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
     relu_squared, rope,
 };
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes,
-    Head, HeadGradients, LinearShape, MaskedGrad, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
-    QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored,
-    Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
+    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
+    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
+    WeightKind,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -48,6 +48,17 @@ impl<'a> Cpu<'a> {
         Weight::trainable(stored)
     }
 
+    /// A weight of this kind.
+    ///
+    /// `None` as for [`Cpu::frozen`], and for [`WeightKind::Rounded`] of another type than bfloat16.
+    pub fn weight(stored: Stored<'a>, kind: WeightKind) -> Option<Weight<'a>> {
+        match kind {
+            WeightKind::Frozen => Weight::frozen(stored),
+            WeightKind::Trainable => Weight::trainable(stored),
+            WeightKind::Rounded => Weight::rounded(stored),
+        }
+    }
+
     /// [`Backend::attention_forward`] of the new tokens of some sequences, whose earlier keys and values are kept: `q`, `out`
     /// and `lse` hold the new tokens, those of one sequence after those of another.
     pub fn attention_cached(
@@ -68,17 +79,13 @@ fn mixture_weights<'m, 'a>(weights: &'m MixtureWeights<'_, Weight<'a>>) -> mixtu
 }
 
 impl<'a> Backend for Cpu<'a> {
-    type Buffer = Vec<f32>;
-    type Weight = Weight<'a>;
-    type Mask = Vec<u64>;
-
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
 
     fn element_bytes(&self) -> ElementBytes {
         // Frozen tensors stay in the map of their file.
-        ElementBytes { activation: 4, trainable: 16, frozen: 0 }
+        ElementBytes { activation: 4, trainable: 4, rounded: 2, gradient: 4, frozen: 0 }
     }
 
     fn check(&self) -> Result<()> {
@@ -123,11 +130,11 @@ impl<'a> Backend for Cpu<'a> {
     }
 
     fn weight_to_host<'w>(&self, weight: &'w Weight<'a>) -> Result<Cow<'w, [f32]>> {
-        Ok(Cow::Borrowed(weight.values()))
+        Ok(weight.values())
     }
 
     fn set_weight(&self, weight: &mut Weight<'a>, values: &[f32]) -> Result<()> {
-        weight.values_mut().copy_from_slice(values);
+        weight.set(values);
         Ok(())
     }
 
@@ -344,13 +351,5 @@ impl<'a> Backend for Cpu<'a> {
 
     fn losses(&mut self) -> Vec<f32> {
         self.cross_entropy.take_losses()
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        grads.iter_mut().map(adamw::mask_and_square_sum).sum()
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        adamw::step(tensors, step);
     }
 }

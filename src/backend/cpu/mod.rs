@@ -3,18 +3,23 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
-//! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `adamw`, `backend`.
+//! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `square_sum`,
+//! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
 
+mod adafactor;
 mod adamw;
+mod adamw8bit;
 mod attention;
 mod attention_cached;
 mod backend;
 mod cross_entropy;
 mod elementwise;
+mod elementwise_update;
 mod embedding;
 mod gated_product;
 mod geglu;
 mod linear;
+mod lion;
 mod math;
 mod matmul;
 mod matvec;
@@ -24,7 +29,10 @@ mod norm;
 mod relu_squared;
 mod rope;
 mod routes;
+mod sgd;
+mod square_sum;
 mod swiglu;
+mod updates;
 mod weight;
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! Parameters: frozen as they are stored, or trainable in `f32`.
+//! Parameters: frozen as they are stored, trainable in `f32`, or trainable in bfloat16.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::backend::Stored;
-use crate::checkpoint::{Dtype, decode_f32};
+use super::math;
+use crate::backend::{Stored, WeightValues};
+use crate::checkpoint::{Dtype, Known, decode_f32, encode_f32};
+use crate::optimizer::Rounding;
+use crate::simd::{Kernel, bf16, dispatch};
 
 /// Elements widened by one thread at a time.
 const PIECE: usize = 1 << 15;
@@ -23,11 +26,17 @@ pub struct Weight<'a> {
 
 #[derive(Debug)]
 enum Values<'a> {
-    Frozen { dtype: Dtype, width: usize, bytes: &'a [u8] },
+    /// Little-endian elements: those of the checkpoint where the weight is frozen, its own in bfloat16 where it is
+    /// trained without a master.
+    Stored {
+        dtype: Dtype,
+        width: usize,
+        bytes: Cow<'a, [u8]>,
+    },
     Trainable(Vec<f32>),
 }
 
-/// The rows of a frozen matrix, as they are stored.
+/// The rows of a matrix, as they are stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FrozenRows<'a> {
     pub(super) dtype: &'a Dtype,
@@ -45,8 +54,18 @@ impl<'a> Weight<'a> {
         decode_f32(stored.dtype, &[], &mut [])?;
         let Stored { rows, cols, bytes, .. } = stored;
         let fits = bytes.len() == rows.checked_mul(cols)?.checked_mul(width)?;
-        let values = Values::Frozen { dtype: stored.dtype.clone(), width, bytes };
+        let values = Values::Stored { dtype: stored.dtype.clone(), width, bytes: Cow::Borrowed(bytes) };
         fits.then_some(Self { values, rows, cols })
+    }
+
+    /// `None` as for [`Weight::frozen`], and for another type than bfloat16.
+    pub(super) fn rounded(stored: Stored<'a>) -> Option<Self> {
+        let mut weight = Self::frozen(stored)?;
+        if let Values::Stored { dtype, bytes, .. } = &mut weight.values {
+            *bytes = Cow::Owned(bytes.to_vec());
+            return (*dtype == Dtype::Known(Known::BF16)).then_some(weight);
+        }
+        None
     }
 
     pub(super) fn trainable(stored: Stored<'a>) -> Option<Self> {
@@ -57,21 +76,79 @@ impl<'a> Weight<'a> {
     }
 
     /// The values of a trainable weight.
-    ///
-    /// # Panics
-    /// When the weight is frozen: only a trainable weight has master values.
-    pub(super) fn values(&self) -> &[f32] {
+    pub(super) fn values(&self) -> Cow<'_, [f32]> {
         match &self.values {
-            Values::Trainable(values) => values,
-            Values::Frozen { .. } => unreachable!("only trainable weights are read back"),
+            Values::Trainable(values) => Cow::Borrowed(values),
+            Values::Stored { .. } => Cow::Owned(self.piece(0, self.rows * self.cols, <[f32]>::to_vec)),
         }
     }
 
-    /// As [`Weight::values`].
-    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+    /// As [`Weight::values`], in the type that they are kept in.
+    pub(super) fn trained_values(&self) -> WeightValues<'_> {
+        match &self.values {
+            Values::Trainable(values) => WeightValues::Floats(Cow::Borrowed(values)),
+            Values::Stored { bytes, .. } => WeightValues::Bf16(Cow::Borrowed(bytes)),
+        }
+    }
+
+    /// Sets the values of a trainable weight; in bfloat16 they are rounded to nearest.
+    ///
+    /// # Panics
+    /// When the weight is frozen, or the lengths differ.
+    pub(super) fn set(&mut self, values: &[f32]) {
         match &mut self.values {
-            Values::Trainable(values) => values,
-            Values::Frozen { .. } => unreachable!("only trainable weights are written"),
+            Values::Trainable(own) => own.copy_from_slice(values),
+            Values::Stored { dtype, bytes: Cow::Owned(bytes), .. } => {
+                assert!(bytes.len() == 2 * values.len(), "a weight is set as a whole");
+                let known = encode_f32(dtype, values, bytes);
+                assert!(known.is_some(), "a weight without a master is in bfloat16");
+            }
+            Values::Stored { .. } => unreachable!("only trainable weights are written"),
+        }
+    }
+
+    /// What `read` makes of the elements `first..first + len`.
+    pub(super) fn piece<T>(&self, first: usize, len: usize, read: impl FnOnce(&[f32]) -> T) -> T {
+        match &self.values {
+            Values::Trainable(values) => read(&values[first..first + len]),
+            Values::Stored { dtype, width, bytes } => {
+                let mut values = vec![0.0; len];
+                widen(dtype, &bytes[first * width..(first + len) * width], &mut values);
+                read(&values)
+            }
+        }
+    }
+
+    /// Lets `work` change the values of each piece of [`math::PIECE`] elements; `rest` has something for each. Values in
+    /// bfloat16 are widened before and rounded after.
+    ///
+    /// # Panics
+    /// When the weight is frozen, or in bfloat16 without a rounding.
+    pub(super) fn update_pieces<S: Send>(
+        &mut self,
+        rounding: Option<(Rounding, u32)>,
+        rest: Vec<S>,
+        work: impl Fn(usize, &mut [f32], S) + Sync,
+    ) {
+        let rest = rest.into_par_iter();
+        match &mut self.values {
+            Values::Trainable(values) => {
+                let pieces = values.par_chunks_mut(math::PIECE).zip(rest).enumerate();
+                pieces.for_each(|(i, (values, rest))| work(i, values, rest));
+            }
+            Values::Stored { bytes: Cow::Owned(bytes), .. } => {
+                let Some((rounding, step)) = rounding else {
+                    unreachable!("a weight without a master has a rounding")
+                };
+                let pieces = bytes.par_chunks_mut(2 * math::PIECE).zip(rest).enumerate();
+                pieces.for_each_init(Vec::new, |values, (i, (bytes, rest))| {
+                    values.resize(bytes.len() / 2, 0.0);
+                    bf16::decode(bytes, values);
+                    work(i, values, rest);
+                    dispatch(Round { rounding, step, first: i * math::PIECE, values, bytes });
+                });
+            }
+            Values::Stored { .. } => unreachable!("only trainable weights are written"),
         }
     }
 
@@ -80,7 +157,7 @@ impl<'a> Weight<'a> {
         let all = self.rows * self.cols;
         match &self.values {
             Values::Trainable(values) => Cow::Borrowed(values),
-            Values::Frozen { .. } => {
+            Values::Stored { .. } => {
                 let mut out = vec![0.0; all];
                 self.widen(0..self.rows, &mut out);
                 Cow::Owned(out)
@@ -88,11 +165,11 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// The stored rows of a frozen weight.
+    /// The rows of a weight that is not in `f32` for training.
     pub(super) fn frozen_rows(&self) -> Option<FrozenRows<'_>> {
         match &self.values {
             Values::Trainable(_) => None,
-            Values::Frozen { dtype, width, bytes } => {
+            Values::Stored { dtype, width, bytes } => {
                 Some(FrozenRows { dtype, bytes, row_bytes: self.cols * width, cols: self.cols })
             }
         }
@@ -102,7 +179,7 @@ impl<'a> Weight<'a> {
     pub(super) fn panel<'s>(&'s self, range: Range<usize>, panel: &'s mut Vec<f32>) -> &'s [f32] {
         match &self.values {
             Values::Trainable(values) => &values[range.start * self.cols..range.end * self.cols],
-            Values::Frozen { .. } => {
+            Values::Stored { .. } => {
                 let n = range.len() * self.cols;
                 if panel.len() < n {
                     panel.resize(n, 0.0);
@@ -119,7 +196,7 @@ impl<'a> Weight<'a> {
         const PANEL: usize = 1 << 21;
         match &self.values {
             Values::Trainable(_) => self.rows.max(1),
-            Values::Frozen { .. } => (PANEL / self.cols.max(1)).clamp(1, self.rows.max(1)),
+            Values::Stored { .. } => (PANEL / self.cols.max(1)).clamp(1, self.rows.max(1)),
         }
     }
 
@@ -128,19 +205,37 @@ impl<'a> Weight<'a> {
         let at = row * self.cols..(row + 1) * self.cols;
         match &self.values {
             Values::Trainable(values) => out.copy_from_slice(&values[at]),
-            Values::Frozen { dtype, width, bytes } => {
+            Values::Stored { dtype, width, bytes } => {
                 widen(dtype, &bytes[at.start * width..at.end * width], out);
             }
         }
     }
 
     fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
-        let Values::Frozen { dtype, width, bytes } = &self.values else {
-            unreachable!("only frozen weights are widened")
+        let Values::Stored { dtype, width, bytes } = &self.values else {
+            unreachable!("only stored weights are widened")
         };
         let bytes = &bytes[rows.start * self.cols * width..rows.end * self.cols * width];
         let pieces = out.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE * width));
         pieces.for_each(|(out, bytes)| widen(dtype, bytes, out));
+    }
+}
+
+/// Rounds the values of a piece stochastically.
+struct Round<'a> {
+    rounding: Rounding,
+    step: u32,
+    first: usize,
+    values: &'a [f32],
+    bytes: &'a mut [u8],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.rounding.round(self.step, self.first, self.values, self.bytes);
     }
 }
 

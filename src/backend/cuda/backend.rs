@@ -9,10 +9,9 @@ use super::mask::Mask;
 use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes,
-    Head, HeadGradients, LinearShape, MaskedGrad, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
-    QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets,
-    TrainingPass,
+    AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes, Head, HeadGradients,
+    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
+    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -21,18 +20,18 @@ const TOKENS_AT_ONCE: usize = 16_384;
 const NO_MIXTURES: &str = "mixtures of experts are not supported on the GPU; use --device cpu";
 
 impl Backend for Cuda {
-    type Buffer = Buffer;
-    type Weight = Weight;
-    type Mask = Mask;
-
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
 
     fn element_bytes(&self) -> ElementBytes {
         match self.context.compute_dtype {
-            ComputeDtype::F32 => ElementBytes { activation: 4, trainable: 16, frozen: 4 },
-            ComputeDtype::Bf16 => ElementBytes { activation: 2, trainable: 18, frozen: 2 },
+            ComputeDtype::F32 => {
+                ElementBytes { activation: 4, trainable: 4, rounded: 4, gradient: 4, frozen: 4 }
+            }
+            ComputeDtype::Bf16 => {
+                ElementBytes { activation: 2, trainable: 6, rounded: 2, gradient: 4, frozen: 2 }
+            }
         }
     }
 
@@ -289,13 +288,5 @@ impl Backend for Cuda {
 
     fn losses(&mut self) -> Vec<f32> {
         self.losses.take(&self.context.device)
-    }
-
-    fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
-        self.adamw.square_sum(&self.context.device, grads)
-    }
-
-    fn adamw(&mut self, tensors: &mut [AdamTensor<'_, Self>], step: &AdamStep) {
-        self.adamw.step(&self.context.device, tensors, step);
     }
 }

@@ -5,7 +5,7 @@ use half::bf16;
 use super::argument::Arg;
 use super::device::Device;
 use super::memory::Memory;
-use crate::backend::{ComputeDtype, LinearShape, Stored};
+use crate::backend::{ComputeDtype, LinearShape, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Dtype, Known, decode_f32};
 use crate::simd::bf16::widen_bits;
 
@@ -70,7 +70,7 @@ pub struct Weight {
     pub(super) rows: usize,
     /// Input features, or the length of a vector.
     pub(super) cols: usize,
-    /// The values of a trainable weight in `f32`.
+    /// The values of a trainable weight in `f32`; `None` where they are in bfloat16 alone.
     pub(super) master: Option<Memory>,
     /// The values in the compute dtype, where that is not `f32`.
     pub(super) copy: Option<Memory>,
@@ -107,6 +107,26 @@ impl Weight {
         Some(Self { rows, cols, master, copy })
     }
 
+    /// A weight of this kind.
+    ///
+    /// `None` as for [`Weight::frozen`], and for [`WeightKind::Rounded`] of another type than bfloat16, or where another
+    /// type is computed with.
+    pub(super) fn new(
+        device: &Device,
+        dtype: ComputeDtype,
+        stored: Stored<'_>,
+        kind: WeightKind,
+    ) -> Option<Self> {
+        match kind {
+            WeightKind::Frozen => Self::frozen(device, dtype, stored),
+            WeightKind::Trainable => Self::trainable(device, dtype, stored),
+            WeightKind::Rounded => {
+                let bf16 = dtype == ComputeDtype::Bf16 && *stored.dtype == Dtype::Known(Known::BF16);
+                bf16.then(|| Self::frozen(device, dtype, stored))?
+            }
+        }
+    }
+
     /// The layer `[rows, out_features]` with this weight.
     pub(super) fn linear_shape(&self, rows: usize) -> LinearShape {
         LinearShape { rows, out_features: self.rows, in_features: self.cols }
@@ -119,27 +139,41 @@ impl Weight {
         device.arg(memory, self.rows * self.cols * dtype.bytes())
     }
 
-    /// The master values.
-    ///
-    /// # Panics
-    /// When the weight is frozen: only a trainable weight has master values.
-    pub(super) fn master(&self) -> &Memory {
-        let Some(master) = &self.master else { unreachable!("only trainable weights have master values") };
-        master
-    }
-
-    /// Sets master values and copy.
+    /// Sets master values and copy, as far as there are.
     pub(super) fn upload(&mut self, device: &Device, values: &[f32]) {
         assert!(values.len() == self.rows * self.cols, "a weight is set as a whole");
-        device.upload(values, self.master());
+        if let Some(master) = &self.master {
+            device.upload(values, master);
+        }
         if let Some(copy) = &self.copy {
             device.upload(&to_bf16(values), copy);
         }
     }
 
-    /// The master values, on the host.
+    /// The values of a trainable weight, on the host.
+    ///
+    /// # Panics
+    /// When it has neither a master nor a copy in bfloat16.
     pub(super) fn download(&self, device: &Device) -> Vec<f32> {
-        device.download(self.master(), self.rows * self.cols)
+        let len = self.rows * self.cols;
+        match (&self.master, &self.copy) {
+            (Some(master), _) => device.download(master, len),
+            (None, Some(copy)) => {
+                assert!(copy.bytes() == 2 * len, "a weight without a master is in bfloat16");
+                device.download::<u16>(copy, len).into_iter().map(widen_bits).collect()
+            }
+            (None, None) => unreachable!("a weight has values"),
+        }
+    }
+}
+
+impl Weight {
+    /// As [`Weight::download`], in the type that they are kept in.
+    pub(super) fn trained_values(&self, device: &Device) -> WeightValues<'static> {
+        match (&self.master, &self.copy) {
+            (None, Some(copy)) => WeightValues::Bf16(device.download(copy, copy.bytes()).into()),
+            _ => WeightValues::Floats(self.download(device).into()),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::adamw::AdamW;
 use super::attention::Attention;
 use super::buffer::{Buffer, Weight};
 use super::context::Context;
@@ -14,8 +13,9 @@ use super::linear;
 use super::losses::Losses;
 use super::mask::{BernoulliDraws, Mask, masked_merge};
 use super::rope::Rope;
+use super::update_memory::UpdateMemory;
 use crate::Result;
-use crate::backend::{ComputeDtype, LinearShape, Rehearsal, Stored};
+use crate::backend::{ComputeDtype, LinearShape, Rehearsal, Stored, WeightKind};
 
 /// A GPU.
 ///
@@ -26,7 +26,7 @@ pub struct Cuda {
     // Before the context, which holds the device: what they free, they free on the device.
     pub(super) graphs: Graphs,
     pub(super) losses: Losses,
-    pub(super) adamw: AdamW,
+    pub(super) updates: UpdateMemory,
     pub(super) attention: Attention,
     pub(super) cross_entropy: CrossEntropy,
     pub(super) embedding: Embedding,
@@ -47,7 +47,7 @@ impl Cuda {
         Ok(Self {
             graphs: Graphs::default(),
             losses,
-            adamw: AdamW::default(),
+            updates: UpdateMemory::default(),
             attention: Attention::default(),
             cross_entropy: CrossEntropy::default(),
             embedding: Embedding::default(),
@@ -88,6 +88,13 @@ impl Cuda {
         Weight::trainable(&self.context.device, self.context.compute_dtype, stored)
     }
 
+    /// A weight of this kind.
+    ///
+    /// `None` as for [`Cuda::frozen`], and for [`WeightKind::Rounded`] where stored or compute dtype is not bfloat16.
+    pub fn weight(&self, stored: Stored<'_>, kind: WeightKind) -> Option<Weight> {
+        Weight::new(&self.context.device, self.context.compute_dtype, stored, kind)
+    }
+
     /// The mask of `len` elements with the bits that the CPU draws.
     ///
     /// # Panics
@@ -113,7 +120,7 @@ impl Cuda {
     /// Frees all memory that operations keep between calls.
     fn free_work_memory(&mut self) {
         self.graphs = Graphs::default();
-        self.adamw = AdamW::default();
+        self.updates = UpdateMemory::default();
         self.attention = Attention::default();
         self.cross_entropy = CrossEntropy::default();
         self.embedding = Embedding::default();

@@ -5,10 +5,12 @@
 //!
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `context`,
-//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `attention`, `cross_entropy`, `losses`, `adamw`,
-//! `graph`, `gpu`, `training_pass`, `backend`.
+//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `attention`, `cross_entropy`, `losses`,
+//! `state`, `update_table`, `square_sum`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
 
+mod adafactor;
 mod adamw;
+mod adamw8bit;
 mod argument;
 mod attention;
 mod backend;
@@ -26,6 +28,7 @@ mod gpu;
 mod graph;
 mod libraries;
 mod linear;
+mod lion;
 mod losses;
 mod mask;
 mod matmul;
@@ -36,10 +39,16 @@ mod pinned_memory;
 mod relu_squared;
 mod rope;
 mod sequence_tables;
+mod sgd;
 mod source;
+mod square_sum;
+mod state;
 mod swiglu;
 mod training_pass;
 mod transfer_buffer;
+mod update_memory;
+mod update_table;
+mod updates;
 
 pub use super::compute_dtype::ComputeDtype;
 pub use buffer::{Buffer, Weight};
@@ -49,3 +58,4 @@ pub use gpu::Cuda;
 pub use libraries::{Directories, set_directories};
 pub use mask::{BernoulliDraws, Mask};
 pub use source::{ParameterType, SOURCES, Signature, signatures};
+pub use state::State;

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 15] = [
+pub const SOURCES: [(&str, &str); 22] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
+    ("philox.cuh", include_str!("../../../kernels/philox.cuh")),
+    ("updates.cuh", include_str!("../../../kernels/updates.cuh")),
+    ("adafactor.cu", include_str!("../../../kernels/adafactor.cu")),
     ("adamw.cu", include_str!("../../../kernels/adamw.cu")),
+    ("adamw8bit.cu", include_str!("../../../kernels/adamw8bit.cu")),
     ("attention.cu", include_str!("../../../kernels/attention.cu")),
     ("attention_mma.cu", include_str!("../../../kernels/attention_mma.cu")),
     ("cross_entropy.cu", include_str!("../../../kernels/cross_entropy.cu")),
@@ -14,10 +18,13 @@ pub const SOURCES: [(&str, &str); 15] = [
     ("embedding.cu", include_str!("../../../kernels/embedding.cu")),
     ("geglu.cu", include_str!("../../../kernels/geglu.cu")),
     ("linear.cu", include_str!("../../../kernels/linear.cu")),
+    ("lion.cu", include_str!("../../../kernels/lion.cu")),
     ("mask.cu", include_str!("../../../kernels/mask.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
     ("relu_squared.cu", include_str!("../../../kernels/relu_squared.cu")),
     ("rope.cu", include_str!("../../../kernels/rope.cu")),
+    ("sgd.cu", include_str!("../../../kernels/sgd.cu")),
+    ("square_sum.cu", include_str!("../../../kernels/square_sum.cu")),
     ("swiglu.cu", include_str!("../../../kernels/swiglu.cu")),
 ];
 

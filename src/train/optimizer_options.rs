@@ -1,0 +1,53 @@
+//! What the optimizer of a run is asked for.
+
+use crate::backend::WeightKind;
+use crate::checkpoint::TensorInfo;
+use crate::optimizer::Optimizer;
+
+/// An optimizer with what is common to all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerOptions {
+    /// The optimizer with its constants.
+    pub optimizer: Optimizer,
+    /// Decay of matrices; vectors get none.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this global norm; 0 = never.
+    pub max_grad_norm: f64,
+}
+
+/// What trainable weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Master {
+    /// `f32`, rounded when a checkpoint is written.
+    #[default]
+    F32,
+    /// bfloat16 alone: every step rounds stochastically.
+    None,
+}
+
+impl Master {
+    /// How a trainable weight is kept.
+    pub(super) fn kind(self) -> WeightKind {
+        match self {
+            Self::F32 => WeightKind::Trainable,
+            Self::None => WeightKind::Rounded,
+        }
+    }
+
+    /// Bytes of a value on the CPU.
+    pub(super) fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::None => 2,
+        }
+    }
+}
+
+/// Bytes that the optimizer keeps of a tensor of a checkpoint.
+pub(super) fn state_bytes(info: &TensorInfo, optimizer: &Optimizer) -> u64 {
+    let (rows, cols) = match info.shape[..] {
+        [rows, cols] => (rows, cols),
+        _ => (1, info.elements()),
+    };
+    optimizer.state_bytes(rows as usize, cols as usize)
+}

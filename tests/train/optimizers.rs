@@ -1,0 +1,187 @@
+//! `train --optimizer`, `--master none` and `--optimizer-in-backward` as commands, on the bfloat16 model of `fixtures/base`.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::Lab;
+use crate::common::{fails, files, fixture, hft, ok, run, wait_until};
+
+/// Each optimizer with what it needs, and other ways to keep weights and gradients.
+const CHOICES: [(&str, &[&str]); 6] = [
+    ("adamw", &["--master", "none"]),
+    ("adamw8bit", &["--optimizer", "adamw8bit"]),
+    ("adamw8bit-none", &["--optimizer", "adamw8bit", "--master", "none", "--granularity", "element"]),
+    ("adafactor", &["--optimizer", "adafactor", "--master", "none"]),
+    ("lion", &["--optimizer", "lion", "--optimizer-in-backward", "--max-grad-norm", "0"]),
+    ("sgd", &["--optimizer", "sgd", "--momentum", "0.9", "--granularity", "element", "--l2-sp", "0.1"]),
+];
+
+fn args(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
+    let mut args: Vec<String> = vec!["--quiet".into(), "train".into(), "--model".into()];
+    args.push(fixture("base").to_string_lossy().into_owned());
+    args.extend(["--data".into(), lab.text("rows.jsonl"), "--out".into(), lab.text(out)]);
+    args.extend(["--batch-size", "2", "--learning-rate", "1e-2", "--device", "cpu"].map(str::to_owned));
+    args.extend(more.iter().map(|s| (*s).to_owned()));
+    args
+}
+
+fn train(lab: &Lab, out: &str, more: &[&str]) -> String {
+    let args = args(lab, out, more);
+    ok(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn refused(lab: &Lab, more: &[&str]) -> String {
+    let args = args(lab, "refused", more);
+    let said = fails(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(!lab.path("refused").exists());
+    said
+}
+
+/// The tensors of a result.
+fn weights(lab: &Lab, out: &str) -> Vec<(String, Vec<u8>)> {
+    let shards = |(path, bytes): (String, Vec<u8>)| path.ends_with(".safetensors").then_some((path, bytes));
+    let all = files(&lab.path(out)).into_iter();
+    all.map(|(path, bytes)| (path.display().to_string(), bytes)).filter_map(shards).collect()
+}
+
+#[test]
+fn a_killed_run_of_any_optimizer_resumes_to_the_same_bits() {
+    for (name, choice) in CHOICES {
+        let lab = Lab::new();
+        let more = [choice, &["--max-steps", "40", "--save-steps", "3"]].concat();
+        train(&lab, "whole", &more);
+        let args = args(&lab, "killed", &more);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut child = hft(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let reached = wait_until(&mut child, || lab.log("killed").len() >= 8);
+        assert!(reached, "{name}: the run ended before it was killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        ok(&[&args[..], &["--resume"]].concat());
+        assert!(
+            weights(&lab, "killed") == weights(&lab, "whole") && weights(&lab, "whole").len() == 3,
+            "{name}"
+        );
+        let (first, last) = (&lab.log("whole")[0], &lab.log("whole")[39]);
+        assert!(last["loss"].as_f64() < first["loss"].as_f64(), "{name}: {first} {last}");
+    }
+}
+
+#[test]
+fn the_bits_of_any_optimizer_do_not_depend_on_threads_and_what_is_frozen_stays() {
+    for (name, choice) in CHOICES {
+        let lab = Lab::new();
+        let more = [choice, &["--max-steps", "4", "--ratio", "0.5"]].concat();
+        train(&lab, "a", &more);
+        train(&lab, "b", &[&more[..], &["--threads", "1"]].concat());
+        assert!(weights(&lab, "a") == weights(&lab, "b"), "{name}");
+        let (base, plan) = (fixture("base"), lab.text("a/rounds/0/plan.json"));
+        let proof = run(&["diff", base.to_str().unwrap(), &lab.text("a"), "--plan", &plan]);
+        assert_eq!(proof.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&proof.stdout));
+    }
+}
+
+/// The same weights as with all gradients at once, where nothing clips.
+#[test]
+fn updates_in_the_backward_pass_are_those_after_it() {
+    for optimizer in [&["--optimizer", "adamw"][..], &["--optimizer", "adafactor", "--master", "none"]] {
+        for ratio in ["0.5", "1"] {
+            let lab = Lab::new();
+            let more = [optimizer, &["--max-grad-norm", "0", "--max-steps", "6", "--ratio", ratio]].concat();
+            train(&lab, "after", &more);
+            train(&lab, "within", &[&more[..], &["--optimizer-in-backward"]].concat());
+            assert!(weights(&lab, "after") == weights(&lab, "within"), "{optimizer:?} {ratio}");
+            for (after, within) in lab.log("after").iter().zip(lab.log("within")) {
+                assert_eq!(after["loss"], within["loss"]);
+                let norm = |line: &Value| line["grad_norm"].as_f64().unwrap();
+                assert!((norm(after) - norm(&within)).abs() < 1e-9 * norm(after));
+            }
+        }
+    }
+}
+
+/// Tied embeddings get their gradient from the head and from the tokens.
+#[test]
+fn a_tied_embedding_is_updated_in_the_backward_pass_once() {
+    let lab = Lab::new();
+    let more = ["--max-grad-norm", "0", "--max-steps", "4", "--ratio", "1"];
+    lab.train("qwen3", "after", &more);
+    lab.train("qwen3", "within", &[&more[..], &["--optimizer-in-backward"]].concat());
+    assert!(lab.weights("after") == lab.weights("within"));
+}
+
+/// What is planned for weights, gradients and moments of the trained parameters.
+#[test]
+fn memory_is_told_by_part() {
+    let lab = Lab::new();
+    let memory = |more: &[&str]| -> [f64; 3] {
+        let args =
+            args(&lab, "out", &[more, &["--force", "--max-steps", "1", "--ratio", "1", "--json"]].concat());
+        let found = ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let each = &found["rounds"][0]["memory"]["bytes_per_trained_parameter"];
+        ["weights", "gradients", "moments"].map(|part| each[part].as_f64().unwrap())
+    };
+    assert_eq!(memory(&[]), [4.0, 4.0, 8.0]);
+    assert_eq!(memory(&["--master", "none", "--optimizer", "lion"]), [2.0, 4.0, 4.0]);
+    assert_eq!(memory(&["--optimizer", "sgd"]), [4.0, 4.0, 0.0]);
+    // Of 86,432 parameters 2 · 8,448 are in tensors of 4,096 or more, with 33 blocks each.
+    let of_codes = 2.0 * 2.0 * (8448.0 + 4.0 * 33.0);
+    let expected = (of_codes + 8.0 * (86_432.0 - 2.0 * 8448.0)) / 86_432.0;
+    let [_, _, moments] = memory(&["--optimizer", "adamw8bit"]);
+    assert!((moments - expected).abs() < 1e-9, "{moments}, expected {expected}");
+    let within = ["--optimizer-in-backward", "--max-grad-norm", "0"];
+    let [_, gradients, _] = memory(&within);
+    assert!(gradients < 1.5, "{gradients}");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_by_name() {
+    let lab = Lab::new();
+    for (more, words) in [
+        (&["--momentum", "0.9"][..], &["--momentum is no constant of --optimizer adamw"][..]),
+        (
+            &["--optimizer", "lion", "--adafactor-d", "2"],
+            &["--adafactor-d is no constant of --optimizer lion"],
+        ),
+        (&["--optimizer", "sgd", "--momentum", "1"], &["--momentum out of range", "0 to below 1"]),
+        (&["--optimizer", "adafactor", "--mofo", "0.1"], &["--mofo", "--optimizer adafactor keeps none"]),
+        (&["--optimizer", "sgd", "--mofo", "0.1"], &["--mofo", "--optimizer sgd keeps none"]),
+        (&["--optimizer-in-backward"], &["--optimizer-in-backward takes --max-grad-norm 0"]),
+        (
+            &["--optimizer-in-backward", "--max-grad-norm", "0", "--gradient-accumulation-steps", "2"],
+            &["takes --gradient-accumulation-steps 1"],
+        ),
+        (&["--optimizer", "adamax"], &["invalid value 'adamax'"]),
+    ] {
+        let said = refused(&lab, more);
+        words.iter().for_each(|word| assert!(said.contains(word), "{word} in {said}"));
+    }
+    // A rate is not the default of another optimizer.
+    let args = args(&lab, "refused", &["--optimizer", "lion"]);
+    let at = args.iter().position(|arg| arg == "--learning-rate").unwrap();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let said = fails(&[&args[..at], &args[at + 2..]].concat());
+    assert!(said.contains("--optimizer lion needs --learning-rate"), "{said}");
+    // Tensors that bfloat16 does not hold.
+    let said = lab.refused("llama2", "refused", &["--master", "none", "--ratio", "1"]);
+    assert!(said.contains("would be BF16, and they are F32") && said.contains("--master none"), "{said}");
+}
+
+/// A run is not gone on with by another optimizer.
+#[test]
+fn another_optimizer_is_another_run() {
+    let lab = Lab::new();
+    let long = ["--max-steps", "100000", "--save-steps", "1"];
+    let first = args(&lab, "out", &long);
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    let mut child = hft(&first).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(wait_until(&mut child, || lab.log("out").len() >= 3));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = fails(&[&first[..], &["--resume", "--optimizer", "adamw8bit"]].concat());
+    assert!(said.contains("started with another `optimizer`: got \"adamw8bit\", expected null"), "{said}");
+    let said = fails(&[&first[..], &["--resume", "--master", "none"]].concat());
+    assert!(said.contains("started with another `master`"), "{said}");
+}
