@@ -14,12 +14,14 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import Trainer
 
+from .applied import some
 from .callback import HFTCallback, _plans
 from .commands import diff
 from .errors import HFTError
 from .in_memory import tensors
 from .plan import Plan, StrPath, write_whole
 from .provenance import FILE_NAME
+from .traps import refuse_partial_save
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
         raise HFTError(
             f"make_trainer: output_dir is {trainer.args.output_dir}, expected {this.output_dir}", "use round.output_dir"
         )
+    refuse_partial_save(trainer)
     main = trainer.is_world_process_zero()
     if main:
         write_whole(kept / "plan.json", this.plan.text)
@@ -142,22 +145,11 @@ def _last_whole_checkpoint(directory: Path) -> Optional[str]:
 
 
 def _save(trainer: Any, directory: Path) -> None:
-    """Writes the whole model, as ``save_pretrained`` does. Called by every process.
-
-    Raises:
-        HFTError: ZeRO-3 without ``stage3_gather_16bit_weights_on_model_save``, which would write no weights.
-    """
+    """Writes the whole model, as ``save_pretrained`` does. Called by every process."""
     if trainer.is_fsdp_enabled:
         _save_shards(trainer, directory)
-        return
-    if trainer.is_deepspeed_enabled:
-        config = trainer.accelerator.deepspeed_config["zero_optimization"]
-        if config.get("stage") == 3 and not config.get("stage3_gather_16bit_weights_on_model_save"):
-            raise HFTError(
-                "ZeRO-3 saves no whole weights without stage3_gather_16bit_weights_on_model_save",
-                "set it to true in zero_optimization of the DeepSpeed configuration",
-            )
-    trainer.save_model(str(directory))
+    else:
+        trainer.save_model(str(directory))
 
 
 def _save_shards(trainer: Any, directory: Path) -> None:
@@ -184,14 +176,14 @@ def _save_shards(trainer: Any, directory: Path) -> None:
 def _prove(this: Round, kept: Path, trainer: Any) -> Optional[str]:
     """Compares the checkpoint after the round with the one before it; what is wrong, if anything is. Writes the metrics,
     which tell that the round is done."""
+    after = kept / "model"
     try:
-        report = diff(this.model, kept / "model", plan=this.plan)
+        report = diff(this.model, after, plan=this.plan)
     except HFTError as error:
         return str(error)
     if not report["plan"]["holds"]:
-        frozen = set(this.plan.frozen)
-        broken = [t["name"] for t in report["tensors"] if t["name"] in frozen and t["status"] != "identical"]
-        return f"{kept / 'model'}: frozen by the plan of round {this.number}, but not bit-identical: {', '.join(broken[:5])}"
+        faults = [f"tensor `{fault['name']}`: {fault['what']}" for fault in report["failed"]]
+        return f"{after}: against the plan of round {this.number} (a: {this.model}, b: {after})\n{some(faults)}"
     metrics = {
         "round": this.number,
         "steps": trainer.state.global_step,

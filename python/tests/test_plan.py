@@ -77,7 +77,9 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(tmp_path: Path
         r"tensor `model.layers.3": Plan.draw(fixtures / "base"),
         "row or element mask": Plan(masked(tmp_path)),
         "trains no parameter": Plan.draw(LLAMA / "llama3", strategy="explicit", freeze=["*"]),
-        r"tensor `model.norm.weight`: in the model, but neither": Plan(plan.text.replace('"model.norm.weight"', '"lm_head.weight"')),
+        r"tensor `model.norm.weight`: in the model, but neither": Plan(
+            plan.text.replace('"model.norm.weight"', '"lm_head.weight"')
+        ),
     }
     for message, wrong in cases.items():
         with pytest.raises(HFTError, match=message):
@@ -86,7 +88,7 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(tmp_path: Path
     value = plan.to_dict()
     other = "frozen" if "model.embed_tokens.weight" in value["trainable"] else "trainable"
     value[other].append("lm_head.weight")
-    with pytest.raises(HFTError, match="tied with `lm_head.weight`, but the two are in different lists"):
+    with pytest.raises(HFTError, match=r"tied with `lm_head\.weight`, but the two are in different lists"):
         apply(model, Plan(json.dumps(value)))
 
 
@@ -115,7 +117,9 @@ def test_optimizers_are_checked() -> None:
 def test_a_model_that_is_saved_under_other_names_is_refused() -> None:
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=16)
+    small = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=16
+    )
     model = MixtralForCausalLM(MixtralConfig(num_local_experts=2, **small))
     with pytest.raises(HFTError, match="save_pretrained stores this model under other names"):
         Plan.draw(model)
