@@ -15,10 +15,11 @@ from huggingface_hub import save_torch_state_dict
 from transformers import Trainer
 
 from .applied import some
+from .binary import run
 from .callback import HFTCallback, _plans
 from .commands import diff
 from .errors import HFTError
-from .in_memory import tensors
+from .in_memory import DTYPES, tensors
 from .plan import Plan, StrPath, write_whole
 from .provenance import FILE_NAME
 from .traps import refuse_partial_save
@@ -117,6 +118,7 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
             f"make_trainer: output_dir is {trainer.args.output_dir}, expected {this.output_dir}", "use round.output_dir"
         )
     refuse_partial_save(trainer)
+    _check_types(this, trainer)
     main = trainer.is_world_process_zero()
     if main:
         write_whole(kept / "plan.json", this.plan.text)
@@ -126,14 +128,27 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
     _save(trainer, kept / "model")
     callback.write_provenance(kept / "model")
     trainer.accelerator.wait_for_everyone()
-    fault = _prove(this, kept, trainer) if main else None
-    faults = [fault]
+    faults = [_prove(this, kept, trainer) if main else None]
     if trainer.accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(faults, src=0)
     trainer.accelerator.wait_for_everyone()
     _release(trainer)
     if faults[0] is not None:
-        raise HFTError(faults[0])
+        raise faults[0]
+
+
+def _check_types(this: Round, trainer: Any) -> None:
+    """Refuses a model of another type than its checkpoint before the training: what it freezes is not bit-identical when it
+    is saved. DeepSpeed changes the type when it wraps the model, so there only the checkpoint after the round tells."""
+    if trainer.is_deepspeed_enabled:
+        return
+    stored = set(json.loads(run(["inspect", this.model, "--json"]))["dtypes"])
+    held = {DTYPES[str(tensor.dtype).removeprefix("torch.")][0] for tensor in tensors(trainer.model).values()}
+    if not stored & held:
+        raise HFTError(
+            f"make_trainer: got a model in {', '.join(sorted(held))}, expected {', '.join(sorted(stored))} as in {this.model}",
+            'load it with dtype="auto", or start from a checkpoint that was saved in the type of the training',
+        )
 
 
 def _last_whole_checkpoint(directory: Path) -> Optional[str]:
@@ -173,17 +188,17 @@ def _save_shards(trainer: Any, directory: Path) -> None:
     save_torch_state_dict(whole, directory)
 
 
-def _prove(this: Round, kept: Path, trainer: Any) -> Optional[str]:
+def _prove(this: Round, kept: Path, trainer: Any) -> Optional[HFTError]:
     """Compares the checkpoint after the round with the one before it; what is wrong, if anything is. Writes the metrics,
     which tell that the round is done."""
     after = kept / "model"
     try:
         report = diff(this.model, after, plan=this.plan)
     except HFTError as error:
-        return str(error)
+        return error
     if not report["plan"]["holds"]:
         faults = [f"tensor `{fault['name']}`: {fault['what']}" for fault in report["failed"]]
-        return f"{after}: against the plan of round {this.number} (a: {this.model}, b: {after})\n{some(faults)}"
+        return HFTError(f"{after}: against the plan of round {this.number} (a: {this.model}, b: {after})\n{some(faults)}")
     metrics = {
         "round": this.number,
         "steps": trainer.state.global_step,

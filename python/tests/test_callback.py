@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAMA, command, load, rows, trainer_of, weights
+from conftest import LLAMA, command
 from safetensors.torch import load_file
+from training import load, rows, trainer_of, weights
 from transformers import TrainerCallback
 
 from hft_surgery import HFTCallback, HFTError, Plan, diff, reset
@@ -197,8 +198,8 @@ def test_traps_are_refused(tmp_path: Path) -> None:
 
 
 def best_model(out: Path) -> Any:
-    from conftest import arguments, collate
     from datasets import Dataset
+    from training import arguments, collate
     from transformers import Trainer
 
     args = arguments(out, load_best_model_at_end=True, save_strategy="epoch", eval_strategy="epoch")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
-from conftest import LLAMA, ROOT, load, rows, trainer_of
+from conftest import LLAMA, ROOT
 from safetensors.torch import load_file
+from training import load, rows, trainer_of
 
 from hft_surgery import HFTCallback, HFTError, Plan, apply, diff
 from hft_surgery.traps import refuse_partial_save

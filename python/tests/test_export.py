@@ -18,7 +18,8 @@ import numpy
 import pytest
 import torch
 import yaml
-from conftest import LLAMA, load
+from conftest import LLAMA
+from training import load
 
 from hft_surgery import HFTError, Plan
 

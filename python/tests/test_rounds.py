@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAMA, arguments, collate, load, rows, trainer_of
+from conftest import LLAMA
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from training import arguments, collate, load, rows, trainer_of
 from transformers import Trainer
 
 from hft_surgery import HFTCallback, HFTError, Plan, Round, run_rounds
@@ -89,5 +90,7 @@ def test_trainers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         run_rounds(lambda this: trainer_of(Path(this.output_dir), callbacks=[HFTCallback()]), MODEL, tmp_path / "a")
     with pytest.raises(HFTError, match=f"output_dir is {tmp_path}/elsewhere, expected {tmp_path}/b/rounds/0/state"):
         run_rounds(lambda this: trainer_of(tmp_path / "elsewhere"), MODEL, tmp_path / "b")
+    with pytest.raises(HFTError, match=f"got a model in BF16, expected F32 as in {MODEL}"):
+        run_rounds(lambda this: trainer_of(Path(this.output_dir), load().bfloat16()), MODEL, tmp_path / "d")
     with pytest.raises(HFTError, match="rounds: got 0, expected 1 or more"):
         run_rounds(make_trainer, MODEL, tmp_path / "c", rounds=0)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAMA, command, load, rows, weights
+from conftest import LLAMA, command
 from datasets import Dataset
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from training import load, rows, weights
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
