@@ -5,7 +5,7 @@
 #
 # HFT_WHEEL      a wheel that is built already
 # HFT_VENV       where the environment lies (target/python by default); it is kept, so that the next run is fast
-# HFT_WHEEL_ONLY any text: only what needs no torch, which takes gigabytes: the wheel, its types and its style
+# HFT_WHEEL_ONLY any text: only what needs no torch, which takes gigabytes: the wheel, its tag, its types and its commands
 # HFT_PACKAGES   a site-packages directory with some of the requirements, such as torch, which are then not installed again
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ if [ -n "${HFT_PACKAGES:-}" ]; then
     echo "$HFT_PACKAGES" >"$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
 fi
 if [ -n "${HFT_WHEEL_ONLY:-}" ]; then
-    step "$bin/pip" install -q $(grep -E '^(maturin|mypy|ruff)==' python/requirements.txt)
+    step "$bin/pip" install -q $(grep -E '^(auditwheel|maturin|mypy|pytest|ruff)==' python/requirements.txt)
 else
     step "$bin/pip" install -q -r python/requirements.txt
 fi
@@ -28,8 +28,17 @@ fi
 wheel="${HFT_WHEEL:-}"
 if [ -z "$wheel" ]; then
     rm -f target/wheels/hft_surgery-*.whl
+    # What `cargo build --release --locked` has compiled in this directory is not compiled again.
     step "$bin/maturin" build --release --out target/wheels
     wheel="$(ls target/wheels/hft_surgery-*.whl)"
+fi
+# The platforms that the name of the wheel promises are those of the symbols that its program needs.
+tag="$(basename "${wheel%.whl}" | sed 's/.*-//')"
+needs="$(step "$bin/python" -m auditwheel show "$wheel")"
+printf '%s\n' "$needs"
+if [[ "$tag" != manylinux_* || "$needs" != *"following platform tag: \"$tag\""* ]]; then
+    printf 'error: %s: got the platform tag %s, expected manylinux and what auditwheel says\n' "$wheel" "$tag" >&2
+    exit 1
 fi
 unset HFT_SURGERY_BINARY PYTHONPATH
 step "$bin/pip" install -q --force-reinstall --no-deps "$wheel"
@@ -45,7 +54,10 @@ step "$bin/hft-surgery" plan fixtures/base --ratio 0.5 --seed 3 --out "$plans/pr
 step "$bin/python" -c 'import sys, hft_surgery; hft_surgery.Plan.draw("fixtures/base", ratio=0.5, seed=3).save(sys.argv[1])' "$plans/module.json"
 step cmp "$plans/program.json" "$plans/module.json"
 rm -r "$plans"
-if [ -n "${HFT_WHEEL_ONLY:-}" ]; then exit; fi
+if [ -n "${HFT_WHEEL_ONLY:-}" ]; then
+    step "$bin/python" -m pytest -q -p no:cacheprovider python/tests/test_commands.py
+    exit
+fi
 
 # The trainers whose rules `plan export` writes for: their code, not their dependencies.
 trainers="$PWD/target/trainers"

@@ -196,6 +196,14 @@ fn a_trainable_tensor_that_did_not_move_warns_and_fails_when_strict() {
     assert_eq!(failed, Some(1));
     let verdict = "plan violated: 1 of 1 frozen tensors moved, 1 of 2 trainable tensors moved\nfailed: tensor `model.layers.0.frozen.weight`: frozen, but it moved\n";
     assert!(out.starts_with(verdict), "{out}");
+    // What is neither frozen nor trainable is counted apart: a tied head that was saved a second time.
+    tensors[0].bytes[3] ^= 0x80;
+    tensors.push(counted("lm_head.weight", &[4], 7));
+    write_checkpoint(&b, &tensors, 1, "{}");
+    let (failed, out) = code(&args);
+    assert_eq!(failed, Some(1));
+    let verdict = "plan violated: 0 of 1 frozen tensors moved, 1 of 2 trainable tensors moved, 1 tensor contradicts it otherwise\nfailed: tensor `lm_head.weight`: only in b\n";
+    assert!(out.starts_with(verdict), "{out}");
 }
 
 /// What was not compared has no measure: `-`, never 0 or 1, and no limit passes for want of it.

@@ -10,6 +10,7 @@ are imported by the parts that need them.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .applied import Applied, apply, check_optimizer
@@ -39,12 +40,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports what needs transformers when it is asked for."""
-    if name == "HFTCallback":
-        from .callback import HFTCallback
-
-        return HFTCallback
-    if name in ("Round", "run_rounds"):
-        from . import rounds
-
-        return getattr(rounds, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = {"HFTCallback": "callback", "Round": "rounds", "run_rounds": "rounds"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f".{modules[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        text = f'hft_surgery.{name} needs {error.name}: pip install "hft-surgery[train]"'
+        raise ModuleNotFoundError(text, name=error.name) from error

@@ -97,7 +97,7 @@ def choose(model: torch.nn.Module, plan: Plan) -> list[tuple[list[str], torch.nn
             faults.append(f"tensor `{names[0]}`: in the model, but neither in `trainable` nor in `frozen`")
         chosen.append((names, parameter, trains))
     if faults:
-        raise HFTError(_some(faults), "draw the plan from this model: Plan.draw(model)")
+        raise HFTError(some(faults), "draw the plan from this model: Plan.draw(model)")
     if not any(on for _, _, on in chosen):
         raise HFTError("the plan trains no parameter of the model", "an optimizer without parameters cannot be made")
     return chosen
@@ -131,7 +131,7 @@ def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, pl
     names = {id(p): (group_names, on) for group_names, p, on in choose(model, plan)}
     seen: list[int] = []
     faults = []
-    for number, group in enumerate(optimizer.param_groups):
+    for number, group in enumerate(_groups(optimizer)):
         if not group["params"]:
             faults.append(f"parameter group {number} of the optimizer is empty, which ZeRO cannot partition")
         seen += [id(p) for p in group["params"]]
@@ -149,7 +149,16 @@ def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, pl
     missing = [own for key, (own, on) in names.items() if on and key not in present]
     faults += [f"tensor `{own[0]}`: trainable in the plan, but in no parameter group of the optimizer" for own in missing]
     if faults:
-        raise HFTError(_some(faults), "apply the plan before the optimizer is made")
+        raise HFTError(some(faults), "apply the plan before the optimizer is made")
+
+
+def _groups(optimizer: Any) -> list[dict[str, Any]]:
+    """The parameter groups; also of the DummyOptim of accelerate, in whose place DeepSpeed puts an optimizer of its own."""
+    if hasattr(optimizer, "param_groups"):
+        groups: list[dict[str, Any]] = optimizer.param_groups
+        return groups
+    held = list(optimizer.params)
+    return held if held and isinstance(held[0], dict) else [{"params": held}]
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
@@ -198,6 +207,7 @@ def listed(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:MOST]) + more
 
 
-def _some(faults: list[str]) -> str:
+def some(faults: list[str]) -> str:
+    """The first faults, one a line, and how many follow."""
     more: Optional[str] = f"… and {len(faults) - MOST} more" if len(faults) > MOST else None
     return "\n".join([*faults[:MOST], *([more] if more else [])])

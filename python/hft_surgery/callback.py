@@ -16,8 +16,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from . import provenance
 from .applied import Applied, apply, check_optimizer, combined, digest, digests, listed, local_part
 from .errors import HFTError
-from .in_memory import parameters
+from .in_memory import parameters, plain_name, tied_names
 from .plan import Plan, StrPath, write_whole
+from .traps import refuse_trainer
 
 
 class HFTCallback(TrainerCallback):
@@ -96,7 +97,7 @@ class HFTCallback(TrainerCallback):
             return self
         if self._trainer is not None:
             raise HFTError("HFTCallback has a trainer already", "make one for each trainer")
-        self._refuse(trainer)
+        refuse_trainer(trainer, self.rounds)
         if self._plans is None:
             draws = range(self._first_round, self._first_round + self.rounds)
             self._plans = [Plan.draw(trainer.model, round=number, **self._draw) for number in draws]
@@ -113,45 +114,11 @@ class HFTCallback(TrainerCallback):
         self._follow(trainer)
         return self
 
-    def _refuse(self, trainer: Any) -> None:
-        """The known traps, by name."""
-        args, several = trainer.args, self.rounds > 1
-        plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and getattr(plugin, "fsdp_version", 1) == 1 and not plugin.use_orig_params:
-            raise HFTError(
-                "FSDP1 without use_orig_params puts trainable and frozen parameters into one flat parameter",
-                "use FSDP2 (fsdp_version: 2), or set fsdp_use_orig_params: true",
-            )
-        if getattr(args, "fsdp", None) and trainer.accelerator.distributed_type != "FSDP":
-            kind = str(trainer.accelerator.distributed_type)
-            raise HFTError(
-                f"FSDP was asked for, but accelerate runs {kind} on this device, and would not shard",
-                "accelerate shards on accelerators with more than one process only; leave out fsdp",
-            )
-        if trainer.optimizer is not None:
-            raise HFTError("the trainer has an optimizer already, made before the plan was applied", "leave out `optimizers`")
-        engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or trainer.accelerator.num_processes > 1
-        if several and engine:
-            raise HFTError(
-                "several rounds in one trainer need a single process: DDP, FSDP and DeepSpeed settle which parameters are "
-                "reduced and sharded when they wrap the model",
-                "use hft_surgery.run_rounds, which makes a new trainer for each round",
-            )
-        if several and args.torch_compile:
-            raise HFTError(
-                "torch.compile keeps a graph in which the frozen tensors of the first round are constants",
-                "use hft_surgery.run_rounds, or leave out torch_compile",
-            )
-        if several and args.load_best_model_at_end:
-            raise HFTError(
-                "load_best_model_at_end may bring back the weights of an earlier round, which is no result of the last plan",
-                "leave it out, or use hft_surgery.run_rounds",
-            )
-
     def _follow(self, trainer: Any) -> None:
-        """Takes part where a trainer has no event: before its optimizer and schedule are made, and after a model is saved."""
+        """Takes part where a trainer has no event: before its optimizer and schedule are made, before and after a model is
+        saved."""
         train, create_optimizer = trainer.train, trainer.create_optimizer
-        create_scheduler, save_model = trainer.create_scheduler, trainer.save_model
+        create_scheduler, save_model, write_model = trainer.create_scheduler, trainer.save_model, trainer._save
 
         @wraps(train)
         def train_from(resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -165,25 +132,44 @@ class HFTCallback(TrainerCallback):
         def create_optimizer_of_round(*args: Any, **kwargs: Any) -> Any:
             self._begin_round(trainer, self._round_at(trainer.state))
             optimizer = create_optimizer(*args, **kwargs)
-            groups = [group for group in optimizer.param_groups if group["params"]]
-            optimizer.param_groups[:] = groups
+            groups = getattr(optimizer, "param_groups", None)
+            if groups is not None:
+                groups[:] = [group for group in groups if group["params"]]
             check_optimizer(_model(trainer), optimizer, self.plan)
             return optimizer
 
         @wraps(create_scheduler)
         def create_scheduler_of_round(num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
             start, end = self._steps(self._round or 0, num_training_steps)
-            return create_scheduler(end - start, *args, **kwargs)
+            standing = trainer.lr_scheduler
+            if type(standing).__name__ != "DummyScheduler":
+                return create_scheduler(end - start, *args, **kwargs)
+            # For an optimizer of DeepSpeed's own, a copy of the trainer without a schedule is asked; it has these methods.
+            trainer.lr_scheduler = None
+            try:
+                return create_scheduler(end - start, *args, **kwargs)
+            finally:
+                trainer.lr_scheduler = standing
 
         @wraps(save_model)
         def save_model_with_plan(output_dir: Optional[str] = None, *args: Any, **kwargs: Any) -> None:
             save_model(output_dir, *args, **kwargs)
             self.write_provenance(output_dir or trainer.args.output_dir)
 
+        @wraps(write_model)
+        def write_without_copies(output_dir: Optional[str] = None, state_dict: Optional[dict[str, Any]] = None) -> None:
+            # What engines gather has every tied tensor under each of its names, as copies that save_pretrained does not
+            # take for one.
+            copies = tied_names(_model(trainer)) if state_dict else set()
+            if state_dict and copies:
+                state_dict = {name: tensor for name, tensor in state_dict.items() if plain_name(name) not in copies}
+            write_model(output_dir, state_dict)
+
         trainer.train = train_from
         trainer.create_optimizer = create_optimizer_of_round
         trainer.create_scheduler = create_scheduler_of_round
         trainer.save_model = save_model_with_plan
+        trainer._save = write_without_copies
 
     def write_provenance(self, directory: StrPath) -> None:
         """Writes ``hft_surgery.json`` into a checkpoint, as is done for all that the trainer saves. Use it after a

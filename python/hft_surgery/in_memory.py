@@ -53,6 +53,11 @@ def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return held
 
 
+def tied_names(model: torch.nn.Module) -> set[str]:
+    """The names of tied parameters that a checkpoint of the model leaves out, as ``save_pretrained`` does."""
+    return set(parameters(model)) - set(tensors(model))
+
+
 def whole_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """The shape of the whole tensor, also where DeepSpeed ZeRO-3 holds a part of it."""
     return tuple(getattr(tensor, "ds_shape", tensor.shape))

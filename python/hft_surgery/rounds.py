@@ -14,12 +14,15 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import Trainer
 
+from .applied import some
+from .binary import run
 from .callback import HFTCallback, _plans
 from .commands import diff
 from .errors import HFTError
-from .in_memory import tensors
+from .in_memory import DTYPES, tensors
 from .plan import Plan, StrPath, write_whole
 from .provenance import FILE_NAME
+from .traps import refuse_partial_save
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
         raise HFTError(
             f"make_trainer: output_dir is {trainer.args.output_dir}, expected {this.output_dir}", "use round.output_dir"
         )
+    refuse_partial_save(trainer)
+    _check_types(this, trainer)
     main = trainer.is_world_process_zero()
     if main:
         write_whole(kept / "plan.json", this.plan.text)
@@ -123,14 +128,27 @@ def _run_round(make_trainer: Callable[[Round], Trainer], this: Round, kept: Path
     _save(trainer, kept / "model")
     callback.write_provenance(kept / "model")
     trainer.accelerator.wait_for_everyone()
-    fault = _prove(this, kept, trainer) if main else None
-    faults = [fault]
+    faults = [_prove(this, kept, trainer) if main else None]
     if trainer.accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(faults, src=0)
     trainer.accelerator.wait_for_everyone()
     _release(trainer)
     if faults[0] is not None:
-        raise HFTError(faults[0])
+        raise faults[0]
+
+
+def _check_types(this: Round, trainer: Any) -> None:
+    """Refuses a model of another type than its checkpoint before the training: what it freezes is not bit-identical when it
+    is saved. DeepSpeed changes the type when it wraps the model, so there only the checkpoint after the round tells."""
+    if trainer.is_deepspeed_enabled:
+        return
+    stored = set(json.loads(run(["inspect", this.model, "--json"]))["dtypes"])
+    held = {DTYPES[str(tensor.dtype).removeprefix("torch.")][0] for tensor in tensors(trainer.model).values()}
+    if not stored & held:
+        raise HFTError(
+            f"make_trainer: got a model in {', '.join(sorted(held))}, expected {', '.join(sorted(stored))} as in {this.model}",
+            'load it with dtype="auto", or start from a checkpoint that was saved in the type of the training',
+        )
 
 
 def _last_whole_checkpoint(directory: Path) -> Optional[str]:
@@ -142,22 +160,11 @@ def _last_whole_checkpoint(directory: Path) -> Optional[str]:
 
 
 def _save(trainer: Any, directory: Path) -> None:
-    """Writes the whole model, as ``save_pretrained`` does. Called by every process.
-
-    Raises:
-        HFTError: ZeRO-3 without ``stage3_gather_16bit_weights_on_model_save``, which would write no weights.
-    """
+    """Writes the whole model, as ``save_pretrained`` does. Called by every process."""
     if trainer.is_fsdp_enabled:
         _save_shards(trainer, directory)
-        return
-    if trainer.is_deepspeed_enabled:
-        config = trainer.accelerator.deepspeed_config["zero_optimization"]
-        if config.get("stage") == 3 and not config.get("stage3_gather_16bit_weights_on_model_save"):
-            raise HFTError(
-                "ZeRO-3 saves no whole weights without stage3_gather_16bit_weights_on_model_save",
-                "set it to true in zero_optimization of the DeepSpeed configuration",
-            )
-    trainer.save_model(str(directory))
+    else:
+        trainer.save_model(str(directory))
 
 
 def _save_shards(trainer: Any, directory: Path) -> None:
@@ -181,17 +188,17 @@ def _save_shards(trainer: Any, directory: Path) -> None:
     save_torch_state_dict(whole, directory)
 
 
-def _prove(this: Round, kept: Path, trainer: Any) -> Optional[str]:
+def _prove(this: Round, kept: Path, trainer: Any) -> Optional[HFTError]:
     """Compares the checkpoint after the round with the one before it; what is wrong, if anything is. Writes the metrics,
     which tell that the round is done."""
+    after = kept / "model"
     try:
-        report = diff(this.model, kept / "model", plan=this.plan)
+        report = diff(this.model, after, plan=this.plan)
     except HFTError as error:
-        return str(error)
+        return error
     if not report["plan"]["holds"]:
-        frozen = set(this.plan.frozen)
-        broken = [t["name"] for t in report["tensors"] if t["name"] in frozen and t["status"] != "identical"]
-        return f"{kept / 'model'}: frozen by the plan of round {this.number}, but not bit-identical: {', '.join(broken[:5])}"
+        faults = [f"tensor `{fault['name']}`: {fault['what']}" for fault in report["failed"]]
+        return HFTError(f"{after}: against the plan of round {this.number} (a: {this.model}, b: {after})\n{some(faults)}")
     metrics = {
         "round": this.number,
         "steps": trainer.state.global_step,

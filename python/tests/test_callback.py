@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAMA, command, load, rows, trainer_of, weights
+from conftest import LLAMA, command
 from safetensors.torch import load_file
+from training import load, rows, trainer_of, weights
 from transformers import TrainerCallback
 
 from hft_surgery import HFTCallback, HFTError, Plan, diff, reset
@@ -174,8 +175,14 @@ def test_a_warm_up_from_zero_is_no_fault(tmp_path: Path) -> None:
 
 
 def test_traps_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(HFTError, match="torch.compile keeps a graph"):
+    with pytest.raises(HFTError, match=r"torch\.compile keeps a graph"):
         trainer_of(tmp_path, callbacks=[HFTCallback(rounds=2)], torch_compile=True)
+    with pytest.raises(HFTError, match=r"torch\.compile keeps a graph"):
+        trainer_of(tmp_path, torch.compile(load()), [HFTCallback(rounds=2)])
+    compiled = load()
+    compiled.model.layers[0].compile()
+    with pytest.raises(HFTError, match=r"torch\.compile keeps a graph"):
+        trainer_of(tmp_path, compiled, [HFTCallback(rounds=2)])
     with pytest.raises(HFTError, match="load_best_model_at_end"):
         best_model(tmp_path)
     with pytest.raises(HFTError, match="expected one step or more for each"):
@@ -191,13 +198,20 @@ def test_traps_are_refused(tmp_path: Path) -> None:
 
 
 def best_model(out: Path) -> Any:
-    from conftest import arguments, collate
     from datasets import Dataset
+    from training import arguments, collate
     from transformers import Trainer
 
     args = arguments(out, load_best_model_at_end=True, save_strategy="epoch", eval_strategy="epoch")
     data = Dataset.from_list(rows())
     return Trainer(load(), args, data_collator=collate, train_dataset=data, eval_dataset=data, callbacks=[HFTCallback(rounds=2)])
+
+
+def test_a_group_that_a_plan_leaves_empty_is_left_out(tmp_path: Path) -> None:
+    # The second group of the trainer is what has no weight decay: the norms.
+    trainer = trainer_of(tmp_path, callbacks=[HFTCallback(rounds=2, draw={"norms": "freeze"})])
+    trainer.train()
+    assert len(trainer.optimizer.param_groups) == 1
 
 
 def test_attach_does_what_the_constructor_does(tmp_path: Path) -> None:

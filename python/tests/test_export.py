@@ -18,7 +18,8 @@ import numpy
 import pytest
 import torch
 import yaml
-from conftest import LLAMA, load
+from conftest import LLAMA
+from training import load
 
 from hft_surgery import HFTError, Plan
 
@@ -83,7 +84,12 @@ def test_ms_swift() -> None:
 
 @pytest.mark.parametrize(
     "globs",
-    [["*.layers.[12].self_attn.*"], ["*.layers.0.*", "lm_head*"], ["*.layers.2.mlp.*", "*.layers.2.input_layernorm*"], ["*.layers.*"]],
+    [
+        ["*.layers.[12].self_attn.*"],
+        ["*.layers.0.*", "lm_head*"],
+        ["*.layers.2.mlp.*", "*.layers.2.input_layernorm*"],
+        ["*.layers.*"],
+    ],
 )
 def test_llama_factory(globs: list[str]) -> None:
     factory = taken_from("llamafactory", "llamafactory/model/adapter.py", "_setup_freeze_tuning")
@@ -108,7 +114,8 @@ def test_llama_factory_refuses_what_it_cannot_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "file"), [("llama2", "torchtune/models/convert_weights.py"), ("qwen2", "torchtune/models/qwen2/_convert_weights.py")]
+    ("family", "file"),
+    [("llama2", "torchtune/models/convert_weights.py"), ("qwen2", "torchtune/models/qwen2/_convert_weights.py")],
 )
 def test_torchtune(family: str, file: str) -> None:
     names = taken_from("torchtune", file, "_FROM_HF")["_FROM_HF"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import LLAMA, command, load
+from conftest import LLAMA, command
+from training import load
 
 from hft_surgery import HFTError, Plan, apply, check_optimizer, diff, reset, verify
 
@@ -34,28 +33,6 @@ def test_a_model_in_memory_has_the_plan_of_its_checkpoint(family: str, tmp_path:
     assert {n for n, p in model.named_parameters() if p.requires_grad} == set(done.trainable) == set(of_model.trainable)
 
 
-def test_files(tmp_path: Path, fixtures: Path) -> None:
-    plan = Plan.draw(fixtures / "base", seed=5)
-    plan.save(tmp_path / "plan.json")
-    plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan != plan.complement()
-    assert (tmp_path / "plan.json").read_text() == plan.text
-    assert plan.complement().trainable == plan.frozen and plan.seed == 5
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(HFTError, match="already exists and is no plan"):
-        plan.save(tmp_path / "notes.txt")
-    with pytest.raises(HFTError, match="ratio"):
-        Plan.draw(fixtures / "base", ratio=1.5)
-    with pytest.raises(HFTError) as raised:
-        Plan.draw("nobody/nothing")
-    assert "no such file or directory" in raised.value.message and "hf download" in str(raised.value.hint)
-
-
-def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, hft_surgery; assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_wrappers_are_left_out_of_names() -> None:
     plan = Plan.draw(LLAMA / "llama3")
 
@@ -77,7 +54,9 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(tmp_path: Path
         r"tensor `model.layers.3": Plan.draw(fixtures / "base"),
         "row or element mask": Plan(masked(tmp_path)),
         "trains no parameter": Plan.draw(LLAMA / "llama3", strategy="explicit", freeze=["*"]),
-        r"tensor `model.norm.weight`: in the model, but neither": Plan(plan.text.replace('"model.norm.weight"', '"lm_head.weight"')),
+        r"tensor `model.norm.weight`: in the model, but neither": Plan(
+            plan.text.replace('"model.norm.weight"', '"lm_head.weight"')
+        ),
     }
     for message, wrong in cases.items():
         with pytest.raises(HFTError, match=message):
@@ -86,7 +65,7 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(tmp_path: Path
     value = plan.to_dict()
     other = "frozen" if "model.embed_tokens.weight" in value["trainable"] else "trainable"
     value[other].append("lm_head.weight")
-    with pytest.raises(HFTError, match="tied with `lm_head.weight`, but the two are in different lists"):
+    with pytest.raises(HFTError, match=r"tied with `lm_head\.weight`, but the two are in different lists"):
         apply(model, Plan(json.dumps(value)))
 
 
@@ -115,26 +94,17 @@ def test_optimizers_are_checked() -> None:
 def test_a_model_that_is_saved_under_other_names_is_refused() -> None:
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=16)
+    small = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=16
+    )
     model = MixtralForCausalLM(MixtralConfig(num_local_experts=2, **small))
     with pytest.raises(HFTError, match="save_pretrained stores this model under other names"):
         Plan.draw(model)
 
 
-def test_commands(tmp_path: Path, fixtures: Path) -> None:
+def test_reports_as_tables(fixtures: Path) -> None:
     report = diff(fixtures / "base", fixtures / "tuned", only=["*.norm*"])
-    assert not report["identical"] and {t["category"] for t in report["tensors"]} == {"norm"}
     table = report.to_pandas()
     assert len(table) == len(report["tensors"]) and {"name", "rel_l2"} <= set(table.columns)
-    plan = Plan.draw(fixtures / "tuned", ratio=0.7)
-    done = reset(fixtures / "base", fixtures / "tuned", tmp_path / "half", plan=plan)
-    assert done["plan"] == plan.to_dict() and set(reset(fixtures / "base", fixtures / "tuned").to_pandas()["category"])
-    checked = diff(fixtures / "base", tmp_path / "half", plan=plan)
-    assert checked["plan"]["holds"]
-    sums = verify(tmp_path / "half")
-    assert len(sums.to_pandas()) == 57
-    command("verify", tmp_path / "half", "--write-manifest", tmp_path / "manifest.json")
-    assert verify(tmp_path / "half", manifest=tmp_path / "manifest.json")["mismatches"] == []
-    assert verify(fixtures / "base", manifest=tmp_path / "manifest.json")["mismatches"]
-    with pytest.raises(HFTError, match="already exists"):
-        reset(fixtures / "base", fixtures / "tuned", tmp_path / "half")
+    assert "attention" in set(reset(fixtures / "base", fixtures / "tuned").to_pandas()["category"])
+    assert len(verify(fixtures / "base").to_pandas()) == 57

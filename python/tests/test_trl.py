@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAMA, command, load, rows, weights
+from conftest import LLAMA, command
 from datasets import Dataset
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from training import load, rows, weights
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -77,7 +78,12 @@ def test_dpo(tmp_path: Path, loss: str) -> None:
     hft = HFTCallback(rounds=3)
     args = DPOConfig(output_dir=str(tmp_path / "hf"), loss_type=[loss], beta=0.5, padding_free=False, **COMMON)
     trainer = DPOTrainer(
-        load(), ref_model=load(), args=args, train_dataset=Dataset.from_list(pairs()), processing_class=tokenizer(), callbacks=[hft]
+        load(),
+        ref_model=load(),
+        args=args,
+        train_dataset=Dataset.from_list(pairs()),
+        processing_class=tokenizer(),
+        callbacks=[hft],
     )
     trainer.train()
     ids = [{f"{k}_input_ids": row[f"{k}_ids"] for k in ("prompt", "chosen", "rejected")} for row in trainer.train_dataset]

@@ -152,10 +152,16 @@ fn plan_verdict(check: &PlanCheck) -> String {
             grouped(check.frozen)
         );
     }
-    let moved = check.violations.iter().filter(|v| v.what.starts_with("frozen")).count() as u64;
+    let of = |kind: &str| check.violations.iter().filter(|v| v.what.starts_with(kind)).count();
+    let moved = of("frozen");
+    let others = match check.violations.len() - moved - of("trainable") {
+        0 => String::new(),
+        1 => ", 1 tensor contradicts it otherwise".to_owned(),
+        n => format!(", {} tensors contradict it otherwise", grouped(n as u64)),
+    };
     format!(
-        "plan violated: {} of {} frozen tensors moved, {trainable}",
-        grouped(moved),
+        "plan violated: {} of {} frozen tensors moved, {trainable}{others}",
+        grouped(moved as u64),
         grouped(check.frozen)
     )
 }
