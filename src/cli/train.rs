@@ -9,6 +9,7 @@ use super::arranged::{Arranged, Arranging};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::model_arg::check_one_checkpoint;
 use super::model_card_args::ModelCardArgs;
 use super::named_file::NamedFile;
 use super::objective_args::ObjectiveArgs;
@@ -142,6 +143,7 @@ impl Train {
         self.sequence.check(files.data.len())?;
         let restraints = self.restraints.restraints()?;
         let preference = self.objective.preference(&self.rows)?;
+        check_one_checkpoint(&self.model, "train")?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
