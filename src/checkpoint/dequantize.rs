@@ -52,7 +52,10 @@ impl Checkpoint {
         let dtype = Dtype::Known(self.config().map_or(Known::BF16, |config| config.dtype()));
         let shards = self.shards().iter().map(|shard| plain_shard(&self, shard, &changes, &dtype));
         let shards = shards.collect::<Result<Vec<_>>>()?;
-        self.with_plain_weights(shards)
+        let replace = |own: Vec<Shard>| {
+            Ok(own.into_iter().zip(shards).map(|(own, plain)| plain.unwrap_or(own)).collect())
+        };
+        self.with_shards(replace).map(Self::with_plain_weights)
     }
 }
 

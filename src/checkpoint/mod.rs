@@ -5,12 +5,14 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
-//! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `shard`, `locate`,
-//! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `dequantize`, `digest`, `sidecar`, `output_guard`,
+//! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `computed_file`, `whole`, `shard`, `locate`,
+//! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `computed`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod aliases;
 mod bounded_list;
+mod computed;
+mod computed_file;
 mod config;
 mod convert;
 mod dequantize;
@@ -39,9 +41,12 @@ mod small_file;
 mod spelling;
 mod staged_file;
 mod staging;
+mod whole;
 mod writer;
 
 pub use bounded_list::{MOST_TENSORS, at_most};
+pub(crate) use computed::ReplaceShard;
+pub(crate) use computed_file::{ComputedFile, ReadTensor};
 pub use config::Config;
 pub use convert::{Cast, decode_f32, decode_f64, encode_f32};
 pub use digest::{

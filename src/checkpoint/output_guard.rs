@@ -69,10 +69,11 @@ impl CommandInputs {
         let root = checkpoint.root();
         let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
         let mut push = |path: PathBuf| self.0.push(Input { shown: shown.to_owned(), path });
+        checkpoint.also_read().iter().for_each(|path| push(path.clone()));
         match checkpoint.kind() {
             Kind::Directory | Kind::Index => push(root.to_owned()),
             Kind::File => {
-                push(shown.to_owned());
+                checkpoint.shards().iter().for_each(|shard| push(shard.path().to_owned()));
                 READ_BESIDE.iter().for_each(|name| push(root.join(name)));
             }
         }

@@ -9,10 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::computed_file::ComputedFile;
 use super::foreign_format::{FIRST_BYTES, foreign_format};
 use super::header::Header;
 use super::map::Map;
 use super::reading::{PAGE, Reading, Way};
+use super::whole::Whole;
 use crate::{Error, Result};
 
 /// How the bytes of a file are reached.
@@ -26,24 +28,6 @@ pub enum Access {
     Read,
     /// Read whole when it is opened: for those who need all bytes at once and cannot map.
     Memory,
-}
-
-/// The bytes of a whole file.
-#[derive(Debug)]
-enum Whole {
-    Map(Map),
-    Memory(Vec<u8>),
-    /// Bytes in place of those of the file.
-    Made(Vec<u8>),
-}
-
-impl Whole {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Map(map) => map,
-            Self::Memory(bytes) | Self::Made(bytes) => bytes,
-        }
-    }
 }
 
 /// An open safetensors file with a valid header.
@@ -134,7 +118,7 @@ impl Shard {
 
     /// Length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.whole.as_ref().map_or(self.stamp.len, |whole| whole.bytes().len() as u64)
+        self.whole.as_ref().map_or(self.stamp.len, Whole::len)
     }
 
     /// This shard with the bytes of another safetensors file in place of its own. It still watches its file.
@@ -142,12 +126,39 @@ impl Shard {
     /// # Errors
     /// [`Error::Header`] where they are none; [`Error::Io`].
     pub(super) fn with_contents(&self, bytes: Vec<u8>) -> Result<Self> {
-        let (path, len) = (self.path.clone(), bytes.len() as u64);
-        let json_len = Header::json_len(&path, &bytes, len)? as usize;
-        let header = Header::parse(&path, &bytes[8..8 + json_len], len)?;
+        self.with_whole(Whole::Made(bytes))
+    }
+
+    /// As [`Shard::with_contents`], with bytes that are computed when they are read.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn with_computed(&self, file: ComputedFile) -> Result<Self> {
+        self.with_whole(Whole::Computed(file))
+    }
+
+    fn with_whole(&self, whole: Whole) -> Result<Self> {
+        let (path, len) = (self.path.clone(), whole.len());
+        let first = match &whole {
+            Whole::Computed(file) => file.header(),
+            whole => whole.bytes().unwrap_or_default(),
+        };
+        let json_len = Header::json_len(&path, first, len)? as usize;
+        let header = Header::parse(&path, &first[8..8 + json_len], len)?;
         let file = self.file.try_clone().map_err(Error::io("open", &path))?;
-        let (whole, reading) = (Some(Whole::Made(bytes)), Reading::new(0));
-        Ok(Self { path, file, whole, reading, header, stamp: self.stamp })
+        Ok(Self { path, file, whole: Some(whole), reading: Reading::new(0), header, stamp: self.stamp })
+    }
+
+    /// Computes all bytes now, where they are computed when they are read.
+    ///
+    /// # Errors
+    /// As computing them; [`Error::Io`] where memory does not hold them.
+    pub(super) fn compute(&mut self) -> Result<()> {
+        if let Some(Whole::Computed(file)) = &self.whole {
+            let bytes = file.all()?.map_err(Error::io("compute", &self.path))?;
+            self.whole = Some(Whole::Made(bytes));
+        }
+        Ok(())
     }
 
     /// The bytes of `range`, counted from the start of the file: borrowed from the map, or read into
@@ -163,6 +174,10 @@ impl Shard {
         let at = range.start as usize..range.end as usize;
         match (&self.whole, self.reading.way(&self.file)) {
             (Some(Whole::Memory(bytes) | Whole::Made(bytes)), _) => Ok(&bytes[at]),
+            (Some(Whole::Computed(file)), _) => {
+                file.read(range, scratch)?;
+                Ok(scratch)
+            }
             (Some(Whole::Map(map)), Way::Cached | Way::Fits) => {
                 self.check_map()?;
                 Ok(&map[at])
@@ -176,10 +191,14 @@ impl Shard {
 
     /// Reads the bytes of `range` by position into `buffer`, which is resized.
     pub(super) fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
-        if let Some(Whole::Made(bytes)) = &self.whole {
-            buffer.clear();
-            buffer.extend_from_slice(&bytes[range.start as usize..range.end as usize]);
-            return Ok(());
+        match &self.whole {
+            Some(Whole::Made(bytes)) => {
+                buffer.clear();
+                buffer.extend_from_slice(&bytes[range.start as usize..range.end as usize]);
+                return Ok(());
+            }
+            Some(Whole::Computed(file)) => return file.read(range, buffer),
+            _ => {}
         }
         buffer.resize((range.end - range.start) as usize, 0);
         let read = self.file.read_exact_at(buffer, range.start);
@@ -193,7 +212,7 @@ impl Shard {
     /// As [`Shard::bytes`].
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
         assert!(range.end <= self.file_len(), "a range of a header lies inside its file");
-        Some(&self.whole.as_ref()?.bytes()[range.start as usize..range.end as usize])
+        Some(&self.whole.as_ref()?.bytes()?[range.start as usize..range.end as usize])
     }
 
     /// Gives back the memory of bytes that will not be read soon; they are read from the file again when they are.
@@ -234,7 +253,7 @@ impl Shard {
 
     /// Whether its bytes are those of its file.
     pub(super) fn is_file(&self) -> bool {
-        !matches!(self.whole, Some(Whole::Made(_)))
+        !matches!(self.whole, Some(Whole::Made(_) | Whole::Computed(_)))
     }
 
     /// Gives the file a second name.

@@ -39,6 +39,8 @@ pub struct Checkpoint {
     by_plain_name: OnceLock<HashMap<String, Option<(u32, u32)>>>,
     /// The names under which tensors pair with those of other checkpoints, where that is not their own.
     aliases: Aliases,
+    also_read: Vec<PathBuf>,
+    untied: bool,
 }
 
 /// Unmapping a file takes about as long as mapping it, so the shards go in parallel.
@@ -115,6 +117,8 @@ impl Checkpoint {
             order,
             by_plain_name: OnceLock::new(),
             aliases: Aliases::default(),
+            also_read: Vec::new(),
+            untied: false,
         })
     }
 
@@ -196,42 +200,45 @@ impl Checkpoint {
         })
     }
 
-    /// This checkpoint with other shards, where there are some, that hold plain weights in place of quantized ones.
-    pub(super) fn with_plain_weights(mut self, shards: Vec<Option<Shard>>) -> Result<Self> {
-        for (shard, plain) in self.shards.iter_mut().zip(shards) {
-            if let Some(plain) = plain {
-                *shard = plain;
-            }
-        }
+    /// This checkpoint with other shards in place of its own.
+    pub(super) fn with_shards(
+        mut self,
+        replace: impl FnOnce(Vec<Shard>) -> Result<Vec<Shard>>,
+    ) -> Result<Self> {
+        self.shards = replace(std::mem::take(&mut self.shards))?;
         self.order = order_tensors(&self.root, &self.shards)?;
-        self.config = self.config.take().map(|config| config.without(&super::quantization::KEYS));
-        self.quantization = None;
+        self.by_plain_name = OnceLock::new();
         Ok(self)
     }
 
-    /// This checkpoint under the name `path`, with the bytes of other safetensors files in place of those of its own, where
-    /// there are some, and with embedding and head as two tensors where `untie`. It still watches its files.
-    ///
-    /// # Errors
-    /// [`Error::Header`] for bytes that are no such file; [`Error::Io`].
-    pub(crate) fn with_contents(
-        mut self,
-        path: PathBuf,
-        files: Vec<Option<Vec<u8>>>,
-        untie: bool,
-    ) -> Result<Self> {
-        self.path = path;
-        for (shard, bytes) in self.shards.iter_mut().zip(files) {
-            if let Some(bytes) = bytes {
-                *shard = shard.with_contents(bytes)?;
-            }
-        }
-        self.order = order_tensors(&self.root, &self.shards)?;
-        self.by_plain_name = OnceLock::new();
-        if untie {
-            self.config = self.config.take().map(Config::untied);
-        }
-        Ok(self)
+    /// This checkpoint, whose weights are no longer quantized.
+    pub(super) fn with_plain_weights(mut self) -> Self {
+        self.config = self.config.take().map(|config| config.without(&super::quantization::KEYS));
+        self.quantization = None;
+        self
+    }
+
+    /// This checkpoint under the name `path`, made from what is at `also_read` too.
+    pub(super) fn made_from(mut self, path: PathBuf, also_read: Vec<PathBuf>) -> Self {
+        (self.path, self.also_read) = (path, also_read);
+        self
+    }
+
+    /// This checkpoint, whose embedding and head are two tensors.
+    pub(super) fn untied(mut self) -> Self {
+        self.config = self.config.take().map(Config::untied);
+        self.untied = true;
+        self
+    }
+
+    /// Whether adapters have made two tensors of embedding and head, which the file `config.json` does not say.
+    pub fn is_untied(&self) -> bool {
+        self.untied
+    }
+
+    /// What is read beside its files: adapters that are applied to it.
+    pub(super) fn also_read(&self) -> &[PathBuf] {
+        &self.also_read
     }
 
     /// Whether it is a PEFT adapter, not a model.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::generation_warnings::warn;
 use super::interrupt;
-use super::reading_args::{ReadingArgs, dequantized};
+use super::model_arg::open_model_whole;
+use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Conversation, Tokenizer};
@@ -46,7 +47,7 @@ pub(super) fn chat(
     chat: &ChatOptions<'_>,
     terminal: &Terminal,
 ) -> Result<()> {
-    let open = |path: &PathBuf| dequantized(Checkpoint::open(path, reading.whole())?, terminal);
+    let open = |path: &PathBuf| open_model_whole(path, reading, terminal);
     let sources: Vec<Checkpoint> = models.iter().map(open).collect::<Result<_>>()?;
     let mut speakers: Vec<Speaker<'_>> =
         sources.iter().map(|source| Speaker::open(source, chat, terminal)).collect::<Result<_>>()?;

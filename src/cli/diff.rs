@@ -26,7 +26,7 @@ use clap::ValueEnum;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Diff {
-    /// The first checkpoint, or BASE+ADAPTER, merged in memory
+    /// The first checkpoint, or BASE+ADAPTER
     a: PathBuf,
     /// The second; differences are b − a
     b: PathBuf,

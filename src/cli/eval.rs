@@ -8,10 +8,10 @@ use indicatif::ProgressBar;
 use super::answer_args::{AnswerArgs, FewShotArgs};
 use super::device::DeviceArgs;
 use super::eval_data::{EvalData, Reading};
-use super::model_arg::open_model;
+use super::model_arg::open_model_whole;
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
-use super::reading_args::{ReadingArgs, dequantized};
+use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
 use crate::backend::Device;
@@ -30,7 +30,7 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Eval {
-    /// The checkpoint, or BASE+ADAPTER, merged in memory; may be repeated, and every further one is compared with the first
+    /// The checkpoint, or BASE+ADAPTER; may be repeated, and every further one is compared with the first
     #[arg(long, required = true, value_name = "CKPT")]
     model: Vec<PathBuf>,
     /// The rows, as FILE or NAME=FILE; may be repeated. Rows with `question`, `choices` and `answer` are multiple choice;
@@ -152,7 +152,7 @@ impl Eval {
 
     /// Opens a model and reads the rows for it.
     fn subject(&self, path: &Path, data: &mut EvalData<'_>, terminal: &Terminal) -> Result<Subject> {
-        let source = dequantized(open_model(path, self.reading.whole(), terminal)?, terminal)?;
+        let source = open_model_whole(path, &self.reading, terminal)?;
         let config = ModelConfig::read(&source)?;
         check_tensors(&source, &config)?;
         let rows = data.rows(&source, &config)?;

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::experiment_cost::{Progress, Rows, tell};
 use super::interrupt::stop_flag;
+use super::model_arg::check_one_checkpoint;
 use super::outcome::Outcome;
 use super::terminal::{Terminal, shell_word};
 use crate::checkpoint::{
@@ -75,7 +76,8 @@ impl Forgetting {
     fn run(&self, line: &clap::Command, terminal: &Terminal) -> Result<Outcome> {
         let recipe = Recipe::read(&self.recipe)?;
         check(&recipe, line)?;
-        let base = Checkpoint::open(std::path::Path::new(&recipe.base), Access::Read)?;
+        check_one_checkpoint(recipe.base.as_ref(), "an experiment")?;
+        let base = Checkpoint::open(recipe.base.as_ref(), Access::Read)?;
         let rows = Rows::read(&recipe, &base, terminal)?;
         let jobs = usize::from(self.jobs);
         let Some(out) = self.out.as_deref().filter(|_| !self.dry_run) else {

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::chat::{self, ChatOptions};
 use super::generation_warnings::warn;
-use super::model_arg::open_model;
+use super::model_arg::open_model_whole;
 use super::outcome::Outcome;
-use super::reading_args::{ReadingArgs, dequantized};
+use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Conversation, Tokenizer};
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Generate {
-    /// The checkpoint, or BASE+ADAPTER, merged in memory; repeat it to see several side by side
+    /// The checkpoint, or BASE+ADAPTER; repeat it to see several side by side
     #[arg(long, value_name = "CKPT", required = true)]
     model: Vec<PathBuf>,
     #[command(flatten)]
@@ -157,7 +157,7 @@ impl Generate {
                 let gap = if i > 0 { "\n" } else { "" };
                 terminal.print(&format!("{gap}== {} ==\n", Escaped(model)))?;
             }
-            let source = dequantized(open_model(model, self.reading.whole(), terminal)?, terminal)?;
+            let source = open_model_whole(model, &self.reading, terminal)?;
             self.write(&source, conversation.as_ref(), &options, terminal)?;
         }
         Ok(Outcome::Success)

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
 use crate::Result;
-use crate::checkpoint::Checkpoint;
 use crate::plan::Inventory;
 use crate::report::Inspection;
 
@@ -14,7 +14,7 @@ use crate::report::Inspection;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Inspect {
-    /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
+    /// Directory, .safetensors file, .index.json file, org/name[@revision] in the local cache, or BASE+ADAPTER
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// Print JSON
@@ -37,7 +37,7 @@ Examples:
 
 impl Inspect {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
-        let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
+        let checkpoint = open_model(&self.checkpoint, self.reading.access(), terminal)?;
         let inspection = Inspection::new(&checkpoint, &Inventory::of(&checkpoint), self.tensors);
         terminal.print(&if self.json { inspection.to_json() } else { inspection.to_text() })?;
         Ok(Outcome::Success)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use super::model_arg::{check_one_checkpoint, open_model};
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 pub(super) struct Extract {
     /// The pre-trained checkpoint
     base: PathBuf,
-    /// The checkpoint that was fine-tuned from it
+    /// The checkpoint that was fine-tuned from it, or BASE+ADAPTER
     tuned: PathBuf,
     #[command(flatten)]
     rank: RankArgs,
@@ -123,8 +124,10 @@ impl RankArgs {
 impl Extract {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let rank = RankRule { choice: self.rank.choice()?, most: self.max_rank.map(|most| most as usize) };
+        // PEFT loads the base by the path in adapter_config.json.
+        check_one_checkpoint(&self.base, "the base of an extraction")?;
         let base = Checkpoint::open(&self.base, self.reading.access())?;
-        let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let tuned = open_model(&self.tuned, self.reading.access(), terminal)?;
         let inputs = vec![Input::new("base", &base, None), Input::new("tuned", &tuned, None)];
         let (base, tuned) = (dequantized(base, terminal)?, dequantized(tuned, terminal)?);
         let names: Vec<&str> = tuned.tensors().map(|tensor| tensor.info.name.as_str()).collect();

@@ -10,6 +10,7 @@ use super::hash_args::HashArgs;
 use super::lora_args::LoraArgs;
 use super::map_args::MapArgs;
 use super::mergekit_args::MergekitArgs;
+use super::model_arg::open_model_to_copy;
 use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
@@ -19,7 +20,7 @@ use super::recipe_flags::{Names, model, pair};
 use super::recipe_run::{Mode, RecipeRun, warn_of};
 use super::shard_size::bytes as size;
 use super::terminal::Terminal;
-use crate::checkpoint::{Checkpoint, Link};
+use crate::checkpoint::Link;
 use crate::error::Escaped;
 use crate::lora::LoraMerge;
 use crate::merge::{MergeOptions, MergeVocab, Recipe, ShardLimit, Stages};
@@ -168,7 +169,7 @@ impl Merge {
 
     /// Folds adapters into their base.
     fn apply_adapters(&self, base: &Path, terminal: &Terminal) -> Result<Outcome> {
-        let base = Checkpoint::open(base, self.reading.access())?;
+        let base = open_model_to_copy(base, self.reading.access(), terminal)?;
         let adapters = self.lora.open(self.reading.access())?;
         let weighted = self.lora.weighted(&adapters);
         let merge = LoraMerge::of_several(&base, &weighted, self.dtype.as_deref(), self.shard_limit())?;

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `outcome`, `global_args`, `terminal`, `interrupt`, `progress`, `report_file`,
 //! `reading_args`, `link_args`, `hash_args`, `map_args`, `output_args`, `roles`, `shard_size`, `mergekit_args`,
-//! `recipe_flags`, `lora_args`, `adapted_models`, `recipe_run`, `model_arg`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `optimizer_args`, `training_args`, `memory`,
+//! `recipe_flags`, `lora_args`, `model_arg`, `adapted_models`, `recipe_run`, `selection`, `device`, `raw_args`, `config_file`, `resume_args`, `optimizer_args`, `training_args`, `memory`,
 //! `objective_args`, `training_watch`, `training_estimate`, `rows`, `named_file`, `answer_args`, `eval_data`, `sequence`, `round_plans`, `restraint_args`,
 //! `arranged`, `sweep`, `inspect`, `verify`, `model_card_args`, `plan_export`, `plan`, `reset`, `merge`, `lora_extract`, `lora_combine`, `lora`, `view_args`, `task_vectors`,
 //! `diff`, `patch`, `train`, `experiment_cost`, `experiment`, `eval`, `generation_warnings`, `chat`, `generate`,

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use clap::Subcommand;
 
+use super::model_arg::{open_model, open_model_to_copy};
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
 use crate::Result;
-use crate::checkpoint::Checkpoint;
 use crate::error::Escaped;
 use crate::patch::{Application, Creation, PatchOutput};
 use crate::report::{PatchInspection, bytes};
@@ -37,10 +37,10 @@ enum Command {
     after_long_help = CREATE_EXAMPLES
 )]
 struct Create {
-    /// The checkpoint that both sides have
+    /// The checkpoint that both sides have, or BASE+ADAPTER
     #[arg(value_name = "BASE")]
     base: PathBuf,
-    /// The checkpoint to be made from it
+    /// The checkpoint to be made from it, or BASE+ADAPTER
     #[arg(value_name = "TUNED")]
     tuned: PathBuf,
     #[command(flatten)]
@@ -59,7 +59,7 @@ struct Create {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = APPLY_EXAMPLES)]
 struct Apply {
-    /// The checkpoint that the patch was made from, in any sharding
+    /// The checkpoint that the patch was made from, in any sharding, or BASE+ADAPTER
     #[arg(value_name = "BASE")]
     base: PathBuf,
     /// The patch file
@@ -123,8 +123,8 @@ impl Patch {
 impl Create {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let path = self.output.path()?;
-        let base = Checkpoint::open(&self.base, self.reading.access())?;
-        let tuned = Checkpoint::open(&self.tuned, self.reading.access())?;
+        let base = open_model(&self.base, self.reading.access(), terminal)?;
+        let tuned = open_model_to_copy(&self.tuned, self.reading.access(), terminal)?;
         let creation = Creation::new(&base, &tuned)?;
         for (file, why) in creation.excluded() {
             terminal.warn(&format!("not in the patch: {} ({why})", Escaped(file)));
@@ -145,7 +145,7 @@ impl Create {
 impl Apply {
     fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let patch = crate::patch::Patch::open(&self.patch)?;
-        let base = Checkpoint::open(&self.base, self.reading.access())?;
+        let base = open_model(&self.base, self.reading.access(), terminal)?;
         let application = Application::new(&patch, &base)?;
         let bar = bytes_bar(terminal, "apply", patch.bytes() + patch.output_bytes());
         let (path, force, sync) = (self.output.path()?, self.output.force, self.output.sync());

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::plan_export::Export;
 use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::selection::{SelectionArgs, StrategyArg, uneven};
 use super::terminal::{Terminal, list};
-use crate::checkpoint::{Access, Checkpoint, CommandInputs};
+use crate::checkpoint::{Access, CommandInputs};
 use crate::plan::{self, Inventory, Summary};
 use crate::report::{Half, json_text, selection_json, selection_table};
 use crate::{Error, Result};
@@ -149,7 +150,7 @@ impl Plan {
         if self.selection.strategy == StrategyArg::Explicit && self.ratio.is_some() {
             return Err(Error::usage("--ratio has no meaning with --strategy explicit", "leave it out"));
         }
-        let checkpoint = Checkpoint::open(path, self.reading.access())?;
+        let checkpoint = open_model(path, self.reading.access(), terminal)?;
         let inputs = CommandInputs::of([&checkpoint]).with(self.selection.complement_of());
         let out = check_out(self.out.as_deref(), &inputs, self.force)?;
         let inventory = Inventory::of(&checkpoint);
@@ -179,7 +180,7 @@ impl Algebra {
             Self::Show(args) => (plan::Plan::read(&args.plan)?, &args.result),
             Self::Export(export) => return export.run(terminal),
         };
-        let open = |path: &PathBuf| Checkpoint::open(path, Access::Read);
+        let open = |path: &PathBuf| open_model(path, Access::Read, terminal);
         let checkpoint = result.checkpoint.as_ref().map(open).transpose()?;
         let inputs = CommandInputs::of(&checkpoint).with(self.plans());
         let out = check_out(result.out.as_deref(), &inputs, result.force)?;

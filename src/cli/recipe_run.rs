@@ -9,7 +9,7 @@ use super::adapted_models::AdaptedModels;
 use super::hash_args::HashArgs;
 use super::progress::bytes_bar;
 use super::terminal::{Terminal, list};
-use crate::checkpoint::{CommandInputs, Link, PrivateDir, ReadOptions, Staging};
+use crate::checkpoint::{Checkpoint, CommandInputs, Link, PrivateDir, ReadOptions, Staging};
 use crate::error::Escaped;
 use crate::merge::{Merge, MergeOptions, Models, NonFinite, Recipe, Stage, Stages};
 use crate::report::bytes;
@@ -208,12 +208,13 @@ impl RecipeRun<'_> {
     ) -> Result<(Vec<Input>, u64)> {
         let terminal = self.terminal;
         let adapted = AdaptedModels::open(recipe, &results.paths, self.reading)?;
-        let stored = match &target {
-            Some(target) if mode == Mode::Write => adapted.store(target.path, target.force, terminal)?,
-            _ => adapted.bases(),
+        let recipe = recipe.clone().with_paths(results.paths.clone()).with_paths(adapted.bases());
+        let open = |name: &str| {
+            // What is only planned needs the names and shapes of a base; the results of earlier stages hold no numbers then.
+            let merged = if mode == Mode::Write { adapted.model(name, terminal) } else { None };
+            merged.unwrap_or_else(|| Checkpoint::open(&recipe.path_of(name), self.reading))
         };
-        let recipe = recipe.clone().with_paths(results.paths.clone()).with_paths(stored.paths.clone());
-        let models = Models::open_mapped(&recipe, self.reading, self.maps)?;
+        let models = Models::open_with(&recipe, &open, self.maps)?;
         let merge = Merge::new(&recipe, &models, self.options)?;
         match mode {
             Mode::Check => {}
@@ -240,7 +241,6 @@ impl RecipeRun<'_> {
             _ => Vec::new(),
         };
         self.write(&merge, &target, mode, (inputs.clone(), adapted.paths().collect()))?;
-        stored.remove()?;
         Ok((inputs, size))
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::hash_args::HashArgs;
 use super::link_args::LinkArgs;
 use super::map_args::MapArgs;
-use super::model_arg::open_model_to_copy;
+use super::model_arg::{open_model, open_model_to_copy, open_model_whole};
 use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
@@ -19,7 +19,7 @@ use super::roles::warn_of_roles;
 use super::selection::{SelectionArgs, uneven};
 use super::sweep::{Sweep, SweepArgs};
 use super::terminal::{Terminal, list};
-use crate::checkpoint::{Checkpoint, CommandInputs};
+use crate::checkpoint::CommandInputs;
 use crate::error::Escaped;
 use crate::plan::{Inventory, Plan, Summary};
 use crate::report::{Half, bytes, json_text, selection_json, selection_table};
@@ -37,10 +37,10 @@ use crate::{Error, Result};
     after_long_help = EXAMPLES
 )]
 pub(super) struct Reset {
-    /// The pre-trained checkpoint
+    /// The pre-trained checkpoint, or BASE+ADAPTER
     #[arg(long, value_name = "CKPT")]
     base: PathBuf,
-    /// The checkpoint that was fine-tuned from it, or BASE+ADAPTER, merged in memory
+    /// The checkpoint that was fine-tuned from it, or BASE+ADAPTER
     #[arg(long, value_name = "CKPT")]
     tuned: PathBuf,
     #[command(flatten)]
@@ -117,11 +117,11 @@ impl Reset {
         if self.sweep.is_asked_for() {
             return rayon::scope(|_| self.measure(terminal));
         }
-        let mut base = Checkpoint::open(&self.base, self.reading.access())?;
-        let (tuned, adapters) = open_model_to_copy(&self.tuned, self.reading.access(), terminal)?;
+        let mut base = open_model(&self.base, self.reading.access(), terminal)?;
+        let tuned = open_model_to_copy(&self.tuned, self.reading.access(), terminal)?;
         warn_of_roles(&base, &tuned, terminal);
         align_names([&mut base], &tuned, &self.map.maps)?;
-        let read = CommandInputs::of([&base, &tuned]).with(self.also_read()).with(&adapters);
+        let read = CommandInputs::of([&base, &tuned]).with(self.also_read());
         let plan_file = self.write_plan.as_deref();
         let plan_file =
             plan_file.map(|path| ReportFile::check(path, "--write-plan", &read, Plan::MARKER, false));
@@ -133,7 +133,7 @@ impl Reset {
         tell(&reset, &inventory, terminal);
         let summary = Summary::with_kept(&inventory, &plan, &|name| reset.keeps(name));
         if !self.dry_run {
-            self.write(&reset, &adapters, terminal)?;
+            self.write(&reset, terminal)?;
             self.card.write(self.output.path()?, self.output.sync(), terminal)?;
         }
         if let Some(file) = plan_file {
@@ -164,8 +164,8 @@ impl Reset {
 
     /// Measures half-resets of several ratios on a thread of the pool, as `eval` does, and writes no checkpoint.
     fn measure(&self, terminal: &Terminal) -> Result<Outcome> {
-        let mut base = Checkpoint::open(&self.base, self.reading.whole())?;
-        let tuned = Checkpoint::open(&self.tuned, self.reading.whole())?;
+        let mut base = open_model_whole(&self.base, &self.reading, terminal)?;
+        let tuned = open_model_whole(&self.tuned, &self.reading, terminal)?;
         warn_of_roles(&base, &tuned, terminal);
         align_names([&mut base], &tuned, &self.map.maps)?;
         let (args, selection, json) = (&self.sweep, &self.selection, self.json);
@@ -207,14 +207,9 @@ impl Reset {
         }
     }
 
-    fn write(
-        &self,
-        reset: &crate::reset::Reset<'_>,
-        adapters: &[PathBuf],
-        terminal: &Terminal,
-    ) -> Result<()> {
+    fn write(&self, reset: &crate::reset::Reset<'_>, terminal: &Terminal) -> Result<()> {
         let path = self.output.path()?;
-        let also_read: Vec<PathBuf> = self.also_read().chain(adapters).cloned().collect();
+        let also_read: Vec<PathBuf> = self.also_read().cloned().collect();
         let output = Output {
             path,
             force: self.output.force,

@@ -9,6 +9,7 @@ use super::arranged::{Arranged, Arranging};
 use super::device::DeviceArgs;
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::model_arg::check_one_checkpoint;
 use super::model_card_args::ModelCardArgs;
 use super::named_file::NamedFile;
 use super::objective_args::ObjectiveArgs;
@@ -143,6 +144,7 @@ impl Train {
         let restraints = self.restraints.restraints(&self.optimizer.update.optimizer())?;
         let preference = self.objective.preference(&self.rows)?;
         self.optimizer.check_in_backward(preference.is_some())?;
+        check_one_checkpoint(&self.model, "train")?;
         let source = Checkpoint::open(&self.model, self.reading.by(Access::Read))?;
         let config = ModelConfig::read(&source)?;
         let tokenizer = tokenizer(source.root())?;
@@ -177,12 +179,8 @@ impl Train {
         let rows_per_step = self.optimizer.rows_per_step(self.rows.batch_size);
         let pairs = preference.is_some();
         let batches = self.rows.batch_options(self.selection.seed(), rows_per_step, pairs);
-        let arranging = Arranging {
-            rows: &self.rows,
-            batches,
-            pairs,
-            tokens_at_once: self.tokens_at_once(&device, &config),
-        };
+        let tokens_at_once = self.tokens_at_once(&device, &config);
+        let arranging = Arranging { rows: &self.rows, batches, pairs, tokens_at_once };
         let stages = arranging.arrange(data.stages, data.eval)?;
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
@@ -314,8 +312,7 @@ impl Train {
         CommandInputs::of([source]).with(files.paths().chain(others.map(PathBuf::as_path)))
     }
 
-    /// Tokens that go through the model at once: all of a micro-batch where its gradients are used up in one pass, or where
-    /// its loss is one of routers.
+    /// Tokens that go through the model at once: all of a micro-batch where its gradients are used up, or its loss of routers.
     fn tokens_at_once(&self, device: &Device, config: &ModelConfig) -> usize {
         let whole = self.optimizer.update.optimizer_in_backward || config.router_loss().is_some();
         if whole { usize::MAX } else { device.tokens_at_once() }

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::model_arg::open_model;
 use super::outcome::Outcome;
 use super::progress::bytes_bar;
 use super::reading_args::ReadingArgs;
 use super::report_file::ReportFile;
 use super::terminal::Terminal;
-use crate::checkpoint::{Checkpoint, CommandInputs, Contents, contents, read_named};
+use crate::checkpoint::{CommandInputs, Contents, contents, read_named};
 use crate::error::Escaped;
 use crate::report::{Manifest, Mismatch, bytes, json_text};
 use crate::{Error, Result};
@@ -19,7 +20,8 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Verify {
-    /// Directory, .safetensors file, .index.json file, or org/name[@revision] in the local cache
+    /// Directory, .safetensors file, .index.json file, org/name[@revision] in the local cache, or BASE+ADAPTER: the digests
+    /// of the merged model
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// Compare with this manifest; exit code 1 when anything differs
@@ -49,7 +51,7 @@ Examples:
 impl Verify {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let expected = self.manifest.as_deref().map(read_manifest).transpose()?;
-        let checkpoint = Checkpoint::open(&self.checkpoint, self.reading.access())?;
+        let checkpoint = open_model(&self.checkpoint, self.reading.access(), terminal)?;
         let inputs = CommandInputs::of([&checkpoint]);
         let check = |path| ReportFile::check(path, "--write-manifest", &inputs, Manifest::MARKER, self.force);
         let manifest_file = self.write_manifest.as_deref().map(check).transpose()?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{
-    Checkpoint, CommandInputs, Dtype, Sidecars, Staging, Tensor, natural_order, read_config, sidecars,
+    Checkpoint, CommandInputs, Dtype, Shard, Sidecars, Staging, Tensor, natural_order, read_config, sidecars,
 };
 use crate::lora::adapter::{Adapter, WeightedAdapter};
 use crate::lora::change::Change;
@@ -103,6 +103,12 @@ impl<'a> LoraMerge<'a> {
     /// Whether the tensor of that name changes.
     pub(super) fn changes(&self, name: &str) -> bool {
         self.changes.by_name.contains_key(name)
+    }
+
+    /// The place of the adapter whose file this is; `None` for a file of the base.
+    pub(super) fn adapter_of(&self, shard: &Shard) -> Option<usize> {
+        let own = |adapter: &&Adapter| adapter.checkpoint().shards().iter().any(|s| std::ptr::eq(s, shard));
+        self.adapters.iter().position(own)
     }
 
     /// The tensors of the result, in natural order of their names.

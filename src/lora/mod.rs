@@ -2,9 +2,10 @@
 //! from a fine-tune (`lora extract`).
 //!
 //! Parts, lowest first: `python_regex`, `targets`, `adapter_config`, `names`, `conv1d`, `adapter`, `change`,
-//! `changes`, `joined_changes`, `merge_adapter`, `in_memory`, `adapter_file`, `task_tensors`, `combine_factors`, `combine`,
+//! `changes`, `joined_changes`, `merge_adapter`, `adapted`, `adapter_file`, `task_tensors`, `combine_factors`, `combine`,
 //! `rank`, `svd`, `differing`, `saved`, `extract`.
 
+mod adapted;
 mod adapter;
 mod adapter_config;
 mod adapter_file;
@@ -15,7 +16,6 @@ mod combine_factors;
 mod conv1d;
 mod differing;
 mod extract;
-mod in_memory;
 mod joined_changes;
 mod merge_adapter;
 mod names;
@@ -26,12 +26,12 @@ mod svd;
 mod targets;
 mod task_tensors;
 
+pub use adapted::adapted;
 pub use adapter::{Adapter, WeightedAdapter};
 pub use combine::{Combine, Combined, combine};
 pub use combine_factors::CombinationType;
 pub use differing::Embeddings;
 pub use extract::{Extract, ExtractedModule, Extraction, WholeTensor, extract_lora};
-pub use in_memory::merged_in_memory;
 pub use merge_adapter::LoraMerge;
 pub use rank::{RankChoice, RankRule};
 pub use task_tensors::{MajoritySign, TaskRule};

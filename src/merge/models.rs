@@ -32,32 +32,33 @@ impl Models {
     /// # Errors
     /// Everything that is wrong with any of them.
     pub fn open(recipe: &Recipe, options: impl Into<ReadOptions>) -> Result<Self> {
-        Self::open_mapped(recipe, options, &[])
+        let options = options.into();
+        Self::open_with(recipe, &|name| Checkpoint::open(&recipe.path_of(name), options), &[])
     }
 
-    /// As [`Models::open`]; `maps` name the tensors of all models but the reference as the reference does.
+    /// As [`Models::open`], where `open` opens the model of a name of the recipe; `maps` name the tensors of all models but the
+    /// reference as the reference does.
     ///
     /// # Errors
-    /// As there, and as [`align_names`].
-    pub fn open_mapped(recipe: &Recipe, options: impl Into<ReadOptions>, maps: &[NameMap]) -> Result<Self> {
-        let options = options.into();
+    /// As there, as `open`, and as [`align_names`].
+    pub fn open_with(
+        recipe: &Recipe,
+        open: &dyn Fn(&str) -> Result<Checkpoint>,
+        maps: &[NameMap],
+    ) -> Result<Self> {
         let mut faults = Faults::default();
         let mut named = Vec::new();
         let paths: Vec<_> = recipe.models().iter().map(|name| recipe.path_of(name)).collect();
         Checkpoint::check_open_files(&paths)?;
         for name in recipe.models() {
-            let opened = Checkpoint::open(&recipe.path_of(name), options);
-            let checked = opened.and_then(|model| {
+            let checked = open(name).and_then(|model| {
                 model.check_not_adapter()?;
                 model.check_not_quantized("a merge")?;
                 Ok((name.to_owned(), model))
             });
             named.extend(faults.keep(checked));
         }
-        let of_tokenizer = recipe.tokenizer_model().map(|name| {
-            let checkpoint = Checkpoint::open(&recipe.path_of(name), options)?;
-            Ok((name.to_owned(), checkpoint))
-        });
+        let of_tokenizer = recipe.tokenizer_model().map(|name| Ok((name.to_owned(), open(name)?)));
         let tokenizer = of_tokenizer.and_then(|opened| faults.keep(opened));
         faults.into_result()?;
         let reference = Self::reference_name(recipe);

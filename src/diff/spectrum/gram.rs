@@ -1,8 +1,9 @@
 //! The Gram matrix of the smaller side of a matrix, summed panel by panel in `f64`.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatRef, Par};
 
+use super::eigenvalues::eigenvalues;
 use super::matrix::{Buffers, Matrix};
 use crate::{Error, Result};
 
@@ -54,15 +55,16 @@ pub(crate) fn gram(matrix: &Matrix<'_>, of: Of, buffers: &mut Buffers) -> Result
     Ok(sum)
 }
 
-/// Singular values, the largest first, from a Gram matrix. Rows of zeros are left out: their eigenvalues are zero.
+/// Singular values, the largest first, from a Gram matrix. Rows of zeros are left out: their eigenvalues are zero. The
+/// matrix is given up, as its eigenvalues are found in place.
 ///
 /// # Errors
 /// [`Error::Pairing`] where the eigenvalues do not converge.
-pub(crate) fn singular_values(gram: &Mat<f64>, name: &str) -> Result<Vec<f64>> {
+pub(crate) fn singular_values(gram: Mat<f64>, name: &str) -> Result<Vec<f64>> {
     let live: Vec<usize> = (0..gram.nrows()).filter(|i| gram[(*i, *i)] > 0.0).collect();
-    let compact =
-        Mat::from_fn(live.len(), live.len(), |i, j| if i >= j { gram[(live[i], live[j])] } else { 0.0 });
-    let squares = compact.self_adjoint_eigenvalues(Side::Lower).map_err(|_| unconverged(name))?;
+    let lower = |i: usize, j: usize| if i >= j { gram[(live[i], live[j])] } else { 0.0 };
+    let live = if live.len() == gram.nrows() { gram } else { Mat::from_fn(live.len(), live.len(), lower) };
+    let squares = eigenvalues(live).ok_or_else(|| unconverged(name))?;
     let mut values: Vec<f64> = squares.iter().map(|square| square.max(0.0).sqrt()).collect();
     values.sort_by(|a, b| b.total_cmp(a));
     Ok(values)

@@ -4,8 +4,9 @@
 //! and its eigenvalues are the squares of the singular values. Where that would cost digits of the effective rank, the
 //! matrix is decomposed itself.
 //!
-//! Parts, lowest first: `matrix`, `gram`, `top_eigen`, `measures`, `spectra`, `subspaces`.
+//! Parts, lowest first: `matrix`, `eigenvalues`, `gram`, `top_eigen`, `measures`, `spectra`, `subspaces`.
 
+mod eigenvalues;
 mod gram;
 mod matrix;
 mod measures;

@@ -164,7 +164,7 @@ fn spectrum_of(
         let found = Spectrum::new(&values, false, &whole, &options.ks, (Method::Randomized, error));
         return Ok((0, Some(found)));
     }
-    let values = singular_values(&gram(matrix, of, buffers)?, &matrix.name)?;
+    let values = singular_values(gram(matrix, of, buffers)?, &matrix.name)?;
     let size = values.len() as f64;
     let squared = values.first().map_or(0.0, |x| x * x);
     let error = effective_rank_error(&values, 4.0 * f64::EPSILON * size.sqrt() * squared, 0.0);

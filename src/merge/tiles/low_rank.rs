@@ -38,7 +38,7 @@ pub(crate) struct LowRankUpdate {
 }
 
 impl AdapterUpdate {
-    /// Computes the elements `range`, whole rows, into `buffers.out`.
+    /// Computes the elements `range` into `buffers.out`.
     pub(crate) fn apply(
         &self,
         values: &Values<'_>,
@@ -47,29 +47,38 @@ impl AdapterUpdate {
     ) -> Result<()> {
         values.load(range.clone(), buffers)?;
         let TileBuffers { z, out, sum, .. } = buffers;
-        let row = values.row as usize;
         out.clear();
         out.extend_from_slice(&z[0]);
-        let first = range.start / values.row;
-        for (i, out) in out.chunks_mut(row).enumerate() {
-            let number = first + i as u64;
-            if let Some(new) = self.rows.get(&number) {
-                out.copy_from_slice(new);
-                continue;
-            }
-            for update in &self.updates {
-                update.add(number as usize, out, sum);
-            }
-            match &self.factor {
-                None => {}
-                Some(Factor::Rows(factors)) => {
-                    let factor = factors[number as usize];
-                    out.iter_mut().for_each(|x| *x *= factor);
-                }
-                Some(Factor::Columns(factors)) => out.iter_mut().zip(factors).for_each(|(x, f)| *x *= f),
-            }
+        let (mut rest, mut at) = (out.as_mut_slice(), range.start);
+        while !rest.is_empty() {
+            let (row, first) = (at / values.row, (at % values.row) as usize);
+            let columns = first..(first + rest.len()).min(values.row as usize);
+            let (part, after) = rest.split_at_mut(columns.len());
+            at += columns.len() as u64;
+            self.apply_to(row, columns, part, sum);
+            rest = after;
         }
         Ok(())
+    }
+
+    /// Computes a part of a row in place.
+    fn apply_to(&self, row: u64, columns: Range<usize>, out: &mut [f32], sum: &mut Vec<f32>) {
+        if let Some(new) = self.rows.get(&row) {
+            return out.copy_from_slice(&new[columns]);
+        }
+        for update in &self.updates {
+            update.add(row as usize, columns.clone(), out, sum);
+        }
+        match &self.factor {
+            None => {}
+            Some(Factor::Rows(factors)) => {
+                let factor = factors[row as usize];
+                out.iter_mut().for_each(|x| *x *= factor);
+            }
+            Some(Factor::Columns(factors)) => {
+                out.iter_mut().zip(&factors[columns]).for_each(|(x, f)| *x *= f);
+            }
+        }
     }
 
     /// Scales the rows to the norms `magnitude`, or the columns: `f = m / ‖W + s · B A‖`.
@@ -151,12 +160,13 @@ impl LowRankUpdate {
         Self { left: vec![scale], right: b, rank: 1 }
     }
 
-    /// Adds row `number` to `out`.
-    fn add(&self, number: usize, out: &mut [f32], sum: &mut Vec<f32>) {
+    /// Adds a part of row `number` to `out`.
+    fn add(&self, number: usize, columns: Range<usize>, out: &mut [f32], sum: &mut Vec<f32>) {
         sum.clear();
         sum.resize(out.len(), 0.0);
         let left = &self.left[number * self.rank..][..self.rank];
-        dispatch(RowTimes { left, right: &self.right, row: sum });
+        let width = self.right.len() / self.rank.max(1);
+        dispatch(RowTimes { left, right: &self.right, width, columns, row: sum });
         out.iter_mut().zip(&*sum).for_each(|(out, x)| *out = if *x == 0.0 { *out } else { *out + *x });
     }
 }
@@ -181,10 +191,12 @@ pub(crate) fn not_finite(source: &Source<'_>, count: usize) -> Error {
     }
 }
 
-/// `row += Σ_k left[k] · right[k]`.
+/// `row += Σ_k left[k] · right[k]` over these columns of rows of `width`.
 struct RowTimes<'a> {
     left: &'a [f32],
     right: &'a [f32],
+    width: usize,
+    columns: Range<usize>,
     row: &'a mut [f32],
 }
 
@@ -193,8 +205,8 @@ impl Kernel for RowTimes<'_> {
 
     #[inline(always)]
     fn run(self) {
-        for (c, right) in self.left.iter().zip(self.right.chunks_exact(self.row.len().max(1))) {
-            for (x, r) in self.row.iter_mut().zip(right) {
+        for (c, right) in self.left.iter().zip(self.right.chunks_exact(self.width.max(1))) {
+            for (x, r) in self.row.iter_mut().zip(&right[self.columns.clone()]) {
                 *x += *c * *r;
             }
         }

@@ -90,6 +90,11 @@ impl<'a> MergeSidecars<'a> {
     /// bytes.
     pub(crate) fn copy(&self, staging: &Staging, edit: &dyn Fn(&str, Value) -> Option<Value>) -> Result<()> {
         let edit = |name: &str, from: &Path| match name {
+            // As the reference has it, which is not its file where adapters have untied embedding and head.
+            "config.json" if self.reference.is_untied() => {
+                let config = self.reference.config().map(|config| config.value().clone());
+                Ok(config.map(|config| edit(name, config.clone()).unwrap_or(config)))
+            }
             "config.json" | "generation_config.json" => Ok(json(from)?.and_then(|config| edit(name, config))),
             _ => Ok(None),
         };
