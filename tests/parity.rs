@@ -23,7 +23,7 @@ use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recom
 use hft_surgery::optimizer::{Adam, Optimizer};
 use hft_surgery::train::{Objective, OptimizerOptions, StepBuffers, Update, step};
 
-const FAMILIES: [&str; 44] = [
+const FAMILIES: [&str; 46] = [
     "llama2",
     "llama3",
     "llama-bias",
@@ -68,6 +68,8 @@ const FAMILIES: [&str; 44] = [
     "mixtral",
     "olmoe",
     "mixtral-router-loss",
+    "llama-dynamic",
+    "phi4-longrope-long",
 ];
 /// The optimizer of the golden runs.
 const ADAMW: OptimizerOptions = OptimizerOptions {

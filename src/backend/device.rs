@@ -78,12 +78,12 @@ impl Device {
         }
     }
 
-    /// See [`Backend::computes_mixtures`].
-    pub fn computes_mixtures(&self) -> bool {
+    /// See [`Backend::on_host`].
+    pub fn on_host(&self) -> bool {
         match self {
-            Self::Cpu => Cpu::default().computes_mixtures(),
+            Self::Cpu => Cpu::default().on_host(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.computes_mixtures(),
+            Self::Cuda(cuda) => cuda.on_host(),
         }
     }
 

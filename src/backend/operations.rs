@@ -278,8 +278,9 @@ pub trait Backend: Updates {
     /// Overwrites `x` with its gradient.
     fn relu_squared_backward(&mut self, dout: &Self::Buffer, len: usize, x: &mut Self::Buffer);
 
-    /// Whether mixtures of experts are computed. Their routes are known only once the router has run, on the host.
-    fn computes_mixtures(&self) -> bool;
+    /// Whether operations are computed on the host as they are called. Then mixtures of experts are computed, whose routes are
+    /// known only once the router has run, and a pass may have rotary tables of its own.
+    fn on_host(&self) -> bool;
     /// Adds to `out`, unless it is `None`, the output of a mixture of experts for `rows` rows of `x`, `[rows, D]`: of each of a
     /// token's most probable experts times its weight, and of the shared expert times its share. Fedus et al. 2021,
     /// arXiv:2101.03961; Jiang et al. 2024, arXiv:2401.04088.

@@ -303,8 +303,8 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_as(Phase::ActivationGradients, OperationKind::ReluSquared, clock);
     }
 
-    fn computes_mixtures(&self) -> bool {
-        self.inner.computes_mixtures()
+    fn on_host(&self) -> bool {
+        self.inner.on_host()
     }
 
     fn mixture_forward(

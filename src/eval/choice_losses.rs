@@ -32,7 +32,7 @@ pub(super) fn choice_losses(
     let cpu = Cpu::default();
     let config = ModelConfig::read(source)?;
     let longest = rows.iter().flat_map(|row| &row.choices).map(|row| row.input_ids.len()).max();
-    config.check_length(source, longest.unwrap_or(0))?;
+    config.check_length(source, longest.unwrap_or(0), false)?;
     let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, None)))?;
     let tokens = most.max(TOKENS_AT_ONCE.min(common)).max(1);
     let capacity = Capacity { tokens, positions: tokens };

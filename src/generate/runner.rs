@@ -64,7 +64,7 @@ impl<'c> Runner<'c> {
 
     /// The logits after the last token of `ids`, `[V]`, of which `text` may know the first; it knows all of them then.
     pub(super) fn read(&mut self, text: &mut CachedText, ids: &[u32]) -> Result<Vec<f32>> {
-        self.model.config.check_length(self.source, ids.len())?;
+        self.model.config.check_length(self.source, ids.len(), false)?;
         // The last token is always computed: its hidden state is wanted.
         let same = text.ids.iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
         self.reserve((ids.len() - same).min(TOKENS_AT_ONCE));
@@ -84,7 +84,7 @@ impl<'c> Runner<'c> {
     /// Adds one token to each text: the logits after it, `[texts, V]`.
     pub(super) fn step(&mut self, texts: &mut [&mut CachedText], ids: &[u32]) -> Result<Vec<f32>> {
         let longest = texts.iter().map(|text| text.ids.len() + 1).max().unwrap_or(0);
-        self.model.config.check_length(self.source, longest)?;
+        self.model.config.check_length(self.source, longest, false)?;
         self.reserve(texts.len());
         self.tokens_read += texts.len() as u64;
         let new = texts.iter_mut().zip(ids.chunks(1));
@@ -98,7 +98,7 @@ impl<'c> Runner<'c> {
 
     /// The logits after the last token of `ids`, computed from the first token on.
     pub(super) fn read_all(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        self.model.config.check_length(self.source, ids.len())?;
+        self.model.config.check_length(self.source, ids.len(), false)?;
         self.reserve(ids.len());
         self.tokens_read += ids.len() as u64;
         let offsets = [0, ids.len() as u32];

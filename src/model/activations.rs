@@ -1,6 +1,7 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Statistics, Updates};
+use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Sequences, Statistics, Updates};
+use crate::model::rope::{rope_tables, tables_of_tokens};
 use crate::model::router_loss::RouterLoss;
 use crate::model::{Mixtures, MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
@@ -120,7 +121,9 @@ pub struct Activations<B: Backend> {
     pub(crate) grads: Option<GradActs<B>>,
     /// Of the last pass.
     pub(crate) router_loss: RouterLoss,
-    pub(crate) ropes: Vec<RopeTable>,
+    ropes: Vec<RopeTable>,
+    /// Those of each token of the last pass, where one of its sequences has frequencies of its own.
+    ropes_of_tokens: Option<(Vec<RopeTable>, [u32; 2])>,
 }
 
 /// The buffers that a block works with.
@@ -135,8 +138,15 @@ pub(crate) struct BlockBuffers<'a, B: Backend> {
 }
 
 /// The inputs of all blocks, the buffers of one, and the rotary tables.
-pub(crate) type BuffersOfBlock<'a, B> =
-    (&'a mut [<B as Updates>::Buffer], BlockBuffers<'a, B>, &'a [RopeTable]);
+pub(crate) type BuffersOfBlock<'a, B> = (&'a mut [<B as Updates>::Buffer], BlockBuffers<'a, B>, Ropes<'a>);
+
+/// The rotary tables of a pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ropes<'a> {
+    pub(crate) tables: &'a [RopeTable],
+    /// How tokens divide into what the rows of a table are for; `None`: as sequences do.
+    pub(crate) offsets: Option<&'a [u32]>,
+}
 
 /// Statistics of `rows` rows.
 fn statistics<B: Backend>(backend: &B, config: &ModelConfig, rows: usize) -> Statistics<B::Buffer> {
@@ -184,7 +194,8 @@ impl<B: Backend> Activations<B> {
                 dmixture: config.mixtures.is_some().then(|| of(d)),
             }),
             router_loss: RouterLoss::default(),
-            ropes: crate::model::rope_tables(config, 0..positions),
+            ropes: rope_tables(config, 0..positions),
+            ropes_of_tokens: None,
         }
     }
 
@@ -193,11 +204,21 @@ impl<B: Backend> Activations<B> {
         self.router_loss.value
     }
 
+    /// Prepares for the sequences of a pass.
+    pub(crate) fn begin_pass(&mut self, config: &ModelConfig, sequences: Sequences<'_>) {
+        let tables = tables_of_tokens(config, sequences);
+        self.ropes_of_tokens = tables.map(|tables| (tables, [0, sequences.tokens() as u32]));
+    }
+
     /// What a block works with.
     pub(crate) fn of_block(&mut self, layer: usize) -> BuffersOfBlock<'_, B> {
         let (block, shared) = (layer.min(self.blocks.len() - 1), layer.min(self.selective.len() - 1));
         let (block, selective) = (&mut self.blocks[block], &mut self.selective[shared]);
-        (&mut self.x, BlockBuffers { block, selective, wide: &mut self.wide }, &self.ropes)
+        let ropes = match &self.ropes_of_tokens {
+            None => Ropes { tables: &self.ropes, offsets: None },
+            Some((tables, offsets)) => Ropes { tables, offsets: Some(offsets) },
+        };
+        (&mut self.x, BlockBuffers { block, selective, wide: &mut self.wide }, ropes)
     }
 }
 

@@ -340,7 +340,7 @@ impl<B: Backend> BlockBackward<'_, B> {
 
     /// From the gradient of attention's output to those of q, k and v before they were rotated.
     fn scores(&mut self) {
-        let (rows, BlockContext { config, batch, rope, index }) = (self.rows(), self.context);
+        let (rows, BlockContext { config, batch, rope, rotated, index }) = (self.rows(), self.context);
         let BlockActs { q, k, v, lse, .. } = &mut *self.block;
         let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
         let output = AttentionOutput { dout: &self.grads.datt, out: &self.selective.att, lse };
@@ -349,8 +349,8 @@ impl<B: Backend> BlockBackward<'_, B> {
         multiply(self.backend, q, rows * config.q_size(), config.multipliers.query);
         if let Some(rope) = rope {
             let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-            self.backend.rope(q, heads, batch.sequences, rope, Rotation::Backward);
-            self.backend.rope(k, kv_heads, batch.sequences, rope, Rotation::Backward);
+            self.backend.rope(q, heads, rotated, rope, Rotation::Backward);
+            self.backend.rope(k, kv_heads, rotated, rope, Rotation::Backward);
         }
     }
 

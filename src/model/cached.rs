@@ -1,7 +1,7 @@
 //! The forward pass over the new tokens of sequences whose earlier keys and values are kept, on the CPU.
 
 use crate::backend::{CachedSequence, Cpu, Sequences};
-use crate::model::activations::BlockBuffers;
+use crate::model::activations::{BlockBuffers, Ropes};
 use crate::model::forward::{BlockContext, after_attention, embed, head_input, query_key_value};
 use crate::model::{Activations, Batch, Model, ModelConfig, rope_tables};
 
@@ -79,7 +79,7 @@ pub fn forward_cached<'x, 'a>(
         let [x, out] = x
             .get_disjoint_mut([l % slots, (l + 1) % slots])
             .unwrap_or_else(|_| unreachable!("two slots or more"));
-        let context = BlockContext::new(config, l, batch, &ropes);
+        let context = BlockContext::new(config, l, batch, Ropes { tables: &ropes, offsets: None });
         query_key_value(cpu, layer, context, x, &mut buffers);
         let BlockBuffers { block, selective, .. } = &mut buffers;
         let kept = keep(sequences, &starts, l, [&block.k, &block.v]);

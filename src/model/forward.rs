@@ -1,7 +1,7 @@
 //! The forward pass.
 
 use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotation, Sequences, Statistics};
-use crate::model::activations::{BlockActs, BlockBuffers, Normed};
+use crate::model::activations::{BlockActs, BlockBuffers, Normed, Ropes};
 use crate::model::joint::{self, add_bias};
 use crate::model::norms::NormInput;
 use crate::model::router_loss::{RouterLoad, RouterLoss};
@@ -25,6 +25,7 @@ pub fn forward<'x, B: Backend>(
     batch: Batch<'_>,
     acts: &'x mut Activations<B>,
 ) -> &'x B::Buffer {
+    acts.begin_pass(&model.config, batch.sequences);
     embed(backend, model, batch.ids, &mut acts.x[0]);
     let slots = acts.x.len();
     let routers = model.config.mixtures.as_ref().filter(|mixtures| mixtures.router_loss.is_some());
@@ -74,18 +75,16 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) batch: Batch<'a>,
     /// `None`: the block knows no positions.
     pub(crate) rope: Option<&'a RopeTable>,
+    /// What the rows of that table are for.
+    pub(crate) rotated: Sequences<'a>,
 }
 
 impl<'a> BlockContext<'a> {
     /// Of block `index`; `ropes` are the rotary embeddings of the model.
-    pub(crate) fn new(
-        config: &'a ModelConfig,
-        index: usize,
-        batch: Batch<'a>,
-        ropes: &'a [RopeTable],
-    ) -> Self {
-        let rope = config.layer_ropes[index].map(|at| &ropes[at]);
-        Self { config, index, batch, rope }
+    pub(crate) fn new(config: &'a ModelConfig, index: usize, batch: Batch<'a>, ropes: Ropes<'a>) -> Self {
+        let rope = config.layer_ropes[index].map(|at| &ropes.tables[at]);
+        let rotated = ropes.offsets.map_or(batch.sequences, |offsets| Sequences { offsets });
+        Self { config, index, batch, rope, rotated }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -131,7 +130,7 @@ pub(crate) fn query_key_value<B: Backend>(
     x: &B::Buffer,
     buffers: &mut BlockBuffers<'_, B>,
 ) {
-    let BlockContext { config, batch, rope, .. } = context;
+    let BlockContext { config, rope, rotated, .. } = context;
     let BlockBuffers { block, selective, wide } = buffers;
     let (rows, sizes) = (context.rows(), [config.q_size(), config.kv_size(), config.kv_size()]);
     let norm = layer.attention_norms.input.as_ref();
@@ -154,8 +153,8 @@ pub(crate) fn query_key_value<B: Backend>(
     }
     if let Some(rope) = rope {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        backend.rope(q, heads, batch.sequences, rope, Rotation::Forward);
-        backend.rope(k, kv_heads, batch.sequences, rope, Rotation::Forward);
+        backend.rope(q, heads, rotated, rope, Rotation::Forward);
+        backend.rope(k, kv_heads, rotated, rope, Rotation::Forward);
     }
     multiply(backend, q, rows * config.q_size(), config.multipliers.query);
 }

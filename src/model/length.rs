@@ -1,18 +1,18 @@
-//! The longest sequence that a model computes as its configuration says.
+//! The longest sequence whose rotary frequencies do not depend on its length.
 
 use super::config::ModelConfig;
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
 impl ModelConfig {
-    /// Refuses sequences of more tokens than the frequencies of the rotary embedding hold for: `dynamic` and `longrope` have
-    /// others for longer ones, which depend on what is computed together.
+    /// Refuses sequences of more tokens than the frequencies of the rotary embedding hold for, unless each has its own: not on a
+    /// GPU, nor where keys are kept. `dynamic` and `longrope` have other frequencies for longer ones.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] with both numbers.
-    pub fn check_length(&self, source: &Checkpoint, tokens: usize) -> Result<()> {
+    pub fn check_length(&self, source: &Checkpoint, tokens: usize, each_its_own: bool) -> Result<()> {
         let Some(most) = self.ropes.iter().filter_map(|rope| rope.longest).min() else { return Ok(()) };
-        if tokens <= most {
+        if tokens <= most || each_its_own {
             return Ok(());
         }
         Err(Error::Checkpoint {

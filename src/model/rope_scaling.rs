@@ -18,13 +18,21 @@ pub enum RopeScaling {
         /// The divisor.
         factor: f64,
     },
-    /// Not at all up to `max_position_embeddings`, by the length of the sequence beyond.
-    Dynamic,
-    /// Each frequency divided by a number of its own, cosines and sines scaled, up to the original context length; by other
-    /// numbers beyond. LongRoPE, Ding et al. 2024, arXiv 2402.13753.
+    /// Not at all up to `positions`; the base of a longer sequence of `L` tokens grows by
+    /// `(factor · L / positions − (factor − 1))^(d / (d − 2))` for `d` rotated elements.
+    Dynamic {
+        /// The growth.
+        factor: f64,
+        /// `max_position_embeddings`.
+        positions: f64,
+    },
+    /// Each frequency divided by a number of its own, by another in sequences that are longer than the original context; cosines
+    /// and sines scaled. LongRoPE, Ding et al. 2024, arXiv 2402.13753.
     LongRope {
         /// The divisors up to the original context length.
         short_factor: Arc<[f32]>,
+        /// Those of longer sequences.
+        long_factor: Arc<[f32]>,
         /// The factor of cosines and sines.
         attention_factor: f64,
     },
@@ -85,7 +93,7 @@ impl Settings<'_> {
         let scaling = self.scaling(theta, dims, share)?;
         let known: &[&str] = match scaling {
             RopeScaling::Default => &[],
-            RopeScaling::Linear { .. } | RopeScaling::Dynamic | RopeScaling::Proportional { .. } => {
+            RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Proportional { .. } => {
                 &["factor"]
             }
             RopeScaling::LongRope { .. } => &["factor", "attention_factor", "long_factor", "short_factor"],
@@ -195,10 +203,10 @@ impl Settings<'_> {
             Some("su") if self.family.model_type == "phi3" => self.long_rope(dims),
             Some("longrope") => self.long_rope(dims),
             Some("yarn") if self.family.model_type != "phi3" => self.yarn(theta, dims as f64),
-            Some("dynamic") => {
-                self.number("factor")?;
-                Ok(RopeScaling::Dynamic)
-            }
+            Some("dynamic") => Ok(RopeScaling::Dynamic {
+                factor: self.number("factor")?,
+                positions: self.max_positions()? as f64,
+            }),
             Some("proportional") => Ok(RopeScaling::Proportional {
                 factor: self.number_or("factor", 1.0)?,
                 angles: (share * dims as f64 / 2.0) as usize,
@@ -221,7 +229,6 @@ impl Settings<'_> {
             });
             numbers.ok_or_else(|| self.wrong(name, &format!("{} numbers above 0", dims / 2)))
         };
-        factors("long_factor")?;
         let original = self.original()?;
         let factor = match self.inner.get("factor") {
             Some(_) => self.number("factor")?,
@@ -232,7 +239,8 @@ impl Settings<'_> {
             None if factor <= 1.0 => 1.0,
             None => (1.0 + factor.ln() / original.ln()).sqrt(),
         };
-        Ok(RopeScaling::LongRope { short_factor: factors("short_factor")?, attention_factor })
+        let (long_factor, short_factor) = (factors("long_factor")?, factors("short_factor")?);
+        Ok(RopeScaling::LongRope { short_factor, long_factor, attention_factor })
     }
 
     /// Where the mixture begins and ends: the frequencies that turn `beta_fast` and `beta_slow` times in the original

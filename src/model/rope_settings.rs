@@ -17,7 +17,7 @@ pub struct Rope {
     pub scaling: RopeScaling,
     /// How many elements of a head are rotated, from the first on.
     pub dims: usize,
-    /// The most positions for which the frequencies are these; `None`: for any number.
+    /// The tokens of a sequence from which on its frequencies depend on its length; `None`: they never do.
     pub longest: Option<usize>,
 }
 
@@ -103,7 +103,7 @@ impl Reader<'_> {
         };
         let scaling = settings.read(theta, dims, share)?;
         let longest = match scaling {
-            RopeScaling::Dynamic => Some(settings.max_positions()?),
+            RopeScaling::Dynamic { .. } => Some(settings.max_positions()?),
             RopeScaling::LongRope { .. } => Some(settings.original()? as usize),
             _ => None,
         };

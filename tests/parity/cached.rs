@@ -13,6 +13,10 @@ fn pieces_of_a_sequence_give_what_the_whole_gives() {
         let ids = &Golden::read(name).ids()[3..19];
         let (checkpoint, mut cpu) = (open(name), Cpu::default());
         let model = load(&checkpoint, &|_| false);
+        // Where frequencies depend on the length of the whole, no keys can be kept: `generate` refuses it.
+        if model.config.ropes.iter().any(|rope| rope.longest.is_some_and(|longest| longest < ids.len())) {
+            continue;
+        }
         let d = model.config.hidden_size;
         let capacity = Capacity { tokens: ids.len(), positions: ids.len() };
         let acts = || Activations::new(&Cpu::default(), &model.config, capacity, Recompute::None, false);

@@ -308,7 +308,7 @@ impl<'a> Backend for Cpu<'a> {
         relu_squared::backward(&dout[..len], &mut x[..len]);
     }
 
-    fn computes_mixtures(&self) -> bool {
+    fn on_host(&self) -> bool {
         true
     }
 

@@ -247,7 +247,7 @@ impl Backend for Cuda {
         relu_squared::backward(&self.context, dout, len, x);
     }
 
-    fn computes_mixtures(&self) -> bool {
+    fn on_host(&self) -> bool {
         false
     }
 
