@@ -261,7 +261,7 @@ fn what_takes_no_adapter_says_what_to_do() {
     let rows = dir.path().join("rows.jsonl");
     std::fs::write(&rows, "{\"input_ids\": [1, 2, 3]}\n").unwrap();
     let train = ["train", "--model", &typed, "--data", path(&rows), "--out", path(&out), "--device", "cpu"];
-    let extract = ["lora", "extract", &typed, path(&base), "--out", path(&out)];
+    let extract = ["lora", "extract", &typed, path(&base), "--rank", "1", "--out", path(&out)];
     for args in [&train[..], &extract] {
         let stderr = fails(args);
         assert!(stderr.contains("takes no base with adapters"), "{stderr}");
