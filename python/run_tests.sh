@@ -32,7 +32,7 @@ if [ -z "$wheel" ]; then
     step "$bin/maturin" build --release --out target/wheels
     wheel="$(ls target/wheels/hft_surgery-*.whl)"
 fi
-# The platforms that the name of the wheel promises are those of the symbols that its program needs.
+# The platform tag in the name of the wheel is the one that the symbols of its program allow.
 tag="$(basename "${wheel%.whl}" | sed 's/.*-//')"
 needs="$(step "$bin/python" -m auditwheel show "$wheel")"
 printf '%s\n' "$needs"
