@@ -146,11 +146,9 @@ def main():
     if not config.get("tie_word_embeddings"):
         # Of an embedding that is no head, each token reads one row.
         size -= 2 * config["vocab_size"] * config["hidden_size"]
-    read = [os.path.join(target, "examples", "read_map"), "read", model]
-    seconds(read)
-    empty = min(seconds([read[0], "read"]) for _ in range(5))
-    bandwidth = sum(map(os.path.getsize, weights)) / (min(seconds(read) for _ in range(5)) - empty) / 1e9
-    print(f"{size / 1e9:.3f} GB of weights per token; the machine reads {bandwidth:.1f} GB/s of the mapped file", flush=True)
+    read = [os.path.join(target, "examples", "read_map"), "bandwidth", model]
+    bandwidth = max(float(subprocess.run(read, check=True, capture_output=True, text=True).stdout) for _ in range(3))
+    print(f"{size / 1e9:.3f} GB of weights per token; the machine reads {bandwidth:.1f} GB/s of the file, mapped and touched before", flush=True)
     ours(os.path.join(target, "hft-surgery"), model, tokens, runs, weights, size, bandwidth)
     transformers(model, tokens, runs, weights, bandwidth)
     llama_cpp(model, tokens, runs, size, bandwidth)

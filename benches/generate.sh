@@ -6,7 +6,8 @@
 #
 # CKPT is a checkpoint in bf16 with a tokenizer, of which each token reads every weight once: TOKENS new ones [default: 64] after a
 # short prompt, the best of RUNS runs [default: 3]. The bandwidth of the machine is what `read_map` reads of the same file, in the
-# same number of threads. PYTHON names a Python with torch and transformers [default: python3]; THREADS the threads [default: 2].
+# same number of threads, from pages that are mapped and were touched before. PYTHON names a Python with torch and transformers
+# [default: python3]; THREADS the threads [default: 2].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 model=$(realpath "${1:?usage: benches/generate.sh CKPT [TOKENS [RUNS]]}")

@@ -20,7 +20,8 @@ pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x < -87.33 { -87.33 } else { x };
     let clamped = if clamped > 88.72 { 88.72 } else { clamped };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let n_bits = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = n_bits - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_2e-4;
     p = p * r + 1.398_2e-3;
@@ -29,10 +30,12 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
-    // 2ⁿ in two steps, as n may be 128.
-    let half = ((n * 0.5 + ROUND) - ROUND) as i32;
-    let rest = n as i32 - half;
-    let power = |k: i32| f32::from_bits(((k + 127) << 23).cast_unsigned());
+    // The integers are read from the bits of the rounded sums: `as i32` saturates, which compilers turn into a scalar
+    // conversion of every element. 2ⁿ in two steps, as n may be 128.
+    let integer = |rounded: f32| rounded.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
+    let half = integer(n * 0.5 + ROUND);
+    let rest = integer(n_bits).wrapping_sub(half);
+    let power = |k: i32| f32::from_bits((k.wrapping_add(127) << 23).cast_unsigned());
     let value = e * power(half) * power(rest);
     let value = if x < -87.33 { 0.0 } else { value };
     if x > 88.72 { f32::INFINITY } else { value }
