@@ -3,6 +3,8 @@
 
 #[path = "merge/adapted.rs"]
 mod adapted;
+#[path = "merge/architectures.rs"]
+mod architectures;
 mod common;
 #[path = "merge/composites.rs"]
 mod composites;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, context};
 use serde_json::{Value, json};
 
-use super::{at_root, fixture, path};
+use super::{at_root, fixture, path, values};
 use crate::common::{tensor, write_checkpoint};
 
 fn golden(key: &str) -> Value {
@@ -56,6 +56,29 @@ fn strict_refuses_parameters_of_other_methods_and_a_slip_is_always_refused() {
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("unknown parameter of slerp at parameters `tt`"), "{stderr}");
     assert!(stderr.contains("did you mean `t`?"), "{stderr}");
+}
+
+/// Of elements of equal magnitude at the border, those of the smallest index stay, as where mergekit's sort is stable.
+#[test]
+fn of_equal_magnitudes_ties_keeps_the_first() {
+    let golden = golden("equal_magnitudes");
+    let floats = |list: &Value| -> Vec<f32> {
+        list.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let models: Vec<PathBuf> = (0..3).map(|k| dir.path().join(k.to_string())).collect();
+    for (path, values) in models.iter().zip(golden["models"].as_array().unwrap()) {
+        let bytes: Vec<u8> = floats(values).iter().flat_map(|x| x.to_le_bytes()).collect();
+        write_checkpoint(path, &[tensor("w", "F32", &[64], bytes)], 1, "{}");
+    }
+    let [base, a, b] = [0, 1, 2].map(|k| path(&models[k]));
+    let recipe = format!(
+        "merge_method: ties\nbase_model: {base}\nmodels: [{{model: {a}}}, {{model: {b}}}]\nparameters: {{weight: {}, density: {}}}\n",
+        golden["weight"], golden["density"]
+    );
+    let (code, stderr) = run(dir.path(), &recipe, &[]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(values(&dir.path().join("out"))["w"], floats(&golden["result"]));
 }
 
 fn model_of_type(dir: &Path, dtype: &'static str) -> PathBuf {

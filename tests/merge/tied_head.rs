@@ -174,3 +174,41 @@ fn parameters_that_tell_a_head_from_its_embedding_are_refused() {
     }
     assert!(!out.exists());
 }
+
+/// T5 and BART are stored with and without copies of their embedding for the encoder and the decoder.
+#[test]
+fn embeddings_of_halves_that_one_model_does_not_store_are_the_shared_one() {
+    for prefix in ["", "model."] {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, out] = ["a", "b", "out"].map(|name| dir.path().join(name));
+        let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+        let names = names.map(|name| format!("{prefix}{name}.weight"));
+        let tensors = |names: &[String], salt: u64| -> Vec<_> {
+            names.iter().map(|name| tensor(name, "F32", &[40, 16], floats(40 * 16, salt))).collect()
+        };
+        write_checkpoint(&a, &tensors(&names, 1), 1, TIED);
+        write_checkpoint(&b, &tensors(&names[..1], 2), 1, TIED);
+        for [first, second] in [[&a, &b], [&b, &a]] {
+            let models = [
+                "--method",
+                "linear",
+                "--set",
+                "weight=0.5",
+                "--model",
+                path(first),
+                "--model",
+                path(second),
+            ];
+            merge(&models, &out);
+            let merged = read_tensors(&out);
+            assert_eq!(merged.keys().cloned().collect::<BTreeSet<_>>(), names.iter().cloned().collect());
+            let halves = |salt: u64| -> Vec<f32> {
+                let all = floats(40 * 16, salt);
+                all.as_chunks::<4>().0.iter().map(|x| 0.5 * f32::from_le_bytes(*x)).collect()
+            };
+            let mean = halves(1).into_iter().zip(halves(2)).flat_map(|(a, b)| (a + b).to_le_bytes());
+            let mean: Vec<u8> = mean.collect();
+            assert!(merged.values().all(|bytes| *bytes == mean), "{prefix}: {first:?}");
+        }
+    }
+}

@@ -40,8 +40,8 @@ impl<'a> Planner<'_, 'a> {
         names.iter().filter_map(&mut tensor).collect()
     }
 
-    /// A module of `slices`: layers in order, renumbered; what stands outside of layers comes from the first slice
-    /// (embeddings) or the last (all else). With the layer of the reference that each layer comes from.
+    /// A module of `slices`: layers in order, renumbered; what is computed before the layers comes from the first slice,
+    /// what is computed after them from the last. With the layer of the reference that each layer comes from.
     pub(super) fn sliced(&mut self, module: usize) -> (Vec<MergeTensor<'a>>, Vec<u32>) {
         let slices = &self.recipe.modules[module].slices;
         let (Some(first), Some(last)) = (slices.first(), slices.last()) else {
@@ -87,11 +87,40 @@ impl<'a> Planner<'_, 'a> {
             if elsewhere || (parsed.stack == stack && parsed.layer.is_some()) {
                 continue;
             }
-            let slice = if parsed.category == Category::Embedding { first } else { last };
+            let slice = if is_before_layers(name) { first } else { last };
             let at = TensorPosition { name, depth: 0.0 };
             tensors.extend(self.tensor(slice, at, |_| Some(name.clone())));
         }
         (tensors, layers)
+    }
+}
+
+/// Components of the names of what is computed before the layers, besides embeddings.
+const BEFORE: [&str; 8] = [
+    "conv1",
+    "conv2",
+    "patch_conv",
+    "project_in",
+    "relative_pe",
+    "cls_token",
+    "class_token",
+    "register_tokens",
+];
+
+/// Whether a tensor outside of layers belongs to what is computed before the first of them: embeddings of any kind with
+/// their norms and projections, convolutions over patches or sound, norms called `pre`. Held to the architecture files of
+/// mergekit in `tests/merge/architectures.rs`, but for `embedding_norm`: LFM2 calls its last norm so.
+fn is_before_layers(name: &str) -> bool {
+    let category = TensorName::of(name).category;
+    let word = |part: &str, word: &str| part.split('_').any(|own| own == word);
+    let before = |part: &str| {
+        let of_embedding = (part.contains("embed") && part != "embedding_norm") || word(part, "emb");
+        of_embedding || BEFORE.contains(&part) || (category == Category::Norm && word(part, "pre"))
+    };
+    match category {
+        Category::Embedding => true,
+        Category::LmHead => false,
+        _ => name.split('.').any(before),
     }
 }
 
