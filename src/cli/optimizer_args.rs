@@ -100,6 +100,15 @@ impl UpdateArgs {
         }
     }
 
+    /// Bytes of value, gradient and moments for each parameter of a large matrix; the gradients of one block count as none.
+    pub(super) fn bytes_per_parameter(&self) -> f64 {
+        const LARGE: usize = 1 << 12;
+        let moments = self.optimizer().state_bytes(LARGE, LARGE) as f64 / (LARGE * LARGE) as f64;
+        let gradient = if self.optimizer_in_backward { 0.0 } else { 4.0 };
+        let value = if self.master == MasterArg::F32 { 4.0 } else { 2.0 };
+        value + gradient + moments
+    }
+
     /// Whether the learning rate is another than AdamW's, so that it must be given.
     fn has_other_rates(&self) -> bool {
         !matches!(self.optimizer, OptimizerArg::Adamw | OptimizerArg::Adamw8bit)

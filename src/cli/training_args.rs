@@ -183,7 +183,7 @@ impl OptimizerArgs {
             master: self.update.master(),
             optimizer_in_backward: self.update.optimizer_in_backward,
             recompute: match self.recompute {
-                RecomputeArg::Auto => Recompute::fitting(config, tokens),
+                RecomputeArg::Auto => Recompute::fitting(config, tokens, self.update.bytes_per_parameter()),
                 RecomputeArg::None => Recompute::None,
                 RecomputeArg::Selective => Recompute::Selective,
                 RecomputeArg::Full => Recompute::Full,

@@ -19,12 +19,12 @@ pub enum Recompute {
 
 impl Recompute {
     /// What suits a model through which `tokens` tokens go at once: everything is kept where that takes no more
-    /// than a sixth of weights, gradients and moments.
-    pub fn fitting(config: &ModelConfig, tokens: usize) -> Self {
+    /// than a sixth of weights, gradients and moments, which are `state` bytes for each parameter.
+    pub fn fitting(config: &ModelConfig, tokens: usize, state: f64) -> Self {
         let parameters: usize =
             expected(config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let kept = tokens * activation_floats(config, Self::None);
-        if kept <= 4 * parameters / 6 { Self::None } else { Self::Selective }
+        if 4.0 * kept as f64 <= state * parameters as f64 / 6.0 { Self::None } else { Self::Selective }
     }
 
     /// How many [`BlockActs`] and [`SelectiveActs`] a model of `layers` blocks needs.
@@ -298,10 +298,11 @@ mod tests {
             .and_then(|source| ModelConfig::read(&source));
         let config = config.unwrap_or_else(|e| panic!("{e}"));
         let state: usize =
-            expected(&config).iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
-        let most = state / 6 / activation_floats(&config, Recompute::None);
+            expected(&config).iter().map(|(_, shape)| 16 * shape.iter().product::<usize>()).sum();
+        let most = state / 6 / 4 / activation_floats(&config, Recompute::None);
         assert!(most > 0);
-        assert_eq!(Recompute::fitting(&config, most), Recompute::None);
-        assert_eq!(Recompute::fitting(&config, most + 1), Recompute::Selective);
+        assert_eq!(Recompute::fitting(&config, most, 16.0), Recompute::None);
+        assert_eq!(Recompute::fitting(&config, most + 1, 16.0), Recompute::Selective);
+        assert_eq!(Recompute::fitting(&config, most, 8.0), Recompute::Selective);
     }
 }

@@ -53,6 +53,24 @@ fn an_estimate_adds_up_and_writes_nothing() {
     assert!(runs[1]["memory_bytes"].as_u64() < runs[0]["memory_bytes"].as_u64());
 }
 
+/// The memory of the options that were chosen, by part.
+#[test]
+fn an_estimate_tells_the_memory_of_the_optimizer() {
+    let lab = Lab::new();
+    let memory = |more: &[&str]| -> Value {
+        let found = json(&lab, &[&["--estimate", "--ratio", "1"], more].concat());
+        found["runs"][0]["memory"].clone()
+    };
+    let usual = memory(&[]);
+    let each = &usual["bytes_per_trained_parameter"];
+    assert_eq!((&each["weights"], &each["moments"]), (&4.0.into(), &8.0.into()), "{usual}");
+    let little = ["--optimizer", "sgd", "--optimizer-in-backward", "--max-grad-norm", "0"];
+    let little = memory(&little);
+    assert_eq!(little["moments"], 0, "{little}");
+    let gradients = |memory: &Value| memory["gradients"].as_u64().unwrap();
+    assert!(gradients(&little) * 2 < gradients(&usual) && gradients(&little) > 0, "{little} {usual}");
+}
+
 /// One run where the plan trains everything; the objective is that of the run.
 #[test]
 fn a_full_run_is_measured_once() {

@@ -169,6 +169,18 @@ fn what_does_not_go_together_is_refused_by_name() {
     assert!(said.contains("would be BF16, and they are F32") && said.contains("--master none"), "{said}");
 }
 
+/// The loss is known before the first update of a step: what it stops on is the state before.
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing_in_the_backward_pass() {
+    let lab = Lab::new();
+    let rate = ["--max-steps", "3", "--max-grad-norm", "0", "--optimizer", "sgd", "--optimizer-in-backward"];
+    let args = args(&lab, "out", &rate);
+    let args: Vec<&str> = args.iter().map(|arg| if arg == "1e-2" { "1e30" } else { arg.as_str() }).collect();
+    let said = fails(&args);
+    assert!(said.contains("training stopped: step") && said.contains("the state is saved in"), "{said}");
+    assert!(!lab.path("out/config.json").exists(), "there is no result");
+}
+
 /// A run is not gone on with by another optimizer.
 #[test]
 fn another_optimizer_is_another_run() {
