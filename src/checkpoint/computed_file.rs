@@ -52,10 +52,10 @@ impl ComputedFile {
         out.extend_from_slice(&self.header[range.start.min(header) as usize..range.end.min(header) as usize]);
         let first = self.tensors.partition_point(|(bytes, _)| bytes.end <= range.start);
         for (bytes, read) in &self.tensors[first..] {
-            let part = range.start.max(bytes.start)..range.end.min(bytes.end);
-            if part.is_empty() {
+            if bytes.start >= range.end {
                 break;
             }
+            let part = range.start.max(bytes.start)..range.end.min(bytes.end);
             read(part.start - bytes.start..part.end - bytes.start, out)?;
         }
         let (got, expected) = (out.len() as u64, range.end - range.start);
