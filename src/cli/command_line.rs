@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::global_args::GlobalArgs;
 use super::outcome::Outcome;
+use super::raw_args::Flag;
 use super::terminal::Terminal;
 use super::{
     completions, diff, doctor, eval, experiment, generate, inspect, lora, man, merge, patch, plan, reset,
@@ -19,6 +20,18 @@ pub(super) struct CommandLine {
     pub(super) command: Command,
     #[command(flatten)]
     pub(super) global: GlobalArgs,
+}
+
+/// The flags of `train`, and of all commands.
+pub(super) fn train_flags() -> Vec<Flag> {
+    let mut whole = CommandLine::command();
+    whole.build();
+    let train = whole.find_subcommand("train");
+    let of_arg = |arg: &clap::Arg| {
+        let takes_value = arg.get_action().takes_values();
+        Some(Flag { long: arg.get_long()?.to_owned(), short: arg.get_short(), takes_value })
+    };
+    train.into_iter().flat_map(clap::Command::get_arguments).filter_map(of_arg).collect()
 }
 
 /// What the program says when it is called without arguments.

@@ -5,24 +5,32 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::raw_args::{names, value_of};
+use super::raw_args::{Flag, names, value_of};
 use crate::checkpoint::read_named;
-use crate::error::Escaped;
+use crate::error::{Escaped, nearest};
 use crate::{Error, Result};
 
 /// The arguments with the flags of the file that `--config` names put before the others. A flag that is on the
 /// command line too keeps only that value.
 ///
 /// # Errors
-/// When the file cannot be read or is no mapping of flags.
-pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
+/// When the file cannot be read or is no mapping of `flags`.
+pub(super) fn expand(args: Vec<OsString>, flags: &[Flag]) -> Result<Vec<OsString>> {
     let is_train = args.iter().skip(1).any(|arg| arg == "train");
     let Some(path) = value_of(&args, "--config").filter(|_| is_train) else { return Ok(args) };
     let path = path.to_string_lossy().into_owned();
     let given = |flag: &str| args.iter().any(|arg| names(arg, flag));
     let mut added = Vec::new();
     for (key, value) in read(Path::new(&path))? {
-        let flag = format!("--{}", key.replace('_', "-"));
+        let name = key.replace('_', "-");
+        let known = || flags.iter().map(|flag| flag.long.as_str());
+        if !known().any(|known| known == name) {
+            let fault = format!("{}: `{}` is no option of train", Escaped(&path), Escaped(&key));
+            let hint =
+                nearest(&name, known()).map(|near| format!("did you mean `{}`?", near.replace('-', "_")));
+            return Err(Error::Usage { fault, hint });
+        }
+        let flag = format!("--{name}");
         if !given(&flag) {
             push(&mut added, &flag, &value, &path)?;
         }

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::answer_args::{AnswerArgs, FewShotArgs};
 use super::device::DeviceArgs;
-use super::eval_data::{EvalData, Reading};
+use super::eval_data::{EvalData, Reading, warn_of_nan};
 use super::model_arg::open_model_whole;
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
@@ -112,6 +112,9 @@ impl Eval {
         let subjects: Vec<Subject> =
             self.model.iter().map(|path| self.subject(path, &mut data, terminal)).collect::<Result<_>>()?;
         let inputs = self.inputs(&subjects, &data);
+        if self.samples.is_some() && self.samples == self.html {
+            return Err(Error::usage("--samples and --html name one file", "give each a file of its own"));
+        }
         let samples = self.report_file(&self.samples, "--samples", SAMPLES_MARKER, &inputs)?;
         let html = self.report_file(&self.html, "--html", EVALUATION_MARKER, &inputs)?;
         let writes = |rows: &Rc<EvalRows>| matches!(**rows, EvalRows::Generate(_));
@@ -144,6 +147,7 @@ impl Eval {
                 });
             }
         }
+        warn_of_nan(&all, terminal);
         html.map_or(Ok(()), |file| file.write(&evaluation_html(&all), terminal))?;
         let files: Vec<String> = data.files.into_iter().map(|file| file.name).collect();
         terminal.print(&self.shown(&all, &files))?;

@@ -16,6 +16,7 @@ use crate::data::{
 use crate::error::Escaped;
 use crate::eval::{EvalRows, GenerateRows};
 use crate::model::ModelConfig;
+use crate::report::Evaluation;
 use crate::{Error, Result};
 
 /// A file with the name it has in the results.
@@ -193,5 +194,18 @@ impl<'a> EvalData<'a> {
                 Escaped(path)
             ));
         }
+    }
+}
+
+/// Says which means are no numbers.
+pub(super) fn warn_of_nan(all: &[Evaluation], terminal: &Terminal) {
+    let is_nan = |evaluation: &&Evaluation| evaluation.measured.iter().any(|of| of.mean.value.is_nan());
+    for Evaluation { model, data, .. } in all.iter().filter(is_nan) {
+        terminal.warn(&format!(
+            "{}: the loss on {} is not a number; `hft-surgery diff BASE MODEL --fail-on nonfinite` tells which weights are \
+             not finite",
+            Escaped(model),
+            Escaped(data)
+        ));
     }
 }

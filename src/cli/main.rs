@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::command_line::{CommandLine, TOUR};
+use super::command_line::{CommandLine, TOUR, train_flags};
 use super::outcome::Outcome;
 use super::terminal::Terminal;
 use super::{config_file, interrupt, resume_args};
@@ -22,7 +22,9 @@ pub fn main() -> ExitCode {
         let _ = Terminal::plain().print(TOUR);
         return ExitCode::from(2);
     }
-    let args = match resume_args::expand(args).and_then(config_file::expand) {
+    let flags = train_flags();
+    let args = resume_args::expand(args, &flags).and_then(|args| config_file::expand(args, &flags));
+    let args = match args {
         Ok(args) => args,
         Err(error) => {
             Terminal::plain().error(&error);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::raw_args::{names, value_of};
+use super::raw_args::{Flag, names, value_of};
 use super::terminal::shell_word;
 use crate::error::Escaped;
 use crate::train::StartedBy;
@@ -12,12 +12,13 @@ use crate::{Error, Result};
 /// Flags that name what a run reads: with one of them a command line stands for itself.
 const INPUTS: [&str; 4] = ["--model", "--data", "--config", "--plan"];
 
-/// The arguments of a resumed run with those that started it put first, where it names `--out` and no input.
+/// The arguments of a resumed run with those that started it put first, where it names `--out` and no input. A flag that is
+/// given again, one of `flags`, has its new value only; what may not change is refused later.
 ///
 /// # Errors
 /// When no run is to be resumed there, when its command line was not recorded, or when it was started in another
 /// directory, to which its paths are relative.
-pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
+pub(super) fn expand(args: Vec<OsString>, flags: &[Flag]) -> Result<Vec<OsString>> {
     let is_train = args.iter().skip(1).any(|arg| arg == "train");
     let resumes = args.iter().any(|arg| arg == "--resume");
     let alone = !args.iter().any(|arg| INPUTS.iter().any(|flag| names(arg, flag)));
@@ -41,9 +42,12 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
         );
         return Err(Error::usage(fault, hint + "; or give all its options again"));
     }
-    let before = started.arguments.into_iter().map(OsString::from).collect();
-    let before = without_value(without(without(before, "--force"), "--resume"), "--out");
+    let before: Vec<OsString> = started.arguments.into_iter().map(OsString::from).collect();
     let now = without(args[1..].to_vec(), "train");
+    let is_again = |flag: &&Flag| {
+        ["force", "resume", "out"].contains(&flag.long.as_str()) || now.iter().any(|arg| flag.is(arg))
+    };
+    let before = flags.iter().filter(is_again).fold(before, |before, flag| flag.taken_out(&before));
     Ok([&args[..1], &before, &now].concat())
 }
 
@@ -51,15 +55,6 @@ pub(super) fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
 fn without(mut args: Vec<OsString>, word: &str) -> Vec<OsString> {
     if let Some(at) = args.iter().position(|arg| arg == word) {
         args.remove(at);
-    }
-    args
-}
-
-/// The arguments but for `flag` and its value.
-fn without_value(mut args: Vec<OsString>, flag: &str) -> Vec<OsString> {
-    if let Some(at) = args.iter().position(|arg| names(arg, flag)) {
-        let last = if args[at] == flag { (at + 1).min(args.len() - 1) } else { at };
-        args.drain(at..=last);
     }
     args
 }
@@ -74,9 +69,11 @@ mod tests {
 
     #[test]
     fn flags_are_taken_out_with_their_values() {
-        let line = words("-q train --out a --force --ratio 0.5");
-        assert_eq!(without_value(without(line, "--force"), "--out"), words("-q train --ratio 0.5"));
-        assert_eq!(without_value(words("train --out=a --ratio 1"), "--out"), words("train --ratio 1"));
+        let flag = |long: &str, short, takes_value| Flag { long: long.to_owned(), short, takes_value };
+        let line = words("-q train --out a --force --ratio 0.5 --out=b");
+        let line = flag("force", None, false).taken_out(&line);
+        assert_eq!(flag("out", None, true).taken_out(&line), words("-q train --ratio 0.5"));
+        assert_eq!(flag("quiet", Some('q'), false).taken_out(&words("-q train")), words("train"));
         assert_eq!(value_of(&words("train --outer x --out=a"), "--out"), Some("a".into()));
         assert_eq!(value_of(&words("train --out a"), "--out"), Some("a".into()));
     }
@@ -84,7 +81,7 @@ mod tests {
     #[test]
     fn other_command_lines_stay_as_they_are() {
         for line in ["p train --resume --out o --model m", "p diff --out o --resume", "p train --out o"] {
-            assert_eq!(expand(words(line)).unwrap(), words(line), "{line}");
+            assert_eq!(expand(words(line), &[]).unwrap(), words(line), "{line}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::answer_args::AnswerArgs;
 use super::device::DeviceArgs;
-use super::eval_data::{EvalData, Reading};
+use super::eval_data::{EvalData, Reading, warn_of_nan};
 use super::named_file::NamedFile;
 use super::outcome::Outcome;
 use super::progress::tokens_bar;
@@ -225,6 +225,7 @@ impl Sweep<'_> {
         draws.push(end(Place::Base, true, scores(self.base, &Replaced::new(), of_base, "base")?));
         bar.finish_and_clear();
         tell_of_kept(&draws, terminal);
+        draws.iter().for_each(|draw| warn_of_nan(&draw.scores, terminal));
         Ok(draws)
     }
 }

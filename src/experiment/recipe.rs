@@ -149,6 +149,10 @@ impl Recipe {
             let line = said.lines().next().unwrap_or_default();
             fault(format!("not valid YAML: {}", Escaped(line.trim_start_matches("error: "))))
         })?;
+        if value.is_null() {
+            let keys = "`base`, `tasks`, `general`, `seeds` and `methods`";
+            return Err(fault(format!("the recipe is empty, expected {keys}")));
+        }
         let recipe: Self = serde_path_to_error::deserialize(value).map_err(|e| {
             fault(format!("`{}`: {}", Escaped(&e.path().to_string()), Escaped(&e.inner().to_string())))
         })?;

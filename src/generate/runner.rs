@@ -123,7 +123,10 @@ impl<'c> Runner<'c> {
             Some(at) => {
                 let id = at % vocab_size;
                 let fault = format!("the logit of token id {id} is {} after {tokens} tokens", logits[at]);
-                Err(self.fault(fault, "`verify` and `inspect --stats` tell whether the weights are finite"))
+                Err(self.fault(
+                    fault,
+                    "`hft-surgery diff BASE MODEL --fail-on nonfinite` tells which weights are not finite",
+                ))
             }
         }
     }

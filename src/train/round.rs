@@ -189,7 +189,14 @@ pub(super) fn run_round<B: Backend>(
         if !report.finite() {
             let path = save(backend, model, *progress, options, hooks)?;
             let (step, loss, norm) = (progress.step + 1, report.loss, report.grad_norm);
-            return Err(stopped(format!("step {step}: loss {loss}, gradient norm {norm}"), &path));
+            let mut error = stopped(format!("step {step}: loss {loss}, gradient norm {norm}"), &path);
+            if let Error::Training { hint: Some(hint), .. } = &mut error {
+                hint.push_str(
+                    ", and stops at the same place unless an option changes; `hft-surgery diff BASE MODEL --fail-on \
+                     nonfinite` tells which weights are not finite",
+                );
+            }
+            return Err(error);
         }
         advance(stage, progress, batches.len() as u64);
         let wall = clock.elapsed();

@@ -234,3 +234,31 @@ fn a_killed_run_resumes_to_the_same_bits() {
     };
     assert_eq!(strip(lab.log("killed")), strip(lab.log("whole")));
 }
+
+/// Weights that do not move: what is measured is what is learnt from.
+#[test]
+fn an_evaluation_has_the_numbers_of_training() {
+    for objective in ["dpo", "simpo", "orpo"] {
+        let lab = Lab::new();
+        pairs(&lab);
+        let args = lab.args("qwen3", "out", &[]);
+        // Without the rate and the batch size of the others.
+        let mut args: Vec<String> = args;
+        for (flag, value) in [("--learning-rate", "0"), ("--batch-size", "10")] {
+            let at = args.iter().position(|arg| arg == flag).unwrap();
+            args[at + 1] = value.to_owned();
+        }
+        let rows = lab.text("rows.jsonl");
+        args.extend(["--objective", objective, "--max-steps", "1", "--eval-data", &rows].map(str::to_owned));
+        ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let log = lab.log("out");
+        let line = log.last().unwrap();
+        let names = METRICS.into_iter().chain(["loss", "nll_loss"]).filter(|name| !line[*name].is_null());
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() >= 7, "{line}");
+        for name in names {
+            let (trained, measured) = (number(line, name), number(line, &format!("eval_{name}")));
+            assert!((trained - measured).abs() < 1e-6, "{objective}: {name}: {trained}, evaluated {measured}");
+        }
+    }
+}

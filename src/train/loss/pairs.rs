@@ -156,7 +156,10 @@ pub(crate) fn mean_of_pairs<'s, B: Backend>(
     most: usize,
     mut pairs: StepPairs<'s>,
 ) -> Result<StepPairs<'s>> {
-    for piece in ForwardBatch::split_groups(batch, most, 2) {
+    for mut piece in ForwardBatch::split_groups(batch, most, 2) {
+        if pairs.formula.loss_type.adds_likelihood() {
+            piece.predict_whole_chosen();
+        }
         let tokens = model::Batch { ids: piece.ids, sequences: piece.sequences() };
         let hidden = forward(backend, model, tokens, acts);
         backend.cross_entropy(hidden, model.head(), piece.targets(), None);
