@@ -258,7 +258,10 @@ fn an_evaluation_has_the_numbers_of_training() {
         assert!(names.len() >= 7, "{line}");
         for name in names {
             let (trained, measured) = (number(line, name), number(line, &format!("eval_{name}")));
-            assert!((trained - measured).abs() < 1e-6, "{objective}: {name}: {trained}, evaluated {measured}");
+            assert!(
+                (trained - measured).abs() < 1e-6,
+                "{objective}: {name}: {trained}, evaluated {measured}"
+            );
         }
     }
 }

@@ -374,7 +374,9 @@ fn a_run_goes_on_from_another_directory() {
     assert!(error.contains(&command), "{error}");
     ok(&with(&args, &["--resume"]));
     let ended = "the run has ended: nothing to resume\nhint: to train on from its result, give it as --model";
-    for args in [vec!["train", "--resume", "--out", &out], with(&args, &["--resume"])] {
+    // Options of the beginning may be given again, in either form.
+    let again = vec!["train", "--resume", "--out", &out, "-q", "--device=cpu", "--batch-size", "2"];
+    for args in [vec!["train", "--resume", "--out", &out], again, with(&args, &["--resume"])] {
         let error = fails(&args);
         assert!(error.contains(ended), "{error}");
     }
