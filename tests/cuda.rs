@@ -9,6 +9,8 @@
 mod cases;
 #[path = "common/mock_cuda.rs"]
 mod mock_cuda;
+#[path = "common/numbers.rs"]
+mod numbers;
 
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +20,7 @@ use hft_surgery::backend::cuda::{BernoulliDraws, Cuda, Directories, set_director
 use hft_surgery::backend::{Backend, ComputeDtype, Cpu, Stored};
 use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::plan::{Domain, Key, bernoulli};
+use numbers::numbers;
 
 /// The GPU under test.
 fn gpu(compute_dtype: ComputeDtype) -> Cuda {
@@ -110,7 +113,7 @@ fn a_masked_merge_rounds_once() {
     for compute_dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
         let cuda = gpu(compute_dtype);
         let n = 131;
-        let (base, tuned) = (cases::numbers(n, 1), cases::numbers(n, 2));
+        let (base, tuned) = (numbers(n, 1), numbers(n, 2));
         let bits: Vec<u64> = (0..n.div_ceil(64) as u64).map(|i| 0xa5a5_0ff0_1234_5678 ^ i).collect();
         let mask = cuda.mask(bits.clone());
         let upload = |values: &[f32]| {
@@ -149,7 +152,7 @@ fn a_head_that_is_too_wide_is_the_fault_of_every_later_check() {
 fn large_copies_keep_their_order() {
     let cuda = gpu(ComputeDtype::F32);
     let n = 8_400_003;
-    let (first, second) = (cases::numbers(n, 1), cases::numbers(n, 2));
+    let (first, second) = (numbers(n, 1), numbers(n, 2));
     let (mut a, mut b) = (cuda.zeros(n), cuda.zeros(n));
     cuda.set(&mut a, &first).unwrap();
     cuda.set(&mut b, &second).unwrap();

@@ -96,20 +96,26 @@ fn refused(output: &Output) -> String {
     stderr
 }
 
+/// A family trained on the CPU (`cpu`) and in f32 on the GPU (`GPU`), whose weights are apart by less than `bound` of the update.
+fn trained_on_both(family: &str, schedule: &str, bound: f64) -> Lab {
+    let lab = Lab::new(family);
+    good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+    let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
+    good(&lab.train("GPU", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
+    for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
+        assert!((cpu - gpu).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
+    }
+    let e = lab.distance("GPU", "cpu");
+    println!("{family}: off by {e:.1e} of the update");
+    assert!(e > 0.0 && e < bound, "{family}: off by {e:e} of the update");
+    lab
+}
+
 /// A whole step through the backend, with biases, grouped heads, norms of heads, windows, tied and untied heads.
 #[test]
 fn training_agrees_with_the_cpu() {
     for (family, schedule) in ["llama-bias", "qwen3", "qwen2-window"].into_iter().zip(SCHEDULES) {
-        let lab = Lab::new(family);
-        good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
-        let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
-        good(&lab.train("GPU", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
-        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
-            assert!((cpu - gpu).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
-        }
-        let e = lab.distance("GPU", "cpu");
-        println!("{family}: off by {e:.1e} of the update");
-        assert!(e > 0.0 && e < 1e-4, "{family}: off by {e:e} of the update");
+        let lab = trained_on_both(family, schedule, 1e-4);
         // bf16: the same curve within its precision.
         good(&lab.train("half", &["--device", "cuda"]).env("MOCK_SCHEDULE", schedule).output().unwrap());
         for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("half")) {
@@ -124,16 +130,7 @@ fn training_agrees_with_the_cpu() {
 fn families_agree_with_the_cpu() {
     let families = ["gemma2", "phi4-longrope", "glm4", "olmo", "stablelm-parallel", "cohere2", "nemotron"];
     for (family, schedule) in families.into_iter().zip(SCHEDULES.into_iter().cycle()) {
-        let lab = Lab::new(family);
-        good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
-        let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
-        good(&lab.train("GPU", &f32).env("MOCK_SCHEDULE", schedule).output().unwrap());
-        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
-            assert!((cpu - gpu).abs() < 1e-4 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
-        }
-        let e = lab.distance("GPU", "cpu");
-        println!("{family}: off by {e:.1e} of the update");
-        assert!(e > 0.0 && e < 1e-3, "{family}: off by {e:e} of the update");
+        trained_on_both(family, schedule, 1e-3);
     }
 }
 

@@ -7,6 +7,8 @@ mod cached;
 mod dpo;
 #[path = "parity/label_smoothing.rs"]
 mod label_smoothing;
+#[path = "common/numbers.rs"]
+mod numbers;
 #[path = "parity/optimizers.rs"]
 mod optimizers;
 #[path = "parity/rivals.rs"]

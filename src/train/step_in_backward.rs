@@ -30,7 +30,7 @@ impl<B: Backend> GradientPool<B> {
     }
 }
 
-/// Bytes are those of elements of `f32`: how many gradients are in memory at once, at most.
+/// Elements of the gradients that are in memory at once, at most.
 pub(super) fn elements_at_once<B: Backend>(model: &Model<B>) -> u64 {
     let trained = |param: &&Param<B>| param.train.is_some();
     let (mut most, mut held) = (BTreeMap::<usize, usize>::new(), 0);

@@ -10,6 +10,8 @@ use hft_surgery::backend::{
 use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::optimizer::{Adafactor, Adam, Lion, Optimizer, OptimizerStep, Rounding, Sgd, StateValues};
 
+use super::numbers::numbers;
+
 /// A backend that makes weights.
 pub trait Maker: Backend {
     /// A weight `[rows, cols]`.
@@ -76,18 +78,6 @@ cases! {
     adafactor 1e-5,
     lion 1e-5,
     sgd 1e-5,
-}
-
-/// Multiples of 1/128 between −1 and 1, which look random: exact in bf16.
-pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) % 257) as f32 / 128.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 fn weight<B: Maker>(b: &B, shape: (usize, usize), seed: u64, trainable: bool) -> B::Weight {

@@ -10,6 +10,7 @@ use hft_surgery::optimizer::{
 };
 
 use super::Golden;
+use super::numbers::numbers;
 
 const SHAPES: [(&str, usize, usize); 3] = [("matrix", 64, 67), ("small", 12, 20), ("vector", 1, 33)];
 const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.99, eps: 1e-8 };
@@ -17,18 +18,6 @@ const LION: Lion = Lion { beta1: 0.9, beta2: 0.99 };
 
 fn golden() -> Golden {
     Golden::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/optimizers/optimizers.safetensors"))
-}
-
-/// As in `make_optimizers.py`.
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) % 257) as f32 / 128.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 fn tensor(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
