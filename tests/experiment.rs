@@ -256,7 +256,13 @@ fn what_cannot_be_run_is_refused_and_loses_nothing() {
     // Every command line is checked before the first is run.
     experiment.write_recipe("\n  - {name: full, train: {ratio: 1}}\n  - {name: bad, train: {rato: 0.5}}\n");
     let message = experiment.refused("unknown");
-    assert!(message.contains("method bad: unexpected argument '--rato' found"), "{message}");
+    assert!(message.contains("recipe.yml: method bad: unexpected argument '--rato' found"), "{message}");
+    experiment.write_recipe("\n  - {name: full, train: {rato: 1}}\n  - {name: bad, train: {rato: 0.5}}\n");
+    let message = experiment.refused("unknown");
+    assert!(
+        message.contains("recipe.yml: methods full, bad: unexpected argument '--rato' found"),
+        "{message}"
+    );
     assert!(!experiment.file("unknown").exists());
 
     // A step that fails is named with what it said; the same command goes on when the recipe is mended.

@@ -1,6 +1,6 @@
 //! `experiment forgetting`: what fine-tuning takes and gives, by a recipe of methods.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -75,7 +75,7 @@ impl Experiment {
 impl Forgetting {
     fn run(&self, line: &clap::Command, terminal: &Terminal) -> Result<Outcome> {
         let recipe = Recipe::read(&self.recipe)?;
-        check(&recipe, line)?;
+        check(&recipe, &self.recipe, line)?;
         check_one_checkpoint(recipe.base.as_ref(), "an experiment")?;
         let base = Checkpoint::open(recipe.base.as_ref(), Access::Read)?;
         let rows = Rows::read(&recipe, &base, terminal)?;
@@ -130,21 +130,31 @@ impl Forgetting {
     }
 }
 
-/// Checks that every step is a command line that this program understands, before the first is run.
-fn check(recipe: &Recipe, line: &clap::Command) -> Result<()> {
-    let mut faults = Faults::default();
-    for step in chains(recipe, "OUT").iter().flat_map(|chain| &chain.steps) {
+/// Checks that every step is a command line that this program understands, before the first is run. `file` is where the
+/// recipe was read from.
+fn check(recipe: &Recipe, file: &Path, line: &clap::Command) -> Result<()> {
+    let mut said = Vec::<(String, Vec<&str>)>::new();
+    // One seed stands for all.
+    let of_seed = |step: &&Step| recipe.seeds.first() == Some(&step.seed);
+    for step in chains(recipe, "OUT").iter().flat_map(|chain| &chain.steps).filter(of_seed) {
         let words = std::iter::once("hft-surgery").chain(step.args.iter().map(String::as_str));
-        // One seed stands for all.
-        if let (Err(error), true) =
-            (line.clone().try_get_matches_from(words), recipe.seeds.first() == Some(&step.seed))
-        {
-            let said = error.to_string();
-            let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            let fault = format!("method {}: {}", Escaped(&recipe.methods[step.method].name), Escaped(said));
-            faults.push(Error::usage(fault, "the options of a method are flags of `train` or `reset`"));
+        let Err(error) = line.clone().try_get_matches_from(words) else { continue };
+        let error = error.to_string();
+        let error = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let method = recipe.methods[step.method].name.as_str();
+        match said.iter_mut().find(|(fault, _)| fault == error) {
+            Some((_, methods)) => methods.push(method),
+            None => said.push((error.to_owned(), vec![method])),
         }
     }
+    let mut faults = Faults::default();
+    faults.extend(said.into_iter().map(|(fault, mut methods)| {
+        methods.dedup();
+        let of = if methods.len() == 1 { "method" } else { "methods" };
+        let methods = methods.join(", ");
+        let fault = format!("{}: {of} {}: {}", Escaped(file), Escaped(&methods), Escaped(&fault));
+        Error::usage(fault, "the options of a method, and those of all, are flags of `train` or `reset`")
+    }));
     faults.into_result()
 }
 
