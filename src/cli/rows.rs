@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::terminal::Terminal;
-use crate::data::{Dataset, FewShot, Limits, Tokenizer, load, load_few_shot, load_preferences};
+use crate::data::{Dataset, FewShot, Limits, Row, Tokenizer, load, load_few_shot, load_preferences};
 use crate::error::Escaped;
 use crate::{Error, Result};
 
@@ -23,7 +23,9 @@ impl Loader<'_> {
 
     /// As [`Loader::training`], the pairs to learn from: a chosen answer and a rejected one by turns.
     pub(super) fn pairs(&self, path: &Path) -> Result<Dataset> {
-        self.said(path, load_preferences(path, self.tokenizer, self.limits)?)
+        let dataset = load_preferences(path, self.tokenizer, self.limits)?;
+        self.warn_of_equal_answers(path, &dataset);
+        self.said(path, dataset)
     }
 
     /// The rows, after what was left out of them was said.
@@ -62,9 +64,25 @@ impl Loader<'_> {
     /// As [`Loader::held_out`], pairs.
     pub(super) fn held_out_pairs(&self, path: &Path) -> Result<Dataset> {
         let dataset = load_preferences(path, self.tokenizer, self.limits)?;
+        self.warn_of_equal_answers(path, &dataset);
         let (dataset, warnings) = self.of_one_split(path, dataset)?;
         warnings.iter().for_each(|warning| self.terminal.warn(warning));
         Ok(dataset)
+    }
+
+    /// Warns of pairs whose answers are the same tokens.
+    fn warn_of_equal_answers(&self, path: &Path, pairs: &Dataset) {
+        let answers =
+            |pair: &&[Row]| matches!(pair, [chosen, rejected] if chosen.input_ids == rejected.input_ids);
+        let equal = pairs.rows.chunks(2).filter(answers).count();
+        if equal > 0 {
+            let of = pairs.rows.len() / 2;
+            self.terminal.warn(&format!(
+                "{}: in {equal} of {of} pairs both answers are the same tokens, after cutting to --max-length: no preference is \
+                 learnt from them",
+                Escaped(path)
+            ));
+        }
     }
 
     fn of_one_split(&self, path: &Path, dataset: Dataset) -> Result<(Dataset, Vec<String>)> {

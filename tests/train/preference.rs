@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::Lab;
-use crate::common::{fixture, hft, ok, wait_until};
+use crate::common::{fixture, hft, ok, output, wait_until};
 
 const METRICS: [&str; 6] = [
     "rewards/chosen",
@@ -264,4 +264,21 @@ fn an_evaluation_has_the_numbers_of_training() {
             );
         }
     }
+}
+
+#[test]
+fn pairs_of_equal_answers_are_warned_of() {
+    let lab = Lab::new();
+    let row = |chosen: [u64; 2], rejected: [u64; 2]| {
+        json!({"prompt_input_ids": [3, 4], "chosen_input_ids": chosen, "rejected_input_ids": rejected})
+            .to_string()
+    };
+    let rows = [row([5, 6], [5, 6]), row([5, 6], [5, 7]), row([8, 9], [8, 9])].join("\n");
+    std::fs::write(lab.path("rows.jsonl"), rows).unwrap();
+    let args = lab.args("qwen3", "out", &["--objective", "dpo", "--max-steps", "1"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).filter(|arg| *arg != "--quiet").collect();
+    let output = output(&mut hft(&args));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("rows.jsonl: in 2 of 3 pairs both answers are the same tokens"), "{said}");
 }
