@@ -61,16 +61,16 @@ KERNEL(256) routes_offsets(u32 pieces, u32 experts, u32 most_tiles, u32* starts,
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        u32 tile = 0;
         offsets[0] = 0;
-        for (u32 e = 0; e < experts; e++) {
-            u32 start = offsets[e], end = start + offsets[e + 1];
-            offsets[e + 1] = end;
-            for (u32 route = start; route < end; route += 64, tile++) tiles[2 * tile] = e, tiles[2 * tile + 1] = route;
-        }
-        for (; tile < most_tiles; tile++) tiles[2 * tile] = experts, tiles[2 * tile + 1] = 0;
+        for (u32 e = 0, end = 0; e < experts; e++) offsets[e + 1] = end += offsets[e + 1];
     }
     __syncthreads();
+    for (u32 e = threadIdx.x; e <= experts; e += blockDim.x) {
+        u32 tile = 0;
+        for (u32 f = 0; f < e; f++) tile += (offsets[f + 1] - offsets[f] + 63) / 64;
+        u32 route = offsets[e], next = e < experts ? tile + (offsets[e + 1] - route + 63) / 64 : most_tiles;
+        for (; tile < next; tile++, route += 64) tiles[2 * tile] = e, tiles[2 * tile + 1] = route;
+    }
     for (u32 e = threadIdx.x; e < experts; e += blockDim.x) {
         u32 start = offsets[e];
         for (u32 piece = 0; piece < pieces; piece++) {

@@ -134,13 +134,17 @@ fn families_agree_with_the_cpu() {
     }
 }
 
+/// Experts of some tokens and of all, layers without a mixture, a loss of routers; each in bf16 too.
 #[test]
-fn mixtures_of_experts_are_refused_by_name() {
-    let lab = Lab::new("mixtral");
-    let said = refused(&lab.train("GPU", &["--device", "cuda"]).output().unwrap());
-    assert!(said.contains("mixtures of experts are computed on the CPU only"), "{said}");
-    assert!(said.contains("hint: use --device cpu") && !lab.path("GPU").exists(), "{said}");
-    good(&lab.train("cpu", &["--device", "cpu"]).output().unwrap());
+fn mixtures_of_experts_agree_with_the_cpu() {
+    let families = ["mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "mixtral-router-loss"];
+    for (family, schedule) in families.into_iter().zip(SCHEDULES.into_iter().cycle()) {
+        let lab = trained_on_both(family, schedule, 1e-3);
+        good(&lab.train("half", &["--device", "cuda"]).env("MOCK_SCHEDULE", schedule).output().unwrap());
+        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("half")) {
+            assert!((cpu - gpu).abs() < 2e-2 * cpu, "{family}: {cpu} on the CPU, {gpu} in bf16");
+        }
+    }
 }
 
 /// The losses are read back between the head's two passes, which no graph does; the last pair is a micro-batch alone.
@@ -351,14 +355,20 @@ fn log_of(path: &Path) -> Vec<(String, String)> {
 /// Everything is allocated before the first kernel of the first step, and it is what was planned.
 #[test]
 fn no_step_allocates_and_the_plan_is_what_is_used() {
-    let lab = Lab::new("qwen3");
-    for (out, last, more) in [
-        ("full", "adamw", &["--ratio", "1.0", "--gradient-accumulation-steps", "2"][..]),
+    let qwen3: [(&str, &str, &[&str]); 5] = [
+        ("full", "adamw", &["--ratio", "1.0", "--gradient-accumulation-steps", "2"]),
         ("half", "adamw", &["--granularity", "element", "--ratio", "0.5"]),
         ("block", "adamw", &["--recompute", "block", "--compute-dtype", "float32"]),
         ("lion", "lion", &["--optimizer", "lion"]),
         ("adafactor", "adafactor", &["--optimizer", "adafactor", "--ratio", "1"]),
-    ] {
+    ];
+    no_step_allocates(&Lab::new("qwen3"), &qwen3);
+    no_step_allocates(&Lab::new("qwen2-moe"), &qwen3[..3]);
+    no_step_allocates(&Lab::new("mixtral-router-loss"), &qwen3[..1]);
+}
+
+fn no_step_allocates(lab: &Lab, runs: &[(&str, &str, &[&str])]) {
+    for &(out, last, more) in runs {
         let log = lab.path(&format!("{out}.log"));
         let more = [more, &["--device", "cuda", "--json"]].concat();
         let output = lab.train(out, &more).env("MOCK_DRIVER_LOG", &log).output().unwrap();
@@ -391,7 +401,11 @@ fn no_step_allocates_and_the_plan_is_what_is_used() {
 /// Passes of one shape are recorded once, and each is computed on its own tokens.
 #[test]
 fn steps_of_one_shape_run_as_one_graph() {
-    let lab = Lab::new("llama3");
+    ["llama3", "qwen2-moe", "mixtral-router-loss"].into_iter().for_each(runs_as_one_graph);
+}
+
+fn runs_as_one_graph(family: &str) {
+    let lab = Lab::new(family);
     let row = |i: usize| {
         let ids: Vec<usize> = (0..9).map(|t| (i * 17 + t * t * 7) % 48).collect();
         json!({ "input_ids": ids }).to_string()
