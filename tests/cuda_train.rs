@@ -150,7 +150,16 @@ fn mixtures_of_experts_agree_with_the_cpu() {
 /// The losses are read back between the head's two passes, which no graph does; the last pair is a micro-batch alone.
 #[test]
 fn preferences_agree_with_the_cpu() {
-    let lab = Lab::new("qwen3");
+    // The loss of routers is one more term, about 2 times its factor of 0.2.
+    for (family, of_routers) in
+        [("qwen3", 0.0..1e-5), ("qwen2-moe", 0.0..1e-5), ("mixtral-router-loss", 0.35..0.6)]
+    {
+        learns_from_pairs(family, &of_routers);
+    }
+}
+
+fn learns_from_pairs(family: &str, of_routers: &std::ops::Range<f64>) {
+    let lab = Lab::new(family);
     let ids = |n: usize, step: usize| (0..n).map(|t| (t * t * step + n) % 48).collect::<Vec<_>>();
     let row = |i: usize| {
         json!({
@@ -167,7 +176,8 @@ fn preferences_agree_with_the_cpu() {
     let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
     good(&lab.train("GPU", &[&dpo[..], &f32].concat()).output().unwrap());
     let (cpu, gpu) = (lab.losses("cpu"), lab.losses("GPU"));
-    assert!((cpu[0] - std::f64::consts::LN_2).abs() < 1e-5 && cpu[2] < cpu[0], "{cpu:?}");
+    let more = (cpu[0] - std::f64::consts::LN_2).abs();
+    assert!(of_routers.contains(&more) && cpu[2] < cpu[0], "{family}: {cpu:?}");
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
         assert!((cpu - gpu).abs() < 1e-4, "{cpu} on the CPU, {gpu} on the GPU");
     }
@@ -303,7 +313,11 @@ fn element_masks_and_accumulation_agree_with_the_cpu() {
 
 #[test]
 fn eval_agrees_with_the_cpu_and_the_kernels_are_compiled_once() {
-    let lab = Lab::new("mistral");
+    ["mistral", "qwen2-moe"].into_iter().for_each(evaluates_on_both);
+}
+
+fn evaluates_on_both(family: &str) {
+    let lab = Lab::new(family);
     let (model, data) = (lab.path("model"), lab.path("rows.jsonl"));
     let eval = |more: &[&str]| -> f64 {
         let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
