@@ -256,7 +256,7 @@ impl Mixture {
             &acts.probabilities,
             routes,
             dweights,
-            of_probabilities.map(|buffer| &*buffer),
+            of_probabilities,
         );
         if let Some(drouter) = drouter {
             let shape = LinearShape { rows, out_features: count, in_features: cols };
