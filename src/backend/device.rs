@@ -78,12 +78,12 @@ impl Device {
         }
     }
 
-    /// See [`Backend::on_host`].
-    pub fn on_host(&self) -> bool {
+    /// See [`Backend::rope_tables_of_passes`].
+    pub fn rope_tables_of_passes(&self) -> bool {
         match self {
-            Self::Cpu => Cpu::default().on_host(),
+            Self::Cpu => Cpu::default().rope_tables_of_passes(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.on_host(),
+            Self::Cuda(cuda) => cuda.rope_tables_of_passes(),
         }
     }
 

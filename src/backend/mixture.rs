@@ -23,6 +23,8 @@ pub struct MixtureWeights<'a, Weight> {
     pub shared: Option<(&'a Weight, Expert<&'a Weight>)>,
     /// How tokens choose.
     pub routing: Routing,
+    /// The number of the layer, by which a device knows the tables that it has uploaded for these weights.
+    pub layer: usize,
 }
 
 /// The gradients of the weights of a mixture, overwritten or added to; `None` for a frozen weight.
@@ -34,26 +36,37 @@ pub struct MixtureGradients<'a, Buffer> {
     pub experts: Vec<Expert<Option<&'a mut Buffer>>>,
     /// Of the shared expert and what its share is computed from.
     pub shared: Option<(Option<&'a mut Buffer>, Expert<Option<&'a mut Buffer>>)>,
-    /// Added to the gradient of the probability of each expert, for every token; empty for nothing.
-    pub of_probabilities: &'a [f32],
+    /// `[N]`, added to the gradients of the probabilities of each token.
+    pub of_probabilities: Option<&'a Buffer>,
     /// Add to the gradients instead of overwriting them.
     pub accumulate: bool,
 }
 
-/// What the forward pass of a mixture leaves for its backward pass.
+/// What the forward pass of a mixture leaves for its backward pass; `R` is [`Backend::Routes`](super::Backend::Routes).
 #[derive(Debug)]
-pub struct MixtureActs<Buffer> {
-    /// Probability of each expert for each token, `[T, N]`.
+pub struct MixtureActs<Buffer, R = Routes> {
+    /// Probability of each expert for each token, `[T, N]`, in `f32`.
     pub probabilities: Buffer,
     /// gate and up of each token in each of its experts, `[T · per_token, F]`, by expert.
     pub routed: [Buffer; 2],
     /// Those of the shared expert, `[T, F]`, where there is one.
     pub shared: Option<[Buffer; 2]>,
     /// Which token has which expert.
-    pub routes: Routes,
+    pub routes: R,
 }
 
-/// Which token has which expert. A route is a token in one of its experts; routes are ordered by expert, then by token.
+/// The loss that keeps the experts of mixtures in balance, with its gradient; all buffers in `f32`.
+#[derive(Debug)]
+pub struct RouterLoss<Buffer> {
+    /// Of the layers of a pass so far: tokens of each expert, `[N]`, and the sum of its probabilities, `[N]`.
+    pub loads: [Buffer; 2],
+    /// The gradient of the probability of each expert, for every token, `[N]`.
+    pub of_probabilities: Buffer,
+    /// The sum of the losses of passes, `[1]`.
+    pub sum: Buffer,
+}
+
+/// Which token has which expert, on the host. A route is a token in one of its experts; routes are ordered by expert, then by token.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Routes {
     /// The routes of expert `e` are `offsets[e]..offsets[e + 1]`.

@@ -33,7 +33,7 @@ pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
-pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, Routes, Routing};
+pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss, Routes, Routing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,

@@ -7,7 +7,7 @@ use super::arguments::{
     AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
     Statistics, Targets, TrainingPass,
 };
-use super::mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights};
+use super::mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss};
 use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
@@ -16,13 +16,14 @@ use super::timer::{Timed, TimedWeight, product_flops};
 use crate::Result;
 
 fn inner_weights<'m, W>(weights: &MixtureWeights<'m, TimedWeight<W>>) -> MixtureWeights<'m, W> {
-    let MixtureWeights { router, experts, shared, routing } = weights;
+    let MixtureWeights { router, experts, shared, routing, layer } = weights;
     let of_expert = |expert: &Expert<&'m TimedWeight<W>>| expert.map(|weight| &weight.weight);
     MixtureWeights {
         router: &router.weight,
         experts: experts.iter().map(of_expert).collect(),
         shared: shared.map(|(share, expert)| (&share.weight, of_expert(&expert))),
         routing: *routing,
+        layer: *layer,
     }
 }
 
@@ -37,6 +38,8 @@ fn mixture_elements<W>(weights: &MixtureWeights<'_, TimedWeight<W>>) -> f64 {
 }
 
 impl<B: Backend> Backend for Timed<'_, B> {
+    type Routes = B::Routes;
+
     fn tokens_at_once(&self) -> usize {
         self.inner.tokens_at_once()
     }
@@ -63,6 +66,10 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn activations(&self, len: usize) -> B::Buffer {
         self.inner.activations(len)
+    }
+
+    fn routes(&self, tokens: usize, per_token: usize, experts: usize) -> B::Routes {
+        self.inner.routes(tokens, per_token, experts)
     }
 
     fn mask(&self, bits: Vec<u64>) -> B::Mask {
@@ -303,15 +310,15 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_as(Phase::ActivationGradients, OperationKind::ReluSquared, clock);
     }
 
-    fn on_host(&self) -> bool {
-        self.inner.on_host()
+    fn rope_tables_of_passes(&self) -> bool {
+        self.inner.rope_tables_of_passes()
     }
 
     fn mixture_forward(
         &mut self,
         x: (&B::Buffer, usize),
         weights: &MixtureWeights<'_, Self::Weight>,
-        acts: &mut MixtureActs<B::Buffer>,
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
         out: Option<&mut B::Buffer>,
     ) {
         let clock = Instant::now();
@@ -325,7 +332,7 @@ impl<B: Backend> Backend for Timed<'_, B> {
         inputs: (&B::Buffer, &B::Buffer, usize),
         weights: &MixtureWeights<'_, Self::Weight>,
         gradients: MixtureGradients<'_, B::Buffer>,
-        acts: &mut MixtureActs<B::Buffer>,
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
         dx: Option<&mut B::Buffer>,
     ) {
         let clock = Instant::now();
@@ -333,6 +340,23 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.inner.mixture_backward(inputs, &inner_weights(weights), gradients, acts, dx);
         let kind = OperationKind::Mixture;
         self.count(Operation { phase: Phase::ActivationGradients, kind, shape: None }, clock, flops);
+    }
+
+    fn router_load(
+        &mut self,
+        acts: &MixtureActs<B::Buffer, B::Routes>,
+        rows: usize,
+        loads: &mut [B::Buffer; 2],
+    ) {
+        let clock = Instant::now();
+        self.inner.router_load(acts, rows, loads);
+        self.add_forward(OperationKind::Mixture, None, clock, 0.0);
+    }
+
+    fn router_loss(&mut self, loss: &mut RouterLoss<B::Buffer>, tokens: usize, factor: f32) {
+        let clock = Instant::now();
+        self.inner.router_loss(loss, tokens, factor);
+        self.add_forward(OperationKind::Mixture, None, clock, 0.0);
     }
 
     fn cross_entropy(

@@ -161,8 +161,6 @@ impl Train {
         note_carried(&source, &config, terminal);
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
-        config.check_mixtures(device.on_host())?;
-        config.check_pairs(preference.is_some())?;
         self.optimizer.update.check_device(&device)?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
@@ -185,7 +183,7 @@ impl Train {
         let stages: Vec<Stage<'_>> = stages.iter().map(Arranged::stage).collect();
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let longest = stages.iter().map(|stage| stage.capacity.positions).max().unwrap_or(0);
-        config.check_length(&source, longest, device.on_host())?;
+        config.check_length(&source, longest, device.rope_tables_of_passes())?;
         let run = RunOptions {
             model: &self.model,
             round: self.optimizer.round_options(

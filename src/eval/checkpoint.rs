@@ -65,7 +65,7 @@ impl<'c> Work<'c> {
         computed: &mut dyn FnMut(&Batch) -> bool,
     ) -> Result<Vec<SequenceLoss>> {
         let config = ModelConfig::read(self.source)?;
-        config.check_length(self.source, self.capacity.positions, backend.on_host())?;
+        config.check_length(self.source, self.capacity.positions, backend.rope_tables_of_passes())?;
         let model = Model::load(config, self.source, backend, |name, stored| {
             let bytes = self.replaced.get(name).map_or(stored.bytes, |bytes| bytes);
             Some((weight(backend, Stored { bytes, ..stored })?, None))

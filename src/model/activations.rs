@@ -1,8 +1,9 @@
 //! What a forward pass leaves for the backward pass.
 
-use crate::backend::{Backend, MixtureActs, RopeTable, Routes, Sequences, Statistics, Updates};
+use crate::Result;
+use crate::backend::{Backend, MixtureActs, RopeTable, Sequences, Statistics, Updates};
 use crate::model::rope::{rope_tables, tables_of_tokens};
-use crate::model::router_loss::RouterLoss;
+use crate::model::router_loss::RouterBalance;
 use crate::model::{Mixtures, MlpLayout, ModelConfig, QueryKeyNorm, expected};
 
 /// What is kept from the forward pass and what is computed again in the backward pass.
@@ -75,7 +76,7 @@ pub(crate) struct BlockActs<B: Backend> {
     /// `[T, F]`.
     pub(crate) up: B::Buffer,
     /// Of a mixture of experts, where the model has one.
-    pub(crate) mixture: Option<MixtureActs<B::Buffer>>,
+    pub(crate) mixture: Option<MixtureActs<B::Buffer, B::Routes>>,
 }
 
 /// Buffers that are filled from a [`BlockActs`] without a matrix of the model. The backward pass, where it has
@@ -119,8 +120,8 @@ pub struct Activations<B: Backend> {
     pub(crate) last: B::Buffer,
     pub(crate) last_stats: Statistics<B::Buffer>,
     pub(crate) grads: Option<GradActs<B>>,
-    /// Of the last pass.
-    pub(crate) router_loss: RouterLoss,
+    /// Of training a model whose routers have a loss.
+    pub(crate) router_balance: Option<RouterBalance<B>>,
     ropes: Vec<RopeTable>,
     /// Those of each token of the last pass, where one of its sequences has frequencies of its own.
     ropes_of_tokens: Option<(Vec<RopeTable>, [u32; 2])>,
@@ -193,15 +194,25 @@ impl<B: Backend> Activations<B> {
                 dbranch: config.branches_are_changed().then(|| of(d)),
                 dmixture: config.mixtures.is_some().then(|| of(d)),
             }),
-            router_loss: RouterLoss::default(),
+            router_balance: if training { RouterBalance::new(backend, config) } else { None },
             ropes: rope_tables(config, 0..positions),
             ropes_of_tokens: None,
         }
     }
 
-    /// The loss of the routers of the last pass; 0 where the model has none.
-    pub fn router_loss(&self) -> f64 {
-        self.router_loss.value
+    /// Begins to add up the losses of the routers of passes, each of which counts `share`.
+    pub fn begin_router_loss(&mut self, backend: &B, config: &ModelConfig, share: f64) {
+        if let Some(balance) = &mut self.router_balance {
+            balance.begin_sum(backend, config, share);
+        }
+    }
+
+    /// The sum of the losses of the routers of passes since [`Activations::begin_router_loss`]; 0 where the model has none.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn router_loss(&self, backend: &B) -> Result<f64> {
+        self.router_balance.as_ref().map_or(Ok(0.0), |balance| balance.sum(backend))
     }
 
     /// Prepares for the sequences of a pass.
@@ -243,18 +254,23 @@ impl<B: Backend> BlockActs<B> {
             stats2: stats(1),
             gate: of(if config.gated() { config.plain_size() } else { 0 }),
             up: of(config.plain_size()),
-            mixture: config.mixtures.as_ref().map(|mixtures| mixture_acts(mixtures, &of)),
+            mixture: config.mixtures.as_ref().map(|mixtures| mixture_acts(backend, mixtures, tokens)),
         }
     }
 }
 
-fn mixture_acts<Buffer>(mixtures: &Mixtures, of: &dyn Fn(usize) -> Buffer) -> MixtureActs<Buffer> {
+fn mixture_acts<B: Backend>(
+    backend: &B,
+    mixtures: &Mixtures,
+    tokens: usize,
+) -> MixtureActs<B::Buffer, B::Routes> {
     let Mixtures { experts, intermediate_size, shared_size, routing, .. } = mixtures;
+    let of = |cols: usize| backend.activations(tokens * cols);
     MixtureActs {
-        probabilities: of(*experts),
+        probabilities: backend.zeros(tokens * experts),
         routed: [(); 2].map(|()| of(routing.per_token * intermediate_size)),
         shared: shared_size.map(|size| [(); 2].map(|()| of(size))),
-        routes: Routes::default(),
+        routes: backend.routes(tokens, routing.per_token, *experts),
     }
 }
 

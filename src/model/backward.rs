@@ -5,6 +5,7 @@ use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs
 use crate::model::forward::{BlockContext, activate, block_forward, branch_input, mlp_input, multiply};
 use crate::model::joint::{self, weight_gradient};
 use crate::model::norms::NormInput;
+use crate::model::router_loss::RouterBalance;
 use crate::model::{
     Activation, Activations, Batch, BranchNorms, FeedForward, Layer, Linear, Mlp, Model, ModelConfig, Norm,
     Param, Recompute,
@@ -85,7 +86,7 @@ pub fn backward_observed<B: Backend>(
     let dx = below.then_some(&mut grads.dx);
     model.norm.backward(backend, &model.config, dhidden, (input, &acts.last_stats), dx);
     observer.end(backend, &mut model.norm.params_mut());
-    let router_loss = std::mem::take(&mut acts.router_loss);
+    let balance = acts.router_balance.take();
     let recompute = acts.recompute;
     for l in (reach.lowest.unwrap_or(usize::MAX)..model.layers.len()).rev() {
         let layer = &mut model.layers[l];
@@ -102,7 +103,7 @@ pub fn backward_observed<B: Backend>(
         }
         let BlockBuffers { block, selective, wide } = buffers;
         let grads = &mut grads;
-        let of_routers = router_loss.of_probabilities.as_slice();
+        let of_routers = balance.as_ref().map(RouterBalance::of_probabilities);
         let mut pass =
             BlockBackward { backend, context, block, selective, wide, grads, of_routers, accumulate, below };
         if recompute == Recompute::Selective {
@@ -122,7 +123,7 @@ pub fn backward_observed<B: Backend>(
         backend.embedding_backward(&grads.dx, batch.ids, padding_idx, &mut train.grad, hidden_size);
         observer.end(backend, &mut std::iter::once(&mut model.embed_tokens));
     }
-    acts.router_loss = router_loss;
+    acts.router_balance = balance;
     acts.grads = Some(grads);
 }
 
@@ -136,7 +137,7 @@ struct BlockBackward<'a, B: Backend> {
     wide: &'a mut Option<B::Buffer>,
     grads: &'a mut GradActs<B>,
     /// Added to the gradients of the routers' probabilities.
-    of_routers: &'a [f32],
+    of_routers: Option<&'a B::Buffer>,
     accumulate: bool,
     /// Something below the block is trainable.
     below: bool,
@@ -222,7 +223,7 @@ impl<B: Backend> BlockBackward<'_, B> {
                 }
                 let (rows, config) = (self.rows(), self.context.config);
                 let GradActs { dx, dmixture, .. } = &mut *self.grads;
-                let inputs = (&*dx, &self.selective.norm2, rows);
+                let inputs = ((&*dx, &self.selective.norm2, rows), self.context.index);
                 let Some(acts) = &mut self.block.mixture else { unreachable!("the model has mixtures") };
                 let wanted = if upper { dmixture.as_mut() } else { None };
                 let more = (self.of_routers, self.accumulate);

@@ -214,29 +214,6 @@ impl ModelConfig {
         }
     }
 
-    /// Refuses a model with mixtures of experts for a device that does not compute them.
-    ///
-    /// # Errors
-    /// [`Error::Usage`].
-    pub fn check_mixtures(&self, computed: bool) -> Result<()> {
-        if self.mixtures.is_none() || computed {
-            return Ok(());
-        }
-        Err(Error::usage("mixtures of experts are computed on the CPU only", "use --device cpu"))
-    }
-
-    /// Refuses learning from pairs for a model with a loss of routers.
-    ///
-    /// # Errors
-    /// [`Error::Usage`].
-    pub fn check_pairs(&self, pairs: bool) -> Result<()> {
-        if !pairs || self.router_loss().is_none() {
-            return Ok(());
-        }
-        let hint = "set `output_router_logits` to false in a copy of config.json";
-        Err(Error::usage("the loss of routers goes with supervised fine-tuning only", hint))
-    }
-
     /// The factor of the loss of routers in training, where there is one.
     pub fn router_loss(&self) -> Option<f64> {
         self.mixtures.as_ref().and_then(|mixtures| mixtures.router_loss)

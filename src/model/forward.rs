@@ -4,7 +4,6 @@ use crate::backend::{AttentionLayout, Backend, QueryKeyValue, RopeTable, Rotatio
 use crate::model::activations::{BlockActs, BlockBuffers, Normed, Ropes};
 use crate::model::joint::{self, add_bias};
 use crate::model::norms::NormInput;
-use crate::model::router_loss::{RouterLoad, RouterLoss};
 use crate::model::{
     Activation, Activations, FeedForward, Layer, Linear, Model, ModelConfig, Norm, QueryKeyNorm,
 };
@@ -28,20 +27,25 @@ pub fn forward<'x, B: Backend>(
     acts.begin_pass(&model.config, batch.sequences);
     embed(backend, model, batch.ids, &mut acts.x[0]);
     let slots = acts.x.len();
-    let routers = model.config.mixtures.as_ref().filter(|mixtures| mixtures.router_loss.is_some());
-    let mut loads = Vec::new();
+    let mut balance = acts.router_balance.take();
+    if let Some(balance) = &mut balance {
+        balance.begin_pass(backend);
+    }
     for (l, layer) in model.layers.iter().enumerate() {
         let (x, mut buffers, ropes) = acts.of_block(l);
         let (from, to) = (l % slots, (l + 1) % slots);
         let [x, out] = x.get_disjoint_mut([from, to]).unwrap_or_else(|_| unreachable!("two slots or more"));
         let context = BlockContext::new(&model.config, l, batch, ropes);
         block_forward(backend, layer, context, x, &mut buffers, Some(out));
-        let mixture =
-            buffers.block.mixture.as_ref().filter(|_| routers.is_some_and(|routers| routers.sparse[l]));
-        loads.extend(mixture.map(|mixture| RouterLoad::of(backend, mixture, batch.ids.len())));
+        let mixture = buffers.block.mixture.as_ref().filter(|_| model.config.mixture(l).is_some());
+        if let (Some(balance), Some(mixture)) = (&mut balance, mixture) {
+            balance.add(backend, mixture, batch.ids.len());
+        }
     }
-    acts.router_loss =
-        routers.map_or_else(RouterLoss::default, |routers| RouterLoss::of(&loads, routers, batch.ids.len()));
+    if let Some(balance) = &mut balance {
+        balance.end_pass(backend, batch.ids.len());
+    }
+    acts.router_balance = balance;
     head_input(backend, model, batch.ids.len(), acts)
 }
 
@@ -184,7 +188,7 @@ pub(crate) fn after_attention<B: Backend>(
         FeedForward::Mlp(mlp) => mlp,
         FeedForward::Mixture(mixture) => {
             let Some(acts) = &mut block.mixture else { unreachable!("the model has mixtures") };
-            return mixture.forward(backend, config, (norm2, rows), acts, (&block.mid, out));
+            return mixture.forward(backend, config, (norm2, rows, context.index), acts, (&block.mid, out));
         }
     };
     let (inner, wide) = (config.intermediate_size, wide.as_mut());

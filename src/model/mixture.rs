@@ -29,13 +29,13 @@ fn split_expert<B: Backend>(expert: &mut Expert<Param<B>>) -> SplitExpert<'_, B>
 }
 
 impl<B: Backend> Mixture<B> {
-    /// `out = residual + mixture(x)` of `rows` rows of `x`; without `out` only what the backward pass needs.
+    /// `out = residual + mixture(x)` of `rows` rows of `x` in layer `layer`; without `out` only what the backward pass needs.
     pub(super) fn forward(
         &self,
         backend: &mut B,
         config: &ModelConfig,
-        (x, rows): (&B::Buffer, usize),
-        acts: &mut MixtureActs<B::Buffer>,
+        (x, rows, layer): (&B::Buffer, usize, usize),
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
         (residual, out): (&B::Buffer, Option<&mut B::Buffer>),
     ) {
         let weights = MixtureWeights {
@@ -43,6 +43,7 @@ impl<B: Backend> Mixture<B> {
             experts: self.experts.iter().map(weights_of).collect(),
             shared: self.shared.as_ref().map(|(share, expert)| (&share.weight, weights_of(expert))),
             routing: routing(config),
+            layer,
         };
         let out = match out {
             None => None,
@@ -60,10 +61,10 @@ impl<B: Backend> Mixture<B> {
         &mut self,
         backend: &mut B,
         config: &ModelConfig,
-        inputs: (&B::Buffer, &B::Buffer, usize),
-        acts: &mut MixtureActs<B::Buffer>,
+        (inputs, layer): ((&B::Buffer, &B::Buffer, usize), usize),
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
         dx: Option<&mut B::Buffer>,
-        (of_probabilities, accumulate): (&[f32], bool),
+        (of_probabilities, accumulate): (Option<&B::Buffer>, bool),
     ) {
         let (router, drouter) = split(&mut self.router);
         let (experts, dexperts) = self.experts.iter_mut().map(split_expert).unzip();
@@ -74,7 +75,7 @@ impl<B: Backend> Mixture<B> {
                 (Some((share, expert)), Some((dshare, dexpert)))
             }
         };
-        let weights = MixtureWeights { router, experts, shared, routing: routing(config) };
+        let weights = MixtureWeights { router, experts, shared, routing: routing(config), layer };
         let gradients = MixtureGradients {
             router: drouter,
             experts: dexperts,

@@ -50,7 +50,6 @@ impl<B: Backend> Model<B> {
         backend: &B,
         mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, Option<B::State>)>,
     ) -> Result<Self> {
-        config.check_mixtures(backend.on_host())?;
         let mut faults = Faults::default();
         let mut found = Vec::new();
         for (name, shape) in expected(&config) {

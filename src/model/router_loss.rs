@@ -1,57 +1,64 @@
-//! The loss that keeps the experts of a mixture in balance.
+//! The loss that keeps the experts of mixtures in balance.
 
-use crate::backend::{Backend, MixtureActs};
-use crate::model::Mixtures;
+use crate::Result;
+use crate::backend::{Backend, MixtureActs, RouterLoss};
+use crate::model::{Mixtures, ModelConfig};
 
-/// How the router of one layer divided the tokens of a pass.
+/// The routers' loss of passes: see [`Backend::router_loss`].
 #[derive(Debug)]
-pub(super) struct RouterLoad {
-    /// Tokens of each expert.
-    tokens: Vec<f64>,
-    /// Sum of the probabilities of each expert.
-    probabilities: Vec<f64>,
+pub(crate) struct RouterBalance<B: Backend> {
+    loss: RouterLoss<B::Buffer>,
+    /// `c` of a pass.
+    factor: f32,
+    /// Layers of the pass so far that have a mixture.
+    layers: usize,
 }
 
-impl RouterLoad {
-    /// Of a pass of `rows` tokens.
-    pub(super) fn of<B: Backend>(backend: &B, acts: &MixtureActs<B::Buffer>, rows: usize) -> Self {
-        let tokens: Vec<f64> =
-            acts.routes.offsets.windows(2).map(|ends| (ends[1] - ends[0]) as f64).collect();
-        let mut probabilities = vec![0.0; tokens.len()];
-        // A fault of the device is reported by its next check.
-        let all = backend.to_host(&acts.probabilities).unwrap_or_default();
-        for row in all.chunks(tokens.len()).take(rows) {
-            probabilities.iter_mut().zip(row).for_each(|(sum, p)| *sum += f64::from(*p));
-        }
-        Self { tokens, probabilities }
-    }
-}
-
-/// The loss of a pass, with its gradient.
-#[derive(Debug, Default)]
-pub(crate) struct RouterLoss {
-    /// `c · N · Σ f · P` over the `N` experts: `f` is the share of tokens that have an expert, `P` the mean of its probability,
-    /// both over all tokens of all layers; `c` is the factor. Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6, as
-    /// transformers computes it.
-    pub(crate) value: f64,
-    /// The gradient of the probability of each expert, for every token: `c · N · f / tokens`.
-    pub(crate) of_probabilities: Vec<f32>,
-}
-
-impl RouterLoss {
-    /// From all layers with a mixture, for passes of `rows` tokens.
-    pub(super) fn of(loads: &[RouterLoad], mixtures: &Mixtures, rows: usize) -> Self {
-        let Some(factor) = mixtures.router_loss else { return Self::default() };
-        let all = (loads.len() * rows) as f64;
-        let mean = |of: &dyn Fn(&RouterLoad) -> &Vec<f64>| -> Vec<f64> {
-            let sum = |expert: usize| loads.iter().map(|load| of(load)[expert]).sum::<f64>();
-            (0..mixtures.experts).map(|expert| sum(expert) / all).collect()
+impl<B: Backend> RouterBalance<B> {
+    /// `None` for a model without such a loss.
+    pub(super) fn new(backend: &B, config: &ModelConfig) -> Option<Self> {
+        let Mixtures { experts, router_loss, .. } = config.mixtures.as_ref()?;
+        let of_experts = || backend.zeros(*experts);
+        let loss = RouterLoss {
+            loads: [of_experts(), of_experts()],
+            of_probabilities: of_experts(),
+            sum: backend.zeros(1),
         };
-        let (shares, probabilities) = (mean(&|load| &load.tokens), mean(&|load| &load.probabilities));
-        let factor = factor * mixtures.experts as f64;
-        Self {
-            value: factor * shares.iter().zip(&probabilities).map(|(f, p)| f * p).sum::<f64>(),
-            of_probabilities: shares.iter().map(|share| (factor * share / all) as f32).collect(),
-        }
+        router_loss.map(|factor| Self { loss, factor: factor as f32, layers: 0 })
+    }
+
+    /// Begins to add up the losses of passes, each of which counts `share`.
+    pub(super) fn begin_sum(&mut self, backend: &B, config: &ModelConfig, share: f64) {
+        backend.clear(&mut self.loss.sum);
+        self.factor = (config.router_loss().unwrap_or(0.0) * share) as f32;
+    }
+
+    /// The sum since then.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub(super) fn sum(&self, backend: &B) -> Result<f64> {
+        backend.to_host(&self.loss.sum).map(|sum| f64::from(sum[0]))
+    }
+
+    pub(super) fn begin_pass(&mut self, backend: &B) {
+        self.layers = 0;
+        self.loss.loads.iter_mut().for_each(|load| backend.clear(load));
+    }
+
+    /// Adds a layer of a pass of `rows` tokens.
+    pub(super) fn add(&mut self, backend: &mut B, acts: &MixtureActs<B::Buffer, B::Routes>, rows: usize) {
+        self.layers += 1;
+        backend.router_load(acts, rows, &mut self.loss.loads);
+    }
+
+    /// The loss of the layers of a pass of `rows` tokens.
+    pub(super) fn end_pass(&mut self, backend: &mut B, rows: usize) {
+        backend.router_loss(&mut self.loss, self.layers * rows, self.factor);
+    }
+
+    /// Of the probability of each expert, for every token of the last pass.
+    pub(super) fn of_probabilities(&self) -> &B::Buffer {
+        &self.loss.of_probabilities
     }
 }

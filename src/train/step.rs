@@ -155,7 +155,9 @@ pub fn step<B: Backend>(
     clear_sums(backend, model);
     let (mut timings, mut queued) = (Timings::default(), Duration::ZERO);
     let mut pairs = update.objective.pairs();
-    let mut of_routers = 0.0;
+    // As TRL has it, the loss of pairs with that of the routers is a mean over micro-batches.
+    let share = if pairs.is_some() { 1.0 / micro_batches.len() as f64 } else { 1.0 };
+    buffers.acts.begin_router_loss(backend, &model.config, share);
     for (i, (batch, piece)) in pieces.iter().enumerate() {
         let (sequences, targets) = (piece.sequences(), piece.targets());
         let factors = vec![scale; targets.ids.len()];
@@ -172,9 +174,9 @@ pub fn step<B: Backend>(
             }
         }
         queued += begin.elapsed();
-        of_routers += buffers.acts.router_loss();
     }
     let clock = Instant::now();
+    let of_routers = buffers.acts.router_loss(backend).unwrap_or(f64::NAN);
     let sum: f64 = backend.losses().iter().map(|loss| f64::from(*loss)).sum();
     // A device that works behind the host has its work waited for here.
     let split = timings.forward + timings.head + timings.backward;

@@ -130,6 +130,7 @@ pub(super) fn step_in_backward<B: Backend>(
     let StepBuffers { acts, dhidden } = buffers;
     let (reach, batch) = (Reach::of(model), model::Batch { ids, sequences });
     let clock = Instant::now();
+    acts.begin_router_loss(backend, &model.config, 1.0);
     let hidden = forward(backend, model, batch, acts);
     updates.timings.forward = clock.elapsed();
     let clock = Instant::now();
@@ -138,7 +139,7 @@ pub(super) fn step_in_backward<B: Backend>(
     updates.tied = tied.then(|| model.embed_tokens.name.clone());
     cross_entropy(backend, model, hidden, reach.hidden.then_some(&mut *dhidden), &part);
     let sum = backend.losses().iter().map(|loss| f64::from(*loss)).sum::<f64>();
-    let loss = acts.router_loss() + sum / total.max(1) as f64;
+    let loss = acts.router_loss(backend).unwrap_or(f64::NAN) + sum / total.max(1) as f64;
     updates.timings.head = clock.elapsed();
     if !loss.is_finite() {
         // Nothing is updated from here on.

@@ -11,6 +11,10 @@ use hft_surgery::checkpoint::{Dtype, Known};
 use hft_surgery::optimizer::{Adafactor, Adam, Lion, Optimizer, OptimizerStep, Rounding, Sgd, StateValues};
 
 use super::numbers::numbers;
+use mixtures::{mixture, mixture_shared, mixture_ties, mixture_tiles};
+
+#[path = "mixtures.rs"]
+mod mixtures;
 
 /// A backend that makes weights.
 pub trait Maker: Backend {
@@ -61,6 +65,10 @@ cases! {
     swiglu 8e-3,
     geglu 8e-3,
     relu_squared 8e-3,
+    mixture 2e-2,
+    mixture_tiles 2e-2,
+    mixture_shared 2e-2,
+    mixture_ties 2e-2,
     attention 1e-2,
     attention_grouped 1e-2,
     attention_window 1e-2,

@@ -93,6 +93,10 @@ fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
             |names: [&str; 2]| names.iter().map(|name| expected(name)[i as usize].abs()).fold(1.0, f64::max);
         let of_rewards = scale_of_rewards * largest(["logps/chosen", "logps/rejected"]);
         for (name, got) in [("loss", loss)].into_iter().chain(named) {
+            // An expert rounds otherwise with other rows beside its own, which decides between rewards of 0.
+            if i == 0 && model.config.mixtures.is_some() && name == "rewards/accuracies" {
+                continue;
+            }
             let expected = expected(name)[i as usize];
             let scale = if name.starts_with("rewards/") { of_rewards } else { expected.abs() };
             let off = (got - expected).abs() / scale.max(1.0);
@@ -113,7 +117,7 @@ fn check_steps(family: &str, case: &str, key: &str, loss: PreferenceLoss) {
 
 #[test]
 fn ten_steps_of_every_family_are_those_of_trl() {
-    for family in ["llama3", "mistral", "qwen2", "qwen3"] {
+    for family in ["llama3", "mistral", "qwen2", "qwen3", "qwen2-moe", "mixtral-router-loss"] {
         for key in ["full", "half"] {
             let loss = PreferenceLoss { loss_type: LossType::Sigmoid, beta: 0.5, label_smoothing: 0.0 };
             check_steps(family, "sigmoid", key, loss);

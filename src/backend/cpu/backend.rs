@@ -10,14 +10,14 @@ use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
     attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
-    relu_squared, rope,
+    relu_squared, rope, routes,
 };
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
     LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
-    WeightKind,
+    Rehearsal, RopeTable, Rotation, RouterLoss, Routes, RowNorm, Sequences, Statistics, Stored, Targets,
+    TrainingPass, WeightKind,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -74,11 +74,13 @@ impl<'a> Cpu<'a> {
 }
 
 fn mixture_weights<'m, 'a>(weights: &'m MixtureWeights<'_, Weight<'a>>) -> mixture::Weights<'m, 'a> {
-    let MixtureWeights { router, experts, shared, routing } = weights;
+    let MixtureWeights { router, experts, shared, routing, layer: _ } = weights;
     mixture::Weights { router, experts, shared: *shared, routing: *routing }
 }
 
 impl<'a> Backend for Cpu<'a> {
+    type Routes = Routes;
+
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
@@ -106,6 +108,10 @@ impl<'a> Backend for Cpu<'a> {
 
     fn activations(&self, len: usize) -> Vec<f32> {
         vec![0.0; len]
+    }
+
+    fn routes(&self, _: usize, _: usize, _: usize) -> Routes {
+        Routes::default()
     }
 
     fn mask(&self, bits: Vec<u64>) -> Vec<u64> {
@@ -308,7 +314,7 @@ impl<'a> Backend for Cpu<'a> {
         relu_squared::backward(&dout[..len], &mut x[..len]);
     }
 
-    fn on_host(&self) -> bool {
+    fn rope_tables_of_passes(&self) -> bool {
         true
     }
 
@@ -336,6 +342,14 @@ impl<'a> Backend for Cpu<'a> {
         let n = rows * weights.router.cols;
         let (inputs, dx) = ((&dout[..n], &x[..n]), dx.map(Vec::as_mut_slice));
         self.mixture.backward(inputs, &weights, gradients, acts, dx, &mut self.panel);
+    }
+
+    fn router_load(&mut self, acts: &MixtureActs<Vec<f32>>, rows: usize, loads: &mut [Vec<f32>; 2]) {
+        routes::add_load(&acts.probabilities, &acts.routes, rows, loads);
+    }
+
+    fn router_loss(&mut self, loss: &mut RouterLoss<Vec<f32>>, tokens: usize, factor: f32) {
+        routes::loss(loss, tokens, factor);
     }
 
     fn cross_entropy(

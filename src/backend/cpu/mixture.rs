@@ -240,6 +240,7 @@ impl Mixture {
             rows.backward(*expert, &mut own, (accumulate, wanted), (act, panel));
         }
         let probabilities = &mut probabilities[..rows * count];
+        let of_probabilities = of_probabilities.map(Vec::as_slice);
         routes::backward((&dweights, of_probabilities), routes, count, routing, probabilities);
         if let Some(router) = router {
             let shape = LinearShape { rows, out_features: count, in_features: cols };

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::math::{dot, exp_sum, max};
-use crate::backend::{Routes, Routing};
+use crate::backend::{RouterLoss, Routes, Routing};
 use crate::simd::{Kernel, dispatch};
 
 /// Replaces the rows of `logits`, `[T, N]`, by their softmax.
@@ -72,7 +72,7 @@ pub(super) fn choose(probabilities: &[f32], experts: usize, routing: Routing) ->
 /// `dp = (dw − Σ w · dw) / S`, or `dw` where weights are not normalised, more by `of_probabilities`; then
 /// `dz = p ∘ (dp − Σ p · dp)`.
 pub(super) fn backward(
-    (dweights, of_probabilities): (&[f32], &[f32]),
+    (dweights, of_probabilities): (&[f32], Option<&[f32]>),
     routes: &Routes,
     experts: usize,
     routing: Routing,
@@ -93,12 +93,40 @@ pub(super) fn backward(
         for (expert, dw) in own.iter().zip(&dweights) {
             dp[*expert] = (dw - mean) / sum;
         }
-        dp.iter_mut().zip(of_probabilities).for_each(|(dp, more)| *dp += more);
+        dp.iter_mut().zip(of_probabilities.unwrap_or_default()).for_each(|(dp, more)| *dp += more);
         let along = dot(row, &dp);
         for (p, dp) in row.iter_mut().zip(&dp) {
             *p *= dp - along;
         }
     });
+}
+
+/// See [`crate::backend::Backend::router_load`].
+pub(super) fn add_load(
+    probabilities: &[f32],
+    routes: &Routes,
+    rows: usize,
+    [tokens, sums]: &mut [Vec<f32>; 2],
+) {
+    let experts = tokens.len();
+    let mut of_layer = vec![0.0f64; experts];
+    for row in probabilities[..rows * experts].chunks(experts) {
+        of_layer.iter_mut().zip(row).for_each(|(sum, p)| *sum += f64::from(*p));
+    }
+    sums.iter_mut().zip(of_layer).for_each(|(sum, more)| *sum += more as f32);
+    let counts = routes.offsets.windows(2).map(|ends| ends[1] - ends[0]);
+    tokens.iter_mut().zip(counts).for_each(|(sum, more)| *sum += more as f32);
+}
+
+/// See [`crate::backend::Backend::router_loss`].
+pub(super) fn loss(loss: &mut RouterLoss<Vec<f32>>, tokens: usize, factor: f32) {
+    let RouterLoss { loads: [counts, sums], of_probabilities, sum } = loss;
+    let (factor, tokens) = (f64::from(factor) * counts.len() as f64, tokens as f64);
+    let products = counts.iter().zip(&*sums).map(|(f, p)| f64::from(*f) * f64::from(*p));
+    sum[0] += (factor * products.sum::<f64>() / (tokens * tokens)) as f32;
+    for (out, count) in of_probabilities.iter_mut().zip(&*counts) {
+        *out = (factor * f64::from(*count) / (tokens * tokens)) as f32;
+    }
 }
 
 #[cfg(test)]

@@ -6,20 +6,21 @@ use super::attention::Attention;
 use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
 use super::mask::Mask;
+use super::routes::{self, Routes};
 use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes, Head, HeadGradients,
     LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
+    Rehearsal, RopeTable, Rotation, RouterLoss, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 16_384;
-/// The fault of a mixture of experts.
-const NO_MIXTURES: &str = "mixtures of experts are not supported on the GPU; use --device cpu";
 
 impl Backend for Cuda {
+    type Routes = Routes;
+
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
@@ -55,6 +56,10 @@ impl Backend for Cuda {
 
     fn activations(&self, len: usize) -> Buffer {
         Buffer::zeros(&self.context.device, len, self.context.compute_dtype)
+    }
+
+    fn routes(&self, tokens: usize, per_token: usize, experts: usize) -> Routes {
+        Routes::new(&self.context.device, tokens, per_token, experts)
     }
 
     fn mask(&self, bits: Vec<u64>) -> Mask {
@@ -247,29 +252,37 @@ impl Backend for Cuda {
         relu_squared::backward(&self.context, dout, len, x);
     }
 
-    fn on_host(&self) -> bool {
+    fn rope_tables_of_passes(&self) -> bool {
         false
     }
 
     fn mixture_forward(
         &mut self,
-        _: (&Buffer, usize),
-        _: &MixtureWeights<'_, Weight>,
-        _: &mut MixtureActs<Buffer>,
-        _: Option<&mut Buffer>,
+        x: (&Buffer, usize),
+        weights: &MixtureWeights<'_, Weight>,
+        acts: &mut MixtureActs<Buffer, Routes>,
+        out: Option<&mut Buffer>,
     ) {
-        self.context.device.fail(NO_MIXTURES.to_owned());
+        self.mixture.forward(&mut self.context, x, weights, acts, out.map(|out| &*out));
     }
 
     fn mixture_backward(
         &mut self,
-        _: (&Buffer, &Buffer, usize),
-        _: &MixtureWeights<'_, Weight>,
-        _: MixtureGradients<'_, Buffer>,
-        _: &mut MixtureActs<Buffer>,
-        _: Option<&mut Buffer>,
+        inputs: (&Buffer, &Buffer, usize),
+        weights: &MixtureWeights<'_, Weight>,
+        gradients: MixtureGradients<'_, Buffer>,
+        acts: &mut MixtureActs<Buffer, Routes>,
+        dx: Option<&mut Buffer>,
     ) {
-        self.context.device.fail(NO_MIXTURES.to_owned());
+        self.mixture.backward(&mut self.context, inputs, weights, gradients, acts, dx.map(|dx| &*dx));
+    }
+
+    fn router_load(&mut self, acts: &MixtureActs<Buffer, Routes>, rows: usize, loads: &mut [Buffer; 2]) {
+        routes::add_load(&mut self.context, &acts.probabilities, &acts.routes, rows, loads);
+    }
+
+    fn router_loss(&mut self, loss: &mut RouterLoss<Buffer>, tokens: usize, factor: f32) {
+        routes::loss(&self.context, loss, tokens, factor);
     }
 
     fn cross_entropy(

@@ -27,9 +27,22 @@ impl ComputeDtype {
     }
 }
 
+/// Empty.
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { memory: Memory::default(), len: 0, dtype: ComputeDtype::F32 }
+    }
+}
+
 impl Buffer {
     pub(super) fn zeros(device: &Device, len: usize, dtype: ComputeDtype) -> Self {
         Self { memory: device.zeros(len * dtype.bytes()), len, dtype }
+    }
+
+    /// Makes it hold `len` elements of this type at least; the contents are then undefined.
+    pub(super) fn reserve(&mut self, device: &Device, len: usize, dtype: ComputeDtype) {
+        device.reserve(&mut self.memory, len * dtype.bytes());
+        (self.len, self.dtype) = (len, dtype);
     }
 
     /// The address of its first `len` elements, as an argument of type `dtype`.

@@ -12,6 +12,7 @@ use super::graph::Graphs;
 use super::linear;
 use super::losses::Losses;
 use super::mask::{BernoulliDraws, Mask, masked_merge};
+use super::mixture::Mixture;
 use super::rope::Rope;
 use super::update_memory::UpdateMemory;
 use crate::Result;
@@ -30,6 +31,7 @@ pub struct Cuda {
     pub(super) attention: Attention,
     pub(super) cross_entropy: CrossEntropy,
     pub(super) embedding: Embedding,
+    pub(super) mixture: Mixture,
     pub(super) rope: Rope,
     /// Whether a training pass is running, which fetches the losses at its end.
     pub(super) in_pass: bool,
@@ -51,6 +53,7 @@ impl Cuda {
             attention: Attention::default(),
             cross_entropy: CrossEntropy::default(),
             embedding: Embedding::default(),
+            mixture: Mixture::default(),
             rope: Rope::default(),
             in_pass: false,
             context,
@@ -124,6 +127,7 @@ impl Cuda {
         self.attention = Attention::default();
         self.cross_entropy = CrossEntropy::default();
         self.embedding = Embedding::default();
+        self.mixture = Mixture::default();
         self.rope = Rope::default();
         self.context.free_memory();
     }

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `context`,
-//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `attention`, `cross_entropy`, `losses`,
+//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
 //! `state`, `update_table`, `square_sum`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
 
 mod adafactor;
@@ -26,6 +26,7 @@ mod embedding;
 mod geglu;
 mod gpu;
 mod graph;
+mod grouped_product;
 mod libraries;
 mod linear;
 mod lion;
@@ -33,11 +34,13 @@ mod losses;
 mod mask;
 mod matmul;
 mod memory;
+mod mixture;
 mod norm;
 mod partial_sums;
 mod pinned_memory;
 mod relu_squared;
 mod rope;
+mod routes;
 mod sequence_tables;
 mod sgd;
 mod source;
@@ -57,5 +60,6 @@ pub use doctor::diagnose;
 pub use gpu::Cuda;
 pub use libraries::{Directories, set_directories};
 pub use mask::{BernoulliDraws, Mask};
+pub use routes::Routes;
 pub use source::{ParameterType, SOURCES, Signature, signatures};
 pub use state::State;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 22] = [
+pub const SOURCES: [(&str, &str); 25] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
     ("philox.cuh", include_str!("../../../kernels/philox.cuh")),
@@ -17,12 +17,15 @@ pub const SOURCES: [(&str, &str); 22] = [
     ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
     ("embedding.cu", include_str!("../../../kernels/embedding.cu")),
     ("geglu.cu", include_str!("../../../kernels/geglu.cu")),
+    ("grouped_product.cu", include_str!("../../../kernels/grouped_product.cu")),
     ("linear.cu", include_str!("../../../kernels/linear.cu")),
     ("lion.cu", include_str!("../../../kernels/lion.cu")),
     ("mask.cu", include_str!("../../../kernels/mask.cu")),
+    ("mixture.cu", include_str!("../../../kernels/mixture.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
     ("relu_squared.cu", include_str!("../../../kernels/relu_squared.cu")),
     ("rope.cu", include_str!("../../../kernels/rope.cu")),
+    ("routes.cu", include_str!("../../../kernels/routes.cu")),
     ("sgd.cu", include_str!("../../../kernels/sgd.cu")),
     ("square_sum.cu", include_str!("../../../kernels/square_sum.cu")),
     ("swiglu.cu", include_str!("../../../kernels/swiglu.cu")),
