@@ -118,16 +118,15 @@ KERNEL(256) routes_backward(const float* __restrict__ probabilities, const float
         mean = warp_sum(mean);
         sum = warp_sum(sum);
     }
-    for (u32 pass = 0; pass < 2; pass++) {
-        for (u32 e = lane; e < experts; e += 32) {
-            float dp = 0;
-            for (u32 j = 0; j < each; j++)
-                if (of[j] == e) dp = (dweights[own[j]] - mean) / sum;
-            if (of_probabilities) dp += of_probabilities[e];
-            if (pass == 0) along += p[e] * dp;
-            else put(&dlogits[(u64)token * experts + e], p[e] * (dp - along));
-        }
-        if (pass == 0) along = warp_sum(along);
+    for (u32 j = lane; j < each; j += 32) along += p[of[j]] * (dweights[own[j]] - mean) / sum;
+    if (of_probabilities)
+        for (u32 e = lane; e < experts; e += 32) along += p[e] * of_probabilities[e];
+    along = warp_sum(along);
+    for (u32 e = lane; e < experts; e += 32) {
+        float dp = of_probabilities ? of_probabilities[e] : 0.0f;
+        for (u32 j = 0; j < each; j++)
+            if (of[j] == e) dp += (dweights[own[j]] - mean) / sum;
+        put(&dlogits[(u64)token * experts + e], p[e] * (dp - along));
     }
 }
 

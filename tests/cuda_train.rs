@@ -285,8 +285,14 @@ fn weights_without_a_master_follow_the_cpu() {
 
 #[test]
 fn element_masks_and_accumulation_agree_with_the_cpu() {
-    let lab = Lab::new("llama3");
+    masks_and_accumulates("llama3", "none");
+    masks_and_accumulates("qwen2-moe", "block");
+}
+
+fn masks_and_accumulates(family: &str, recompute: &'static str) {
+    let lab = Lab::new(family);
     let more = ["--granularity", "element", "--ratio", "0.5", "--gradient-accumulation-steps", "2"];
+    let more = [&more[..], &["--recompute", recompute]].concat();
     let on = |device: &'static str| {
         let chosen: &[&str] = if device == "cpu" {
             &["--device", "cpu"]

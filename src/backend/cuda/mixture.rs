@@ -251,13 +251,7 @@ impl Mixture {
             dx.is_some(),
         );
         let dweights = context.memory(&self.dweights, 4 * routes.count);
-        self.router.backward(
-            context,
-            &acts.probabilities,
-            routes,
-            dweights,
-            of_probabilities,
-        );
+        self.router.backward(context, &acts.probabilities, routes, dweights, of_probabilities);
         if let Some(drouter) = drouter {
             let shape = LinearShape { rows, out_features: count, in_features: cols };
             linear::backward_weight(context, &self.router.dlogits, x, shape, drouter, accumulate);
