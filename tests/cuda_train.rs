@@ -9,7 +9,7 @@ mod mock_cuda;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{fixture, hft, read_tensors, tensor, write_checkpoint};
+use common::{aligned_model, fixture, hft, read_tensors};
 use serde_json::{Value, json};
 
 struct Lab {
@@ -175,38 +175,7 @@ fn preferences_agree_with_the_cpu() {
 #[test]
 fn heads_of_64_follow_the_cpu() {
     let lab = Lab::new("llama2");
-    let config = json!({
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 64,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 256, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 1e4,
-    });
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[u64], centre: f32| {
-        let n = shape.iter().product::<u64>() as usize;
-        let value = |i: usize| centre + 0.3 * ((i * 7919 + name.len() * 131) as f32 * 0.37).sin();
-        let bytes = (0..n).flat_map(|i| value(i).to_le_bytes()).collect();
-        tensors.push(tensor(&name, "F32", shape, bytes));
-    };
-    add("model.embed_tokens.weight".into(), &[48, 32], 0.0);
-    for layer in 0..2 {
-        let matrices = [
-            ("self_attn.q_proj", [128, 32]),
-            ("self_attn.k_proj", [64, 32]),
-            ("self_attn.v_proj", [64, 32]),
-            ("self_attn.o_proj", [32, 128]),
-            ("mlp.gate_proj", [48, 32]),
-            ("mlp.up_proj", [48, 32]),
-            ("mlp.down_proj", [32, 48]),
-        ];
-        for (name, shape) in matrices {
-            add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.0);
-        }
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("model.layers.{layer}.{name}.weight"), &[32], 1.0);
-        }
-    }
-    add("model.norm.weight".into(), &[32], 1.0);
-    write_checkpoint(&lab.path("model"), &tensors, 1, &config.to_string());
+    aligned_model(&lab.path("model"));
     let row = |n: usize| json!({ "input_ids": (0..n).map(|t| (t * t * 5 + n) % 48).collect::<Vec<_>>() });
     let rows: Vec<String> = [150, 64, 65, 3, 129, 80].iter().map(|n| row(*n).to_string()).collect();
     std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
@@ -267,6 +236,50 @@ fn weights_without_a_master_follow_the_cpu() {
     let within = ["--optimizer-in-backward", "--max-grad-norm", "0", "--device", "cuda"];
     let within = refused(&lab.train("within", &within).output().unwrap());
     assert!(within.contains("--optimizer-in-backward is not computed on a GPU"), "{within}");
+}
+
+/// Frozen matrices in eight-bit floats: the curve of the CPU, which casts weights alone, within the precision of e4m3; what is
+/// frozen stays; memory is planned; an older GPU is named.
+#[test]
+fn frozen_matrices_in_float8_follow_the_cpu() {
+    let lab = Lab::new("llama2");
+    aligned_model(&lab.path("model"));
+    let float8 = ["--frozen-dtype", "float8", "--ratio", "0.5", "--device"];
+    good(&lab.train("cpu", &[&float8[..], &["cpu"]].concat()).output().unwrap());
+    for (out, more) in [
+        ("f32", &["--compute-dtype", "float32"][..]),
+        ("bf16", &["--recompute", "full", "--gradient-accumulation-steps", "2"]),
+        ("again", &["--recompute", "full", "--gradient-accumulation-steps", "2"]),
+    ] {
+        let args = [&float8[..], &["cuda", "--json"], more].concat();
+        let log = lab.path(&format!("{out}.log"));
+        let output = lab.train(out, &args).env("MOCK_DRIVER_LOG", &log).output().unwrap();
+        good(&output);
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let [planned, used] = [&result["rounds"][0]["planned_bytes"], &result["device_memory"]]
+            .map(|bytes| bytes.as_u64().unwrap() - (32 << 20));
+        assert!(
+            used <= planned && planned as f64 <= 1.1 * used as f64,
+            "{out}: {planned} planned, {used} used"
+        );
+        let launched = log_of(&log);
+        let count = |kernel: &str| launched.iter().filter(|(_, which)| which == kernel).count();
+        assert!(count("float8_cast_e4m3") > 0 && count("float8_cast_e5m2") == count("float8_transpose"));
+        let (start, trained) = (read_tensors(&lab.path("model")), read_tensors(&lab.path(out)));
+        let plan = common::plan_of(&lab.path(out));
+        let frozen: Vec<&str> = plan["frozen"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(frozen.iter().any(|name| name.contains("_proj")), "{frozen:?}");
+        assert!(frozen.iter().all(|name| start[*name] == trained[*name]), "{out}");
+    }
+    for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("f32")) {
+        assert!((cpu - gpu).abs() < 2e-2 * cpu, "{cpu} on the CPU, {gpu} on the GPU");
+    }
+    assert!(read_tensors(&lab.path("bf16")) == read_tensors(&lab.path("again")));
+    let old =
+        lab.train("old", &[&float8[..], &["cuda"]].concat()).env("MOCK_COMPUTE_CAPABILITY", "80").output();
+    let old = refused(&old.unwrap());
+    assert!(old.contains("mock GPU (sm_80) has no products of eight-bit floats"), "{old}");
+    assert!(!lab.path("old").exists());
 }
 
 #[test]

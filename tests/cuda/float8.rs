@@ -30,9 +30,8 @@ fn acts<B: Backend>(b: &B, values: &[f32]) -> B::Buffer {
 /// What PyTorch makes of the finite cases up to `largest`, which is among them, so that the scale is 1.
 fn rounded(name: &str, largest: f32) -> (Vec<f32>, Vec<f32>) {
     let golden = golden();
-    let integers = |list: &Value| -> Vec<u64> {
-        list.as_array().unwrap().iter().map(|x| x.as_u64().unwrap()).collect()
-    };
+    let integers =
+        |list: &Value| -> Vec<u64> { list.as_array().unwrap().iter().map(|x| x.as_u64().unwrap()).collect() };
     let (bits, codes) = (integers(&golden["cases"]["bits"]), integers(&golden["cases"][name]));
     let values = golden["values"][name].as_array().unwrap();
     let pairs = bits.iter().zip(&codes).map(|(bits, code)| (f32::from_bits(*bits as u32), *code as usize));
@@ -94,9 +93,8 @@ fn decoded(matrix: &Float8Matrix) -> Vec<f32> {
 
 /// `x [rows, inner] · w`, where `w(o, i)` is the weight of output `o` and input `i`.
 fn product(x: &[f32], (outer, inner): (usize, usize), w: impl Fn(usize, usize) -> f32) -> Vec<f32> {
-    let row = |x: &[f32], o| -> f64 {
-        x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(w(o, i))).sum()
-    };
+    let row =
+        |x: &[f32], o| -> f64 { x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(w(o, i))).sum() };
     x.chunks(inner).flat_map(|x| (0..outer).map(|o| row(x, o) as f32).collect::<Vec<_>>()).collect()
 }
 
@@ -110,7 +108,8 @@ fn apart(expected: &[f32], got: &[f32]) -> f64 {
 
 /// Numbers of many sizes that fit bfloat16, no two values of a cast equally near to any.
 fn uneven(n: usize, seed: u64) -> Vec<f32> {
-    let value = |(i, x): (usize, f32)| half::bf16::from_f32(x * 0.37 * 1.3f32.powi(-(i as i32 % 23))).to_f32();
+    let value =
+        |(i, x): (usize, f32)| half::bf16::from_f32(x * 0.37 * 1.3f32.powi(-(i as i32 % 23))).to_f32();
     numbers(n, seed).into_iter().enumerate().map(value).collect()
 }
 
@@ -136,8 +135,7 @@ fn products_are_those_of_the_codes() {
         let before = numbers(rows * inner, 4);
         let matrix = decoded(&Float8Matrix::quantize(stored(&w, inner)).unwrap());
         let out = product(&cast(&x, "e4m3", 448.0), (outer, inner), |o, i| matrix[o * inner + i]);
-        let dx =
-            product(&cast(&dout, "e5m2", 57_344.0), (inner, outer), |i, o| matrix[o * inner + i]);
+        let dx = product(&cast(&dout, "e5m2", 57_344.0), (inner, outer), |i, o| matrix[o * inner + i]);
         let dx: Vec<f32> = dx.iter().zip(&before).map(|(dx, before)| dx + before).collect();
         let weight = Cpu::weight(stored(&w, inner), WeightKind::Float8).unwrap();
         let cpu = both(&mut Cpu::default(), &weight, [&x, &dout, &before], (rows, outer));
