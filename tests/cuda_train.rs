@@ -433,7 +433,7 @@ fn the_gpu_bench_fails_without_a_gpu() {
     let mut command = Command::new("bash");
     command
         .arg(script)
-        .args(["--model".as_ref(), lab.path("model").as_os_str(), "--results".as_ref()])
+        .arg("--results")
         .arg(lab.path("results"))
         .env("HFT_BINARY", binary)
         .env("HFT_TESTS", "true");
@@ -445,30 +445,55 @@ fn the_gpu_bench_fails_without_a_gpu() {
     assert!(!lab.path("results").exists());
 }
 
-/// The whole benchmark on the mock GPU, with a script in place of the test program, whose output it reads.
+/// The benchmark on tiny models and the mock GPU, with a script in place of the test program, whose output it reads.
+fn gpu_bench(lab: &Lab, operations: &str) -> (Output, String, Value) {
+    use std::os::unix::fs::PermissionsExt;
+    let tests = lab.path("operations");
+    std::fs::write(&tests, format!("#!/bin/sh\n{operations}\n")).unwrap();
+    std::fs::set_permissions(&tests, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let results = lab.path("results");
+    let mut command = Command::new("bash");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh")).arg("--tiny");
+    command.args(["--without-pytorch", "--families", "llama2,mixtral", "--budget", "1000"]);
+    command.args(["--choices", "half,the same again,frozen in float8,dpo", "--results"]).arg(&results);
+    command.env("HFT_BINARY", hft(&[]).get_program()).env("HFT_TESTS", &tests);
+    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
+    let output = command.output().unwrap();
+    let report = std::fs::read_to_string(results.join("gpu.md")).unwrap_or_default();
+    let json = std::fs::read(results.join("gpu.json")).unwrap_or_default();
+    (output, report, serde_json::from_slice(&json).unwrap_or_default())
+}
+
 #[test]
 fn the_gpu_bench_writes_its_report() {
-    use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new("llama2");
-    let operations = lab.path("operations");
-    let text = "#!/bin/sh\necho 'linear Bf16 error 1.0e-3 (at most 8e-3)'\necho 'bandwidth copy 4.0 GB/s, adamw 3.0 GB/s'\n";
-    std::fs::write(&operations, text).unwrap();
-    std::fs::set_permissions(&operations, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let (model, results) = (lab.path("model"), lab.path("results"));
-    let mut command = Command::new("bash");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh"));
-    command.arg("--model").arg(&model).arg("--curves-model").arg(&model).arg("--results").arg(&results);
-    command.args(["--without-pytorch", "--steps", "4", "--seq", "8", "--batch", "2", "--tokens", "8,16"]);
-    command.env("HFT_BINARY", hft(&[]).get_program()).env("HFT_TESTS", &operations).env("MOCK_SCHEDULE", "1");
-    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
-    good(&command.output().unwrap());
-    let report = std::fs::read_to_string(results.join("gpu.md")).unwrap();
-    for part in ["# mock GPU", "PyTorch was left out", "| 16 |", "masked AdamW 3 GB/s: 75%", "unknown"] {
+    let operations =
+        "echo 'linear Bf16 error 1.0e-3 (at most 8e-3)'; echo 'bandwidth copy 4.0 GB/s, adamw 3.0 GB/s'";
+    let (output, report, json) = gpu_bench(&lab, operations);
+    good(&output);
+    for part in
+        ["# mock GPU", "left out by --without-pytorch", "masked AdamW 3 GB/s: 75%", "says nothing of speed"]
+    {
         assert!(report.contains(part), "{part}: {report}");
     }
-    let json: Value = serde_json::from_slice(&std::fs::read(results.join("gpu.json")).unwrap()).unwrap();
-    let ours = &json["throughput"]["half"]["ours"];
-    assert!(ours["peak_bytes"].as_u64().unwrap() <= ours["planned_bytes"].as_u64().unwrap());
-    assert_eq!((json["ratios"].as_array().unwrap().len(), json["pytorch"].as_bool()), (2, Some(false)));
-    assert!(json["ratios"][0]["predicted"].as_f64().unwrap() < 1.0);
+    let list = |name: &str| json[name].as_array().unwrap().clone();
+    assert!(json["wrong"].is_null() && list("sections").iter().all(|section| section["seconds"].is_number()));
+    assert_eq!(list("choices").len(), 4);
+    assert!(list("families").iter().any(|family| family["name"] == "llama2"));
+    let (speeds, ratios) = (list("speeds"), list("ratios"));
+    assert!(speeds[0]["peak_bytes"].as_u64().unwrap() <= speeds[0]["planned_bytes"].as_u64().unwrap());
+    assert!(speeds[2]["loss_gap"].as_f64().unwrap() > 0.0 && speeds[1]["planned"].is_string(), "{speeds:?}");
+    assert_eq!(ratios.len(), 2);
+}
+
+#[test]
+fn the_gpu_bench_stops_at_the_first_wrong_number() {
+    let lab = Lab::new("llama2");
+    let (output, report, json) = gpu_bench(&lab, "echo 'linear Bf16 error 1.0e-3 (at most 8e-3)'");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        report.contains("Stopped at a wrong number:** no operation was tested, or no bandwidth"),
+        "{report}"
+    );
+    assert!(json["families"].as_array().unwrap().is_empty(), "nothing runs after it");
 }
