@@ -7,6 +7,8 @@
 
 #[path = "cuda/cases.rs"]
 mod cases;
+#[path = "cuda/float8.rs"]
+mod float8;
 #[path = "common/mock_cuda.rs"]
 mod mock_cuda;
 #[path = "common/numbers.rs"]

@@ -9,7 +9,7 @@ mod mock_cuda;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{fixture, hft, read_tensors, tensor, write_checkpoint};
+use common::{aligned_model, fixture, hft, read_tensors};
 use serde_json::{Value, json};
 
 struct Lab {
@@ -189,38 +189,7 @@ fn learns_from_pairs(family: &str, of_routers: &std::ops::Range<f64>) {
 #[test]
 fn heads_of_64_follow_the_cpu() {
     let lab = Lab::new("llama2");
-    let config = json!({
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 64,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 256, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 1e4,
-    });
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[u64], centre: f32| {
-        let n = shape.iter().product::<u64>() as usize;
-        let value = |i: usize| centre + 0.3 * ((i * 7919 + name.len() * 131) as f32 * 0.37).sin();
-        let bytes = (0..n).flat_map(|i| value(i).to_le_bytes()).collect();
-        tensors.push(tensor(&name, "F32", shape, bytes));
-    };
-    add("model.embed_tokens.weight".into(), &[48, 32], 0.0);
-    for layer in 0..2 {
-        let matrices = [
-            ("self_attn.q_proj", [128, 32]),
-            ("self_attn.k_proj", [64, 32]),
-            ("self_attn.v_proj", [64, 32]),
-            ("self_attn.o_proj", [32, 128]),
-            ("mlp.gate_proj", [48, 32]),
-            ("mlp.up_proj", [48, 32]),
-            ("mlp.down_proj", [32, 48]),
-        ];
-        for (name, shape) in matrices {
-            add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.0);
-        }
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("model.layers.{layer}.{name}.weight"), &[32], 1.0);
-        }
-    }
-    add("model.norm.weight".into(), &[32], 1.0);
-    write_checkpoint(&lab.path("model"), &tensors, 1, &config.to_string());
+    aligned_model(&lab.path("model"));
     let row = |n: usize| json!({ "input_ids": (0..n).map(|t| (t * t * 5 + n) % 48).collect::<Vec<_>>() });
     let rows: Vec<String> = [150, 64, 65, 3, 129, 80].iter().map(|n| row(*n).to_string()).collect();
     std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
@@ -281,6 +250,50 @@ fn weights_without_a_master_follow_the_cpu() {
     let within = ["--optimizer-in-backward", "--max-grad-norm", "0", "--device", "cuda"];
     let within = refused(&lab.train("within", &within).output().unwrap());
     assert!(within.contains("--optimizer-in-backward is not computed on a GPU"), "{within}");
+}
+
+/// Frozen matrices in eight-bit floats: the curve of the CPU, which casts weights alone, within the precision of e4m3; what is
+/// frozen stays; memory is planned; an older GPU is named.
+#[test]
+fn frozen_matrices_in_float8_follow_the_cpu() {
+    let lab = Lab::new("llama2");
+    aligned_model(&lab.path("model"));
+    let float8 = ["--frozen-dtype", "float8", "--ratio", "0.5", "--device"];
+    good(&lab.train("cpu", &[&float8[..], &["cpu"]].concat()).output().unwrap());
+    for (out, more) in [
+        ("f32", &["--compute-dtype", "float32"][..]),
+        ("bf16", &["--recompute", "full", "--gradient-accumulation-steps", "2"]),
+        ("again", &["--recompute", "full", "--gradient-accumulation-steps", "2"]),
+    ] {
+        let args = [&float8[..], &["cuda", "--json"], more].concat();
+        let log = lab.path(&format!("{out}.log"));
+        let output = lab.train(out, &args).env("MOCK_DRIVER_LOG", &log).output().unwrap();
+        good(&output);
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let [planned, used] = [&result["rounds"][0]["planned_bytes"], &result["device_memory"]]
+            .map(|bytes| bytes.as_u64().unwrap() - (32 << 20));
+        assert!(
+            used <= planned && planned as f64 <= 1.1 * used as f64,
+            "{out}: {planned} planned, {used} used"
+        );
+        let launched = log_of(&log);
+        let count = |kernel: &str| launched.iter().filter(|(_, which)| which == kernel).count();
+        assert!(count("float8_cast_e4m3") > 0 && count("float8_cast_e5m2") == count("float8_transpose"));
+        let (start, trained) = (read_tensors(&lab.path("model")), read_tensors(&lab.path(out)));
+        let plan = common::plan_of(&lab.path(out));
+        let frozen: Vec<&str> = plan["frozen"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(frozen.iter().any(|name| name.contains("_proj")), "{frozen:?}");
+        assert!(frozen.iter().all(|name| start[*name] == trained[*name]), "{out}");
+    }
+    for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("f32")) {
+        assert!((cpu - gpu).abs() < 2e-2 * cpu, "{cpu} on the CPU, {gpu} on the GPU");
+    }
+    assert!(read_tensors(&lab.path("bf16")) == read_tensors(&lab.path("again")));
+    let old =
+        lab.train("old", &[&float8[..], &["cuda"]].concat()).env("MOCK_COMPUTE_CAPABILITY", "80").output();
+    let old = refused(&old.unwrap());
+    assert!(old.contains("mock GPU (sm_80) has no products of eight-bit floats"), "{old}");
+    assert!(!lab.path("old").exists());
 }
 
 #[test]
@@ -454,7 +467,7 @@ fn the_gpu_bench_fails_without_a_gpu() {
     let mut command = Command::new("bash");
     command
         .arg(script)
-        .args(["--model".as_ref(), lab.path("model").as_os_str(), "--results".as_ref()])
+        .arg("--results")
         .arg(lab.path("results"))
         .env("HFT_BINARY", binary)
         .env("HFT_TESTS", "true");
@@ -466,30 +479,55 @@ fn the_gpu_bench_fails_without_a_gpu() {
     assert!(!lab.path("results").exists());
 }
 
-/// The whole benchmark on the mock GPU, with a script in place of the test program, whose output it reads.
+/// The benchmark on tiny models and the mock GPU, with a script in place of the test program, whose output it reads.
+fn gpu_bench(lab: &Lab, operations: &str) -> (Output, String, Value) {
+    use std::os::unix::fs::PermissionsExt;
+    let tests = lab.path("operations");
+    std::fs::write(&tests, format!("#!/bin/sh\n{operations}\n")).unwrap();
+    std::fs::set_permissions(&tests, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let results = lab.path("results");
+    let mut command = Command::new("bash");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh")).arg("--tiny");
+    command.args(["--without-pytorch", "--families", "llama2,mixtral", "--budget", "1000"]);
+    command.args(["--choices", "half,the same again,frozen in float8,dpo", "--results"]).arg(&results);
+    command.env("HFT_BINARY", hft(&[]).get_program()).env("HFT_TESTS", &tests);
+    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
+    let output = command.output().unwrap();
+    let report = std::fs::read_to_string(results.join("gpu.md")).unwrap_or_default();
+    let json = std::fs::read(results.join("gpu.json")).unwrap_or_default();
+    (output, report, serde_json::from_slice(&json).unwrap_or_default())
+}
+
 #[test]
 fn the_gpu_bench_writes_its_report() {
-    use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new("llama2");
-    let operations = lab.path("operations");
-    let text = "#!/bin/sh\necho 'linear Bf16 error 1.0e-3 (at most 8e-3)'\necho 'bandwidth copy 4.0 GB/s, adamw 3.0 GB/s'\n";
-    std::fs::write(&operations, text).unwrap();
-    std::fs::set_permissions(&operations, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let (model, results) = (lab.path("model"), lab.path("results"));
-    let mut command = Command::new("bash");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu.sh"));
-    command.arg("--model").arg(&model).arg("--curves-model").arg(&model).arg("--results").arg(&results);
-    command.args(["--without-pytorch", "--steps", "4", "--seq", "8", "--batch", "2", "--tokens", "8,16"]);
-    command.env("HFT_BINARY", hft(&[]).get_program()).env("HFT_TESTS", &operations).env("MOCK_SCHEDULE", "1");
-    command.env("HFT_CUDA_LIBRARIES", mock_cuda::libraries()).env("XDG_CACHE_HOME", lab.path("cache"));
-    good(&command.output().unwrap());
-    let report = std::fs::read_to_string(results.join("gpu.md")).unwrap();
-    for part in ["# mock GPU", "PyTorch was left out", "| 16 |", "masked AdamW 3 GB/s: 75%", "unknown"] {
+    let operations =
+        "echo 'linear Bf16 error 1.0e-3 (at most 8e-3)'; echo 'bandwidth copy 4.0 GB/s, adamw 3.0 GB/s'";
+    let (output, report, json) = gpu_bench(&lab, operations);
+    good(&output);
+    for part in
+        ["# mock GPU", "left out by --without-pytorch", "masked AdamW 3 GB/s: 75%", "says nothing of speed"]
+    {
         assert!(report.contains(part), "{part}: {report}");
     }
-    let json: Value = serde_json::from_slice(&std::fs::read(results.join("gpu.json")).unwrap()).unwrap();
-    let ours = &json["throughput"]["half"]["ours"];
-    assert!(ours["peak_bytes"].as_u64().unwrap() <= ours["planned_bytes"].as_u64().unwrap());
-    assert_eq!((json["ratios"].as_array().unwrap().len(), json["pytorch"].as_bool()), (2, Some(false)));
-    assert!(json["ratios"][0]["predicted"].as_f64().unwrap() < 1.0);
+    let list = |name: &str| json[name].as_array().unwrap().clone();
+    assert!(json["wrong"].is_null() && list("sections").iter().all(|section| section["seconds"].is_number()));
+    assert_eq!(list("choices").len(), 4);
+    assert!(list("families").iter().any(|family| family["name"] == "llama2"));
+    let (speeds, ratios) = (list("speeds"), list("ratios"));
+    assert!(speeds[0]["peak_bytes"].as_u64().unwrap() <= speeds[0]["planned_bytes"].as_u64().unwrap());
+    assert!(speeds[2]["loss_gap"].as_f64().unwrap() > 0.0 && speeds[1]["planned"].is_string(), "{speeds:?}");
+    assert_eq!(ratios.len(), 2);
+}
+
+#[test]
+fn the_gpu_bench_stops_at_the_first_wrong_number() {
+    let lab = Lab::new("llama2");
+    let (output, report, json) = gpu_bench(&lab, "echo 'linear Bf16 error 1.0e-3 (at most 8e-3)'");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        report.contains("Stopped at a wrong number:** no operation was tested, or no bandwidth"),
+        "{report}"
+    );
+    assert!(json["families"].as_array().unwrap().is_empty(), "nothing runs after it");
 }

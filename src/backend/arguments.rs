@@ -179,6 +179,8 @@ pub struct ElementBytes {
     pub gradient: u64,
     /// Of a frozen tensor.
     pub frozen: u64,
+    /// Of a frozen matrix in eight-bit floats.
+    pub float8: u64,
 }
 
 /// How a weight is kept.
@@ -186,6 +188,8 @@ pub struct ElementBytes {
 pub enum WeightKind {
     /// As it is stored, never written.
     Frozen,
+    /// A matrix of a linear layer in e4m3 with one scale, never written: see [`Float8Matrix`](super::Float8Matrix).
+    Float8,
     /// Trainable, with values in `f32`.
     Trainable,
     /// Trainable, with values in bfloat16 alone, which every step rounds stochastically.

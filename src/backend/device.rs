@@ -100,6 +100,18 @@ impl Device {
         }
     }
 
+    /// Checks that the device computes with matrices of [`WeightKind::Float8`](super::WeightKind).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names a GPU which is too old.
+    pub fn check_float8(&self) -> Result<()> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.check_float8(),
+        }
+    }
+
     /// See [`Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {

@@ -6,7 +6,7 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `mixture`, `updates`, `operations`, `operation_time`, `timer`,
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `float8`, `mixture`, `updates`, `operations`, `operation_time`, `timer`,
 //! `timed`, `timed_updates`, `cpu`, `cuda`, `device`.
 
 mod arguments;
@@ -17,6 +17,7 @@ mod cpu;
 pub mod cuda;
 mod device;
 mod diagnosis;
+mod float8;
 mod mixture;
 mod operation_time;
 mod operations;
@@ -33,6 +34,7 @@ pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
+pub use float8::{FLOAT8_MULTIPLE, Float8Matrix};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss, Routes, Routing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::Device;
 use crate::optimizer::{Adafactor, Adam, Lion, Optimizer, Sgd};
-use crate::train::Master;
+use crate::train::{FrozenDtype, Master};
 use crate::{Error, Result};
 
 /// The optimizer with its constants.
@@ -17,6 +17,9 @@ pub(super) struct UpdateArgs {
     /// What trainable weights are kept in
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = MasterArg::F32)]
     master: MasterArg,
+    /// What frozen matrices of attention and MLPs are kept in and multiplied in
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = FrozenDtypeArg::Stored)]
+    frozen_dtype: FrozenDtypeArg,
     /// Update each block as soon as the backward pass has its gradients, so that those of one block are in memory at a
     /// time; takes --max-grad-norm 0 and micro-batches that are steps
     #[arg(long)]
@@ -67,6 +70,15 @@ enum MasterArg {
     None,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FrozenDtypeArg {
+    /// As they are stored
+    Stored,
+    /// Eight-bit floats (e4m3) with one scale for each matrix: 1 byte for each parameter; on a GPU products are in eight
+    /// bits too
+    Float8,
+}
+
 impl UpdateArgs {
     fn beta2(&self) -> f64 {
         self.adam_beta2.unwrap_or(if self.optimizer == OptimizerArg::Lion { 0.99 } else { 0.999 })
@@ -97,6 +109,14 @@ impl UpdateArgs {
         match self.master {
             MasterArg::F32 => Master::F32,
             MasterArg::None => Master::None,
+        }
+    }
+
+    /// What frozen matrices are kept in.
+    pub(super) fn frozen(&self) -> FrozenDtype {
+        match self.frozen_dtype {
+            FrozenDtypeArg::Stored => FrozenDtype::Stored,
+            FrozenDtypeArg::Float8 => FrozenDtype::Float8,
         }
     }
 
@@ -160,7 +180,8 @@ impl UpdateArgs {
     /// # Errors
     /// What the device does not compute.
     pub(super) fn check_device(&self, device: &Device) -> Result<()> {
-        device.check_updates(self.master() == Master::None, self.optimizer_in_backward)
+        device.check_updates(self.master() == Master::None, self.optimizer_in_backward)?;
+        if self.frozen() == FrozenDtype::Float8 { device.check_float8() } else { Ok(()) }
     }
 
     /// The constants that decide the result; for AdamW with a master in `f32` those that it always had.
@@ -172,6 +193,9 @@ impl UpdateArgs {
         }
         if self.master == MasterArg::None {
             add("master", json!("none"));
+        }
+        if self.frozen() == FrozenDtype::Float8 {
+            add("frozen_dtype", json!("float8"));
         }
         if self.optimizer_in_backward {
             add("optimizer_in_backward", json!(true));

@@ -15,7 +15,9 @@ use crate::report::{
     EstimatedRun, TrainingEstimate, bytes, estimate_json, estimate_text, json_text, profile_json,
     profile_text,
 };
-use crate::train::{MeasuredSteps, RoundOptions, RunOptions, Stage, measure_steps, trained_bytes};
+use crate::train::{
+    MeasuredSteps, RoundOptions, RunOptions, Stage, frozen_bytes, measure_steps, trained_bytes,
+};
 use crate::{Error, Result};
 
 /// Time for the steps of one plan.
@@ -101,9 +103,10 @@ impl Estimation<'_> {
     fn needed(&self, plan: &Plan) -> Result<u64> {
         let config = ModelConfig::read(self.source)?;
         let trained = self.source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-        let RoundOptions { optimizer, master, optimizer_in_backward, .. } = &self.run.round;
+        let RoundOptions { optimizer, master, optimizer_in_backward, frozen, .. } = &self.run.round;
         let infos = trained.map(|tensor| tensor.info);
         let state = trained_bytes(infos, &optimizer.optimizer, *master, *optimizer_in_backward);
+        let state = state + frozen_bytes(*frozen, &config, plan);
         let tokens = self.run.stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         Ok(state + 4 * (tokens * activation_floats(&config, self.run.round.recompute)) as u64)
     }

@@ -208,10 +208,11 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-/// Name within its block and shape of every tensor of a block.
-pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
+/// Name within its block, output and input features of the linear layers of attention and of an MLP, and whether each has a
+/// bias.
+pub(super) fn linear_layers(config: &ModelConfig, layer: usize) -> Vec<(&'static str, usize, usize, bool)> {
     let (d, f) = (config.hidden_size, config.intermediate_size);
-    let (q, kv, e) = (config.q_size(), config.kv_size(), config.head_dim);
+    let (q, kv) = (config.q_size(), config.kv_size());
     let mut linears = if config.fused_qkv {
         vec![("self_attn.qkv_proj", q + 2 * kv, d, config.qkv_bias)]
     } else {
@@ -219,15 +220,21 @@ pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, 
         vec![own("self_attn.q_proj", q), own("self_attn.k_proj", kv), own("self_attn.v_proj", kv)]
     };
     linears.push(("self_attn.o_proj", d, q, config.o_bias));
-    let mixture = config.mixture(layer);
-    if mixture.is_none() {
+    if config.mixture(layer).is_none() {
         let rows = if config.mlp_layout == MlpLayout::Fused { 2 * f } else { f };
         let inputs = config.mlp_layout.inputs().iter();
         linears.extend(inputs.map(|name| (*name, rows, d, config.mlp_bias)));
         linears.push(("mlp.down_proj", d, f, config.mlp_bias));
     }
+    linears
+}
+
+/// Name within its block and shape of every tensor of a block.
+pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
+    let (d, q, kv, e) = (config.hidden_size, config.q_size(), config.kv_size(), config.head_dim);
+    let mixture = config.mixture(layer);
     let mut all = Vec::new();
-    for (module, out, inner, bias) in linears {
+    for (module, out, inner, bias) in linear_layers(config, layer) {
         all.push((format!("{module}.weight"), vec![out, inner]));
         all.extend(bias.then(|| (format!("{module}.bias"), vec![out])));
     }

@@ -47,7 +47,7 @@ pub use layer::{BranchNorms, FeedForward, Layer, Linear, Mixture, Mlp, Norm};
 pub use mixtures::Mixtures;
 pub use multipliers::Multipliers;
 pub use param::{Param, Pull, Trained};
-pub use params::{Model, check_tensors, expected, unused};
+pub use params::{Model, check_tensors, expected, projections, unused};
 pub use rope::rope_tables;
 pub use rope_scaling::RopeScaling;
 pub use rope_settings::Rope;

@@ -16,6 +16,8 @@ pub struct Param<B: Backend> {
     pub weight: B::Weight,
     /// What a trainable tensor needs besides; `None` for a frozen one, which costs nothing.
     pub train: Option<Trained<B>>,
+    /// Whether the values are a frozen matrix in eight-bit floats.
+    pub float8: bool,
 }
 
 /// Gradient and optimizer state of a trainable tensor.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::backend::{Backend, Head, Stored};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor, TensorInfo, decode_f32};
 use crate::error::Escaped;
-use crate::model::layer::{layer_tensors, norm_tensors};
+use crate::model::layer::{layer_tensors, linear_layers, norm_tensors};
 use crate::model::{Layer, ModelConfig, Norm, Param, Trained};
 use crate::{Error, Faults, Result};
 
@@ -72,7 +72,7 @@ impl<B: Backend> Model<B> {
                 momentum_share: None,
                 rounding: None,
             });
-            Param { name, shape, vector, weight, train }
+            Param { name, shape, vector, weight, train, float8: false }
         });
         let mut next = || params.next().unwrap_or_else(|| unreachable!("as many tensors as are expected"));
         Ok(Self::assemble(config, &mut next))
@@ -106,6 +106,17 @@ pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     all.extend(norm.map(|(name, shape)| (format!("{}{name}", names.body), shape)));
     all.extend((!config.tie_word_embeddings).then(|| (names.head.to_owned(), vec![v, d])));
     all
+}
+
+/// Name and shape of every matrix of attention and of MLPs that are no mixtures of experts.
+pub fn projections(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
+    let of_layer = |layer: usize| {
+        let layers = linear_layers(config, layer).into_iter();
+        layers.map(move |(module, out, inner, _)| {
+            (format!("{}layers.{layer}.{module}.weight", config.names.body), [out, inner])
+        })
+    };
+    (0..config.num_hidden_layers).flat_map(of_layer).collect()
 }
 
 /// The tensors of `checkpoint` that a model of `config` does not compute with, a copy of its tied embedding aside.

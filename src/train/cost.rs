@@ -28,7 +28,7 @@ pub struct MemoryParts {
     pub gradients: u64,
     /// What the optimizer keeps of them.
     pub moments: u64,
-    /// Frozen tensors; none on the CPU, where they stay in the map of their file.
+    /// Frozen tensors; on the CPU only matrices in eight-bit floats, as others stay in the map of their file.
     pub frozen: u64,
     /// Element masks, and the values at the start that L2-SP pulls to.
     pub restraints: u64,
@@ -92,7 +92,7 @@ impl Cost {
         for param in model.params() {
             let elements = param.elements() as u64;
             let Some(train) = &param.train else {
-                memory.frozen += bytes.frozen * elements;
+                memory.frozen += elements * if param.float8 { bytes.float8 } else { bytes.frozen };
                 continue;
             };
             trainable += elements;

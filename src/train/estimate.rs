@@ -171,8 +171,9 @@ impl<'a> Measurement<'a> {
         weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
     ) -> Result<MeasuredSteps> {
         let mut timed = Timed::new(backend);
-        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, .. } = self.options;
-        let training = Training { plan: self.plan, optimizer, master: *master, seed: 0, round: 0 };
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } = self.options;
+        let (plan, master, frozen) = (self.plan, *master, *frozen);
+        let training = Training { plan, optimizer, master, frozen, seed: 0, round: 0 };
         let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
             Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;

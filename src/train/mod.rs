@@ -3,7 +3,7 @@
 //! `step` is one optimizer step, `round` the steps under one plan, `run` all rounds and the files they leave.
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
-//! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `optimizer_options`, `model`, `cost`,
+//! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `optimizer_options`, `frozen_dtype`, `model`, `cost`,
 //! `state`, `run_record`, `run_dir`, `step`, `step_in_backward`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
@@ -12,6 +12,7 @@ mod cost;
 mod elements;
 mod estimate;
 mod fingerprint;
+mod frozen_dtype;
 mod log;
 mod loss;
 mod model;
@@ -35,6 +36,7 @@ pub use continual::{Continual, ScoredFile};
 pub use cost::{Cost, FlopsPerToken, MemoryParts, trained_bytes};
 pub use estimate::{MeasuredSteps, StepParts, measure_steps};
 pub use fingerprint::{eval_digest, rows_digest};
+pub use frozen_dtype::{FrozenDtype, frozen_bytes};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
 pub use optimizer_options::{Master, OptimizerOptions};

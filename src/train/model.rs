@@ -1,6 +1,7 @@
 //! A model with the trainable tensors of a plan.
 
 use super::elements::element_bits;
+use super::frozen_dtype::{Float8Tensors, FrozenDtype};
 use super::optimizer_options::Master;
 use crate::backend::{Backend, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
@@ -18,6 +19,7 @@ pub(super) struct Training<'p> {
     pub(super) plan: &'p Plan,
     pub(super) optimizer: &'p Optimizer,
     pub(super) master: Master,
+    pub(super) frozen: FrozenDtype,
     /// The key of the draws, with the name of a tensor.
     pub(super) seed: u64,
     /// The round that is trained.
@@ -83,12 +85,13 @@ pub(super) fn load<'a, B: Backend>(
     training: Training<'_>,
     weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let Training { plan, optimizer, master, seed, round } = training;
+    let Training { plan, optimizer, master, frozen, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
+    let float8 = Float8Tensors::of(frozen, &config, plan);
     check_plan(checkpoint, &config, plan, master)?;
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
         if plan.is_trainable(name) != Some(true) {
-            return Some((weight(backend, stored, WeightKind::Frozen)?, None));
+            return Some((weight(backend, stored, float8.kind(name))?, None));
         }
         let state = backend.state(&optimizer.state_parts(stored.rows, stored.cols));
         Some((weight(backend, stored, master.kind())?, Some(state)))
@@ -96,7 +99,12 @@ pub(super) fn load<'a, B: Backend>(
     backend.check()?;
     let inventory = Inventory::of(checkpoint);
     for param in model.params_mut() {
-        let (Some(train), Some(tensor)) = (&mut param.train, checkpoint.find(&param.name)) else {
+        let Some(tensor) = checkpoint.find(&param.name) else { continue };
+        param.float8 = param.train.is_none() && float8.kind(&param.name) == WeightKind::Float8;
+        let Some(train) = &mut param.train else {
+            if param.float8 {
+                checkpoint.shards()[tensor.shard].release(tensor.info.bytes.clone());
+            }
             continue;
         };
         train.mask = element_bits(plan, &inventory, tensor.info)?.map(|bits| backend.mask(bits));

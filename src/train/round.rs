@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::frozen_dtype::FrozenDtype;
 use super::log::{LogLine, TrainLog};
 use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, mean_of_pairs};
 use super::optimizer_options::{Master, OptimizerOptions};
@@ -61,6 +62,8 @@ pub struct RoundOptions {
     pub optimizer: OptimizerOptions,
     /// What trainable weights are kept in.
     pub master: Master,
+    /// What frozen matrices are kept in.
+    pub frozen: FrozenDtype,
     /// Update each block as soon as the backward pass has its gradients.
     pub optimizer_in_backward: bool,
     /// What is computed again.

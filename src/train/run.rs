@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::continual::Continual;
 use super::cost::Cost;
+use super::frozen_dtype::check_frozen;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
@@ -69,7 +70,11 @@ impl<'a> Run<'a> {
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
         check_tensors(source, &config)?;
-        let check = |round: &RoundSpec| model::check_plan(source, &config, &round.plan, options.round.master);
+        let RoundOptions { master, frozen, preference, .. } = options.round;
+        let check = |RoundSpec { plan, .. }: &RoundSpec| {
+            model::check_plan(source, &config, plan, master)?;
+            check_frozen(frozen, &config, plan, preference)
+        };
         options.rounds.iter().try_for_each(check)
     }
 
@@ -275,9 +280,10 @@ impl<'a> Run<'a> {
     ) -> Result<(Cost, RoundSummary)> {
         let Begin { spec, mut progress, state, reference, eval_reference } = begin;
         let round = progress.round;
-        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, .. } = &self.options.round;
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } =
+            &self.options.round;
         let (plan, seed) = (&spec.plan, self.options.seed);
-        let training = Training { plan, optimizer, master: *master, seed, round };
+        let training = Training { plan, optimizer, master: *master, frozen: *frozen, seed, round };
         let mut model = model::load(backend, source, training, weight)?;
         if let Some(state) = state {
             state::load(state, backend, &mut model, optimizer)?;

@@ -154,6 +154,42 @@ pub fn large_pair(dir: &Path) {
     }
 }
 
+/// A Llama of two layers with heads of 64; the sides of its matrices are multiples of 16.
+pub fn aligned_model(dir: &Path) {
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 48, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 256, "tie_word_embeddings": true, "hidden_act": "silu", "rope_theta": 1e4,
+    });
+    let mut tensors = Vec::new();
+    let mut add = |name: String, shape: &[u64], centre: f32| {
+        let n = shape.iter().product::<u64>() as usize;
+        let value = |i: usize| centre + 0.3 * ((i * 7919 + name.len() * 131) as f32 * 0.37).sin();
+        let bytes = (0..n).flat_map(|i| value(i).to_le_bytes()).collect();
+        tensors.push(tensor(&name, "F32", shape, bytes));
+    };
+    add("model.embed_tokens.weight".into(), &[48, 32], 0.0);
+    for layer in 0..2 {
+        let matrices = [
+            ("self_attn.q_proj", [128, 32]),
+            ("self_attn.k_proj", [64, 32]),
+            ("self_attn.v_proj", [64, 32]),
+            ("self_attn.o_proj", [32, 128]),
+            ("mlp.gate_proj", [48, 32]),
+            ("mlp.up_proj", [48, 32]),
+            ("mlp.down_proj", [32, 48]),
+        ];
+        for (name, shape) in matrices {
+            add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.0);
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            add(format!("model.layers.{layer}.{name}.weight"), &[32], 1.0);
+        }
+    }
+    add("model.norm.weight".into(), &[32], 1.0);
+    write_checkpoint(dir, &tensors, 1, &config.to_string());
+}
+
 /// Every tensor of a checkpoint directory, read by the reference crate.
 pub fn read_tensors(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();

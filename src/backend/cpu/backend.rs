@@ -54,6 +54,7 @@ impl<'a> Cpu<'a> {
     pub fn weight(stored: Stored<'a>, kind: WeightKind) -> Option<Weight<'a>> {
         match kind {
             WeightKind::Frozen => Weight::frozen(stored),
+            WeightKind::Float8 => Weight::float8(stored),
             WeightKind::Trainable => Weight::trainable(stored),
             WeightKind::Rounded => Weight::rounded(stored),
         }
@@ -87,7 +88,7 @@ impl<'a> Backend for Cpu<'a> {
 
     fn element_bytes(&self) -> ElementBytes {
         // Frozen tensors stay in the map of their file.
-        ElementBytes { activation: 4, trainable: 4, rounded: 2, gradient: 4, frozen: 0 }
+        ElementBytes { activation: 4, trainable: 4, rounded: 2, gradient: 4, frozen: 0, float8: 1 }
     }
 
     fn check(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
+//! Parts, lowest first: `math`, `matmul`, `float8`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
 //! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `square_sum`,
 //! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
 
@@ -16,6 +16,7 @@ mod cross_entropy;
 mod elementwise;
 mod elementwise_update;
 mod embedding;
+mod float8;
 mod gated_product;
 mod geglu;
 mod linear;

@@ -1,10 +1,11 @@
-//! Parameters: frozen as they are stored, trainable in `f32`, or trainable in bfloat16.
+//! Parameters: frozen as they are stored or in eight-bit floats, trainable in `f32`, or trainable in bfloat16.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::float8::Codes;
 use super::math;
 use crate::backend::{Stored, WeightValues};
 use crate::checkpoint::{Dtype, Known, decode_f32, encode_f32};
@@ -34,6 +35,8 @@ enum Values<'a> {
         bytes: Cow<'a, [u8]>,
     },
     Trainable(Vec<f32>),
+    /// A frozen matrix in e4m3.
+    Float8(Codes),
 }
 
 /// The rows of a matrix, as they are stored.
@@ -58,6 +61,11 @@ impl<'a> Weight<'a> {
         fits.then_some(Self { values, rows, cols })
     }
 
+    /// A frozen matrix in e4m3; `None` as for [`Weight::frozen`].
+    pub(super) fn float8(stored: Stored<'a>) -> Option<Self> {
+        Some(Self { values: Values::Float8(Codes::of(stored)?), rows: stored.rows, cols: stored.cols })
+    }
+
     /// `None` as for [`Weight::frozen`], and for another type than bfloat16.
     pub(super) fn rounded(stored: Stored<'a>) -> Option<Self> {
         let mut weight = Self::frozen(stored)?;
@@ -79,7 +87,7 @@ impl<'a> Weight<'a> {
     pub(super) fn values(&self) -> Cow<'_, [f32]> {
         match &self.values {
             Values::Trainable(values) => Cow::Borrowed(values),
-            Values::Stored { .. } => Cow::Owned(self.piece(0, self.rows * self.cols, <[f32]>::to_vec)),
+            _ => Cow::Owned(self.piece(0, self.rows * self.cols, <[f32]>::to_vec)),
         }
     }
 
@@ -88,6 +96,7 @@ impl<'a> Weight<'a> {
         match &self.values {
             Values::Trainable(values) => WeightValues::Floats(Cow::Borrowed(values)),
             Values::Stored { bytes, .. } => WeightValues::Bf16(Cow::Borrowed(bytes)),
+            Values::Float8(_) => unreachable!("only trainable weights are written"),
         }
     }
 
@@ -103,7 +112,7 @@ impl<'a> Weight<'a> {
                 let known = encode_f32(dtype, values, bytes);
                 assert!(known.is_some(), "a weight without a master is in bfloat16");
             }
-            Values::Stored { .. } => unreachable!("only trainable weights are written"),
+            _ => unreachable!("only trainable weights are written"),
         }
     }
 
@@ -114,6 +123,11 @@ impl<'a> Weight<'a> {
             Values::Stored { dtype, width, bytes } => {
                 let mut values = vec![0.0; len];
                 widen(dtype, &bytes[first * width..(first + len) * width], &mut values);
+                read(&values)
+            }
+            Values::Float8(codes) => {
+                let mut values = vec![0.0; len];
+                codes.decode(first, &mut values);
                 read(&values)
             }
         }
@@ -148,7 +162,7 @@ impl<'a> Weight<'a> {
                     dispatch(Round { rounding, step, first: i * math::PIECE, values, bytes });
                 });
             }
-            Values::Stored { .. } => unreachable!("only trainable weights are written"),
+            _ => unreachable!("only trainable weights are written"),
         }
     }
 
@@ -157,7 +171,7 @@ impl<'a> Weight<'a> {
         let all = self.rows * self.cols;
         match &self.values {
             Values::Trainable(values) => Cow::Borrowed(values),
-            Values::Stored { .. } => {
+            _ => {
                 let mut out = vec![0.0; all];
                 self.widen(0..self.rows, &mut out);
                 Cow::Owned(out)
@@ -165,10 +179,10 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// The rows of a weight that is not in `f32` for training.
+    /// The rows of a weight that is kept as it is stored.
     pub(super) fn frozen_rows(&self) -> Option<FrozenRows<'_>> {
         match &self.values {
-            Values::Trainable(_) => None,
+            Values::Trainable(_) | Values::Float8(_) => None,
             Values::Stored { dtype, width, bytes } => {
                 Some(FrozenRows { dtype, bytes, row_bytes: self.cols * width, cols: self.cols })
             }
@@ -179,7 +193,7 @@ impl<'a> Weight<'a> {
     pub(super) fn panel<'s>(&'s self, range: Range<usize>, panel: &'s mut Vec<f32>) -> &'s [f32] {
         match &self.values {
             Values::Trainable(values) => &values[range.start * self.cols..range.end * self.cols],
-            Values::Stored { .. } => {
+            _ => {
                 let n = range.len() * self.cols;
                 if panel.len() < n {
                     panel.resize(n, 0.0);
@@ -196,7 +210,7 @@ impl<'a> Weight<'a> {
         const PANEL: usize = 1 << 21;
         match &self.values {
             Values::Trainable(_) => self.rows.max(1),
-            Values::Stored { .. } => (PANEL / self.cols.max(1)).clamp(1, self.rows.max(1)),
+            _ => (PANEL / self.cols.max(1)).clamp(1, self.rows.max(1)),
         }
     }
 
@@ -208,12 +222,15 @@ impl<'a> Weight<'a> {
             Values::Stored { dtype, width, bytes } => {
                 widen(dtype, &bytes[at.start * width..at.end * width], out);
             }
+            Values::Float8(codes) => codes.decode(at.start, out),
         }
     }
 
     fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
-        let Values::Stored { dtype, width, bytes } = &self.values else {
-            unreachable!("only stored weights are widened")
+        let (dtype, width, bytes) = match &self.values {
+            Values::Stored { dtype, width, bytes } => (dtype, width, bytes),
+            Values::Float8(codes) => return codes.decode(rows.start * self.cols, out),
+            Values::Trainable(_) => unreachable!("trainable weights are `f32` already"),
         };
         let bytes = &bytes[rows.start * self.cols * width..rows.end * self.cols * width];
         let pieces = out.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE * width));

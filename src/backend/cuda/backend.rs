@@ -28,10 +28,10 @@ impl Backend for Cuda {
     fn element_bytes(&self) -> ElementBytes {
         match self.context.compute_dtype {
             ComputeDtype::F32 => {
-                ElementBytes { activation: 4, trainable: 4, rounded: 4, gradient: 4, frozen: 4 }
+                ElementBytes { activation: 4, trainable: 4, rounded: 4, gradient: 4, frozen: 4, float8: 1 }
             }
             ComputeDtype::Bf16 => {
-                ElementBytes { activation: 2, trainable: 6, rounded: 2, gradient: 4, frozen: 2 }
+                ElementBytes { activation: 2, trainable: 6, rounded: 2, gradient: 4, frozen: 2, float8: 1 }
             }
         }
     }
@@ -149,6 +149,10 @@ impl Backend for Cuda {
         accumulate: bool,
     ) {
         linear::forward(&mut self.context, x, weight, rows, out, accumulate);
+    }
+
+    fn linears_forward(&mut self, x: &Buffer, rows: usize, outputs: &mut [(&Weight, &mut Buffer)]) {
+        linear::forward_all(&mut self.context, x, rows, outputs);
     }
 
     fn linear_backward_input(

@@ -5,7 +5,7 @@ use half::bf16;
 use super::argument::Arg;
 use super::device::Device;
 use super::memory::Memory;
-use crate::backend::{ComputeDtype, LinearShape, Stored, WeightKind, WeightValues};
+use crate::backend::{ComputeDtype, Float8Matrix, LinearShape, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Dtype, Known, decode_f32};
 use crate::simd::bf16::widen_bits;
 
@@ -87,6 +87,15 @@ pub struct Weight {
     pub(super) master: Option<Memory>,
     /// The values in the compute dtype, where that is not `f32`.
     pub(super) copy: Option<Memory>,
+    /// The only values of a frozen matrix in e4m3.
+    pub(super) float8: Option<Codes>,
+}
+
+/// The codes of a matrix in e4m3.
+#[derive(Debug)]
+pub(super) struct Codes {
+    pub(super) memory: Memory,
+    pub(super) scale: f32,
 }
 
 impl Weight {
@@ -104,7 +113,16 @@ impl Weight {
             }
             dtype => convert(device, dtype, stored)?,
         };
-        Some(Self { rows, cols, master: None, copy: Some(copy) })
+        Some(Self { rows, cols, master: None, copy: Some(copy), float8: None })
+    }
+
+    /// A frozen matrix in e4m3; `None` as for [`Weight::frozen`].
+    fn float8(device: &Device, stored: Stored<'_>) -> Option<Self> {
+        let Stored { rows, cols, .. } = stored;
+        let Float8Matrix { codes, scale } = Float8Matrix::quantize(stored)?;
+        let memory = device.alloc(codes.len());
+        device.upload(&codes, &memory);
+        Some(Self { rows, cols, master: None, copy: None, float8: Some(Codes { memory, scale }) })
     }
 
     /// A trainable weight: `f32` master values, and a copy in the compute dtype where that is another type.
@@ -117,7 +135,7 @@ impl Weight {
             ComputeDtype::Bf16 => Some(convert(device, ComputeDtype::Bf16, stored)?),
             ComputeDtype::F32 => None,
         };
-        Some(Self { rows, cols, master, copy })
+        Some(Self { rows, cols, master, copy, float8: None })
     }
 
     /// A weight of this kind.
@@ -132,6 +150,7 @@ impl Weight {
     ) -> Option<Self> {
         match kind {
             WeightKind::Frozen => Self::frozen(device, dtype, stored),
+            WeightKind::Float8 => Self::float8(device, stored),
             WeightKind::Trainable => Self::trainable(device, dtype, stored),
             WeightKind::Rounded => {
                 let bf16 = dtype == ComputeDtype::Bf16 && *stored.dtype == Dtype::Known(Known::BF16);

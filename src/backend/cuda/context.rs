@@ -3,6 +3,7 @@
 use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
 use super::device::Device;
+use super::float8_memory::Float8Memory;
 use super::matmul::Matmul;
 use super::memory::Memory;
 use super::partial_sums::PartialSums;
@@ -17,6 +18,7 @@ pub(super) struct Context {
     pub(super) matmul: Matmul,
     pub(super) partial_sums: PartialSums,
     pub(super) sequences: SequenceTables,
+    pub(super) float8: Float8Memory,
     /// Type of weights and activations.
     pub(super) compute_dtype: ComputeDtype,
     pub(super) device: Device,
@@ -30,13 +32,15 @@ impl Context {
         let matmul = Matmul::open(&device)?;
         device.check()?;
         let (partial_sums, sequences) = (PartialSums::default(), SequenceTables::default());
-        Ok(Self { matmul, partial_sums, sequences, compute_dtype, device })
+        let float8 = Float8Memory::default();
+        Ok(Self { matmul, partial_sums, sequences, float8, compute_dtype, device })
     }
 
     /// Frees the memory that is kept between calls.
     pub(super) fn free_memory(&mut self) {
         self.partial_sums = PartialSums::default();
         self.sequences = SequenceTables::default();
+        self.float8 = Float8Memory::default();
     }
 
     /// Address of `len` activations.

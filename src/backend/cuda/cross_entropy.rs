@@ -136,7 +136,7 @@ impl CrossEntropy {
         let rows = chunk.targets.rows.skip(4 * range.start);
         let args = [context.activations(hidden, hidden.len), rows, columns, gathered];
         context.device.launch("gather_rows", (n, 1), 0, &args);
-        let to_f32 = Dtypes { inputs: dtype, out: ComputeDtype::F32 };
+        let to_f32 = Dtypes { inputs: dtype.into(), out: ComputeDtype::F32 };
         let product = Shape::forward(shape, to_f32);
         context.matmul.product(&context.device, product, [table, gathered, logits], false);
         let factors = chunk.targets.factors;
@@ -155,7 +155,7 @@ impl CrossEntropy {
         let Some(HeadGradients { hidden: dhidden, weight: dweight, .. }) = gradients else { return };
         if let Some(dhidden) = dhidden {
             let drows = context.memory(&self.dhidden, n * cols * dtype.bytes());
-            let product = Shape::backward_input(shape, Dtypes { inputs: dtype, out: dtype });
+            let product = Shape::backward_input(shape, Dtypes { inputs: dtype.into(), out: dtype });
             context.matmul.product(&context.device, product, [table, dlogits, drows], false);
             let args = [drows, rows, columns, context.activations(dhidden, dhidden.len)];
             context.device.launch("scatter_rows", (n, 1), 0, &args);

@@ -19,7 +19,7 @@ use super::pinned_memory::PinnedMemory;
 use super::source::{ParameterType, Signature, signatures};
 use super::transfer_buffer::TransferBuffer;
 use super::{compile, doctor, libraries};
-use crate::backend::ComputeDtype;
+use crate::backend::{ComputeDtype, Gpu};
 use crate::{Error, Result};
 
 /// Bytes of dynamic shared memory that a kernel may use without setting an attribute.
@@ -59,12 +59,17 @@ pub(super) struct Device {
     mode: Cell<Mode>,
     stats: Rc<AllocationStats>,
     fault: RefCell<Option<String>>,
-    name: String,
-    arch: String,
+    gpu: Gpu,
 }
 
 fn driver_fault(doing: &str, e: result::DriverError) -> Error {
     Error::Device { fault: format!("{doing}: {}", doctor::describe(e.0)), hint: None }
+}
+
+/// The name of an architecture to the compiler.
+fn arch(gpu: &Gpu) -> String {
+    let (major, minor) = gpu.compute_capability;
+    format!("sm_{major}{minor}")
 }
 
 impl Device {
@@ -84,22 +89,25 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         // Not the default stream, which cannot be captured into a graph.
         let stream = context.new_stream().map_err(|e| driver_fault("cannot make a stream", e))?;
-        let (major, minor) = found.gpus.first().map_or(doctor::OLDEST, |gpu| gpu.compute_capability);
-        let arch = format!("sm_{major}{minor}");
-        let cubin = compile::cubin(&arch, compute_dtype)?;
+        let Some(gpu) = found.gpus.into_iter().next() else { unreachable!("no GPU would be missing") };
+        let cubin = compile::cubin(&arch(&gpu), compute_dtype)?;
         let module = context.load_module(Ptx::from_binary(cubin));
         let module = module.map_err(|e| driver_fault("cannot load the kernels", e))?;
         let kernels = load(&module)?;
-        let name = found.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default();
         let transfer = TransferBuffer::new().map_err(|e| driver_fault("cannot pin memory", e))?.into();
         let (graph_constants, fault) = (RefCell::default(), RefCell::default());
         let (mode, stats) = (Cell::new(Mode::Run), Rc::default());
-        Ok(Self { context, stream, kernels, transfer, graph_constants, mode, stats, fault, name, arch })
+        Ok(Self { context, stream, kernels, transfer, graph_constants, mode, stats, fault, gpu })
     }
 
     /// "NVIDIA H200 (sm_90)".
     pub(super) fn name(&self) -> String {
-        format!("{} ({})", self.name, self.arch)
+        format!("{} ({})", self.gpu.name, arch(&self.gpu))
+    }
+
+    /// Major and minor number.
+    pub(super) fn compute_capability(&self) -> (i32, i32) {
+        self.gpu.compute_capability
     }
 
     /// Bytes of free memory; `None` when the driver does not report them.

@@ -3,6 +3,7 @@
 use super::argument::Arg;
 use super::buffer::{Buffer, Weight};
 use super::context::Context;
+use super::float8;
 use super::matmul::{Dtypes, Shape};
 use super::partial_sums::RowSum;
 use crate::backend::LinearShape;
@@ -17,13 +18,35 @@ pub(super) fn forward(
     accumulate: bool,
 ) {
     let shape = weight.linear_shape(rows);
+    if weight.float8.is_some() {
+        float8::cast_input(context, x, rows * shape.in_features);
+        return float8::forward(context, weight, rows, out, accumulate);
+    }
     let matrices = [
         context.weight(weight),
         context.activations(x, rows * shape.in_features),
         out.arg(&context.device, rows * shape.out_features, out.dtype),
     ];
-    let dtypes = Dtypes { inputs: context.compute_dtype, out: out.dtype };
+    let dtypes = Dtypes { inputs: context.compute_dtype.into(), out: out.dtype };
     context.matmul.product(&context.device, Shape::forward(shape, dtypes), matrices, accumulate);
+}
+
+/// See [`crate::backend::Backend::linears_forward`]. The input is cast to eight-bit floats once.
+pub(super) fn forward_all(
+    context: &mut Context,
+    x: &Buffer,
+    rows: usize,
+    outputs: &mut [(&Weight, &mut Buffer)],
+) {
+    if let Some((weight, _)) = outputs.iter().find(|(weight, _)| weight.float8.is_some()) {
+        float8::cast_input(context, x, rows * weight.cols);
+    }
+    for (weight, out) in outputs {
+        match &weight.float8 {
+            Some(_) => float8::forward(context, weight, rows, out, false),
+            None => forward(context, x, weight, rows, out, false),
+        }
+    }
 }
 
 /// See [`crate::backend::Backend::linear_backward_input`].
@@ -35,13 +58,16 @@ pub(super) fn backward_input(
     dx: &Buffer,
     accumulate: bool,
 ) {
+    if weight.float8.is_some() {
+        return float8::backward_input(context, dout, weight, rows, dx, accumulate);
+    }
     let shape = weight.linear_shape(rows);
     let matrices = [
         context.weight(weight),
         context.activations(dout, rows * shape.out_features),
         dx.arg(&context.device, rows * shape.in_features, dx.dtype),
     ];
-    let dtypes = Dtypes { inputs: context.compute_dtype, out: dx.dtype };
+    let dtypes = Dtypes { inputs: context.compute_dtype.into(), out: dx.dtype };
     context.matmul.product(&context.device, Shape::backward_input(shape, dtypes), matrices, accumulate);
 }
 
@@ -60,7 +86,7 @@ pub(super) fn backward_weight(
         context.activations(dout, rows * out_features),
         dweight.arg(&context.device, out_features * in_features, dweight.dtype),
     ];
-    let dtypes = Dtypes { inputs: context.compute_dtype, out: dweight.dtype };
+    let dtypes = Dtypes { inputs: context.compute_dtype.into(), out: dweight.dtype };
     context.matmul.product(&context.device, Shape::backward_weight(shape, dtypes), matrices, accumulate);
 }
 

@@ -30,9 +30,36 @@ pub(super) struct Shape {
 /// Element types of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Dtypes {
-    /// Of both inputs.
-    pub(super) inputs: ComputeDtype,
+    pub(super) inputs: Inputs,
     pub(super) out: ComputeDtype,
+}
+
+/// Element types of both inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Inputs {
+    /// Both are of this type.
+    Work(ComputeDtype),
+    /// Both are e4m3.
+    Float8,
+    /// `a` is e4m3, `b` is e5m2.
+    Float8Gradient,
+}
+
+impl From<ComputeDtype> for Inputs {
+    fn from(dtype: ComputeDtype) -> Self {
+        Self::Work(dtype)
+    }
+}
+
+/// Factors of a product of eight-bit floats.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scales {
+    /// Of the product.
+    pub(super) product: f32,
+    /// Address of the factor of `a`.
+    pub(super) a: Arg,
+    /// Address of the factor of `b`.
+    pub(super) b: Arg,
 }
 
 /// The descriptors of a shape, and the algorithm that cuBLASLt chose for it.
@@ -57,6 +84,32 @@ fn name(status: result::CublasError) -> String {
     format!("{:?}", status.0)
 }
 
+fn address(arg: Arg) -> *mut c_void {
+    match arg {
+        Arg::Pointer(address) => address as *mut c_void,
+        _ => unreachable!("matrices are addresses"),
+    }
+}
+
+/// Sets where the factors of both inputs are.
+fn set_scales(
+    operation: sys::cublasLtMatmulDesc_t,
+    scales: Scales,
+) -> std::result::Result<(), result::CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as Attribute;
+    let pointers = [
+        (Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, address(scales.a)),
+        (Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, address(scales.b)),
+    ];
+    for (attribute, pointer) in pointers {
+        // SAFETY: the descriptor is alive, and the attribute is an address.
+        unsafe {
+            result::set_matmul_desc_attribute(operation, attribute, std::ptr::from_ref(&pointer).cast(), 8)?;
+        }
+    }
+    Ok(())
+}
+
 impl Matmul {
     /// # Errors
     /// [`Error::Device`].
@@ -76,12 +129,24 @@ impl Matmul {
     /// `out = a · b`, or `out += a · b` with `accumulate`, summed in `f32`.
     ///
     /// The arguments are addresses whose callers have checked them against the shape.
-    pub(super) fn product(&mut self, device: &Device, shape: Shape, [a, b, out]: [Arg; 3], accumulate: bool) {
+    pub(super) fn product(&mut self, device: &Device, shape: Shape, matrices: [Arg; 3], accumulate: bool) {
+        self.scaled_product(device, shape, matrices, accumulate, None);
+    }
+
+    /// [`Self::product`] times `scales`, which eight-bit floats have.
+    pub(super) fn scaled_product(
+        &mut self,
+        device: &Device,
+        shape: Shape,
+        [a, b, out]: [Arg; 3],
+        accumulate: bool,
+        scales: Option<Scales>,
+    ) {
         if shape.m == 0 || shape.n == 0 || device.failed() || device.mode() == Mode::Count {
             return;
         }
         if !self.plans.contains_key(&shape) {
-            match Plan::new(self.handle, shape) {
+            match Plan::new(self.handle, shape, scales) {
                 Ok(plan) => drop(self.plans.insert(shape, plan)),
                 Err(e) => return device.fail(format!("cuBLASLt has no plan for {shape:?}: {}", name(e))),
             }
@@ -94,11 +159,10 @@ impl Matmul {
         else {
             return;
         };
-        let address = |arg: Arg| match arg {
-            Arg::Pointer(address) => address as *mut c_void,
-            _ => unreachable!("matrices are addresses"),
-        };
-        let (alpha, beta) = (1.0f32, f32::from(u8::from(accumulate)));
+        if let Err(e) = scales.map_or(Ok(()), |scales| set_scales(plan.operation, scales)) {
+            return device.fail(format!("cuBLASLt takes no scales: {}", name(e)));
+        }
+        let (alpha, beta) = (scales.map_or(1.0, |scales| scales.product), f32::from(u8::from(accumulate)));
         let scalar = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
         // SAFETY: the descriptors live in the plan; the callers have checked that the matrices lie in their buffers;
         // the scalars are read before the call returns.
@@ -129,14 +193,18 @@ impl Matmul {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, shape: Shape) -> std::result::Result<Self, result::CublasError> {
+    fn new(
+        handle: sys::cublasLtHandle_t,
+        shape: Shape,
+        scales: Option<Scales>,
+    ) -> std::result::Result<Self, result::CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let data_type = |dtype: ComputeDtype| match dtype {
             ComputeDtype::F32 => sys::cudaDataType::CUDA_R_32F,
             ComputeDtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
         };
-        let layout = |rows: usize, cols: usize, dtype| {
-            result::create_matrix_layout(data_type(dtype), rows as u64, cols as u64, rows as i64)
+        let layout = |rows: usize, cols: usize, data_type| {
+            result::create_matrix_layout(data_type, rows as u64, cols as u64, rows as i64)
         };
         let Shape { m, n, k, transpose_a, transpose_b, dtypes: Dtypes { inputs, out } } = shape;
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
@@ -157,9 +225,16 @@ impl Plan {
                 )?;
             }
         }
-        let a = if transpose_a { layout(k, m, inputs)? } else { layout(m, k, inputs)? };
-        let b = if transpose_b { layout(n, k, inputs)? } else { layout(k, n, inputs)? };
-        let out = layout(m, n, out)?;
+        scales.map_or(Ok(()), |scales| set_scales(operation, scales))?;
+        let e4m3 = sys::cudaDataType::CUDA_R_8F_E4M3;
+        let (of_a, of_b) = match inputs {
+            Inputs::Work(dtype) => (data_type(dtype), data_type(dtype)),
+            Inputs::Float8 => (e4m3, e4m3),
+            Inputs::Float8Gradient => (e4m3, sys::cudaDataType::CUDA_R_8F_E5M2),
+        };
+        let a = if transpose_a { layout(k, m, of_a)? } else { layout(m, k, of_a)? };
+        let b = if transpose_b { layout(n, k, of_b)? } else { layout(k, n, of_b)? };
+        let out = layout(m, n, data_type(out))?;
         let preference = result::create_matmul_pref()?;
         let most = WORKSPACE;
         // SAFETY: the descriptors were just created; the attribute is a number of 64 bits.

@@ -4,8 +4,8 @@
 //! the GPU. Each operation is one file, named as its kernel in `kernels/` and as its twin in `cpu`.
 //!
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
-//! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `context`,
-//! `mask`, `elementwise`, `embedding`, `norm`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
+//! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `float8_memory`, `context`,
+//! `mask`, `elementwise`, `embedding`, `norm`, `float8`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
 //! `state`, `update_table`, `square_sum`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
 
 mod adafactor;
@@ -23,6 +23,8 @@ mod device;
 mod doctor;
 mod elementwise;
 mod embedding;
+mod float8;
+mod float8_memory;
 mod geglu;
 mod gpu;
 mod graph;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 25] = [
+pub const SOURCES: [(&str, &str); 26] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
     ("philox.cuh", include_str!("../../../kernels/philox.cuh")),
@@ -16,6 +16,7 @@ pub const SOURCES: [(&str, &str); 25] = [
     ("cross_entropy.cu", include_str!("../../../kernels/cross_entropy.cu")),
     ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
     ("embedding.cu", include_str!("../../../kernels/embedding.cu")),
+    ("float8.cu", include_str!("../../../kernels/float8.cu")),
     ("geglu.cu", include_str!("../../../kernels/geglu.cu")),
     ("grouped_product.cu", include_str!("../../../kernels/grouped_product.cu")),
     ("linear.cu", include_str!("../../../kernels/linear.cu")),

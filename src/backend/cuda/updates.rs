@@ -6,12 +6,17 @@ use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
 use super::mask::Mask;
 use super::state::State;
-use super::{adamw, lion, sgd};
+use super::{adamw, float8, lion, sgd};
 use crate::backend::{Backend, ComputeDtype, MaskedGrad, UpdateTensor, Updates, WeightValues};
 use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StateValues};
 use crate::{Error, Result};
 
 impl Cuda {
+    /// See [`crate::backend::Device::check_float8`].
+    pub(crate) fn check_float8(&self) -> Result<()> {
+        float8::check(&self.context.device)
+    }
+
     /// See [`crate::backend::Device::check_updates`].
     pub(crate) fn check_updates(&self, without_master: bool, in_backward: bool) -> Result<()> {
         let refused = [
