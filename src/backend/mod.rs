@@ -30,7 +30,7 @@ pub use arguments::{
     RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
-pub use cpu::{CachedSequence, Cpu, gemm_gflops};
+pub use cpu::{CachedSequence, Cpu, CpuPrecision, gemm_gflops};
 pub use device::{Device, DeviceChoice, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, Routes, Routing};

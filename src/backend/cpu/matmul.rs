@@ -7,17 +7,17 @@ use rayon::prelude::*;
 
 /// A matrix in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Mat<'a> {
-    data: &'a [f32],
-    shape: (usize, usize),
-    strides: (usize, usize),
+pub(super) struct Mat<'a, T = f32> {
+    pub(super) data: &'a [T],
+    pub(super) shape: (usize, usize),
+    pub(super) strides: (usize, usize),
 }
 
 /// As [`Mat`], to be written.
 pub(super) struct MatMut<'a> {
-    data: &'a mut [f32],
-    shape: (usize, usize),
-    strides: (usize, usize),
+    pub(super) data: &'a mut [f32],
+    pub(super) shape: (usize, usize),
+    pub(super) strides: (usize, usize),
 }
 
 /// The last element lies in the slice.
@@ -25,9 +25,9 @@ fn fits(len: usize, shape: (usize, usize), strides: (usize, usize)) -> bool {
     shape.0 == 0 || shape.1 == 0 || (shape.0 - 1) * strides.0 + (shape.1 - 1) * strides.1 < len
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// `rows × cols`, rows `stride` apart.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub(super) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         let (shape, strides) = ((rows, cols), (stride, 1));
         assert!(fits(data.len(), shape, strides), "a matrix lies in its buffer");
         Self { data, shape, strides }
