@@ -31,7 +31,7 @@ pub use arguments::{
 };
 pub use compute_dtype::ComputeDtype;
 pub use cpu::{CachedSequence, Cpu, CpuPrecision, gemm_gflops};
-pub use device::{Device, DeviceChoice, diagnose};
+pub use device::{Device, DeviceChoice, cpu_precision, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, Routes, Routing};
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};

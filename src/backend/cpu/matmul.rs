@@ -221,20 +221,6 @@ fn product(out: &mut MatMut<'_>, store: Store, factor: f32, a: Mat<'_>, b: Mat<'
     }
 }
 
-/// Speed of a large matrix product on this machine, in GFLOP/s: the yardstick for the speed of training.
-pub fn gemm_gflops() -> f64 {
-    const N: usize = 1024;
-    let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0.0f32; N * N]);
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let (a, b) = (Mat::new(&a, N, N, N), Mat::new(&b, N, N, N));
-        matmul(MatMut::new(&mut c, N, N, N), Store::Overwrite, 1.0, a, b.t());
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    2.0 * (N as f64).powi(3) / best / 1e9
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

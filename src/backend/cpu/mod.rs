@@ -43,5 +43,4 @@ mod gradient_tests;
 
 pub use attention_cached::CachedSequence;
 pub use backend::Cpu;
-pub use matmul::gemm_gflops;
-pub use panels::CpuPrecision;
+pub use panels::{CpuPrecision, gemm_gflops};

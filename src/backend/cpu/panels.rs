@@ -102,3 +102,18 @@ impl Products<'_> {
         }
     }
 }
+
+/// Speed of a large matrix product on this machine, in GFLOP/s: the yardstick for the speed of training.
+pub fn gemm_gflops(precision: CpuPrecision) -> f64 {
+    const N: usize = 1024;
+    let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0.0f32; N * N]);
+    let mut panels = Panels::new(precision);
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        let (a, b) = (Mat::new(&a, N, N, N), Mat::new(&b, N, N, N));
+        panels.products().matmul(MatMut::new(&mut c, N, N, N), Store::Overwrite, a, b.t());
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    2.0 * (N as f64).powi(3) / best / 1e9
+}
