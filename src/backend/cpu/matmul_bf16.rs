@@ -199,3 +199,168 @@ fn part(range: &Range<usize>, i: usize, len: usize) -> Range<usize> {
 fn parts(inner: usize) -> impl Iterator<Item = Range<usize>> {
     (0..inner.max(1)).step_by(INNER).map(move |first| first..inner.min(first + INNER))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both layouts of a matrix of `lines` lines, in both types.
+    struct Layouts {
+        shape: (usize, usize),
+        floats: [Vec<f32>; 2],
+        elements: [Vec<[u8; 2]>; 2],
+    }
+
+    impl Layouts {
+        fn new(lines: usize, inner: usize, number: impl Fn(usize) -> f32) -> Self {
+            let by_line: Vec<f32> = (0..lines * inner).map(&number).collect();
+            let by_place = (0..lines * inner).map(|at| by_line[at % lines * inner + at / lines]).collect();
+            let floats = [by_line, by_place];
+            let narrow = |x: &f32| half::bf16::from_f32(*x).to_le_bytes();
+            let elements = floats.each_ref().map(|floats| floats.iter().map(narrow).collect());
+            Self { shape: (lines, inner), floats, elements }
+        }
+
+        /// With lines as rows.
+        fn operands(&self) -> [Operand<'_>; 4] {
+            let (lines, inner) = self.shape;
+            let [by_line, by_place] = &self.floats;
+            let [stored_by_line, stored_by_place] = &self.elements;
+            [
+                Mat::new(by_line, lines, inner, inner).into(),
+                Operand::from(Mat::new(by_place, inner, lines, lines)).t(),
+                Mat::new(stored_by_line, lines, inner, inner).into(),
+                Operand::from(Mat::new(stored_by_place, inner, lines, lines)).t(),
+            ]
+        }
+
+        fn rounded(&self) -> Vec<f64> {
+            self.floats[0].iter().map(|x| half::bf16::from_f32(*x).to_f64()).collect()
+        }
+    }
+
+    fn detect() -> Option<Bf16Matmul> {
+        let found = Bf16Product::detect();
+        if found.is_none() {
+            eprintln!("not run: no instructions for products in bfloat16");
+        }
+        found.map(Bf16Matmul::new)
+    }
+
+    fn number(at: usize, seed: usize) -> f32 {
+        ((at * at + 31 * seed) as f32 * 0.37).sin() * 3.0
+    }
+
+    /// Checks the products of all layouts and types against sums in f64, which `bound` gives from Σ |a b| and the inner
+    /// dimension.
+    fn check(a: &Layouts, b: &Layouts, start: f32, bound: impl Fn(f64, usize) -> f64) {
+        let Some(mut bf16) = detect() else { return };
+        let ((m, k), n) = (a.shape, b.shape.0);
+        let (x, y) = (a.rounded(), b.rounded());
+        for (i, left) in a.operands().into_iter().enumerate() {
+            for (j, right) in b.operands().into_iter().enumerate() {
+                let mut out = vec![start; m * n];
+                bf16.matmul(MatMut::new(&mut out, m, n, n), Store::Add, left, right.t());
+                for (at, got) in out.iter().enumerate() {
+                    let (x, y) = (&x[at / n * k..][..k], &y[at % n * k..][..k]);
+                    let exact: f64 = x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>() + f64::from(start);
+                    let size: f64 =
+                        x.iter().zip(y).map(|(x, y)| (x * y).abs()).sum::<f64>() + f64::from(start);
+                    let off = (f64::from(*got) - exact).abs();
+                    assert!(
+                        off <= bound(size, k),
+                        "{m}×{k}×{n} at {at}, operands {i} and {j}: {got}, {exact}"
+                    );
+                }
+            }
+        }
+    }
+
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 1, 1),
+        (3, 5, 2),
+        (14, 32, 32),
+        (17, 33, 9),
+        (13, 31, 130),
+        (30, INNER + 1, 49),
+        (2, 0, 3),
+        (BLOCK + 9, 4, 20),
+        (5, 3, BLOCK + 33),
+    ];
+
+    /// Each of the k sums is rounded once: γ = k · 2⁻²⁴ / (1 − k · 2⁻²⁴), Higham 2002, section 3.1.
+    #[test]
+    fn products_are_sums_of_rounded_operands() {
+        for (m, k, n) in SHAPES {
+            let (a, b) = (Layouts::new(m, k, |at| number(at, 1)), Layouts::new(n, k, |at| number(at, 2)));
+            check(&a, &b, 1.0, |size, k| {
+                let u = (k + 2) as f64 * 2f64.powi(-24);
+                size * u / (1.0 - u)
+            });
+        }
+    }
+
+    #[test]
+    fn products_of_small_integers_are_exact() {
+        for (m, k, n) in SHAPES {
+            let integer = |at: usize| (at * 7919 % 33) as f32 - 16.0;
+            check(&Layouts::new(m, k, integer), &Layouts::new(n, k, integer), 3.0, |_, _| 0.0);
+        }
+    }
+
+    /// 1 + 2⁻⁸ lies in the middle of two neighbours and goes to the even one, as 1 + 3 · 2⁻⁸ does; subnormal numbers are zero.
+    #[test]
+    fn operands_are_rounded_to_nearest_even() {
+        let Some(mut bf16) = detect() else { return };
+        let x =
+            [1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8), 1.0 + 5.1 * 2f32.powi(-9), 1e-40, f32::INFINITY];
+        let mut out = [f32::NAN; 5];
+        bf16.matmul(
+            MatMut::new(&mut out, 5, 1, 1),
+            Store::Overwrite,
+            Mat::new(&x, 5, 1, 1).into(),
+            Mat::new(&[1.0], 1, 1, 1).into(),
+        );
+        assert_eq!(out, [1.0, 1.0 + 2f32.powi(-6), 1.0 + 2f32.powi(-7), 0.0, f32::INFINITY]);
+    }
+
+    /// Nor on the number of rows and columns beside it.
+    #[test]
+    fn a_value_does_not_depend_on_threads() {
+        let Some(mut bf16) = detect() else { return };
+        let (m, k, n) = (131, INNER + 70, 300);
+        let (a, b) = (Layouts::new(m, k, |at| number(at, 3)), Layouts::new(n, k, |at| number(at, 4)));
+        let mut whole = vec![0.5f32; m * n];
+        let (left, right) = (a.operands()[0], b.operands()[0].t());
+        bf16.matmul(MatMut::new(&mut whole, m, n, n), Store::Add, left, right);
+        for threads in [1, 2, 3, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.unwrap_or_else(|e| panic!("{e}"));
+            for (left, right) in a.operands().into_iter().zip(b.operands()) {
+                let mut out = vec![0.5f32; m * n];
+                let to = MatMut::new(&mut out, m, n, n);
+                pool.install(|| bf16.matmul(to, Store::Add, left, right.t()));
+                let same = out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{threads} threads");
+            }
+        }
+        for row in [0, 14, 130] {
+            let alone = Mat::new(&a.floats[0][row * k..][..k], 1, k, k).into();
+            let mut out = vec![0.5f32; n];
+            bf16.matmul(MatMut::new(&mut out, 1, n, n), Store::Add, alone, right);
+            assert_eq!(out, whole[row * n..][..n], "row {row}");
+        }
+    }
+
+    /// Rows of an output that lie apart, and what is between them.
+    #[test]
+    fn columns_between_the_rows_are_left() {
+        let Some(mut bf16) = detect() else { return };
+        let (m, n, stride) = (16, 5, 9);
+        let (a, b) = (Layouts::new(m, 2, |_| 1.0), Layouts::new(n, 2, |_| 1.0));
+        let mut out = vec![7.0f32; (m - 1) * stride + n];
+        let to = MatMut::new(&mut out, m, n, stride);
+        bf16.matmul(to, Store::Overwrite, a.operands()[1], b.operands()[3].t());
+        assert!(out.iter().enumerate().all(|(at, x)| *x == if at % stride < n { 2.0 } else { 7.0 }));
+    }
+}
