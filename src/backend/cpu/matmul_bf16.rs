@@ -16,6 +16,9 @@ const INNER: usize = 512;
 /// Rows and columns of the output for which operands are packed at once.
 const BLOCK: usize = 1024;
 
+/// Multiplications of a product that one thread computes: less work than waking others up.
+const ALONE: usize = 1 << 18;
+
 /// Panels that are packed together.
 const PACKED: usize = 8;
 
@@ -96,11 +99,15 @@ impl Bf16Matmul {
 
     /// `out = a · b`, on all threads.
     pub(super) fn matmul(&mut self, out: MatMut<'_>, store: Store, a: Operand<'_>, b: Operand<'_>) {
-        // A thread of the pool begins its parts without waiting for another to wake up.
-        rayon::scope(|_| self.product(out, store, a, b));
+        if out.shape.0 * out.shape.1 * a.shape.1 <= ALONE {
+            self.product(out, store, a, b, false);
+        } else {
+            // A thread of the pool begins its parts without waiting for another to wake up.
+            rayon::scope(|_| self.product(out, store, a, b, true));
+        }
     }
 
-    fn product(&mut self, out: MatMut<'_>, store: Store, a: Operand<'_>, b: Operand<'_>) {
+    fn product(&mut self, out: MatMut<'_>, store: Store, a: Operand<'_>, b: Operand<'_>, parallel: bool) {
         let (m, n) = out.shape;
         assert!(a.shape.0 == m && b.shape == (a.shape.1, n), "shapes of a product agree");
         if m == 0 || n == 0 {
@@ -115,9 +122,14 @@ impl Bf16Matmul {
                 let columns = first..n.min(first + BLOCK);
                 let mut tasks = self.tasks(block.chunks_mut(stride).take(rows), &columns);
                 for inner in parts(a.shape.1) {
-                    self.pack((a, first_row..first_row + rows), (b, columns.clone()), &inner);
+                    self.pack((a, first_row..first_row + rows), (b, columns.clone()), &inner, parallel);
                     let add = store == Store::Add || inner.start > 0;
-                    tasks.par_iter_mut().for_each(|task| self.compute(task, inner.len(), add));
+                    let compute = |task: &mut Task<'_>| self.compute(task, inner.len(), add);
+                    if parallel {
+                        tasks.par_iter_mut().for_each(compute);
+                    } else {
+                        tasks.iter_mut().for_each(compute);
+                    }
                 }
             }
         }
@@ -147,6 +159,7 @@ impl Bf16Matmul {
         (a, rows): (Operand<'_>, Range<usize>),
         (b, columns): (Operand<'_>, Range<usize>),
         inner: &Range<usize>,
+        parallel: bool,
     ) {
         let Self { instructions, left, right } = self;
         let (with, depth) = (*instructions, inner.len().div_ceil(2));
@@ -161,18 +174,21 @@ impl Bf16Matmul {
         }
         let (left, right) = (&mut left[..left_panels * depth], &mut right[..right_panels * depth]);
         let chunk = PACKED * depth;
-        rayon::join(
-            || {
-                left.par_chunks_mut(chunk).enumerate().for_each(|(i, to)| {
-                    with.pack_left(a.lines(part(&rows, i, PACKED * high), inner), to);
-                });
-            },
-            || {
-                right.par_chunks_mut(chunk).enumerate().for_each(|(i, to)| {
-                    with.pack_right(b.lines(part(&columns, i, PACKED * LINES), inner), to);
-                });
-            },
-        );
+        let pack_left = |(i, to): (usize, &mut [Pairs])| {
+            with.pack_left(a.lines(part(&rows, i, PACKED * high), inner), to);
+        };
+        let pack_right = |(i, to): (usize, &mut [Pairs])| {
+            with.pack_right(b.lines(part(&columns, i, PACKED * LINES), inner), to);
+        };
+        if parallel {
+            rayon::join(
+                || left.par_chunks_mut(chunk).enumerate().for_each(pack_left),
+                || right.par_chunks_mut(chunk).enumerate().for_each(pack_right),
+            );
+        } else {
+            left.chunks_mut(chunk).enumerate().for_each(pack_left);
+            right.chunks_mut(chunk).enumerate().for_each(pack_right);
+        }
     }
 
     fn compute(&self, task: &mut Task<'_>, inner: usize, add: bool) {
