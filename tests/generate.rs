@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{fails, fixture, ok, output, path};
+use hft_surgery::backend::CpuPrecision;
 use hft_surgery::checkpoint::{Access, Checkpoint};
 use hft_surgery::generate::{Generator, Options, Sampling, probabilities};
 use hft_surgery::model::ModelConfig;
@@ -32,7 +33,7 @@ fn greedy_tokens_are_those_of_transformers_with_and_without_a_cache() {
         let source = Checkpoint::open(&root.join("model.safetensors"), Access::Map).unwrap();
         for cache in [true, false] {
             let config = ModelConfig::read(&source).unwrap();
-            let mut generator = Generator::open(&source, config, cache).unwrap();
+            let mut generator = Generator::open(&source, config, cache, CpuPrecision::F32).unwrap();
             for case in cases {
                 let repetition_penalty = case["penalty"].as_f64().unwrap() as f32;
                 let options = Options { sampling: None, repetition_penalty, max_new_tokens: 24 };

@@ -1,6 +1,8 @@
 //! Tiny models of every family against PyTorch: `fixtures/llama`, made by `make_llama.py` there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+#[path = "parity/bf16.rs"]
+mod bf16;
 #[path = "parity/cached.rs"]
 mod cached;
 #[path = "parity/dpo.rs"]

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "train/compute_dtype.rs"]
+mod compute_dtype;
 #[path = "train/config_variants.rs"]
 mod config_variants;
 #[path = "train/continual.rs"]

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Cuda};
-use super::{Backend, ComputeDtype, Cpu, Diagnosis, gemm_gflops};
+use super::{Backend, ComputeDtype, Cpu, CpuPrecision, Diagnosis, gemm_gflops};
 use crate::{Error, Result};
 
 /// The values of `--device`.
@@ -20,17 +20,17 @@ pub enum DeviceChoice {
 #[derive(Debug)]
 pub enum Device {
     /// The CPU.
-    Cpu,
+    Cpu(CpuPrecision),
     /// A GPU.
     #[cfg(feature = "cuda")]
     Cuda(Box<Cuda>),
 }
 
 impl Device {
-    /// Opens the device. `None` for `compute_dtype` is bf16 on a GPU.
+    /// Opens the device. `None` for `compute_dtype` is bf16 on a GPU and `f32` on the CPU.
     ///
     /// # Errors
-    /// [`Error::Device`] that names what is missing; [`Error::Usage`] for bf16 on the CPU.
+    /// [`Error::Device`] that names what is missing; as [`cpu_precision`].
     pub fn open(choice: DeviceChoice, compute_dtype: Option<ComputeDtype>) -> Result<Self> {
         let gpu = match choice {
             DeviceChoice::Cpu => false,
@@ -40,13 +40,7 @@ impl Device {
         if gpu {
             return Self::open_gpu(compute_dtype.unwrap_or(ComputeDtype::Bf16));
         }
-        if compute_dtype == Some(ComputeDtype::Bf16) {
-            return Err(Error::usage(
-                "the CPU computes in float32",
-                "leave out --compute-dtype, or use --device cuda",
-            ));
-        }
-        Ok(Self::Cpu)
+        Ok(Self::Cpu(cpu_precision(compute_dtype)?))
     }
 
     #[cfg(feature = "cuda")]
@@ -63,7 +57,10 @@ impl Device {
     /// "cpu", or the name of the GPU, with the bytes of its memory that are free.
     pub fn name(&self) -> (String, Option<u64>) {
         match self {
-            Self::Cpu => ("cpu".to_owned(), None),
+            Self::Cpu(precision) => {
+                let instructions = precision.instructions().map(|name| format!(" (bfloat16 by {name})"));
+                (format!("cpu{}", instructions.unwrap_or_default()), None)
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => (cuda.name(), cuda.free_memory()),
         }
@@ -72,7 +69,7 @@ impl Device {
     /// Peak bytes of a GPU's memory that training allocated; `None` for the CPU.
     pub fn most_memory(&self) -> Option<u64> {
         match self {
-            Self::Cpu => None,
+            Self::Cpu(_) => None,
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => Some(cuda.most_memory()),
         }
@@ -81,7 +78,7 @@ impl Device {
     /// See [`Backend::rope_tables_of_passes`].
     pub fn rope_tables_of_passes(&self) -> bool {
         match self {
-            Self::Cpu => Cpu::default().rope_tables_of_passes(),
+            Self::Cpu(_) => Cpu::default().rope_tables_of_passes(),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.rope_tables_of_passes(),
         }
@@ -94,7 +91,7 @@ impl Device {
     /// [`Error::Usage`] that names what it does not compute.
     pub fn check_updates(&self, without_master: bool, in_backward: bool) -> Result<()> {
         match self {
-            Self::Cpu => Ok(()),
+            Self::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.check_updates(without_master, in_backward),
         }
@@ -115,7 +112,7 @@ impl Device {
     /// See [`Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {
-            Self::Cpu => Cpu::default().tokens_at_once(),
+            Self::Cpu(_) => Cpu::default().tokens_at_once(),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.tokens_at_once(),
         }
@@ -124,11 +121,27 @@ impl Device {
     /// Speed of a large matrix product, in GFLOP/s: the yardstick for the speed of training.
     pub fn gemm_gflops(&mut self) -> f64 {
         match self {
-            Self::Cpu => gemm_gflops(),
+            Self::Cpu(precision) => gemm_gflops(*precision),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.gemm_gflops(),
         }
     }
+}
+
+/// The precision of the CPU; `None` for `compute_dtype` is `f32`.
+///
+/// # Errors
+/// [`Error::Usage`] for bf16 on a processor without instructions for it.
+pub fn cpu_precision(compute_dtype: Option<ComputeDtype>) -> Result<CpuPrecision> {
+    if compute_dtype != Some(ComputeDtype::Bf16) {
+        return Ok(CpuPrecision::F32);
+    }
+    CpuPrecision::bf16().ok_or_else(|| {
+        Error::usage(
+            "this processor has no instructions for products in bfloat16 (AVX512-BF16)",
+            "leave out --compute-dtype bfloat16",
+        )
+    })
 }
 
 /// Looks for everything that the CUDA backend needs.

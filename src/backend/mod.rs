@@ -31,8 +31,8 @@ pub use arguments::{
     RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind, head_rows,
 };
 pub use compute_dtype::ComputeDtype;
-pub use cpu::{CachedSequence, Cpu, gemm_gflops};
-pub use device::{Device, DeviceChoice, diagnose};
+pub use cpu::{CachedSequence, Cpu, CpuPrecision, gemm_gflops};
+pub use device::{Device, DeviceChoice, cpu_precision, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use float8::{FLOAT8_MULTIPLE, Float8Matrix};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss, Routes, Routing};

@@ -9,6 +9,7 @@ use super::interrupt;
 use super::model_arg::open_model_whole;
 use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
+use crate::backend::CpuPrecision;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Conversation, Tokenizer};
 use crate::error::Escaped;
@@ -24,6 +25,7 @@ pub(super) struct ChatOptions<'a> {
     pub(super) system: Option<&'a str>,
     pub(super) options: Options,
     pub(super) kv_cache: bool,
+    pub(super) precision: CpuPrecision,
 }
 
 /// A model with its side of the chat.
@@ -129,7 +131,7 @@ impl<'c> Speaker<'c> {
         }
         warn(source, &generation, &chat.options, terminal);
         let positions = source.config().and_then(|config| config.value()["max_position_embeddings"].as_u64());
-        let generator = Generator::open(source, config, chat.kv_cache)?;
+        let generator = Generator::open(source, config, chat.kv_cache, chat.precision)?;
         let conversation = Conversation::begin(chat.system);
         Ok(Self { source, tokenizer, generation, generator, conversation, positions })
     }

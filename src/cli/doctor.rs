@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use super::terminal::Terminal;
 use crate::Result;
-use crate::backend::diagnose;
+use crate::backend::{CpuPrecision, diagnose};
 use crate::report::{doctor_json, doctor_text, json_text};
 
 /// Show devices and CUDA libraries, and what is missing; exit code 0 when CUDA can be used, 1 otherwise
@@ -29,10 +29,11 @@ Examples:
 impl Doctor {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let (found, threads) = (diagnose(), rayon::current_num_threads());
+        let bf16 = CpuPrecision::bf16().and_then(CpuPrecision::instructions);
         terminal.print(&if self.json {
-            json_text(&doctor_json(&found, threads))
+            json_text(&doctor_json(&found, threads, bf16))
         } else {
-            doctor_text(&found, threads)
+            doctor_text(&found, threads, bf16)
         })?;
         Ok(if found.usable() { Outcome::Success } else { Outcome::CheckFailed })
     }

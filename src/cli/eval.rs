@@ -118,7 +118,8 @@ impl Eval {
         let samples = self.report_file(&self.samples, "--samples", SAMPLES_MARKER, &inputs)?;
         let html = self.report_file(&self.html, "--html", EVALUATION_MARKER, &inputs)?;
         let writes = |rows: &Rc<EvalRows>| matches!(**rows, EvalRows::Generate(_));
-        if !matches!(device, Device::Cpu) && subjects.iter().flat_map(|subject| &subject.rows).any(writes) {
+        if !matches!(device, Device::Cpu(_)) && subjects.iter().flat_map(|subject| &subject.rows).any(writes)
+        {
             terminal.warn("answers are written on the CPU");
         }
         let tokens = subjects.iter().flat_map(|subject| &subject.rows).map(|rows| rows.tokens()).sum();

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::chat::{self, ChatOptions};
+use super::device::PrecisionArgs;
 use super::generation_warnings::warn;
 use super::model_arg::open_model_whole;
 use super::outcome::Outcome;
 use super::reading_args::ReadingArgs;
 use super::terminal::Terminal;
+use crate::backend::CpuPrecision;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Conversation, Tokenizer};
 use crate::error::Escaped;
@@ -38,6 +40,8 @@ pub(super) struct Generate {
     max_new_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Compute the whole text again for every token instead of keeping keys and values
     #[arg(long)]
     no_kv_cache: bool,
@@ -138,8 +142,10 @@ impl Generate {
 
     fn work(&self, terminal: &Terminal) -> Result<Outcome> {
         let options = self.sampling.options(self.max_new_tokens, terminal)?;
+        let precision = self.precision.precision()?;
         if self.question.chat {
-            let chat = ChatOptions { system: self.system.as_deref(), options, kv_cache: !self.no_kv_cache };
+            let (kv_cache, system) = (!self.no_kv_cache, self.system.as_deref());
+            let chat = ChatOptions { system, options, kv_cache, precision };
             chat::chat(&self.model, &self.reading, &chat, terminal)?;
             return Ok(Outcome::Success);
         }
@@ -158,7 +164,7 @@ impl Generate {
                 terminal.print(&format!("{gap}== {} ==\n", Escaped(model)))?;
             }
             let source = open_model_whole(model, &self.reading, terminal)?;
-            self.write(&source, conversation.as_ref(), &options, terminal)?;
+            self.write(&source, conversation.as_ref(), &options, precision, terminal)?;
         }
         Ok(Outcome::Success)
     }
@@ -169,6 +175,7 @@ impl Generate {
         source: &Checkpoint,
         conversation: Option<&Conversation>,
         options: &Options,
+        precision: CpuPrecision,
         terminal: &Terminal,
     ) -> Result<()> {
         let config = ModelConfig::read(source)?;
@@ -182,7 +189,7 @@ impl Generate {
         };
         let generation = GenerationConfig::read(source, config.vocab_size)?;
         warn(source, &generation, options, terminal);
-        let mut generator = Generator::open(source, config, !self.no_kv_cache)?;
+        let mut generator = Generator::open(source, config, !self.no_kv_cache, precision)?;
         let mut stream = TextStream::new(&tokenizer);
         let ids = generator.generate(&prompt, options, &generation.eos_token_ids, |id| {
             let text = stream.push(id)?;

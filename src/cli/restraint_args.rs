@@ -45,7 +45,7 @@ impl RestraintArgs {
     /// A restraint on a device that does not compute it.
     pub(super) fn check_device(&self, device: &Device) -> Result<()> {
         let given = [("l2-sp", self.l2_sp.is_some()), ("mofo", self.mofo.is_some())];
-        match given.iter().find(|(_, given)| *given && !matches!(device, Device::Cpu)) {
+        match given.iter().find(|(_, given)| *given && !matches!(device, Device::Cpu(_))) {
             None => Ok(()),
             Some((flag, _)) => Err(Error::usage(
                 format!("--{flag} is not computed on a GPU"),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 
 use super::arranged::{Arranged, Arranging};
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, with_compute_dtype};
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
 use super::model_arg::check_one_checkpoint;
@@ -166,7 +166,7 @@ impl Train {
         drop(tokenizer);
         data.between =
             files.rows(self.rows.max_length, &self.sequence.answers, &source, &config, terminal)?;
-        let mut options = self.describe(&source, &files, &data, preference);
+        let mut options = with_compute_dtype(&device, self.describe(&source, &files, &data, preference));
         let group = if preference.is_some() { 2 } else { 1 };
         let replay = self.sequence.replay(&mut data.stages, self.selection.seed(), group, terminal);
         options.extend(replay.clone().map(|replay| ("replay".to_owned(), replay)));

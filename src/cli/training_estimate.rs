@@ -159,5 +159,5 @@ fn size(batches: &[Batch]) -> [f64; 2] {
 
 /// As [`available`]; `None` for a GPU, whose memory is planned to the byte.
 fn available_on_cpu(device: &Device) -> Option<u64> {
-    matches!(device, Device::Cpu).then(|| available(device))?
+    matches!(device, Device::Cpu(_)).then(|| available(device))?
 }

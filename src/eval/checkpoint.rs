@@ -44,7 +44,9 @@ pub fn eval_replaced(
     let tokens = longest.max(device.tokens_at_once().min(most));
     let work = Work { source, replaced, batches, capacity: Capacity { tokens, positions: longest } };
     match device {
-        Device::Cpu => work.on(&mut Cpu::default(), |_, stored| Cpu::frozen(stored), computed),
+        Device::Cpu(precision) => {
+            work.on(&mut Cpu::new(*precision), |_, stored| Cpu::frozen(stored), computed)
+        }
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => work.on(&mut **cuda, |cuda, stored| cuda.frozen(stored), computed),
     }

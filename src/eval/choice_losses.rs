@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::loss::SequenceLoss;
 use crate::Result;
-use crate::backend::{Backend, Cpu, Targets};
+use crate::backend::{Backend, Cpu, CpuPrecision, Targets};
 use crate::checkpoint::Checkpoint;
 use crate::data::{ChoiceRow, IGNORED, Row};
 use crate::model::{
@@ -23,13 +23,14 @@ pub(super) fn choice_losses(
     source: &Checkpoint,
     rows: &[ChoiceRow],
     batch_size: usize,
+    precision: CpuPrecision,
     computed: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Vec<SequenceLoss>> {
     let questions: Vec<Question<'_>> = rows.iter().map(Question::of).collect();
     let common = common_prefix(&questions);
     let groups = groups(&questions, common, batch_size);
     let most = groups.iter().map(|group| tokens_of(&questions[group.clone()], common)).max().unwrap_or(1);
-    let cpu = Cpu::default();
+    let cpu = Cpu::new(precision);
     let config = ModelConfig::read(source)?;
     let longest = rows.iter().flat_map(|row| &row.choices).map(|row| row.input_ids.len()).max();
     config.check_length(source, longest.unwrap_or(0), false)?;

@@ -5,7 +5,7 @@ use super::checkpoint::eval_checkpoint;
 use super::choice_losses::choice_losses;
 use super::scores::{EvalRows, GenerateRows, Scores, WrittenAnswer};
 use crate::Result;
-use crate::backend::Device;
+use crate::backend::{CpuPrecision, Device};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Batch, Tokenizer};
 use crate::generate::{BatchGenerator, GenerationConfig};
@@ -30,10 +30,14 @@ pub fn score_checkpoint(
         going
     };
     // On a GPU the weights of a model are loaded once for all files.
-    let is_cpu = matches!(device, Device::Cpu);
+    let precision = match device {
+        Device::Cpu(precision) => Some(*precision),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => None,
+    };
     let with_losses = |rows: &&&EvalRows| match rows {
         EvalRows::Loss(_) => true,
-        EvalRows::Choice(_) => !is_cpu,
+        EvalRows::Choice(_) => precision.is_none(),
         EvalRows::Generate(_) => false,
     };
     // Batches of one file only, so that its scores do not depend on the other files.
@@ -52,9 +56,12 @@ pub fn score_checkpoint(
             return Ok(None);
         }
         all.push(match rows {
-            EvalRows::Generate(rows) => rows.scores(written(source, rows, batch_size, &mut go_on)?),
-            EvalRows::Choice(questions) if is_cpu => {
-                let losses = choice_losses(source, questions, batch_size, &mut go_on)?;
+            EvalRows::Generate(rows) => {
+                let answers = written(source, rows, batch_size, precision.unwrap_or_default(), &mut go_on)?;
+                rows.scores(answers)
+            }
+            EvalRows::Choice(questions) if let Some(precision) = precision => {
+                let losses = choice_losses(source, questions, batch_size, precision, &mut go_on)?;
                 if !go_on(0) {
                     return Ok(None);
                 }
@@ -77,12 +84,13 @@ fn written(
     source: &Checkpoint,
     rows: &GenerateRows,
     batch_size: usize,
+    precision: CpuPrecision,
     computed: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Vec<WrittenAnswer>> {
     let config = ModelConfig::read(source)?;
     let tokenizer = Tokenizer::open(source.root())?;
     let eos = GenerationConfig::read(source, config.vocab_size)?.eos_token_ids;
-    let mut generator = BatchGenerator::open(source, config, batch_size)?;
+    let mut generator = BatchGenerator::open(source, config, batch_size, precision)?;
     let prompts: Vec<&[u32]> = rows.rows.iter().map(|row| row.prompt.as_slice()).collect();
     let ends_with_eos = |ids: &[u32]| ids.last().is_some_and(|id| eos.contains(id));
     let mut ends = |at: usize, ids: &[u32]| {

@@ -3,6 +3,7 @@
 use super::runner::{CachedText, Runner};
 use super::sampling::greedy;
 use crate::Result;
+use crate::backend::CpuPrecision;
 use crate::checkpoint::Checkpoint;
 use crate::model::ModelConfig;
 
@@ -26,8 +27,13 @@ impl<'c> BatchGenerator<'c> {
     ///
     /// # Errors
     /// A model outside the Llama family, tensors missing or of unexpected shape.
-    pub fn open(source: &'c Checkpoint, config: ModelConfig, size: usize) -> Result<Self> {
-        let runner = Runner::open(source, config)?;
+    pub fn open(
+        source: &'c Checkpoint,
+        config: ModelConfig,
+        size: usize,
+        precision: CpuPrecision,
+    ) -> Result<Self> {
+        let runner = Runner::open(source, config, precision)?;
         let slots = (0..size.max(1)).map(|_| Slot { text: runner.text(), prompt: None }).collect();
         Ok(Self { runner, slots })
     }

@@ -3,6 +3,7 @@
 use super::runner::{CachedText, Runner};
 use super::sampling::{Options, draw, greedy, penalize, probabilities};
 use crate::Result;
+use crate::backend::CpuPrecision;
 use crate::checkpoint::Checkpoint;
 use crate::model::ModelConfig;
 
@@ -19,8 +20,13 @@ impl<'c> Generator<'c> {
     ///
     /// # Errors
     /// A model outside the Llama family, tensors missing or of unexpected shape.
-    pub fn open(source: &'c Checkpoint, config: ModelConfig, cache: bool) -> Result<Self> {
-        let runner = Runner::open(source, config)?;
+    pub fn open(
+        source: &'c Checkpoint,
+        config: ModelConfig,
+        cache: bool,
+        precision: CpuPrecision,
+    ) -> Result<Self> {
+        let runner = Runner::open(source, config, precision)?;
         let text = cache.then(|| runner.text());
         Ok(Self { runner, text })
     }

@@ -1,6 +1,6 @@
 //! A model over the mapped weights of a checkpoint, on the CPU, with the buffers of its forward pass.
 
-use crate::backend::{Backend, Cpu, Head, Sequences};
+use crate::backend::{Backend, Cpu, CpuPrecision, Head, Sequences};
 use crate::checkpoint::Checkpoint;
 use crate::model::{
     Activations, Batch, Capacity, KvCache, Model, ModelConfig, NewTokens, Recompute, forward, forward_cached,
@@ -30,8 +30,8 @@ pub(super) struct CachedText {
 }
 
 impl<'c> Runner<'c> {
-    pub(super) fn open(source: &'c Checkpoint, config: ModelConfig) -> Result<Self> {
-        let cpu = Cpu::default();
+    pub(super) fn open(source: &'c Checkpoint, config: ModelConfig, precision: CpuPrecision) -> Result<Self> {
+        let cpu = Cpu::new(precision);
         let model = Model::load(config, source, &cpu, |_, stored| Some((Cpu::frozen(stored)?, None)))?;
         let acts = activations(&cpu, &model.config, 1);
         Ok(Self { source, cpu, model, acts, capacity: 1, tokens_read: 0 })

@@ -8,8 +8,14 @@ use crate::backend::Diagnosis;
 use crate::error::Escaped;
 
 /// Libraries, GPUs, and what to install.
-pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
-    let mut out = format!("CPU: {threads} threads\n");
+///
+/// `bf16`: the CPU's instructions for products in bfloat16.
+pub fn doctor_text(found: &Diagnosis, threads: usize, bf16: Option<&str>) -> String {
+    let bf16_text = match bf16 {
+        Some(name) => format!("--compute-dtype bfloat16 by {name}"),
+        None => "no instructions for --compute-dtype bfloat16".to_owned(),
+    };
+    let mut out = format!("CPU: {threads} threads, {bf16_text}\n");
     if !found.libraries.is_empty() {
         let mut rows = table(&["library", ">version", "file"]);
         for library in &found.libraries {
@@ -41,7 +47,7 @@ pub fn doctor_text(found: &Diagnosis, threads: usize) -> String {
 }
 
 /// The same for programs.
-pub fn doctor_json(found: &Diagnosis, threads: usize) -> Value {
+pub fn doctor_json(found: &Diagnosis, threads: usize, bf16: Option<&str>) -> Value {
     let libraries = found.libraries.iter().map(|library| {
         let (name, version, searched) = (library.name, &library.version, &library.searched);
         json!({"name": name, "path": library.path, "version": version, "searched": searched})
@@ -54,6 +60,7 @@ pub fn doctor_json(found: &Diagnosis, threads: usize) -> Value {
     json!({
         "usable": found.usable(),
         "cpu_threads": threads,
+        "cpu_bfloat16": bf16,
         "libraries": libraries.collect::<Vec<_>>(),
         "GPUs": gpus.collect::<Vec<_>>(),
         "missing": missing.collect::<Vec<_>>(),

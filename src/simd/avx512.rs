@@ -10,6 +10,18 @@ impl Number for u32 {}
 impl Number for f32 {}
 impl Number for f64 {}
 
+/// For a permutation of 16-bit elements: element i goes to place 2 i, element 16 + i to place 2 i + 1. The elements at
+/// even and at odd places are then 16 consecutive ones each.
+pub(super) const INTERLEAVE_HALVES: [u16; 32] = {
+    let mut from = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        from[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    from
+};
+
 /// The bits of an array.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -73,4 +85,53 @@ pub(super) fn store_mask(to: &mut [bool; 64], mask: __mmask64) {
 pub(super) fn load_u8_as_u16(from: &[u8; 32]) -> __m512i {
     // SAFETY: the array has the 32 bytes of a vector, and the load needs no alignment.
     _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+}
+
+/// A mask of the first `len` elements of a vector of 16, of all of them from 16 on.
+#[inline]
+fn first(len: usize) -> __mmask16 {
+    ((1u32 << len.min(16)) - 1) as __mmask16
+}
+
+/// The first 16 numbers; zeros where there are fewer.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_first_f32(from: &[f32]) -> __m512 {
+    // SAFETY: the mask selects elements of the slice only, and the load needs no alignment.
+    unsafe { _mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) }
+}
+
+/// Writes the first 16 numbers of a slice, as many as there are.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_first_f32(to: &mut [f32], from: __m512) {
+    // SAFETY: the mask selects elements of the slice only, and the store needs no alignment.
+    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), from) }
+}
+
+/// The first 32 elements of 16 bits; zeros where there are fewer.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn load_first_u16(from: &[[u8; 2]]) -> __m512i {
+    let mask = ((1u64 << from.len().min(32)) - 1) as __mmask32;
+    // SAFETY: the mask selects elements of the slice only, and the load needs no alignment.
+    unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) }
+}
+
+/// 32 numbers rounded to bfloat16, to nearest even, those of `low` first. Subnormal numbers become zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn round_bf16(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both types are vectors of 512 bits, of which all are valid.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// `sums[i] + a[2 i + 1] · b[2 i + 1] + a[2 i] · b[2 i]` of vectors of bfloat16, each sum rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn add_products_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
+    // SAFETY: both types are vectors of 512 bits, of which all are valid.
+    let (a, b) =
+        unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
+    _mm512_dpbf16_ps(sums, a, b)
 }

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::{lanes, load, prefetch_ahead, store, widen_bf16, widen_f32};
+use super::avx512::{INTERLEAVE_HALVES, lanes, load, prefetch_ahead, store, widen_bf16, widen_f32};
 use super::compensated_sum::{is_small, squares_of_sum};
 use super::compensated_sum_avx512::{SumOfSquares, eight_lanes};
 use super::level::Avx512;
@@ -79,18 +79,6 @@ impl Avx512 {
         unsafe { count_at_least(x, edge) }
     }
 }
-
-/// For a permutation of 16-bit elements: element i goes to place 2 i, element 16 + i to place 2 i + 1. The elements at
-/// even and at odd places are then 16 consecutive ones each.
-const INTERLEAVE_HALVES: [u16; 32] = {
-    let mut from = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        from[i] = (i / 2 + i % 2 * 16) as u16;
-        i += 1;
-    }
-    from
-};
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]

@@ -24,6 +24,11 @@ pub(crate) struct Avx512(());
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512Ifma(());
 
+/// Proof of [`Avx512`] and AVX512-BF16, products of bfloat16 summed in `f32`: Intel Cooper Lake, AMD Zen 4 and later.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Bf16(());
+
 /// An instruction set that the processor has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Level {
@@ -58,6 +63,11 @@ impl Avx512 {
     /// The proof of AVX-512 IFMA, where the processor has that too.
     pub(crate) fn ifma(self) -> Option<Avx512Ifma> {
         is_x86_feature_detected!("avx512ifma").then_some(Avx512Ifma(()))
+    }
+
+    /// The proof of AVX512-BF16, where the processor has that too.
+    pub(crate) fn bf16(self) -> Option<Avx512Bf16> {
+        is_x86_feature_detected!("avx512bf16").then_some(Avx512Bf16(()))
     }
 }
 

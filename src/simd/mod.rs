@@ -7,7 +7,8 @@
 //! and the loads and stores of that file.
 //!
 //! Parts, lowest first: `prefetch`, `level`, `avx512`, `bf16`, `pair_sums`, `collect_range`, `masked_l1`,
-//! `rank_bernoulli`, `compensated_sum`, `compensated_sum_avx512`, `bf16_pairs`, `bf16_fixed_point`.
+//! `rank_bernoulli`, `compensated_sum`, `compensated_sum_avx512`, `bf16_pairs`, `bf16_fixed_point`, `bf16_panel`,
+//! `bf16_product_avx512`, `bf16_product`.
 #![expect(
     unsafe_code,
     reason = "code compiled for an instruction set may only run where the processor has it"
@@ -20,6 +21,10 @@ pub(crate) mod bf16;
 pub(crate) mod bf16_fixed_point;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16_pairs;
+mod bf16_panel;
+mod bf16_product;
+#[cfg(target_arch = "x86_64")]
+mod bf16_product_avx512;
 pub(crate) mod collect_range;
 pub(crate) mod compensated_sum;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +35,8 @@ mod pair_sums;
 mod prefetch;
 pub(crate) mod rank_bernoulli;
 
+pub(crate) use bf16_panel::{LINES, Lines, Numbers, Pairs};
+pub(crate) use bf16_product::Bf16Product;
 #[cfg(test)]
 pub(crate) use level::Level;
 #[cfg(target_arch = "x86_64")]

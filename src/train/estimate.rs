@@ -150,7 +150,9 @@ pub fn measure_steps(
 ) -> Result<MeasuredSteps> {
     let measurement = Measurement { source, plan, stage, options, time };
     match device {
-        Device::Cpu => measurement.on(&mut Cpu::default(), |_, stored, kind| Cpu::weight(stored, kind)),
+        Device::Cpu(precision) => {
+            measurement.on(&mut Cpu::new(*precision), |_, stored, kind| Cpu::weight(stored, kind))
+        }
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => measurement.on(&mut **cuda, |cuda, stored, kind| cuda.weight(stored, kind)),
     }

@@ -235,9 +235,9 @@ impl<'a> Run<'a> {
         std::fs::create_dir_all(&kept).map_err(Error::io("create", &kept))?;
         spec.plan.write(&kept.join("plan.json"))?;
         let (cost, summary) = match device {
-            Device::Cpu => {
+            Device::Cpu(precision) => {
                 let weight = |_: &Cpu<'_>, stored, kind| Cpu::weight(stored, kind);
-                self.learn(&mut Cpu::default(), weight, &source, begin, log, watcher, stop)?
+                self.learn(&mut Cpu::new(*precision), weight, &source, begin, log, watcher, stop)?
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {

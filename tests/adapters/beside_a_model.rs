@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hft_surgery::backend::CpuPrecision;
 use hft_surgery::checkpoint::{Access, Checkpoint};
 use hft_surgery::generate::{Generator, Options};
 use hft_surgery::lora::{Adapter, adapted};
@@ -62,7 +63,7 @@ fn generated_tokens_are_those_of_peft() {
         let names = texts(&model["adapters"]);
         let source = opened(model).computed_in_memory().unwrap();
         let config = ModelConfig::read(&source).unwrap();
-        let mut generator = Generator::open(&source, config, true).unwrap();
+        let mut generator = Generator::open(&source, config, true, CpuPrecision::F32).unwrap();
         let options = Options { sampling: None, repetition_penalty: 1.0, max_new_tokens: 12 };
         let ids = generator.generate(&prompt, &options, &[], |_| Ok(())).unwrap();
         let expected: Vec<u32> = serde_json::from_value(model["ids"].clone()).unwrap();

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hft_surgery::backend::{Backend, Cpu, Device};
+use hft_surgery::backend::{Backend, Cpu, CpuPrecision, Device};
 use hft_surgery::checkpoint::Checkpoint;
 use hft_surgery::data::{Arrangement, BatchOptions, Batches, Location, Row};
 use hft_surgery::eval::checkpoint_log_probs;
@@ -57,7 +57,9 @@ fn reference(checkpoint: &Checkpoint, rows: &[Row], loss: LossType) -> Vec<Refer
     if !loss.has_reference() {
         return rows.iter().map(ReferenceAnswer::without_model).collect();
     }
-    let found = checkpoint_log_probs(&mut Device::Cpu, checkpoint, rows, &mut |_| true).unwrap().unwrap();
+    let found = checkpoint_log_probs(&mut Device::Cpu(CpuPrecision::F32), checkpoint, rows, &mut |_| true)
+        .unwrap()
+        .unwrap();
     let answer = |(row, log_prob): (&Row, f64)| ReferenceAnswer { log_prob, tokens: row.labelled() };
     rows.iter().zip(found).map(answer).collect()
 }

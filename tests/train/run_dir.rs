@@ -29,7 +29,7 @@ fn start(lab: &Lab, args: &[String], out: &str) -> Child {
 }
 
 /// A run that was killed with signal 9.
-fn killed(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
+pub(crate) fn killed(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
     let mut args = lab.args("llama2", out, &STEPS);
     let without = args.clone();
     args.extend(more.iter().map(|s| (*s).to_owned()));
@@ -41,7 +41,7 @@ fn killed(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
     without
 }
 
-fn with<'a>(args: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn with<'a>(args: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
     [&texts(args)[..], more].concat()
 }
 

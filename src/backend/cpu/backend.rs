@@ -6,6 +6,7 @@ use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::geglu::GeGlu;
 use super::mixture::{self, Mixture};
+use super::panels::{CpuPrecision, Panels};
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
@@ -26,14 +27,18 @@ const TOKENS_AT_ONCE: usize = 512;
 /// The CPU backend. Frozen weights stay mapped in their type and are widened as they are used.
 #[derive(Debug, Default)]
 pub struct Cpu<'a> {
-    /// Rows of a frozen matrix, widened to `f32`.
-    panel: Vec<f32>,
+    panel: Panels,
     cross_entropy: CrossEntropy,
     mixture: Mixture,
     borrows: std::marker::PhantomData<&'a [u8]>,
 }
 
 impl<'a> Cpu<'a> {
+    /// Products of weights in this precision; [`Cpu::default`] has `f32`.
+    pub fn new(precision: CpuPrecision) -> Self {
+        Self { panel: Panels::new(precision), ..Self::default() }
+    }
+
     /// A frozen weight: nothing is allocated.
     ///
     /// `None` when the type is not a number or the bytes do not fit the shape.
@@ -202,11 +207,13 @@ impl<'a> Backend for Cpu<'a> {
 
     /// Of a single row in one pass of all threads, so that none of them waits between the weights.
     fn linears_forward(&mut self, x: &Vec<f32>, rows: usize, outputs: &mut [(&Weight<'a>, &mut Vec<f32>)]) {
-        if rows == 1 && outputs.iter().all(|(weight, _)| weight.frozen_rows().is_some()) {
+        let as_stored = |weight| linear::few_rows(weight, rows, &self.panel);
+        if rows == 1 && outputs.iter().all(|(weight, _)| as_stored(weight).is_some()) {
+            let x = self.panel.rounded(x);
             let frozen = outputs
                 .iter_mut()
-                .filter_map(|(weight, out)| Some((weight.frozen_rows()?, &mut out[..weight.rows])));
-            matvec::forward_all(frozen, x);
+                .filter_map(|(weight, out)| Some((as_stored(weight)?, &mut out[..weight.rows])));
+            matvec::forward_all(frozen, &x);
             return;
         }
         for (weight, out) in outputs {
@@ -233,7 +240,7 @@ impl<'a> Backend for Cpu<'a> {
         dweight: &mut Vec<f32>,
         accumulate: bool,
     ) {
-        linear::backward_weight(dout, x, shape, dweight, accumulate);
+        linear::backward_weight(dout, x, shape, dweight, accumulate, &mut self.panel);
     }
 
     fn bias_forward(&mut self, bias: &Weight<'a>, rows: usize, out: &mut Vec<f32>) {

@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::linear;
 use super::math::{exp_sum, max, sum, tanh};
-use super::matmul::{Mat, MatMut, Store, matmul};
+use super::panels::Panels;
 use super::weight::Weight;
-use crate::backend::{HeadGradients, Targets, head_rows};
+use crate::backend::{HeadGradients, LinearShape, Targets, head_rows};
 use crate::simd::{Kernel, dispatch};
 
 /// Work buffers, and the losses since the last [`CrossEntropy::take_losses`].
@@ -22,14 +22,14 @@ pub(super) struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// See [`crate::backend::Backend::cross_entropy`] and [`crate::backend::Head`]. `panel` holds widened rows of a frozen weight.
+    /// See [`crate::backend::Backend::cross_entropy`] and [`crate::backend::Head`]. `panel` holds packed or widened operands.
     pub(super) fn run(
         &mut self,
         hidden: &[f32],
         (weight, soft_cap): (&Weight<'_>, Option<f32>),
         targets: Targets<'_>,
         gradients: Option<HeadGradients<'_, Vec<f32>>>,
-        panel: &mut Vec<f32>,
+        panel: &mut Panels,
     ) {
         let (vocab, cols) = (weight.rows, weight.cols);
         let step = head_rows(targets.rows.len(), vocab);
@@ -74,9 +74,8 @@ impl CrossEntropy {
                 }
             }
             if let Some(dweight) = dweight {
-                let (dlogits, rows) = (Mat::new(logits, n, vocab, vocab), Mat::new(rows, n, cols, cols));
-                let dweight = MatMut::new(dweight, vocab, cols, cols);
-                matmul(dweight, Store::accumulate(accumulate), 1.0, dlogits.t(), rows);
+                let shape = LinearShape { rows: n, out_features: vocab, in_features: cols };
+                linear::backward_weight(logits, rows, shape, dweight, accumulate, panel);
                 accumulate = true;
             }
         }

@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{Mat, MatMut, Store, matmul};
+use super::matmul::{Mat, MatMut, Store};
 use super::matvec;
-use super::weight::Weight;
+use super::panels::Panels;
+use super::weight::{FrozenRows, Weight};
 use crate::backend::LinearShape;
 
 /// Rows of one partial sum of a bias gradient.
@@ -17,15 +18,21 @@ pub(super) fn product(
     rows: usize,
     out: &mut [f32],
     accumulate: bool,
-    panel: &mut Vec<f32>,
+    panel: &mut Panels,
 ) {
-    match weight.frozen_rows().filter(|_| rows <= matvec::MOST_VECTORS) {
+    match few_rows(weight, rows, panel) {
         Some(frozen) => {
-            let x = &x[..rows * weight.cols];
-            matvec::forward(frozen, x, &mut out[..rows * weight.rows], accumulate, panel);
+            let x = panel.rounded(&x[..rows * weight.cols]);
+            matvec::forward(frozen, &x, &mut out[..rows * weight.rows], accumulate, &mut panel.widened);
         }
         None => forward(x, weight, rows, out, accumulate, panel),
     }
+}
+
+/// The rows of a frozen matrix, where so few rows of inputs go through it as it is stored: in bfloat16 where products are.
+pub(super) fn few_rows<'w>(weight: &'w Weight<'_>, rows: usize, panel: &Panels) -> Option<FrozenRows<'w>> {
+    let as_stored = rows <= matvec::MOST_VECTORS && (!panel.is_bf16() || weight.bf16_rows(0..0).is_some());
+    weight.frozen_rows().filter(|_| as_stored)
 }
 
 /// [`product`] of many rows.
@@ -35,16 +42,16 @@ pub(super) fn forward(
     rows: usize,
     out: &mut [f32],
     accumulate: bool,
-    panel: &mut Vec<f32>,
+    panel: &mut Panels,
 ) {
     let (features, inner) = (weight.rows, weight.cols);
     let x = Mat::new(&x[..rows * inner], rows, inner, inner);
-    let step = weight.panel_rows();
+    let step = panel.rows_at_once(weight);
     for first in (0..features).step_by(step) {
         let last = features.min(first + step);
-        let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
+        let (w, products) = panel.weight(weight, first..last);
         let out = MatMut::new(&mut out[first..rows * features], rows, last - first, features);
-        matmul(out, Store::accumulate(accumulate), 1.0, x, w.t());
+        products.matmul(out, Store::accumulate(accumulate), x, w.t());
     }
 }
 
@@ -55,16 +62,16 @@ pub(super) fn backward_input(
     rows: usize,
     dx: &mut [f32],
     accumulate: bool,
-    panel: &mut Vec<f32>,
+    panel: &mut Panels,
 ) {
     let (features, inner) = (weight.rows, weight.cols);
-    let step = weight.panel_rows();
+    let step = panel.rows_at_once(weight);
     for first in (0..features).step_by(step) {
         let last = features.min(first + step);
-        let w = Mat::new(weight.panel(first..last, panel), last - first, inner, inner);
+        let (w, products) = panel.weight(weight, first..last);
         let dout = Mat::new(&dout[first..rows * features], rows, last - first, features);
         let dx = MatMut::new(&mut dx[..rows * inner], rows, inner, inner);
-        matmul(dx, Store::accumulate(accumulate || first > 0), 1.0, dout, w);
+        products.matmul(dx, Store::accumulate(accumulate || first > 0), dout, w);
     }
 }
 
@@ -75,12 +82,13 @@ pub(super) fn backward_weight(
     shape: LinearShape,
     dweight: &mut [f32],
     accumulate: bool,
+    panel: &mut Panels,
 ) {
     let LinearShape { rows, out_features: features, in_features: inner } = shape;
     let dout = Mat::new(&dout[..rows * features], rows, features, features);
     let x = Mat::new(&x[..rows * inner], rows, inner, inner);
     let dweight = MatMut::new(dweight, features, inner, inner);
-    matmul(dweight, Store::accumulate(accumulate), 1.0, dout.t(), x);
+    panel.products().matmul(dweight, Store::accumulate(accumulate), dout.t(), x);
 }
 
 /// See [`crate::backend::Backend::bias_forward`].

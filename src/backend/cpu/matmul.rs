@@ -7,17 +7,17 @@ use rayon::prelude::*;
 
 /// A matrix in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Mat<'a> {
-    data: &'a [f32],
-    shape: (usize, usize),
-    strides: (usize, usize),
+pub(super) struct Mat<'a, T = f32> {
+    pub(super) data: &'a [T],
+    pub(super) shape: (usize, usize),
+    pub(super) strides: (usize, usize),
 }
 
 /// As [`Mat`], to be written.
 pub(super) struct MatMut<'a> {
-    data: &'a mut [f32],
-    shape: (usize, usize),
-    strides: (usize, usize),
+    pub(super) data: &'a mut [f32],
+    pub(super) shape: (usize, usize),
+    pub(super) strides: (usize, usize),
 }
 
 /// The last element lies in the slice.
@@ -25,9 +25,9 @@ fn fits(len: usize, shape: (usize, usize), strides: (usize, usize)) -> bool {
     shape.0 == 0 || shape.1 == 0 || (shape.0 - 1) * strides.0 + (shape.1 - 1) * strides.1 < len
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// `rows × cols`, rows `stride` apart.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub(super) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         let (shape, strides) = ((rows, cols), (stride, 1));
         assert!(fits(data.len(), shape, strides), "a matrix lies in its buffer");
         Self { data, shape, strides }
@@ -219,20 +219,6 @@ fn product(out: &mut MatMut<'_>, store: Store, factor: f32, a: Mat<'_>, b: Mat<'
         1 => piece(0),
         pieces => (0..pieces).into_par_iter().with_max_len(1).for_each(piece),
     }
-}
-
-/// Speed of a large matrix product on this machine, in GFLOP/s: the yardstick for the speed of training.
-pub fn gemm_gflops() -> f64 {
-    const N: usize = 1024;
-    let (a, b, mut c) = (vec![0.5f32; N * N], vec![0.25f32; N * N], vec![0.0f32; N * N]);
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let (a, b) = (Mat::new(&a, N, N, N), Mat::new(&b, N, N, N));
-        matmul(MatMut::new(&mut c, N, N, N), Store::Overwrite, 1.0, a, b.t());
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    2.0 * (N as f64).powi(3) / best / 1e9
 }
 
 #[cfg(test)]

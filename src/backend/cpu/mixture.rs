@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::gated_product;
 use super::linear;
 use super::math::{dot, exp};
+use super::panels::Panels;
 use super::routes;
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
@@ -66,7 +67,7 @@ struct Inner<'a> {
 }
 
 /// gate, up and activation of the rows `x` of an expert.
-fn inner_forward([gate, up, _]: Expert<&Weight<'_>>, x: &[f32], inner: Inner<'_>, panel: &mut Vec<f32>) {
+fn inner_forward([gate, up, _]: Expert<&Weight<'_>>, x: &[f32], inner: Inner<'_>, panel: &mut Panels) {
     let rows = x.len() / gate.cols;
     linear::product(x, gate, rows, inner.gate, false, panel);
     linear::product(x, up, rows, inner.up, false, panel);
@@ -87,7 +88,7 @@ impl Mixture {
         weights: &Weights<'_, '_>,
         acts: &mut MixtureActs<Vec<f32>>,
         out: Option<&mut [f32]>,
-        panel: &mut Vec<f32>,
+        panel: &mut Panels,
     ) {
         let (cols, experts, routing) = (weights.router.cols, weights.router.rows, weights.routing);
         let rows = x.len() / cols;
@@ -164,7 +165,7 @@ impl ExpertRows<'_> {
         [gate_proj, up_proj, down_proj]: Expert<&Weight<'_>>,
         [dgate, dup, ddown]: &mut Expert<Option<&mut Vec<f32>>>,
         (accumulate, wanted): (bool, bool),
-        work: (&mut Vec<f32>, &mut Vec<f32>),
+        work: (&mut Vec<f32>, &mut Panels),
     ) {
         let Self { x, dout, weights, gate, up } = self;
         let (rows, cols, wide) = (weights.len(), gate_proj.cols, gate_proj.rows);
@@ -180,14 +181,14 @@ impl ExpertRows<'_> {
             dact.iter_mut().chain(dout).for_each(|x| *x *= *weight);
             *weight = gradient;
         });
-        let product = |dout: &[f32],
-                       x: &[f32],
-                       out_features: usize,
-                       in_features: usize,
-                       grad: &mut Option<&mut Vec<f32>>| {
+        let mut product = |dout: &[f32],
+                           x: &[f32],
+                           out_features: usize,
+                           in_features: usize,
+                           grad: &mut Option<&mut Vec<f32>>| {
             if let Some(grad) = grad {
                 let shape = LinearShape { rows, out_features, in_features };
-                linear::backward_weight(dout, x, shape, grad, accumulate);
+                linear::backward_weight(dout, x, shape, grad, accumulate, panel);
             }
         };
         product(dout, act, cols, wide, ddown);
@@ -210,7 +211,7 @@ impl Mixture {
         gradients: MixtureGradients<'_, Vec<f32>>,
         acts: &mut MixtureActs<Vec<f32>>,
         dx: Option<&mut [f32]>,
-        panel: &mut Vec<f32>,
+        panel: &mut Panels,
     ) {
         let MixtureGradients { router, experts: of_experts, shared: of_shared, of_probabilities, accumulate } =
             gradients;
@@ -244,7 +245,7 @@ impl Mixture {
         routes::backward((&dweights, of_probabilities), routes, count, routing, probabilities);
         if let Some(router) = router {
             let shape = LinearShape { rows, out_features: count, in_features: cols };
-            linear::backward_weight(probabilities, x, shape, router, accumulate);
+            linear::backward_weight(probabilities, x, shape, router, accumulate, panel);
         }
         let mut dx = dx.map(|dx| &mut dx[..rows * cols]);
         if let Some(dx) = &mut dx {
@@ -268,7 +269,7 @@ fn shared_backward(
     (dshare, mut own): SharedGradients<'_>,
     accumulate: bool,
     dx: Option<&mut [f32]>,
-    (outputs, act, panel): (&mut Vec<f32>, &mut Vec<f32>, &mut Vec<f32>),
+    (outputs, act, panel): (&mut Vec<f32>, &mut Vec<f32>, &mut Panels),
 ) {
     let cols = share.cols;
     let (rows, wide) = (x.len() / cols, expert[0].rows);
@@ -285,7 +286,7 @@ fn shared_backward(
     let slopes: Vec<f32> = weights.iter().zip(&of_rows).map(|(dw, s)| dw * s * (1.0 - s)).collect();
     if let Some(dshare) = dshare {
         let shape = LinearShape { rows, out_features: 1, in_features: cols };
-        linear::backward_weight(&slopes, x, shape, dshare, accumulate);
+        linear::backward_weight(&slopes, x, shape, dshare, accumulate, panel);
     }
     if let Some(dx) = dx {
         let share = share.vector();

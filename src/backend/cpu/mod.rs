@@ -1,8 +1,9 @@
-//! The CPU: `f32` arithmetic, matrix products by the `gemm` crate, everything else in plain loops.
+//! The CPU: `f32` arithmetic, everything in plain loops but matrix products: those in `f32` are computed by the `gemm` crate, those
+//! in bfloat16 by the instructions of the processor.
 //!
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
-//! Parts, lowest first: `math`, `matmul`, `float8`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
+//! Parts, lowest first: `math`, `matmul`, `matmul_bf16`, `float8`, `weight`, `panels`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
 //! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `square_sum`,
 //! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
 
@@ -23,10 +24,12 @@ mod linear;
 mod lion;
 mod math;
 mod matmul;
+mod matmul_bf16;
 mod matvec;
 mod mixture;
 mod momentum;
 mod norm;
+mod panels;
 mod relu_squared;
 mod rope;
 mod routes;
@@ -41,4 +44,4 @@ mod gradient_tests;
 
 pub use attention_cached::CachedSequence;
 pub use backend::Cpu;
-pub use matmul::gemm_gflops;
+pub use panels::{CpuPrecision, gemm_gflops};

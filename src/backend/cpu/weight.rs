@@ -189,6 +189,13 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// The elements of the rows `range` where they are kept in bfloat16.
+    pub(super) fn bf16_rows(&self, range: Range<usize>) -> Option<&[[u8; 2]]> {
+        let FrozenRows { dtype, bytes, cols, .. } = self.frozen_rows()?;
+        let elements = bytes.as_chunks::<2>().0;
+        (*dtype == Dtype::Known(Known::BF16)).then(|| &elements[range.start * cols..range.end * cols])
+    }
+
     /// The rows `range`, borrowed where they are `f32` already, widened into `panel` otherwise.
     pub(super) fn panel<'s>(&'s self, range: Range<usize>, panel: &'s mut Vec<f32>) -> &'s [f32] {
         match &self.values {
