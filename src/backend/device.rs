@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Cuda};
 use super::{Backend, ComputeDtype, Cpu, Diagnosis, gemm_gflops};
+use crate::optimizer::StatePlace;
 use crate::{Error, Result};
 
 /// The values of `--device`.
@@ -97,6 +98,25 @@ impl Device {
             Self::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.check_updates(without_master, in_backward),
+        }
+    }
+
+    /// Checks that the states of an optimizer can lie there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the place that the device has instead.
+    pub fn check_state_place(&self, place: StatePlace) -> Result<()> {
+        let on_cpu = matches!(self, Self::Cpu);
+        let refuse = |fault, hint| Err(Error::usage(fault, hint));
+        match place {
+            StatePlace::Disk if !on_cpu => {
+                refuse("--offload disk keeps moments on the disk for the CPU", "on a GPU use --offload host")
+            }
+            StatePlace::Host if on_cpu => refuse(
+                "--offload host keeps moments of a GPU in the memory of the host",
+                "on the CPU use --offload disk",
+            ),
+            _ => Ok(()),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Cuda {
     pub(super) rope: Rope,
     /// Whether a training pass is running, which fetches the losses at its end.
     pub(super) in_pass: bool,
+    /// Whether the states of the optimizer are made in memory of the host.
+    pub(super) states_on_host: bool,
     pub(super) context: Context,
 }
 
@@ -53,6 +55,7 @@ impl Cuda {
             embedding: Embedding::default(),
             rope: Rope::default(),
             in_pass: false,
+            states_on_host: false,
             context,
         })
     }
