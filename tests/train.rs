@@ -8,6 +8,8 @@ mod config_variants;
 mod continual;
 #[path = "train/estimate.rs"]
 mod estimate;
+#[path = "train/offload.rs"]
+mod offload;
 #[path = "train/optimizers.rs"]
 mod optimizers;
 #[path = "train/preference.rs"]

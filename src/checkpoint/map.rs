@@ -325,7 +325,10 @@ mod tests {
         (a.release(), b.release(), c.release());
         (a.will_need(), b.will_need());
         assert!(a.iter().enumerate().all(|(i, x)| *x == i as f32) && *b == [9; 7]);
-        assert_eq!(c.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), [1.5f32, -0.0, f32::NAN].map(f32::to_bits));
+        assert_eq!(
+            c.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            [1.5f32, -0.0, f32::NAN].map(f32::to_bits)
+        );
         assert!(!map.is_lost());
     }
 

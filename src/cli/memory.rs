@@ -41,12 +41,25 @@ pub(super) fn place_states(run: &mut RunOptions<'_>, source: &Checkpoint, device
     let Some(available) = available_on_cpu(device).filter(|_| run.round.offload.is_none()) else {
         return Ok(());
     };
-    for round in run.rounds {
-        if needed_on_cpu(run, source, &round.plan)? > available {
-            run.round.offload = Some(StatePlace::Disk);
-            return Ok(());
-        }
-    }
-    run.round.offload = Some(StatePlace::Device);
+    let needed = run.rounds.iter().map(|round| needed_on_cpu(run, source, &round.plan));
+    let needed = needed.collect::<Result<Vec<_>>>()?;
+    run.round.offload = Some(place_on_cpu(&needed, available));
     Ok(())
+}
+
+/// The place for rounds that need so many bytes each.
+fn place_on_cpu(needed: &[u64], available: u64) -> StatePlace {
+    if needed.iter().any(|needed| *needed > available) { StatePlace::Disk } else { StatePlace::Device }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_go_to_the_disk_where_a_round_does_not_fit() {
+        let places = [&[8, 9][..], &[8, 10], &[8, 11], &[11, 8]].map(|needed| place_on_cpu(needed, 10));
+        use StatePlace::{Device, Disk};
+        assert_eq!(places, [Device, Device, Disk, Disk]);
+    }
 }

@@ -36,7 +36,8 @@ impl Estimation<'_> {
     pub(super) fn run(&self, device: &mut Device, profile: bool, terminal: &Terminal) -> Result<Outcome> {
         let Some(first) = self.run.rounds.first() else { return Ok(Outcome::Success) };
         if self.run.round.offload == Some(StatePlace::Disk) {
-            let fault = "--estimate and --profile measure steps whose moments are in memory, and write nothing";
+            let fault =
+                "--estimate and --profile measure steps whose moments are in memory, and write nothing";
             return Err(Error::usage(fault, "leave out --offload disk"));
         }
         let needed = |plan: &Plan| needed_on_cpu(self.run, self.source, plan);

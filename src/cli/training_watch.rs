@@ -162,8 +162,11 @@ impl Watcher for Watch<'_> {
             grouped(cost.parameters),
             self.device,
         ));
-        let held =
-            if cost.memory.has_moments() { "weights, gradients and moments" } else { "weights and gradients" };
+        let held = if cost.memory.has_moments() {
+            "weights, gradients and moments"
+        } else {
+            "weights and gradients"
+        };
         self.terminal.note(&format!(
             "memory: {} for {held} ({}), up to {} for activations",
             bytes(cost.memory.state()),

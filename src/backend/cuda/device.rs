@@ -118,7 +118,9 @@ impl Device {
             Some(fault) => {
                 let hint = match fault.contains("OUT_OF_MEMORY") {
                     false => None,
-                    true if fault.starts_with(PAGE_LOCK) => Some("use --offload none, or --optimizer adamw8bit"),
+                    true if fault.starts_with(PAGE_LOCK) => {
+                        Some("use --offload none, or --optimizer adamw8bit")
+                    }
                     true => Some("use a smaller --batch-size or --max-length, or --recompute full"),
                 };
                 Err(Error::Device { fault: fault.clone(), hint: hint.map(str::to_owned) })
