@@ -67,6 +67,8 @@ impl Cuda {
 
     /// Bytes of free memory; `None` when the driver does not report them.
     pub fn free_memory(&self) -> Option<u64> {
+        // What was freed in the order of the stream is free when that has been reached.
+        self.context.device.wait();
         self.context.device.free_memory()
     }
 
