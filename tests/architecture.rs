@@ -23,7 +23,7 @@ const MAY_NAME: [(&str, &[&str]); 21] = [
     ("merge", &["error", "simd", "checkpoint", "plan", "surgery"]),
     ("lora", &["error", "simd", "checkpoint", "plan", "surgery", "merge"]),
     ("data", &["error", "checkpoint", "plan"]),
-    ("optimizer", &["plan"]),
+    ("optimizer", &["checkpoint", "plan"]),
     ("backend", &["error", "simd", "checkpoint", "plan", "optimizer"]),
     ("model", &["error", "checkpoint", "optimizer", "backend"]),
     ("generate", &["error", "checkpoint", "plan", "data", "backend", "model"]),

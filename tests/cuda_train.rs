@@ -428,6 +428,83 @@ fn no_step_allocates(lab: &Lab, runs: &[(&str, &str, &[&str])]) {
     }
 }
 
+/// Moments in memory of the host: the same bits, and less memory of the GPU by exactly their bytes, planned and used.
+#[test]
+fn moments_on_the_host_change_no_bit_and_take_no_memory_of_the_gpu() {
+    for optimizer in [
+        &["--optimizer", "adamw"][..],
+        &["--optimizer", "adamw8bit"],
+        &["--optimizer", "adafactor"],
+        &["--optimizer", "lion", "--granularity", "element"],
+        &["--optimizer", "sgd", "--momentum", "0.9"],
+    ] {
+        let lab = Lab::new("qwen3");
+        let run = |offload: &'static str| {
+            let more = [optimizer, &["--ratio", "1", "--device", "cuda", "--json", "--offload", offload]];
+            let log = lab.path(&format!("{offload}.log"));
+            let mut command = lab.train(offload, &more.concat());
+            // Under all orders of threads, each of which leaves the same moments on the host.
+            let schedule = if offload == "host" { "3" } else { "1" };
+            let output =
+                command.env("MOCK_DRIVER_LOG", &log).env("MOCK_SCHEDULE", schedule).output().unwrap();
+            good(&output);
+            (serde_json::from_slice::<Value>(&output.stdout).unwrap(), log_of(&log))
+        };
+        let ((none, _), (host, lines)) = (run("none"), run("host"));
+        assert!(read_tensors(&lab.path("none")) == read_tensors(&lab.path("host")), "{optimizer:?}");
+        assert_eq!(lab.losses("none"), lab.losses("host"), "{optimizer:?}");
+        let part = |result: &Value, key: &str| result["rounds"][0]["memory"][key].as_u64().unwrap();
+        let moments = part(&none, "moments");
+        assert_eq!((part(&host, "moments"), part(&host, "offloaded_moments")), (0, moments));
+        for total in ["/device_memory", "/rounds/0/planned_bytes"] {
+            let bytes = |result: &Value| result.pointer(total).unwrap().as_u64().unwrap();
+            assert_eq!(bytes(&none) - bytes(&host), moments, "{optimizer:?}: {total}");
+        }
+        let begin = lines.iter().position(|(a, b)| a == "launch" && b == "embedding_forward").unwrap();
+        let count = |lines: &[(String, String)]| -> u64 {
+            let mapped = lines.iter().filter(|(what, _)| what == "mapped");
+            mapped.map(|(_, bytes)| bytes.parse::<u64>().unwrap()).sum()
+        };
+        assert_eq!((count(&lines[..begin]), count(&lines[begin..])), (moments, 0), "{optimizer:?}");
+        let freed = lines.iter().filter(|(what, _)| what == "unmapped").count();
+        assert_eq!(freed, lines.iter().filter(|(what, _)| what == "mapped").count(), "{optimizer:?}");
+    }
+}
+
+/// `auto` takes the host where the moments do not fit, and only there; what is not there is an error.
+#[test]
+fn moments_go_to_the_host_where_the_gpu_has_no_memory_for_them() {
+    let lab = Lab::new("qwen3");
+    let more = ["--ratio", "1", "--device", "cuda", "--json", "--force"];
+    let planned = |memory: Option<u64>| -> (Value, String) {
+        let mut command = lab.train("out", &more);
+        memory.map(|bytes| command.env("MOCK_MEMORY", bytes.to_string()));
+        let output = command.output().unwrap();
+        good(&output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let result = serde_json::from_slice::<Value>(&output.stdout).unwrap();
+        (result["rounds"][0].clone(), said)
+    };
+    let (round, said) = planned(None);
+    assert!(!said.contains("moments: "), "{said}");
+    let (total, moments) = (round["planned_bytes"].as_u64().unwrap(), round["memory"]["moments"].clone());
+    let moments = moments.as_u64().unwrap();
+    // The plan counts the workspace of cuBLASLt, which is there already.
+    let (round, said) = planned(Some(total + (32 << 20) - moments / 2));
+    assert_eq!(round["memory"]["offloaded_moments"], moments);
+    let place = "in page-locked memory of the host: with them the run needs";
+    assert!(said.contains(place) && said.contains("are available"), "{said}");
+    let host = ["--ratio", "1", "--device", "cuda", "--force", "--offload", "host"];
+    let none = lab.train("out", &host).env("MOCK_HOST_MEMORY", (moments / 2).to_string()).output().unwrap();
+    let none = refused(&none);
+    assert!(
+        none.contains("cannot page-lock memory of the host") && none.contains("--offload none"),
+        "{none}"
+    );
+    let disk = refused(&lab.train("disk", &["--device", "cuda", "--offload", "disk"]).output().unwrap());
+    assert!(disk.contains("--offload disk") && disk.contains("use --offload host"), "{disk}");
+}
+
 /// Passes of one shape are recorded once, and each is computed on its own tokens.
 #[test]
 fn steps_of_one_shape_run_as_one_graph() {

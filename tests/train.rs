@@ -12,6 +12,8 @@ mod continual;
 mod estimate;
 #[path = "train/frozen_dtype.rs"]
 mod frozen_dtype;
+#[path = "train/offload.rs"]
+mod offload;
 #[path = "train/optimizers.rs"]
 mod optimizers;
 #[path = "train/preference.rs"]

@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Cuda};
 use super::{Backend, ComputeDtype, Cpu, CpuPrecision, Diagnosis, gemm_gflops};
+use crate::optimizer::StatePlace;
 use crate::{Error, Result};
 
 /// The values of `--device`.
@@ -103,9 +104,28 @@ impl Device {
     /// [`Error::Usage`] that names a GPU which is too old.
     pub fn check_float8(&self) -> Result<()> {
         match self {
-            Self::Cpu => Ok(()),
+            Self::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.check_float8(),
+        }
+    }
+
+    /// Checks that the states of an optimizer can lie there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the place that the device has instead.
+    pub fn check_state_place(&self, place: StatePlace) -> Result<()> {
+        let on_cpu = matches!(self, Self::Cpu(_));
+        let refuse = |fault, hint| Err(Error::usage(fault, hint));
+        match place {
+            StatePlace::Disk if !on_cpu => {
+                refuse("--offload disk keeps moments on the disk for the CPU", "on a GPU use --offload host")
+            }
+            StatePlace::Host if on_cpu => refuse(
+                "--offload host keeps moments of a GPU in the memory of the host",
+                "on the CPU use --offload disk",
+            ),
+            _ => Ok(()),
         }
     }
 

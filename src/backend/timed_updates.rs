@@ -1,6 +1,7 @@
 //! The optimizer step of a backend whose operations are measured.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Instant;
 
 use super::operation_time::{OperationKind, Phase};
@@ -8,13 +9,17 @@ use super::operations::Backend;
 use super::timer::{Timed, TimedWeight};
 use super::updates::{MaskedGrad, TowardsStart, UpdateTensor, Updates, WeightValues};
 use crate::Result;
-use crate::optimizer::{OptimizerStep, StatePart, StateValues};
+use crate::optimizer::{OptimizerStep, StatePart, StatePlace, StateValues};
 
 impl<B: Backend> Updates for Timed<'_, B> {
     type Buffer = B::Buffer;
     type Weight = TimedWeight<B::Weight>;
     type Mask = B::Mask;
     type State = B::State;
+
+    fn place_states(&mut self, place: StatePlace, dir: &Path, parts: &[StatePart]) -> Result<()> {
+        self.inner.place_states(place, dir, parts)
+    }
 
     fn state(&self, parts: &[StatePart]) -> B::State {
         self.inner.state(parts)

@@ -1,9 +1,10 @@
 //! The trait `Updates`: what a device keeps of trainable tensors, and how a step changes them.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use crate::Result;
-use crate::optimizer::{OptimizerStep, Rounding, StatePart, StateValues};
+use crate::optimizer::{OptimizerStep, Rounding, StatePart, StatePlace, StateValues};
 
 /// The operations of an optimizer step.
 pub trait Updates {
@@ -16,6 +17,12 @@ pub trait Updates {
     /// What an optimizer keeps of a tensor.
     type State: std::fmt::Debug;
 
+    /// Decides where the states lie that are made from here on, whose parts are those of `parts`; a file is made in `dir`.
+    /// States that were made before stay where they are.
+    ///
+    /// # Errors
+    /// No space for the file, or a place that [`Device::check_state_place`](super::Device::check_state_place) refuses.
+    fn place_states(&mut self, place: StatePlace, dir: &Path, parts: &[StatePart]) -> Result<()>;
     /// A state of these parts, before the first step.
     fn state(&self, parts: &[StatePart]) -> Self::State;
     /// The values of each part.

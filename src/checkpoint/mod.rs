@@ -5,7 +5,7 @@
 //! cannot be built invalid, so no later code checks them again.
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
-//! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `reading`, `computed_file`, `whole`, `shard`, `locate`,
+//! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `scratch_file`, `reading`, `computed_file`, `whole`, `shard`, `locate`,
 //! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `computed`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
@@ -34,6 +34,7 @@ mod process;
 mod quantization;
 mod reading;
 mod replacement;
+mod scratch_file;
 mod shard;
 mod sharded;
 mod sidecar;
@@ -60,12 +61,14 @@ pub(crate) use header_writer::HeaderWriter;
 pub use index::{Index, unsafe_shard_name};
 pub(crate) use json_bounds::tree_bytes;
 pub use locate::Kind;
+pub use map::{Element, MappedSlice};
 pub use natural_order::natural_order;
 pub use output_guard::CommandInputs;
 pub use private_dir::{PrivateDir, remove_unfinished};
-pub use process::{ProcessId, limit_memory, processor_time, raise_open_files};
+pub use process::{ProcessId, available_memory, limit_memory, processor_time, raise_open_files};
 pub use quantization::Quantization;
 pub use replacement::{Replaced, Replacement};
+pub use scratch_file::ScratchFile;
 pub use shard::{Access, Shard};
 pub use sharded::{Checkpoint, ReadOptions, Tensor};
 pub use sidecar::{Sidecars, sidecars, unsafe_sidecar};

@@ -103,7 +103,7 @@ pub fn processor_time() -> Duration {
 
 /// Bytes that this process may still use, file pages that can be dropped included: by the machine and by each of the
 /// control groups that the process is in. What the system does not tell is no limit.
-pub(super) fn available_memory() -> u64 {
+pub fn available_memory() -> u64 {
     let machine = field(Path::new("/proc/meminfo"), "MemAvailable:").map_or(u64::MAX, |kib| kib << 10);
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups.lines().filter_map(memory_group).fold(machine, |least, (root, group)| {

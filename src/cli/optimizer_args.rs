@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::backend::Device;
-use crate::optimizer::{Adafactor, Adam, Lion, Optimizer, Sgd};
+use crate::optimizer::{Adafactor, Adam, Lion, Optimizer, Sgd, StatePlace};
 use crate::train::{FrozenDtype, Master};
 use crate::{Error, Result};
 
@@ -20,6 +20,9 @@ pub(super) struct UpdateArgs {
     /// What frozen matrices of attention and MLPs are kept in and multiplied in
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = FrozenDtypeArg::Stored)]
     frozen_dtype: FrozenDtypeArg,
+    /// Where the optimizer keeps what it keeps of each parameter; the result is the same
+    #[arg(long, value_enum, value_name = "PLACE", default_value_t = OffloadArg::Auto)]
+    offload: OffloadArg,
     /// Update each block as soon as the backward pass has its gradients, so that those of one block are in memory at a
     /// time; takes --max-grad-norm 0 and micro-batches that are steps
     #[arg(long)]
@@ -79,7 +82,29 @@ enum FrozenDtypeArg {
     Float8,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OffloadArg {
+    /// On the CPU disk, on a GPU host, where it does not fit into memory; none otherwise
+    Auto,
+    /// In the memory of the device
+    None,
+    /// On the CPU: in a file without a name in --out, which is mapped into memory
+    Disk,
+    /// On a GPU: in page-locked memory of the host, read and written over the bus
+    Host,
+}
+
 impl UpdateArgs {
+    /// Where the optimizer keeps its state; `None`: where it fits.
+    pub(super) fn offload(&self) -> Option<StatePlace> {
+        match self.offload {
+            OffloadArg::Auto => None,
+            OffloadArg::None => Some(StatePlace::Device),
+            OffloadArg::Disk => Some(StatePlace::Disk),
+            OffloadArg::Host => Some(StatePlace::Host),
+        }
+    }
+
     fn beta2(&self) -> f64 {
         self.adam_beta2.unwrap_or(if self.optimizer == OptimizerArg::Lion { 0.99 } else { 0.999 })
     }
@@ -180,6 +205,7 @@ impl UpdateArgs {
     /// # Errors
     /// What the device does not compute.
     pub(super) fn check_device(&self, device: &Device) -> Result<()> {
+        device.check_state_place(self.offload().unwrap_or_default())?;
         device.check_updates(self.master() == Master::None, self.optimizer_in_backward)?;
         if self.frozen() == FrozenDtype::Float8 { device.check_float8() } else { Ok(()) }
     }

@@ -9,6 +9,7 @@ use super::arranged::{Arranged, Arranging};
 use super::device::{DeviceArgs, with_compute_dtype};
 use super::interrupt::stop_flag;
 use super::link_args::LinkArgs;
+use super::memory::place_states;
 use super::model_arg::check_one_checkpoint;
 use super::model_card_args::ModelCardArgs;
 use super::named_file::NamedFile;
@@ -184,15 +185,10 @@ impl Train {
         let tokens = stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         let longest = stages.iter().map(|stage| stage.capacity.positions).max().unwrap_or(0);
         config.check_length(&source, longest, device.rope_tables_of_passes())?;
-        let run = RunOptions {
+        let smoothing = self.objective.token_smoothing();
+        let mut run = RunOptions {
             model: &self.model,
-            round: self.optimizer.round_options(
-                &self.saving,
-                &config,
-                tokens,
-                preference,
-                self.objective.token_smoothing(),
-            ),
+            round: self.optimizer.round_options(&self.saving, &config, tokens, preference, smoothing),
             restraints,
             rounds: &rounds,
             stages: &stages,
@@ -207,6 +203,9 @@ impl Train {
             reading: self.reading.whole(),
         };
         Run::check(&run, &source)?;
+        if !measures {
+            place_states(&mut run, &source, &device)?;
+        }
         let space = Run::disk_bytes(&run, &source)?;
         if measures {
             let estimation = Estimation { run: &run, source: &source, disk_bytes: space, json: self.json };

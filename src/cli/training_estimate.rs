@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use super::memory::available;
+use super::memory::{available_on_cpu, needed_on_cpu};
 use super::outcome::Outcome;
 use super::terminal::Terminal;
 use super::training_watch::LESS_MEMORY;
 use crate::backend::Device;
 use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
-use crate::model::{ModelConfig, activation_floats};
+use crate::optimizer::StatePlace;
 use crate::plan::{Inventory, Plan, Selection, select};
 use crate::report::{
     EstimatedRun, TrainingEstimate, bytes, estimate_json, estimate_text, json_text, profile_json,
     profile_text,
 };
-use crate::train::{
-    MeasuredSteps, RoundOptions, RunOptions, Stage, frozen_bytes, measure_steps, trained_bytes,
-};
+use crate::train::{MeasuredSteps, RunOptions, Stage, measure_steps};
 use crate::{Error, Result};
 
 /// Time for the steps of one plan.
@@ -37,11 +35,17 @@ impl Estimation<'_> {
     /// Prints the time of each operation, with `profile`, or what the run would take.
     pub(super) fn run(&self, device: &mut Device, profile: bool, terminal: &Terminal) -> Result<Outcome> {
         let Some(first) = self.run.rounds.first() else { return Ok(Outcome::Success) };
-        let (needed, available) = (self.needed(&first.plan)?, available_on_cpu(device));
-        if let Some(available) = available.filter(|available| needed > *available) {
+        if self.run.round.offload == Some(StatePlace::Disk) {
+            let fault =
+                "--estimate and --profile measure steps whose moments are in memory, and write nothing";
+            return Err(Error::usage(fault, "leave out --offload disk"));
+        }
+        let needed = |plan: &Plan| needed_on_cpu(self.run, self.source, plan);
+        let (needed_by_plan, available) = (needed(&first.plan)?, available_on_cpu(device));
+        if let Some(available) = available.filter(|available| needed_by_plan > *available) {
             let fault = format!(
                 "the run needs {} of memory, and {} are available: nothing was measured",
-                bytes(needed),
+                bytes(needed_by_plan),
                 bytes(available)
             );
             let hint = LESS_MEMORY;
@@ -67,7 +71,7 @@ impl Estimation<'_> {
             disk_bytes: self.disk_bytes,
         };
         if !is_full {
-            let needed = self.needed(&full)?;
+            let needed = needed(&full)?;
             match available.filter(|available| needed > *available) {
                 Some(available) => estimate.unmeasured = Some([needed, available]),
                 None => {
@@ -97,18 +101,6 @@ impl Estimation<'_> {
         let stage = &self.run.stages[self.run.rounds[0].stage];
         let weights = Checkpoint::open(self.run.model, self.run.reading)?;
         measure_steps(device, &weights, plan, stage, &self.run.round, MEASURED)
-    }
-
-    /// Bytes that training by `plan` needs on the CPU: values, gradients, moments, and activations.
-    fn needed(&self, plan: &Plan) -> Result<u64> {
-        let config = ModelConfig::read(self.source)?;
-        let trained = self.source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-        let RoundOptions { optimizer, master, optimizer_in_backward, frozen, .. } = &self.run.round;
-        let infos = trained.map(|tensor| tensor.info);
-        let state = trained_bytes(infos, &optimizer.optimizer, *master, *optimizer_in_backward);
-        let state = state + frozen_bytes(*frozen, &config, plan);
-        let tokens = self.run.stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
-        Ok(state + 4 * (tokens * activation_floats(&config, self.run.round.recompute)) as u64)
     }
 
     /// The steps of all rounds, their evaluations, and the pass of the reference model.
@@ -155,9 +147,4 @@ fn size(batches: &[Batch]) -> [f64; 2] {
     let tokens = batches.iter().map(|batch| batch.input_ids.len() as f64).sum();
     let targets = batches.iter().flat_map(|batch| &batch.labels).filter(|label| **label >= 0).count();
     [tokens, targets as f64]
-}
-
-/// As [`available`]; `None` for a GPU, whose memory is planned to the byte.
-fn available_on_cpu(device: &Device) -> Option<u64> {
-    matches!(device, Device::Cpu(_)).then(|| available(device))?
 }

@@ -9,8 +9,11 @@ use super::progress::tokens_bar;
 use super::terminal::{Terminal, list};
 use crate::backend::Device;
 use crate::error::Escaped;
+use crate::optimizer::StatePlace;
 use crate::report::{TrainingResult, TrainingRound, bytes, bytes_per_parameter, grouped, percent};
-use crate::train::{Continual, Cost, Event, LogLine, RoundLength, RoundSummary, ScoredFile, Watcher};
+use crate::train::{
+    Continual, Cost, Event, LogLine, MemoryParts, RoundLength, RoundSummary, ScoredFile, Watcher,
+};
 
 /// What takes less memory.
 pub(super) const LESS_MEMORY: &str = "use a smaller --ratio or --batch-size, --recompute full, --optimizer adamw8bit, \
@@ -83,6 +86,24 @@ impl<'a> Watch<'a> {
         self.bar.enable_steady_tick(Duration::from_millis(500));
     }
 
+    /// Says where the moments are, if not in memory of the device, and why.
+    fn moments(&self, memory: &MemoryParts) {
+        let place = match memory.place {
+            StatePlace::Device => return,
+            StatePlace::Disk => "in a mapped file on the disk",
+            StatePlace::Host => "in page-locked memory of the host",
+        };
+        let with = memory.total() + memory.offloaded;
+        let why = self.available.filter(|available| with > *available).map(|available| {
+            format!(": with them the run needs {}, and {} are available", bytes(with), bytes(available))
+        });
+        self.terminal.note(&format!(
+            "moments: {} {place}{}",
+            bytes(memory.offloaded),
+            why.unwrap_or_default()
+        ));
+    }
+
     /// Steps of the rounds before.
     fn steps_before(&self, line: &LogLine) -> u64 {
         line.step - self.of_round.min(line.step)
@@ -141,13 +162,19 @@ impl Watcher for Watch<'_> {
             grouped(cost.parameters),
             self.device,
         ));
+        let held = if cost.memory.has_moments() {
+            "weights, gradients and moments"
+        } else {
+            "weights and gradients"
+        };
         self.terminal.note(&format!(
-            "memory: {} for weights, gradients and moments ({}), up to {} for activations",
+            "memory: {} for {held} ({}), up to {} for activations",
             bytes(cost.memory.state()),
             bytes_per_parameter(cost),
             bytes(cost.memory.activations),
         ));
         let needed = cost.memory.total();
+        self.moments(&cost.memory);
         if let Some(available) = self.available.take().filter(|available| needed > *available) {
             let (needed, available) = (bytes(needed), bytes(available));
             self.terminal.warn(&format!(

@@ -2,6 +2,8 @@
 
 use super::choice::Optimizer;
 use super::dynamic_map::{BLOCK, DynamicMap};
+use super::storage::Storage;
+use crate::checkpoint::ScratchFile;
 
 /// Tensors with fewer elements keep their moments in `f32`, as in bitsandbytes.
 pub const SMALLEST_IN_8_BITS: usize = 4096;
@@ -32,9 +34,39 @@ pub struct StatePart {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StateValues {
     /// Numbers.
-    Floats(Vec<f32>),
+    Floats(Storage<f32>),
     /// Codes of 8 bits.
-    Codes(Vec<u8>),
+    Codes(Storage<u8>),
+}
+
+impl StateValues {
+    /// Sets values of the same kind and length, where they lie.
+    ///
+    /// # Panics
+    /// When kinds or lengths differ.
+    pub fn set(&mut self, values: Self) {
+        match (self, values) {
+            (Self::Floats(to), Self::Floats(from)) => to.set(from),
+            (Self::Codes(to), Self::Codes(from)) => to.set(from),
+            _ => unreachable!("the values of a part are of its kind"),
+        }
+    }
+
+    /// Asks for pages of a file that are soon used.
+    pub fn will_need(&self) {
+        match self {
+            Self::Floats(values) => values.will_need(),
+            Self::Codes(codes) => codes.will_need(),
+        }
+    }
+
+    /// Takes pages of a file out of memory.
+    pub fn release(&self) {
+        match self {
+            Self::Floats(values) => values.release(),
+            Self::Codes(codes) => codes.release(),
+        }
+    }
 }
 
 impl StatePart {
@@ -46,10 +78,32 @@ impl StatePart {
 
     /// Its values before the first step: zeros.
     pub fn zeros(&self) -> StateValues {
+        match self.zero() {
+            None => StateValues::Floats(vec![0.0; self.len].into()),
+            Some(zero) => StateValues::Codes(vec![zero; self.len].into()),
+        }
+    }
+
+    /// The same in a file.
+    ///
+    /// # Panics
+    /// As [`ScratchFile::take`].
+    pub fn zeros_in(&self, file: &ScratchFile) -> StateValues {
+        let Some(zero) = self.zero() else {
+            return StateValues::Floats(Storage::Mapped(file.take(self.len)));
+        };
+        let mut codes = file.take(self.len);
+        codes.fill(zero);
+        codes.release();
+        StateValues::Codes(Storage::Mapped(codes))
+    }
+
+    /// The code of 0, where there are codes.
+    fn zero(&self) -> Option<u8> {
         match self.kind {
-            PartKind::Float => StateValues::Floats(vec![0.0; self.len]),
-            PartKind::Signed => StateValues::Codes(vec![DynamicMap::signed().zero; self.len]),
-            PartKind::Unsigned => StateValues::Codes(vec![DynamicMap::unsigned().zero; self.len]),
+            PartKind::Float => None,
+            PartKind::Signed => Some(DynamicMap::signed().zero),
+            PartKind::Unsigned => Some(DynamicMap::unsigned().zero),
         }
     }
 }

@@ -106,6 +106,7 @@ pub(super) fn memory_json(cost: &Cost) -> Value {
         "weights": memory.weights,
         "gradients": memory.gradients,
         "moments": memory.moments,
+        "offloaded_moments": memory.offloaded,
         "frozen": memory.frozen,
         "restraints": memory.restraints,
         "activations": memory.activations,
@@ -115,11 +116,12 @@ pub(super) fn memory_json(cost: &Cost) -> Value {
 
 /// What a trained parameter takes: "4 + 4 + 8 bytes for each that is trained".
 pub fn bytes_per_parameter(cost: &Cost) -> String {
-    let each = cost.memory.per_trained(cost.trainable).map(|(_, bytes)| {
+    let in_memory = if cost.memory.has_moments() { 3 } else { 2 };
+    let each = cost.memory.per_trained(cost.trainable).into_iter().take(in_memory).map(|(_, bytes)| {
         let text = format!("{bytes:.2}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     });
-    format!("{} bytes for each that is trained", each.join(" + "))
+    format!("{} bytes for each that is trained", each.collect::<Vec<_>>().join(" + "))
 }
 
 /// The same as JSON, with the first and last loss.

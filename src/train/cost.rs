@@ -6,7 +6,7 @@ use super::optimizer_options::{Master, state_bytes};
 use crate::backend::{Backend, head_rows};
 use crate::checkpoint::TensorInfo;
 use crate::model::{Capacity, Mixtures, Model, ModelConfig, Param, Reach, Recompute, activation_floats};
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, StatePlace};
 
 /// Floating-point operations per token that a step executes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -26,8 +26,12 @@ pub struct MemoryParts {
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
-    /// What the optimizer keeps of them.
+    /// What the optimizer keeps of them in memory of the device.
     pub moments: u64,
+    /// The same on the disk, or in memory of a GPU's host; no part of the sums.
+    pub offloaded: u64,
+    /// Where that is.
+    pub place: StatePlace,
     /// Frozen tensors; on the CPU only matrices in eight-bit floats, as others stay in the map of their file.
     pub frozen: u64,
     /// Element masks, and the values at the start that L2-SP pulls to.
@@ -45,6 +49,19 @@ impl MemoryParts {
     /// All of them.
     pub fn total(&self) -> u64 {
         self.state() + self.activations
+    }
+
+    /// The same with the moments in this place, which were in memory of the device.
+    pub fn place_moments(&mut self, place: StatePlace) {
+        self.place = place;
+        if place != StatePlace::Device {
+            self.offloaded = std::mem::take(&mut self.moments);
+        }
+    }
+
+    /// Whether the moments are in memory of the device.
+    pub fn has_moments(&self) -> bool {
+        self.place == StatePlace::Device
     }
 
     /// Names and bytes for each of `trainable` trained parameters: weights, gradients, moments.

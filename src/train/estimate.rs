@@ -1,11 +1,13 @@
 //! What a run will cost, from a few steps on its own data. Nothing is written, and no weight changes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::cost::Cost;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
+use super::offload::make_states_in;
 use super::optimizer_options::OptimizerOptions;
 use super::round::{RoundOptions, Stage, next_batches};
 use super::step::{Objective, StepBuffers, Update, step};
@@ -174,13 +176,16 @@ impl<'a> Measurement<'a> {
     ) -> Result<MeasuredSteps> {
         let mut timed = Timed::new(backend);
         let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } = self.options;
-        let (plan, master, frozen) = (self.plan, *master, *frozen);
-        let training = Training { plan, optimizer, master, frozen, seed: 0, round: 0 };
+        let training = Training { plan: self.plan, master: *master, frozen: *frozen, seed: 0, round: 0 };
         let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
             Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;
+        // What fits is not asked for: moments that were not put elsewhere are measured on the device.
+        let place = self.options.offload.unwrap_or_default();
+        make_states_in(place, Path::new(""), &mut timed, &mut model, optimizer)?;
         let Stage { batches, capacity, .. } = *self.stage;
         let mut cost = Cost::of(&timed, &model, capacity, self.options.recompute, optimizer);
+        cost.memory.place_moments(place);
         let in_backward = self.options.optimizer_in_backward;
         let mut pool = in_backward.then(|| GradientPool::new(&timed, &mut model));
         if in_backward {

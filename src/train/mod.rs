@@ -4,7 +4,7 @@
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `optimizer_options`, `frozen_dtype`, `model`, `cost`,
-//! `state`, `run_record`, `run_dir`, `step`, `step_in_backward`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
+//! `offload`, `state`, `run_record`, `run_dir`, `step`, `step_in_backward`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
 mod continual;
@@ -16,6 +16,7 @@ mod frozen_dtype;
 mod log;
 mod loss;
 mod model;
+mod offload;
 mod optimizer_options;
 mod reference;
 mod restraints;

@@ -6,7 +6,7 @@ use super::optimizer_options::Master;
 use crate::backend::{Backend, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
 use crate::model::{Model, ModelConfig, expected};
-use crate::optimizer::{Optimizer, Rounding};
+use crate::optimizer::Rounding;
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
 
@@ -17,7 +17,6 @@ type Named<'m> = (&'m str, WeightValues<'m>);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Training<'p> {
     pub(super) plan: &'p Plan,
-    pub(super) optimizer: &'p Optimizer,
     pub(super) master: Master,
     pub(super) frozen: FrozenDtype,
     /// The key of the draws, with the name of a tensor.
@@ -75,7 +74,8 @@ pub(super) fn check_plan(
     faults.into_result()
 }
 
-/// Loads the model; `weight` makes a weight of a kind.
+/// Loads the model; `weight` makes a weight of a kind. The states of the optimizer are made apart, by
+/// [`super::offload::make_states`].
 ///
 /// # Errors
 /// As [`Model::load`] and [`check_plan`].
@@ -85,7 +85,7 @@ pub(super) fn load<'a, B: Backend>(
     training: Training<'_>,
     weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let Training { plan, optimizer, master, frozen, seed, round } = training;
+    let Training { plan, master, frozen, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
     let float8 = Float8Tensors::of(frozen, &config, plan);
     check_plan(checkpoint, &config, plan, master)?;
@@ -93,8 +93,7 @@ pub(super) fn load<'a, B: Backend>(
         if plan.is_trainable(name) != Some(true) {
             return Some((weight(backend, stored, float8.kind(name))?, None));
         }
-        let state = backend.state(&optimizer.state_parts(stored.rows, stored.cols));
-        Some((weight(backend, stored, master.kind())?, Some(state)))
+        Some((weight(backend, stored, master.kind())?, Some(backend.state(&[]))))
     })?;
     backend.check()?;
     let inventory = Inventory::of(checkpoint);

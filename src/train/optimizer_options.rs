@@ -1,7 +1,7 @@
 //! What the optimizer of a run is asked for.
 
 use crate::backend::WeightKind;
-use crate::checkpoint::TensorInfo;
+use crate::checkpoint::{ScratchFile, TensorInfo};
 use crate::optimizer::Optimizer;
 
 /// An optimizer with what is common to all.
@@ -50,4 +50,9 @@ pub(super) fn state_bytes(info: &TensorInfo, optimizer: &Optimizer) -> u64 {
         _ => (1, info.elements()),
     };
     optimizer.state_bytes(rows as usize, cols as usize)
+}
+
+/// The same in a mapped file, at most: it has four parts, each on a boundary.
+pub(super) fn mapped_bytes(info: &TensorInfo, optimizer: &Optimizer) -> u64 {
+    state_bytes(info, optimizer) + 4 * ScratchFile::bytes_of(1)
 }

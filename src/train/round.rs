@@ -18,6 +18,7 @@ use crate::data::{Batch, Batches, Epoch, Row};
 use crate::error::Escaped;
 use crate::eval::mean_loss;
 use crate::model::{Activations, Capacity, Model, Recompute};
+use crate::optimizer::StatePlace;
 use crate::{Error, Result};
 
 /// The data of a round.
@@ -64,6 +65,8 @@ pub struct RoundOptions {
     pub master: Master,
     /// What frozen matrices are kept in.
     pub frozen: FrozenDtype,
+    /// Where the optimizer keeps its state; `None`: where it fits.
+    pub offload: Option<StatePlace>,
     /// Update each block as soon as the backward pass has its gradients.
     pub optimizer_in_backward: bool,
     /// What is computed again.

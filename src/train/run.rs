@@ -11,7 +11,8 @@ use super::frozen_dtype::check_frozen;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
-use super::optimizer_options::OptimizerOptions;
+use super::offload::{check_host_memory, count_states, fitting_place, make_states_in};
+use super::optimizer_options::{OptimizerOptions, mapped_bytes};
 use super::reference::reference_answers;
 use super::round::{Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
@@ -30,6 +31,7 @@ use crate::checkpoint::{
 use crate::data::Row;
 use crate::diff::{Status, TensorDiff, diff, violations};
 use crate::model::{Model, check_tensors};
+use crate::optimizer::StatePlace;
 use crate::patch::{Creation, PatchOutput};
 use crate::plan::Plan;
 use crate::surgery::{Input, NewValues, Output, Provenance, Record, Rewrite};
@@ -51,6 +53,8 @@ struct Begin<'a> {
     reference: &'a [ReferenceAnswer],
     /// Of the answer of each row of evaluation.
     eval_reference: &'a [ReferenceAnswer],
+    /// Bytes of a GPU's memory that are free.
+    free: Option<u64>,
 }
 
 /// What a run leaves beside its checkpoint.
@@ -79,23 +83,26 @@ impl<'a> Run<'a> {
     }
 
     /// Bytes on the disk that the run needs at most, from headers and plans: saved states, with the new one beside
-    /// those that are kept; the checkpoint before and after a round; the deltas of all rounds.
+    /// those that are kept; the checkpoint before and after a round; the deltas of all rounds; the file of moments.
     ///
     /// # Errors
     /// As [`crate::surgery::Rewrite::new`].
     pub fn disk_bytes(options: &RunOptions<'_>, source: &Checkpoint) -> Result<u64> {
-        let (mut state, mut deltas) = (0, 0);
+        let (mut state, mut moments, mut deltas) = (0, 0, 0);
         for RoundSpec { plan, .. } in options.rounds {
             let trained = || source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
             let RoundOptions { optimizer, master, .. } = &options.round;
             let bytes = |info: &TensorInfo| state::bytes(info, &optimizer.optimizer, *master);
             state = state.max(trained().map(|tensor| bytes(tensor.info)).sum());
+            let mapped = |info: &TensorInfo| mapped_bytes(info, &optimizer.optimizer);
+            moments = moments.max(trained().map(|tensor| mapped(tensor.info)).sum());
             deltas += trained().map(|tensor| tensor.info.len()).sum::<u64>();
         }
         let states = options.round.save_steps.map_or(1, |_| options.round.save_total_limit.max(1) as u64 + 1);
         let checkpoint = Rewrite::new(source, [])?.bytes();
         let checkpoints = options.rounds.len().min(2) + options.kept_rounds().len();
-        Ok(states.saturating_mul(state) + checkpoints as u64 * checkpoint + deltas)
+        let moments = if options.round.offload == Some(StatePlace::Disk) { moments } else { 0 };
+        Ok(states.saturating_mul(state) + checkpoints as u64 * checkpoint + deltas + moments)
     }
 
     /// A run in `dir`.
@@ -140,8 +147,8 @@ impl<'a> Run<'a> {
                 None => TrainLog::open(&self.dir.log(), progress.step)?,
             };
             let (of_stage, eval_reference) = (&reference[spec.stage], &reference[stages.len()]);
-            let begin =
-                Begin { spec, progress, state: state.as_deref(), reference: of_stage, eval_reference };
+            let (state, free) = (state.as_deref(), device.name().1);
+            let begin = Begin { spec, progress, state, reference: of_stage, eval_reference, free };
             self.round(device, begin, &mut lines, watcher, stop)?;
             self.measure(&mut sequence, round + 1, device, watcher, stop)?;
             log = Some(lines);
@@ -278,26 +285,31 @@ impl<'a> Run<'a> {
         watcher: &mut dyn Watcher,
         stop: &AtomicBool,
     ) -> Result<(Cost, RoundSummary)> {
-        let Begin { spec, mut progress, state, reference, eval_reference } = begin;
+        let Begin { spec, mut progress, state, reference, eval_reference, free } = begin;
         let round = progress.round;
         let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } =
             &self.options.round;
         let (plan, seed) = (&spec.plan, self.options.seed);
-        let training = Training { plan, optimizer, master: *master, frozen: *frozen, seed, round };
+        let training = Training { plan, master: *master, frozen: *frozen, seed, round };
         let mut model = model::load(backend, source, training, weight)?;
-        if let Some(state) = state {
-            state::load(state, backend, &mut model, optimizer)?;
-        }
         let start = Checkpoint::open(self.options.model, self.by_position())?;
         self.options.restraints.put_on(backend, &mut model, &start)?;
         drop(start);
         let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
         let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, optimizer);
+        count_states(backend, &mut model, optimizer);
         let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.optimizer);
         cost.memory.activations = planned.unwrap_or(cost.memory.activations);
         if options.optimizer_in_backward {
             cost.memory.gradients = backend.element_bytes().gradient * elements_at_once(&model);
+        }
+        let place = options.offload.or_else(|| Some(fitting_place(&cost, free?))).unwrap_or_default();
+        check_host_memory(place, cost.memory.moments)?;
+        cost.memory.place_moments(place);
+        make_states_in(place, &self.dir.states(), backend, &mut model, optimizer)?;
+        if let Some(state) = state {
+            state::load(state, backend, &mut model, optimizer)?;
         }
         if options.preference.is_some() {
             // The logits of pairs are computed twice.

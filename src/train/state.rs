@@ -77,6 +77,7 @@ pub(super) fn save<B: Backend>(
                     StateValues::Floats(values) => write_floats(out, values)?,
                     StateValues::Codes(codes) => write_bytes(out, codes)?,
                 });
+                values.release();
             }
         }
         out.flush()?;
@@ -203,11 +204,11 @@ pub(super) fn load<B: Backend>(
             let mut scratch = Vec::new();
             let bytes = shard.bytes(info.bytes.clone(), &mut scratch)?;
             if *dtype == Dtype::Known(Known::U8) {
-                return Ok(StateValues::Codes(bytes.to_vec()));
+                return Ok(StateValues::Codes(bytes.to_vec().into()));
             }
             let mut values = vec![0.0; elements];
             decode_f32(dtype, bytes, &mut values).ok_or_else(what)?;
-            Ok(StateValues::Floats(values))
+            Ok(StateValues::Floats(values.into()))
         };
         if let StateValues::Floats(values) = read("weight", &weight_dtype(train), elements)? {
             backend.set_weight(&mut param.weight, &values)?;

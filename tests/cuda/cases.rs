@@ -436,7 +436,7 @@ fn three_steps<B: Maker>(b: &mut B, optimizer: Optimizer, lr: f64, kind: WeightK
         results.extend(host(b, &[grad]));
         for values in b.state_to_host(state).unwrap().iter() {
             results.push(match values {
-                StateValues::Floats(values) => values.clone(),
+                StateValues::Floats(values) => values.to_vec(),
                 StateValues::Codes(codes) => codes.iter().map(|code| f32::from(*code)).collect(),
             });
         }

@@ -10,6 +10,7 @@
 //
 // MOCK_DRIVER_LOG: a file that gets a line for every allocation, launch and graph.
 // MOCK_NO_DEVICE: no GPU. MOCK_COMPUTE_CAPABILITY: 75 is a Turing GPU. MOCK_MEMORY: bytes of device memory.
+// MOCK_HOST_MEMORY: bytes of the host that can be page-locked and mapped, which kernels access as device memory.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -33,12 +34,12 @@ enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 1
        NOT_FOUND = 500, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
 
 namespace {
-struct Allocation { char* map; size_t mapped; size_t size; };
+struct Allocation { char* map; size_t mapped; size_t size; bool on_host; };
 struct Function { Kernel run; std::string name; int parameters; int shared_limit = 48 * 1024; };
 struct Module { void* library; };
 std::map<Pointer, Allocation> live;
 std::recursive_mutex lock;
-size_t used = 0;
+size_t used = 0, used_on_host = 0;
 constexpr size_t PAGE = 4096;
 
 size_t number(const char* name, size_t otherwise) {
@@ -146,39 +147,49 @@ API cuCtxGetCurrent(void** c) { *c = (void*)1; return 0; }
 API cuCtxSynchronize() { return wait(); }
 API cuMemGetInfo_v2(size_t* free, size_t* total) { *total = memory(); *free = *total - used; return 0; }
 
-API cuMemAlloc_v2(Pointer* p, size_t n) {
+// Memory that kernels access.
+static Result allocate(Pointer* p, size_t n, bool on_host) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (n == 0) return INVALID_VALUE;
     if (captured) return CAPTURE_UNSUPPORTED;
-    log("alloc", std::to_string(n));
-    if (used + n > memory()) return OUT_OF_MEMORY;
+    log(on_host ? "mapped" : "alloc", std::to_string(n));
+    size_t& used_there = on_host ? used_on_host : used;
+    if (used_there + n > (on_host ? number("MOCK_HOST_MEMORY", size_t(1) << 34) : memory())) return OUT_OF_MEMORY;
     size_t room = (n + 15) / 16 * 16, pages = (room + PAGE - 1) / PAGE * PAGE;
     char* map = (char*)mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED) return OUT_OF_MEMORY;
     mprotect(map + pages, PAGE, PROT_NONE);
     char* start = map + pages - room;
     memset(start, 0xff, room);
-    live[(Pointer)start] = {map, pages + PAGE, n};
-    used += n;
+    live[(Pointer)start] = {map, pages + PAGE, n, on_host};
+    used_there += n;
     *p = (Pointer)start;
     return 0;
 }
+API cuMemAlloc_v2(Pointer* p, size_t n) { return allocate(p, n, false); }
 API cuMemAllocAsync(Pointer* p, size_t n, void*) { return cuMemAlloc_v2(p, n); }
-API cuMemFree_v2(Pointer p) {
+static Result release(Pointer p, bool on_host) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (Result result = wait()) return result;
     auto it = live.find(p);
-    if (it == live.end()) return INVALID_VALUE;
-    log("free", std::to_string(it->second.size));
-    used -= it->second.size;
+    if (it == live.end() || it->second.on_host != on_host) return INVALID_VALUE;
+    log(on_host ? "unmapped" : "free", std::to_string(it->second.size));
+    (on_host ? used_on_host : used) -= it->second.size;
     munmap(it->second.map, it->second.mapped);
     live.erase(it);
     return 0;
 }
+API cuMemFree_v2(Pointer p) { return release(p, false); }
 API cuMemFreeAsync(Pointer p, void*) { return cuMemFree_v2(p); }
 
-API cuMemHostAlloc(void** p, size_t n, unsigned) {
+API cuMemHostAlloc(void** p, size_t n, unsigned flags) {
     std::lock_guard<std::recursive_mutex> guard(lock);
+    if (flags & 2) {  // CU_MEMHOSTALLOC_DEVICEMAP
+        Pointer address;
+        if (Result result = allocate(&address, n, true)) return result;
+        *p = (void*)address;
+        return 0;
+    }
     log("pinned", std::to_string(n));
     *p = malloc(n);
     pinned[(char*)*p] = n;
@@ -186,9 +197,18 @@ API cuMemHostAlloc(void** p, size_t n, unsigned) {
 }
 API cuMemFreeHost(void* p) {
     std::lock_guard<std::recursive_mutex> guard(lock);
+    if (live.count((Pointer)p)) return release((Pointer)p, true);
     run();
     if (!pinned.erase((char*)p)) return INVALID_VALUE;
     free(p);
+    return 0;
+}
+
+API cuMemHostGetDevicePointer_v2(Pointer* d, void* p, unsigned) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto it = live.find((Pointer)p);
+    if (it == live.end() || !it->second.on_host) return INVALID_VALUE;
+    *d = (Pointer)p;
     return 0;
 }
 

@@ -8,7 +8,7 @@ use super::Lab;
 use crate::common::{fails, files, fixture, hft, ok, run, wait_until};
 
 /// Each optimizer with what it needs, and other ways to keep weights and gradients.
-const CHOICES: [(&str, &[&str]); 6] = [
+pub(super) const CHOICES: [(&str, &[&str]); 6] = [
     ("adamw", &["--master", "none"]),
     ("adamw8bit", &["--optimizer", "adamw8bit"]),
     ("adamw8bit-none", &["--optimizer", "adamw8bit", "--master", "none", "--granularity", "element"]),
@@ -17,7 +17,7 @@ const CHOICES: [(&str, &[&str]); 6] = [
     ("sgd", &["--optimizer", "sgd", "--momentum", "0.9", "--granularity", "element", "--l2-sp", "0.1"]),
 ];
 
-fn args(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
+pub(super) fn args(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
     let mut args: Vec<String> = vec!["--quiet".into(), "train".into(), "--model".into()];
     args.push(fixture("base").to_string_lossy().into_owned());
     args.extend(["--data".into(), lab.text("rows.jsonl"), "--out".into(), lab.text(out)]);
@@ -26,12 +26,12 @@ fn args(lab: &Lab, out: &str, more: &[&str]) -> Vec<String> {
     args
 }
 
-fn train(lab: &Lab, out: &str, more: &[&str]) -> String {
+pub(super) fn train(lab: &Lab, out: &str, more: &[&str]) -> String {
     let args = args(lab, out, more);
     ok(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn refused(lab: &Lab, more: &[&str]) -> String {
+pub(super) fn refused(lab: &Lab, more: &[&str]) -> String {
     let args = args(lab, "refused", more);
     let said = fails(&args.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(!lab.path("refused").exists());
@@ -39,7 +39,7 @@ fn refused(lab: &Lab, more: &[&str]) -> String {
 }
 
 /// The tensors of a result.
-fn weights(lab: &Lab, out: &str) -> Vec<(String, Vec<u8>)> {
+pub(super) fn weights(lab: &Lab, out: &str) -> Vec<(String, Vec<u8>)> {
     let shards = |(path, bytes): (String, Vec<u8>)| path.ends_with(".safetensors").then_some((path, bytes));
     let all = files(&lab.path(out)).into_iter();
     all.map(|(path, bytes)| (path.display().to_string(), bytes)).filter_map(shards).collect()

@@ -20,6 +20,7 @@ use crate::backend::{
     Rehearsal, RopeTable, Rotation, RouterLoss, Routes, RowNorm, Sequences, Statistics, Stored, Targets,
     TrainingPass, WeightKind,
 };
+use crate::checkpoint::ScratchFile;
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 512;
@@ -30,6 +31,8 @@ pub struct Cpu<'a> {
     panel: Panels,
     cross_entropy: CrossEntropy,
     mixture: Mixture,
+    /// The file that states lie in, where they are not in memory.
+    pub(super) moments: Option<ScratchFile>,
     borrows: std::marker::PhantomData<&'a [u8]>,
 }
 
@@ -97,7 +100,7 @@ impl<'a> Backend for Cpu<'a> {
     }
 
     fn check(&self) -> Result<()> {
-        Ok(())
+        self.moments.as_ref().map_or(Ok(()), ScratchFile::check)
     }
 
     fn rehearse(&mut self, _: Rehearsal, _: impl FnOnce(&mut Self)) -> Option<u64> {

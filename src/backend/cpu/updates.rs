@@ -1,6 +1,7 @@
 //! The optimizer steps of the CPU, each by the file of its name.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use super::adafactor::{self, Variance};
 use super::adamw::AdamW;
@@ -13,7 +14,8 @@ use super::square_sum;
 use super::weight::Weight;
 use crate::Result;
 use crate::backend::{MaskedGrad, UpdateTensor, Updates, WeightValues};
-use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StateValues};
+use crate::checkpoint::ScratchFile;
+use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StatePlace, StateValues};
 
 impl<'a> Updates for Cpu<'a> {
     type Buffer = Vec<f32>;
@@ -21,8 +23,22 @@ impl<'a> Updates for Cpu<'a> {
     type Mask = Vec<u64>;
     type State = Vec<StateValues>;
 
+    fn place_states(&mut self, place: StatePlace, dir: &Path, parts: &[StatePart]) -> Result<()> {
+        let bytes = parts.iter().map(|part| ScratchFile::bytes_of(part.bytes())).sum();
+        self.moments = match place {
+            StatePlace::Device => None,
+            // An optimizer may keep nothing.
+            StatePlace::Disk => (bytes > 0).then(|| ScratchFile::create(dir, bytes)).transpose()?,
+            StatePlace::Host => unreachable!("`Device::check_state_place` refuses it"),
+        };
+        Ok(())
+    }
+
     fn state(&self, parts: &[StatePart]) -> Vec<StateValues> {
-        parts.iter().map(StatePart::zeros).collect()
+        match &self.moments {
+            None => parts.iter().map(StatePart::zeros).collect(),
+            Some(file) => parts.iter().map(|part| part.zeros_in(file)).collect(),
+        }
     }
 
     fn state_to_host<'s>(&self, state: &'s Vec<StateValues>) -> Result<Cow<'s, [StateValues]>> {
@@ -30,7 +46,8 @@ impl<'a> Updates for Cpu<'a> {
     }
 
     fn set_state(&self, state: &mut Vec<StateValues>, values: Vec<StateValues>) -> Result<()> {
-        *state = values;
+        assert!(values.len() == state.len(), "a state is set as a whole");
+        state.iter_mut().zip(values).for_each(|(part, values)| part.set(values));
         Ok(())
     }
 
@@ -43,7 +60,13 @@ impl<'a> Updates for Cpu<'a> {
     }
 
     fn update(&mut self, tensors: &mut [UpdateTensor<'_, Self>], step: &OptimizerStep) {
-        tensors.iter_mut().for_each(|tensor| update(tensor, step));
+        for at in 0..tensors.len() {
+            if let Some(next) = tensors.get(at + 1) {
+                next.state.iter().for_each(StateValues::will_need);
+            }
+            update(&mut tensors[at], step);
+            tensors[at].state.iter().for_each(StateValues::release);
+        }
     }
 }
 

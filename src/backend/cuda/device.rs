@@ -15,12 +15,15 @@ use cudarc::nvrtc::Ptx;
 
 use super::argument::{Arg, Plain, bytes_of, bytes_of_mut};
 use super::memory::{AllocationStats, GraphConstants, Memory, UploadedBytes};
-use super::pinned_memory::PinnedMemory;
+use super::pinned_memory::{MappedMemory, PinnedMemory};
 use super::source::{ParameterType, Signature, signatures};
 use super::transfer_buffer::TransferBuffer;
 use super::{compile, doctor, libraries};
 use crate::backend::{ComputeDtype, Gpu};
 use crate::{Error, Result};
+
+/// How the fault of an allocation on the host begins.
+const PAGE_LOCK: &str = "cannot page-lock memory of the host:";
 
 /// Bytes of dynamic shared memory that a kernel may use without setting an attribute.
 const SHARED: u32 = 48 * 1024;
@@ -121,10 +124,14 @@ impl Device {
         match self.fault.borrow().as_ref() {
             None => Ok(()),
             Some(fault) => {
-                let memory = fault.contains("OUT_OF_MEMORY");
-                let hint = memory
-                    .then(|| "use a smaller --batch-size or --max-length, or --recompute full".to_owned());
-                Err(Error::Device { fault: fault.clone(), hint })
+                let hint = match fault.contains("OUT_OF_MEMORY") {
+                    false => None,
+                    true if fault.starts_with(PAGE_LOCK) => {
+                        Some("use --offload none, or --optimizer adamw8bit")
+                    }
+                    true => Some("use a smaller --batch-size or --max-length, or --recompute full"),
+                };
+                Err(Error::Device { fault: fault.clone(), hint: hint.map(str::to_owned) })
             }
         }
     }
@@ -200,7 +207,7 @@ impl Device {
     pub(super) fn alloc(&self, bytes: usize) -> Memory {
         self.stats.requested.update(|requested| requested + bytes as u64);
         if bytes == 0 || self.failed() || self.mode() == Mode::Count {
-            return Memory { slice: None, bytes, stats: None };
+            return Memory::unallocated(bytes);
         }
         assert!(self.mode() != Mode::Record, "memory is allocated before a graph is recorded");
         // SAFETY: kernels and copies read only bytes of `Memory` that were written before.
@@ -214,7 +221,18 @@ impl Device {
             stats.current.update(|current| current + bytes as u64);
             stats.peak.set(stats.peak.get().max(stats.current.get()));
         }
-        Memory { slice, bytes, stats }
+        Memory { slice, mapped: None, bytes, stats }
+    }
+
+    /// As [`Self::alloc`], but memory of the host that is page-locked and mapped: kernels access it over the bus. It counts
+    /// as no memory of the device.
+    pub(super) fn alloc_on_host(&self, bytes: usize) -> Memory {
+        let mut memory = Memory::unallocated(bytes);
+        if bytes > 0 && !self.failed() && self.mode() != Mode::Count {
+            assert!(self.mode() != Mode::Record, "memory is allocated before a graph is recorded");
+            memory.mapped = self.keep(&format!("{PAGE_LOCK} {bytes} bytes"), MappedMemory::new(bytes));
+        }
+        memory
     }
 
     /// Memory of zeros.
@@ -315,7 +333,8 @@ impl Device {
         if self.failed() {
             return None;
         }
-        Some(memory.slice.as_ref().map_or(0, |slice| slice.device_ptr(&self.stream).0))
+        let on_host = memory.mapped.as_ref().map_or(0, |mapped| mapped.pointer);
+        Some(memory.slice.as_ref().map_or(on_host, |slice| slice.device_ptr(&self.stream).0))
     }
 
     /// [`Self::pointer`] as an argument of a kernel.

@@ -35,6 +35,8 @@ pub struct Cuda {
     pub(super) rope: Rope,
     /// Whether a training pass is running, which fetches the losses at its end.
     pub(super) in_pass: bool,
+    /// Whether the states of the optimizer are made in memory of the host.
+    pub(super) states_on_host: bool,
     pub(super) context: Context,
 }
 
@@ -56,6 +58,7 @@ impl Cuda {
             mixture: Mixture::default(),
             rope: Rope::default(),
             in_pass: false,
+            states_on_host: false,
             context,
         })
     }
@@ -67,6 +70,8 @@ impl Cuda {
 
     /// Bytes of free memory; `None` when the driver does not report them.
     pub fn free_memory(&self) -> Option<u64> {
+        // What was freed in the order of the stream is free when that has been reached.
+        self.context.device.wait();
         self.context.device.free_memory()
     }
 

@@ -103,6 +103,7 @@ const DRIVER: &[&str] = &[
     "cuMemcpyDtoDAsync_v2",
     "cuMemsetD8Async",
     "cuMemHostAlloc",
+    "cuMemHostGetDevicePointer_v2",
     "cuMemFreeHost",
     "cuStreamCreate",
     "cuStreamDestroy_v2",

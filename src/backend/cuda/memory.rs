@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use cudarc::driver::CudaSlice;
 
+use super::pinned_memory::MappedMemory;
+
 /// How much memory is allocated.
 #[derive(Debug, Default)]
 pub(super) struct AllocationStats {
@@ -18,12 +20,13 @@ pub(super) struct AllocationStats {
     pub(super) count: Cell<u64>,
 }
 
-/// Device memory; no allocation for zero bytes.
+/// Memory that kernels access: on the device, or on the host where `mapped` is; no allocation for zero bytes.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) slice: Option<CudaSlice<u8>>,
+    pub(super) mapped: Option<MappedMemory>,
     pub(super) bytes: usize,
-    /// `None` where nothing was allocated.
+    /// `None` where nothing was allocated on the device.
     pub(super) stats: Option<Rc<AllocationStats>>,
 }
 
@@ -36,6 +39,11 @@ impl Drop for Memory {
 }
 
 impl Memory {
+    /// So many bytes, none of which is allocated: where memory is counted, or after a fault.
+    pub(super) fn unallocated(bytes: usize) -> Self {
+        Self { slice: None, mapped: None, bytes, stats: None }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

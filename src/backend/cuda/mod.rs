@@ -3,7 +3,7 @@
 //! `libraries` finds them and `doctor` reports what is missing; `source` and `compile` build the kernels; `device` owns
 //! the GPU. Each operation is one file, named as its kernel in `kernels/` and as its twin in `cpu`.
 //!
-//! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `memory`, `pinned_memory`,
+//! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `pinned_memory`, `memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `float8_memory`, `context`,
 //! `mask`, `elementwise`, `embedding`, `norm`, `float8`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
 //! `state`, `update_table`, `square_sum`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.

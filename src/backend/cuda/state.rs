@@ -19,15 +19,17 @@ enum Part {
 }
 
 impl Part {
-    fn new(device: &Device, values: &StateValues) -> Self {
+    fn new(device: &Device, values: &StateValues, on_host: bool) -> Self {
+        let alloc = |bytes| if on_host { device.alloc_on_host(bytes) } else { device.alloc(bytes) };
         match values {
             StateValues::Floats(values) => {
-                let mut buffer = Buffer::zeros(device, values.len(), ComputeDtype::F32);
+                let (memory, len) = (alloc(4 * values.len()), values.len());
+                let mut buffer = Buffer { memory, len, dtype: ComputeDtype::F32 };
                 buffer.upload(device, values);
                 Self::Floats(buffer)
             }
             StateValues::Codes(codes) => {
-                let memory = device.alloc(codes.len());
+                let memory = alloc(codes.len());
                 device.upload(codes, &memory);
                 Self::Codes { memory, len: codes.len() }
             }
@@ -36,14 +38,14 @@ impl Part {
 }
 
 impl State {
-    pub(super) fn zeros(device: &Device, parts: &[StatePart]) -> Self {
-        Self { parts: parts.iter().map(|part| Part::new(device, &part.zeros())).collect() }
+    pub(super) fn zeros(device: &Device, parts: &[StatePart], on_host: bool) -> Self {
+        Self { parts: parts.iter().map(|part| Part::new(device, &part.zeros(), on_host)).collect() }
     }
 
     pub(super) fn download(&self, device: &Device) -> Vec<StateValues> {
         let values = self.parts.iter().map(|part| match part {
-            Part::Floats(buffer) => StateValues::Floats(buffer.download(device)),
-            Part::Codes { memory, len } => StateValues::Codes(device.download(memory, *len)),
+            Part::Floats(buffer) => StateValues::Floats(buffer.download(device).into()),
+            Part::Codes { memory, len } => StateValues::Codes(device.download::<u8>(memory, *len).into()),
         });
         values.collect()
     }

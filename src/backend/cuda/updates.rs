@@ -1,6 +1,7 @@
 //! The optimizer steps of a GPU, each by the file of its name.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
@@ -8,7 +9,7 @@ use super::mask::Mask;
 use super::state::State;
 use super::{adamw, float8, lion, sgd};
 use crate::backend::{Backend, ComputeDtype, MaskedGrad, UpdateTensor, Updates, WeightValues};
-use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StateValues};
+use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StatePlace, StateValues};
 use crate::{Error, Result};
 
 impl Cuda {
@@ -44,8 +45,14 @@ impl Updates for Cuda {
     type Mask = Mask;
     type State = State;
 
+    fn place_states(&mut self, place: StatePlace, _: &Path, _: &[StatePart]) -> Result<()> {
+        assert!(place != StatePlace::Disk, "`Device::check_state_place` refuses it");
+        self.states_on_host = place == StatePlace::Host;
+        Ok(())
+    }
+
     fn state(&self, parts: &[StatePart]) -> State {
-        State::zeros(&self.context.device, parts)
+        State::zeros(&self.context.device, parts, self.states_on_host)
     }
 
     fn state_to_host<'s>(&self, state: &'s State) -> Result<Cow<'s, [StateValues]>> {
