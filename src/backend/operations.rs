@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use super::arguments::{
-    AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
     Statistics, Targets, TrainingPass,
 };
 use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights};
+use super::packed_mixture::{PackedMixtureGradients, PackedMixtureWeights};
 use super::updates::Updates;
 use crate::Result;
 
@@ -251,6 +252,27 @@ pub trait Backend: Updates {
         inputs: QueryKeyValueMut<'_, Self::Buffer>,
     );
 
+    /// Follows [`Backend::attention_forward`] of `rows` tokens with a sink for each head, `[H]`: a logit that joins the softmax
+    /// of every query and has no value. `out` is multiplied by `e^lse / (e^lse + e^sink)`, and `lse` becomes the logarithm of
+    /// that sum. Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925.
+    fn sinks_forward(
+        &mut self,
+        sinks: &Self::Weight,
+        shape: (AttentionShape, usize),
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
+    /// `dsinks −= Σ_t e^(sink − lse) · (dout · out)` over the tokens of each head, with `out` and `lse` as
+    /// [`Backend::sinks_forward`] leaves them. The gradients of query, key and value are those of
+    /// [`Backend::attention_backward`].
+    fn sinks_backward(
+        &mut self,
+        sinks: &Self::Weight,
+        output: AttentionOutput<'_, Self::Buffer>,
+        shape: (AttentionShape, usize),
+        dsinks: &mut Self::Buffer,
+    );
+
     /// `out = silu(gate) · up`, `len` elements. Shazeer 2020.
     fn swiglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
     /// Overwrites `gate` and `up` with their gradients.
@@ -298,6 +320,24 @@ pub trait Backend: Updates {
         inputs: (&Self::Buffer, &Self::Buffer, usize),
         weights: &MixtureWeights<'_, Self::Weight>,
         gradients: MixtureGradients<'_, Self::Buffer>,
+        acts: &mut MixtureActs<Self::Buffer>,
+        dx: Option<&mut Self::Buffer>,
+    );
+
+    /// As [`Backend::mixture_forward`], of packed experts.
+    fn packed_mixture_forward(
+        &mut self,
+        x: (&Self::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        acts: &mut MixtureActs<Self::Buffer>,
+        out: Option<&mut Self::Buffer>,
+    );
+    /// As [`Backend::mixture_backward`], of packed experts.
+    fn packed_mixture_backward(
+        &mut self,
+        inputs: (&Self::Buffer, &Self::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        gradients: PackedMixtureGradients<'_, Self::Buffer>,
         acts: &mut MixtureActs<Self::Buffer>,
         dx: Option<&mut Self::Buffer>,
     );

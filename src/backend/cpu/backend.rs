@@ -6,16 +6,18 @@ use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::geglu::GeGlu;
 use super::mixture::{self, Mixture};
+use super::packed_mixture::PackedMixture;
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
     attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
-    relu_squared, rope,
+    relu_squared, rope, sinks,
 };
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
-    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
+    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
+    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut,
     Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
     WeightKind,
 };
@@ -30,6 +32,7 @@ pub struct Cpu<'a> {
     panel: Vec<f32>,
     cross_entropy: CrossEntropy,
     mixture: Mixture,
+    packed_mixture: PackedMixture,
     borrows: std::marker::PhantomData<&'a [u8]>,
 }
 
@@ -284,6 +287,26 @@ impl<'a> Backend for Cpu<'a> {
         attention::backward(&output, layout, inputs);
     }
 
+    fn sinks_forward(
+        &mut self,
+        weight: &Weight<'a>,
+        shape: (AttentionShape, usize),
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+    ) {
+        sinks::forward(&weight.vector(), shape, out, lse);
+    }
+
+    fn sinks_backward(
+        &mut self,
+        weight: &Weight<'a>,
+        output: AttentionOutput<'_, Vec<f32>>,
+        shape: (AttentionShape, usize),
+        dsinks: &mut Vec<f32>,
+    ) {
+        sinks::backward(&weight.vector(), &output, shape, dsinks);
+    }
+
     fn swiglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
         gated_product::forward::<SwiGlu>(&gate[..len], &up[..len], &mut out[..len]);
     }
@@ -336,6 +359,27 @@ impl<'a> Backend for Cpu<'a> {
         let n = rows * weights.router.cols;
         let (inputs, dx) = ((&dout[..n], &x[..n]), dx.map(Vec::as_mut_slice));
         self.mixture.backward(inputs, &weights, gradients, acts, dx, &mut self.panel);
+    }
+
+    fn packed_mixture_forward(
+        &mut self,
+        x: (&Vec<f32>, usize),
+        weights: &PackedMixtureWeights<'_, Weight<'a>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        out: Option<&mut Vec<f32>>,
+    ) {
+        self.packed_mixture.forward(x, weights, acts, out, &mut self.panel);
+    }
+
+    fn packed_mixture_backward(
+        &mut self,
+        inputs: (&Vec<f32>, &Vec<f32>, usize),
+        weights: &PackedMixtureWeights<'_, Weight<'a>>,
+        gradients: PackedMixtureGradients<'_, Vec<f32>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        dx: Option<&mut Vec<f32>>,
+    ) {
+        self.packed_mixture.backward(inputs, weights, gradients, acts, dx, &mut self.panel);
     }
 
     fn cross_entropy(

@@ -10,12 +10,16 @@ use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes, Head, HeadGradients,
-    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
+    AttentionShape, LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
+    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 16_384;
+/// The fault of attention sinks.
+const NO_SINKS: &str = "attention sinks are not supported on the GPU; use --device cpu";
+/// The fault of a mixture of packed experts.
+const NO_PACKED_EXPERTS: &str = "packed experts are not supported on the GPU; use --device cpu";
 /// The fault of a mixture of experts.
 const NO_MIXTURES: &str = "mixtures of experts are not supported on the GPU; use --device cpu";
 
@@ -223,6 +227,26 @@ impl Backend for Cuda {
         self.attention.backward(&mut self.context, &output, layout, inputs);
     }
 
+    fn sinks_forward(
+        &mut self,
+        _: &Weight,
+        _: (AttentionShape, usize),
+        _: &mut Buffer,
+        _: &mut Buffer,
+    ) {
+        self.context.device.fail(NO_SINKS.to_owned());
+    }
+
+    fn sinks_backward(
+        &mut self,
+        _: &Weight,
+        _: AttentionOutput<'_, Buffer>,
+        _: (AttentionShape, usize),
+        _: &mut Buffer,
+    ) {
+        self.context.device.fail(NO_SINKS.to_owned());
+    }
+
     fn swiglu_forward(&mut self, gate: &Buffer, up: &Buffer, len: usize, out: &mut Buffer) {
         swiglu::forward(&self.context, gate, up, len, out);
     }
@@ -270,6 +294,27 @@ impl Backend for Cuda {
         _: Option<&mut Buffer>,
     ) {
         self.context.device.fail(NO_MIXTURES.to_owned());
+    }
+
+    fn packed_mixture_forward(
+        &mut self,
+        _: (&Buffer, usize),
+        _: &PackedMixtureWeights<'_, Weight>,
+        _: &mut MixtureActs<Buffer>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_PACKED_EXPERTS.to_owned());
+    }
+
+    fn packed_mixture_backward(
+        &mut self,
+        _: (&Buffer, &Buffer, usize),
+        _: &PackedMixtureWeights<'_, Weight>,
+        _: PackedMixtureGradients<'_, Buffer>,
+        _: &mut MixtureActs<Buffer>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_PACKED_EXPERTS.to_owned());
     }
 
     fn cross_entropy(
