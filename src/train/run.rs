@@ -69,7 +69,9 @@ impl<'a> Run<'a> {
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
         check_tensors(source, &config)?;
-        let check = |round: &RoundSpec| model::check_plan(source, &config, &round.plan, options.round.master);
+        let RoundOptions { optimizer, master, .. } = &options.round;
+        let updates = (*master, &optimizer.optimizer);
+        let check = |round: &RoundSpec| model::check_plan(source, &config, &round.plan, updates);
         options.rounds.iter().try_for_each(check)
     }
 
