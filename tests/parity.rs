@@ -203,7 +203,11 @@ fn logits_loss_and_every_gradient_agree() {
             backward(&mut cpu, &mut model, batch, &mut acts, &mut dhidden, false);
             for param in model.params() {
                 let Some(train) = &param.train else {
-                    assert!(param.name.ends_with("_blocks") || param.name.ends_with("_scales"), "{name}: {}", param.name);
+                    assert!(
+                        param.name.ends_with("_blocks") || param.name.ends_with("_scales"),
+                        "{name}: {}",
+                        param.name
+                    );
                     continue;
                 };
                 let e = error(&train.grad, golden.get(&format!("grad.{}", param.name)));

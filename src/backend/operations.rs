@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::arguments::{
-    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
-    Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights};
 use super::packed_mixture::{PackedMixtureGradients, PackedMixtureWeights};

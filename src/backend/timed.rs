@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::arguments::{
-    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
-    Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights};
 use super::operation_time::{Operation, OperationKind, Phase};

@@ -233,7 +233,8 @@ fn mxfp4_weight(blocks: &[u8], exponents: &[u8], [experts, rows, cols]: [u64; 3]
     let (rows, cols) = (rows as usize, cols as usize);
     let mut values = vec![0f32; experts as usize * rows * cols];
     let mut column = vec![0f32; rows];
-    let columns = blocks.chunks_exact((rows / 2).max(1)).zip(exponents.chunks_exact((rows / mxfp4::BLOCK).max(1)));
+    let columns =
+        blocks.chunks_exact((rows / 2).max(1)).zip(exponents.chunks_exact((rows / mxfp4::BLOCK).max(1)));
     for (at, (codes, exponents)) in columns.enumerate() {
         mxfp4::decode(codes, exponents, &mut column);
         let (expert, col) = (at / cols, at % cols);

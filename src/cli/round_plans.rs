@@ -84,7 +84,9 @@ pub(super) fn note_carried(source: &Checkpoint, config: &ModelConfig, terminal: 
     let codes = quantized(source);
     if !codes.is_empty() {
         let (count, size) = (codes.len(), bytes(size(source, &codes)));
-        terminal.note(&format!("{count} tensors of quantized weights are frozen and carried as they are: {size}"));
+        terminal.note(&format!(
+            "{count} tensors of quantized weights are frozen and carried as they are: {size}"
+        ));
     }
     let outside = outside(source, config);
     if outside.is_empty() {

@@ -2,7 +2,9 @@
 
 use crate::backend::{AttentionLayout, AttentionOutput, Backend, QueryKeyValueMut, Rotation};
 use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs};
-use crate::model::forward::{BlockContext, activate, attend, block_forward, branch_input, mlp_input, multiply};
+use crate::model::forward::{
+    BlockContext, activate, attend, block_forward, branch_input, mlp_input, multiply,
+};
 use crate::model::joint::{self, weight_gradient};
 use crate::model::norms::NormInput;
 use crate::model::{

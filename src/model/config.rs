@@ -5,9 +5,9 @@ use super::family::{Activation, Family, MlpLayout, NormKind, NormNames, QueryKey
 use super::keys::Keys;
 use super::known_keys::check_keys;
 use super::mixtures::Mixtures;
-use super::stored_codes::computes_with_codes;
 use super::multipliers::Multipliers;
 use super::rope_settings::{LayerRopes, Rope};
+use super::stored_codes::computes_with_codes;
 use super::text_part::{TensorNames, TextPart};
 use super::tied_head::stores_another_head;
 use super::windows::Windows;
@@ -108,7 +108,8 @@ impl ModelConfig {
         }
         let part = TextPart::of(keys, checkpoint)?;
         let mut config = Self::of_part(&part, checkpoint.len())?;
-        let packed = config.mixtures.as_mut().and_then(|mixtures| Some((mixtures.experts, mixtures.packed.as_mut()?)));
+        let packed =
+            config.mixtures.as_mut().and_then(|mixtures| Some((mixtures.experts, mixtures.packed.as_mut()?)));
         let packed = packed.map_or(0, |(experts, packing)| {
             packing.mxfp4 = mxfp4;
             experts

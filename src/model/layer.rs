@@ -321,11 +321,10 @@ fn mixture_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
 
 /// As [`mixture_tensors`], of packed experts.
 fn packed_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
-    let Mixtures { rule: MixtureRule { module, .. }, experts: n, intermediate_size: f, packed, .. } = mixtures;
-    let mut all = vec![
-        (format!("{module}.router.weight"), vec![*n, d]),
-        (format!("{module}.router.bias"), vec![*n]),
-    ];
+    let Mixtures { rule: MixtureRule { module, .. }, experts: n, intermediate_size: f, packed, .. } =
+        mixtures;
+    let mut all =
+        vec![(format!("{module}.router.weight"), vec![*n, d]), (format!("{module}.router.bias"), vec![*n])];
     for (projection, inputs, outputs) in [("gate_up_proj", d, 2 * f), ("down_proj", *f, d)] {
         let name = format!("{module}.experts.{projection}");
         if packed.is_some_and(|packing| packing.mxfp4) {

@@ -67,8 +67,7 @@ impl<B: Backend> PackedMixture<B> {
         (of_probabilities, accumulate): (&[f32], bool),
     ) {
         let Linear { weight, bias } = &mut self.router;
-        let ((router, drouter), (router_bias, drouter_bias)) =
-            (split(weight), split(bias_of(bias.as_mut())));
+        let ((router, drouter), (router_bias, drouter_bias)) = (split(weight), split(bias_of(bias.as_mut())));
         let ((gate_up, dgate_up), (down, ddown)) = (self.gate_up.split(), self.down.split());
         let (routing, gate) = (routing(config), packing(config).gate);
         let weights = PackedMixtureWeights { router, router_bias, gate_up, down, routing, gate };

@@ -17,9 +17,8 @@ use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
     LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
-    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass,
-    WeightKind,
+    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm,
+    Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind,
 };
 
 /// See [`Backend::tokens_at_once`].

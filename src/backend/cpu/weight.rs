@@ -28,11 +28,7 @@ pub struct Weight<'a> {
 enum Values<'a> {
     /// Little-endian elements: those of the checkpoint where the weight is frozen, its own in bfloat16 where it is
     /// trained without a master.
-    Stored {
-        dtype: Dtype,
-        width: usize,
-        bytes: Cow<'a, [u8]>,
-    },
+    Stored { dtype: Dtype, width: usize, bytes: Cow<'a, [u8]> },
     /// In `f32`: its own where it is trainable, those of another otherwise.
     Trainable(Cow<'a, [f32]>),
 }

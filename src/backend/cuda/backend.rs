@@ -9,9 +9,10 @@ use super::mask::Mask;
 use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
-    AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes, Head, HeadGradients,
-    AttentionShape, LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
-    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ComputeDtype, ElementBytes, Head,
+    HeadGradients, LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
+    PackedMixtureGradients, PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable,
+    Rotation, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
@@ -227,13 +228,7 @@ impl Backend for Cuda {
         self.attention.backward(&mut self.context, &output, layout, inputs);
     }
 
-    fn sinks_forward(
-        &mut self,
-        _: &Weight,
-        _: (AttentionShape, usize),
-        _: &mut Buffer,
-        _: &mut Buffer,
-    ) {
+    fn sinks_forward(&mut self, _: &Weight, _: (AttentionShape, usize), _: &mut Buffer, _: &mut Buffer) {
         self.context.device.fail(NO_SINKS.to_owned());
     }
 
