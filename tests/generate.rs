@@ -49,7 +49,7 @@ fn greedy_tokens_are_those_of_transformers_with_and_without_a_cache() {
             }
         }
     }
-    assert_eq!(compared, 2 * 7 * 6);
+    assert_eq!(compared, 2 * 9 * 6);
 }
 
 #[test]

@@ -134,6 +134,64 @@ fn the_loss_of_an_fp8_model_is_that_of_transformers() {
     }
 }
 
+/// A copy of a model of `fixtures/llama`, without what PyTorch says of it.
+fn copied(name: &str, dir: &Path) -> std::path::PathBuf {
+    let copy = dir.join(name);
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture(&format!("llama/{name}/{file}")), copy.join(file)).unwrap();
+    }
+    copy
+}
+
+/// A half-trained gpt-oss: every byte of its experts is that of the start, and other tensors move.
+#[test]
+fn experts_in_mxfp4_are_computed_with_and_carried() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (copied("gpt-oss-mxfp4", dir.path()), dir.path().join("out"));
+    let rows = dir.path().join("rows.jsonl");
+    std::fs::write(&rows, "{\"input_ids\": [5, 9, 3, 7, 11, 4]}\n").unwrap();
+    let train =
+        ["train", "--model", path(&model), "--data", path(&rows), "--out", path(&out), "--device", "cpu"];
+    let output = run(&[&train[..], &["--no-sync"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("12 tensors of quantized weights are frozen and carried as they are"), "{said}");
+    let (before, after) = (read_tensors(&model), read_tensors(&out));
+    let of_experts = |name: &str| name.contains(".experts.");
+    let moved = before.iter().filter(|(name, bytes)| after[*name] != **bytes);
+    let moved: Vec<&String> = moved.map(|(name, _)| name).collect();
+    assert!(moved.len() > 5 && !moved.iter().any(|name| of_experts(name)), "{moved:?}");
+    assert_eq!(after.keys().filter(|name| of_experts(name)).count(), 12);
+    // The trained model is read again, experts as they are stored.
+    let eval = ["eval", "--model", path(&out), "--data", path(&rows), "--device", "cpu"];
+    let output = run(&eval);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("dequantized"), "{said}");
+}
+
+#[test]
+fn experts_that_cannot_be_trained_are_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, plan) = (dir.path().join("out"), dir.path().join("plan.json"));
+    let rows = dir.path().join("rows.jsonl");
+    std::fs::write(&rows, "{\"input_ids\": [5, 9, 3, 7]}\n").unwrap();
+    let (codes, plain) = (copied("gpt-oss-mxfp4", dir.path()), copied("gpt-oss", dir.path()));
+    ok(&["plan", path(&codes), "--ratio", "1", "--out", path(&plan)]);
+    let of_plan = ["--plan", path(&plan)];
+    let cases: [(&Path, &[&str], &str); 3] = [
+        (&codes, &of_plan, "trainable, but tensors of type U8 cannot be trained"),
+        (&codes, &["--train", "*experts.down_proj*"], "matched by --train and by --freeze"),
+        (&plain, &["--ratio", "1", "--optimizer", "adafactor"], "Adafactor has no factors for 3 dimensions"),
+    ];
+    for (model, args, expected) in cases {
+        let train = ["train", "--model", path(model), "--data", path(&rows), "--out", path(&out)];
+        let message = fails(&[&train[..], args].concat());
+        assert!(message.contains(expected), "{message}");
+        assert!(!out.exists());
+    }
+}
+
 /// The adapter of a model to itself in FP8 holds no change.
 #[test]
 fn an_adapter_is_extracted_from_dequantized_weights() {

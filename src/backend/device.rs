@@ -129,6 +129,15 @@ impl Device {
         }
     }
 
+    /// See [`Backend::packed_experts`].
+    pub fn packed_experts(&self) -> bool {
+        match self {
+            Self::Cpu(_) => Cpu::default().packed_experts(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.packed_experts(),
+        }
+    }
+
     /// See [`Backend::tokens_at_once`].
     pub fn tokens_at_once(&self) -> usize {
         match self {

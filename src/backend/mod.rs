@@ -6,8 +6,8 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `float8`, `mixture`, `updates`, `operations`, `operation_time`, `timer`,
-//! `timed`, `timed_updates`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `float8`, `mixture`, `packed_mixture`, `updates`, `operations`, `operation_time`, `timer`,
+//! `timed_mixture`, `timed`, `timed_updates`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -21,7 +21,9 @@ mod float8;
 mod mixture;
 mod operation_time;
 mod operations;
+mod packed_mixture;
 mod timed;
+mod timed_mixture;
 mod timed_updates;
 mod timer;
 mod updates;
@@ -40,5 +42,6 @@ pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
 };
+pub use packed_mixture::{ClampedGate, PackedExperts, PackedMixtureGradients, PackedMixtureWeights};
 pub use timer::{Timed, TimedWeight};
 pub use updates::{MaskedGrad, TowardsStart, UpdateTensor, Updates, WeightValues};

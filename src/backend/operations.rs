@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use super::arguments::{
-    AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
-    Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights, RouterLoss};
+use super::packed_mixture::{PackedMixtureGradients, PackedMixtureWeights};
 use super::updates::Updates;
 use crate::Result;
 
@@ -256,6 +257,27 @@ pub trait Backend: Updates {
         inputs: QueryKeyValueMut<'_, Self::Buffer>,
     );
 
+    /// Follows [`Backend::attention_forward`] of `rows` tokens with a sink for each head, `[H]`: a logit that joins the softmax
+    /// of every query and has no value. `out` is multiplied by `e^lse / (e^lse + e^sink)`, and `lse` becomes the logarithm of
+    /// that sum. Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925.
+    fn sinks_forward(
+        &mut self,
+        sinks: &Self::Weight,
+        shape: (AttentionShape, usize),
+        out: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
+    /// `dsinks −= Σ_t e^(sink − lse) · (dout · out)` over the tokens of each head, with `out` and `lse` as
+    /// [`Backend::sinks_forward`] leaves them. The gradients of query, key and value are those of
+    /// [`Backend::attention_backward`].
+    fn sinks_backward(
+        &mut self,
+        sinks: &Self::Weight,
+        output: AttentionOutput<'_, Self::Buffer>,
+        shape: (AttentionShape, usize),
+        dsinks: &mut Self::Buffer,
+    );
+
     /// `out = silu(gate) · up`, `len` elements. Shazeer 2020.
     fn swiglu_forward(&mut self, gate: &Self::Buffer, up: &Self::Buffer, len: usize, out: &mut Self::Buffer);
     /// Overwrites `gate` and `up` with their gradients.
@@ -318,6 +340,26 @@ pub trait Backend: Updates {
     /// are those of `tokens` tokens of all layers together; `c` is `factor`. Fedus et al. 2021, arXiv:2101.03961, equations 4
     /// to 6, as transformers computes it.
     fn router_loss(&mut self, loss: &mut RouterLoss<Self::Buffer>, tokens: usize, factor: f32);
+
+    /// Whether mixtures of packed experts, and attention with sinks, are computed.
+    fn packed_experts(&self) -> bool;
+    /// As [`Backend::mixture_forward`], of packed experts.
+    fn packed_mixture_forward(
+        &mut self,
+        x: (&Self::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        acts: &mut MixtureActs<Self::Buffer, Self::Routes>,
+        out: Option<&mut Self::Buffer>,
+    );
+    /// As [`Backend::mixture_backward`], of packed experts.
+    fn packed_mixture_backward(
+        &mut self,
+        inputs: (&Self::Buffer, &Self::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        gradients: PackedMixtureGradients<'_, Self::Buffer>,
+        acts: &mut MixtureActs<Self::Buffer, Self::Routes>,
+        dx: Option<&mut Self::Buffer>,
+    );
 
     /// Cross-entropy of each target with `p = softmax(logits)` of the head, in nats, and the gradients of their sum, each
     /// times its factor: `−(1 − ε) log p[id] − ε / V · Σ log p` with the `ε` of [`Targets::label_smoothing`], which is the

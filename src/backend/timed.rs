@@ -4,38 +4,18 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::arguments::{
-    AttentionLayout, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation, RowNorm, Sequences,
-    Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
+    RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
-use super::mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss};
+use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights, RouterLoss};
 use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
 };
-use super::timer::{Timed, TimedWeight, product_flops};
+use super::packed_mixture::{PackedMixtureGradients, PackedMixtureWeights};
+use super::timed_mixture::{inner_packed, inner_weights, mixture_elements, packed_elements};
+use super::timer::{Timed, product_flops};
 use crate::Result;
-
-fn inner_weights<'m, W>(weights: &MixtureWeights<'m, TimedWeight<W>>) -> MixtureWeights<'m, W> {
-    let MixtureWeights { router, experts, shared, routing, layer } = weights;
-    let of_expert = |expert: &Expert<&'m TimedWeight<W>>| expert.map(|weight| &weight.weight);
-    MixtureWeights {
-        router: &router.weight,
-        experts: experts.iter().map(of_expert).collect(),
-        shared: shared.map(|(share, expert)| (&share.weight, of_expert(&expert))),
-        routing: *routing,
-        layer: *layer,
-    }
-}
-
-/// Elements of the matrices that one token is multiplied with.
-fn mixture_elements<W>(weights: &MixtureWeights<'_, TimedWeight<W>>) -> f64 {
-    let elements = |weight: &TimedWeight<W>| weight.rows as f64 * weight.cols as f64;
-    let of_expert =
-        |expert: &Expert<&TimedWeight<W>>| expert.iter().map(|weight| elements(weight)).sum::<f64>();
-    let routed = weights.experts.first().map_or(0.0, of_expert) * weights.routing.per_token as f64;
-    let shared = weights.shared.as_ref().map_or(0.0, |(share, expert)| elements(share) + of_expert(expert));
-    elements(weights.router) + routed + shared
-}
 
 impl<B: Backend> Backend for Timed<'_, B> {
     type Routes = B::Routes;
@@ -274,6 +254,30 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.add_as(Phase::ActivationGradients, OperationKind::Attention, clock);
     }
 
+    fn sinks_forward(
+        &mut self,
+        weight: &Self::Weight,
+        shape: (AttentionShape, usize),
+        out: &mut B::Buffer,
+        lse: &mut B::Buffer,
+    ) {
+        let clock = Instant::now();
+        self.inner.sinks_forward(&weight.weight, shape, out, lse);
+        self.add_forward(OperationKind::Attention, None, clock, 0.0);
+    }
+
+    fn sinks_backward(
+        &mut self,
+        weight: &Self::Weight,
+        output: AttentionOutput<'_, B::Buffer>,
+        shape: (AttentionShape, usize),
+        dsinks: &mut B::Buffer,
+    ) {
+        let clock = Instant::now();
+        self.inner.sinks_backward(&weight.weight, output, shape, dsinks);
+        self.add_as(Phase::WeightGradients, OperationKind::Attention, clock);
+    }
+
     fn swiglu_forward(&mut self, gate: &B::Buffer, up: &B::Buffer, len: usize, out: &mut B::Buffer) {
         let clock = Instant::now();
         self.inner.swiglu_forward(gate, up, len, out);
@@ -357,6 +361,38 @@ impl<B: Backend> Backend for Timed<'_, B> {
         let clock = Instant::now();
         self.inner.router_loss(loss, tokens, factor);
         self.add_forward(OperationKind::Mixture, None, clock, 0.0);
+    }
+
+    fn packed_experts(&self) -> bool {
+        self.inner.packed_experts()
+    }
+
+    fn packed_mixture_forward(
+        &mut self,
+        x: (&B::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
+        out: Option<&mut B::Buffer>,
+    ) {
+        let clock = Instant::now();
+        let flops = 2.0 * packed_elements(weights) * x.1 as f64;
+        self.inner.packed_mixture_forward(x, &inner_packed(weights), acts, out);
+        self.add_forward(OperationKind::Mixture, None, clock, flops);
+    }
+
+    fn packed_mixture_backward(
+        &mut self,
+        inputs: (&B::Buffer, &B::Buffer, usize),
+        weights: &PackedMixtureWeights<'_, Self::Weight>,
+        gradients: PackedMixtureGradients<'_, B::Buffer>,
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
+        dx: Option<&mut B::Buffer>,
+    ) {
+        let clock = Instant::now();
+        let flops = 4.0 * packed_elements(weights) * inputs.2 as f64;
+        self.inner.packed_mixture_backward(inputs, &inner_packed(weights), gradients, acts, dx);
+        let kind = OperationKind::Mixture;
+        self.count(Operation { phase: Phase::ActivationGradients, kind, shape: None }, clock, flops);
     }
 
     fn cross_entropy(

@@ -16,6 +16,7 @@ use super::convert::{decode_f32, encode_f32};
 use super::dtype::{Dtype, Known};
 use super::header_json::TensorInfo;
 use super::header_writer::HeaderWriter;
+use super::mxfp4;
 use super::shard::Shard;
 use super::sharded::{Checkpoint, Tensor};
 use crate::error::Escaped;
@@ -229,17 +230,16 @@ fn plain_weight(codes: &TensorInfo, bytes: &[u8], scales: &[f32], block: Block, 
 
 /// The little-endian values of a weight `[E, 32 G, N]` in MXFP4.
 fn mxfp4_weight(blocks: &[u8], exponents: &[u8], [experts, rows, cols]: [u64; 3], dtype: &Dtype) -> Vec<u8> {
-    /// The values of E2M1, the sign in the highest bit.
-    const VALUES: [f64; 16] =
-        [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
     let (rows, cols) = (rows as usize, cols as usize);
     let mut values = vec![0f32; experts as usize * rows * cols];
-    for (at, (byte, half)) in blocks.iter().flat_map(|byte| [(byte, 0), (byte, 4)]).enumerate() {
-        let (expert, col, row) = (at / (rows * cols), at / rows % cols, at % rows);
-        // The largest exponent and the smallest codes give numbers that f32 holds, though it does not hold the power.
-        let power = 2f64.powi(i32::from(exponents[at / 32]) - 127);
-        let value = VALUES[usize::from(byte >> half & 15)] * power;
-        values[expert * rows * cols + row * cols + col] = value as f32;
+    let mut column = vec![0f32; rows];
+    let columns =
+        blocks.chunks_exact((rows / 2).max(1)).zip(exponents.chunks_exact((rows / mxfp4::BLOCK).max(1)));
+    for (at, (codes, exponents)) in columns.enumerate() {
+        mxfp4::decode(codes, exponents, &mut column);
+        let (expert, col) = (at / cols, at % cols);
+        let expert = &mut values[expert * rows * cols..(expert + 1) * rows * cols];
+        expert.iter_mut().skip(col).step_by(cols).zip(&column).for_each(|(out, value)| *out = *value);
     }
     let mut out = Vec::new();
     encode_f32(dtype, &values, &mut out);

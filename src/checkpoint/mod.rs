@@ -6,7 +6,7 @@
 //!
 //! Parts, lowest first: `process`, `natural_order`, `bounded_list`, `json_bounds`, `foreign_format`, `small_file`,
 //! `dtype`, `config`, `convert`, `header_json`, `header`, `header_writer`, `index`, `map`, `scratch_file`, `reading`, `computed_file`, `whole`, `shard`, `locate`,
-//! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `computed`, `dequantize`, `digest`, `sidecar`, `output_guard`,
+//! `spelling`, `aliases`, `quantization`, `index_check`, `sharded`, `computed`, `mxfp4`, `dequantize`, `digest`, `sidecar`, `output_guard`,
 //! `private_dir`, `staging`, `replacement`, `staged_file`, `writer`.
 
 mod aliases;
@@ -27,6 +27,7 @@ mod index_check;
 mod json_bounds;
 mod locate;
 mod map;
+mod mxfp4;
 mod natural_order;
 mod output_guard;
 mod private_dir;
@@ -62,6 +63,7 @@ pub use index::{Index, unsafe_shard_name};
 pub(crate) use json_bounds::tree_bytes;
 pub use locate::Kind;
 pub use map::{Element, MappedSlice};
+pub(crate) use mxfp4::decode as decode_mxfp4;
 pub use natural_order::natural_order;
 pub use output_guard::CommandInputs;
 pub use private_dir::{PrivateDir, remove_unfinished};

@@ -11,6 +11,7 @@ use super::terminal::Terminal;
 use crate::checkpoint::{Checkpoint, ReadOptions};
 use crate::error::Escaped;
 use crate::lora::{Adapter, adapted};
+use crate::model::computes_with_codes;
 use crate::{Error, Faults, Result};
 
 /// Files of a tokenizer, which are read from the base.
@@ -35,7 +36,8 @@ pub(super) fn open_model(
     apply(base, &adapters, path, options, terminal)
 }
 
-/// As [`open_model`], for a command that computes with the weights: plain numbers, all in memory or mapped.
+/// As [`open_model`], for a command that computes with the weights: plain numbers, or codes that are decoded when they are
+/// used, all in memory or mapped.
 ///
 /// # Errors
 /// As there; [`Error::Io`] where memory does not hold the merged weights.
@@ -44,8 +46,8 @@ pub(super) fn open_model_whole(
     reading: &ReadingArgs,
     terminal: &Terminal,
 ) -> Result<Checkpoint> {
-    let model = open_model(path, reading.whole(), terminal)?;
-    dequantized(model.computed_in_memory()?, terminal)
+    let model = open_model(path, reading.whole(), terminal)?.computed_in_memory()?;
+    if computes_with_codes(&model) { Ok(model) } else { dequantized(model, terminal) }
 }
 
 /// As [`open_model`], for a result that gets the files beside the weights as copies: `config.json` must fit the weights.

@@ -13,7 +13,7 @@ use super::model_card_args::ModelCardArgs;
 use super::outcome::Outcome;
 use super::output_args::OutputArgs;
 use super::progress::bytes_bar;
-use super::reading_args::ReadingArgs;
+use super::reading_args::{ReadingArgs, dequantized};
 use super::report_file::ReportFile;
 use super::roles::warn_of_roles;
 use super::selection::{SelectionArgs, uneven};
@@ -164,8 +164,8 @@ impl Reset {
 
     /// Measures half-resets of several ratios on a thread of the pool, as `eval` does, and writes no checkpoint.
     fn measure(&self, terminal: &Terminal) -> Result<Outcome> {
-        let mut base = open_model_whole(&self.base, &self.reading, terminal)?;
-        let tuned = open_model_whole(&self.tuned, &self.reading, terminal)?;
+        let open = |path| dequantized(open_model_whole(path, &self.reading, terminal)?, terminal);
+        let (mut base, tuned) = (open(&self.base)?, open(&self.tuned)?);
         warn_of_roles(&base, &tuned, terminal);
         align_names([&mut base], &tuned, &self.map.maps)?;
         let (args, selection, json) = (&self.sweep, &self.selection, self.json);

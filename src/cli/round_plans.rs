@@ -34,8 +34,7 @@ impl RoundArgs<'_> {
     /// Rounds that cannot be divided between the stages, another number of plans, a plan that cannot be read or drawn.
     pub(super) fn specs(&self, source: &Checkpoint, config: &ModelConfig) -> Result<Vec<RoundSpec>> {
         let inventory = Inventory::of(source);
-        // The towers of a vision-language model, which are carried as they are.
-        let outside = if config.nested { unused(source, config) } else { Vec::new() };
+        let carried = [outside(source, config), quantized(source)].concat();
         let (rounds, stages) = (self.rounds(), self.stages);
         if !rounds.is_multiple_of(stages) {
             let fault = format!(
@@ -56,21 +55,43 @@ impl RoundArgs<'_> {
         }
         let plan_of = |round: usize| match self.plans.get(round.min(self.plans.len().saturating_sub(1))) {
             Some(path) => Plan::read(path),
-            None => self.selection.plan_of_round(&inventory, ratio, round as u32, &outside),
+            None => self.selection.plan_of_round(&inventory, ratio, round as u32, &carried),
         };
         let stage = |round: usize| round / (rounds / stages);
         (0..rounds).map(|round| Ok(RoundSpec { plan: plan_of(round)?, stage: stage(round) })).collect()
     }
 }
 
-/// Says which tensors of a vision-language model no plan draws: those outside its text part.
+/// The towers of a vision-language model, which are carried as they are.
+fn outside<'c>(source: &'c Checkpoint, config: &ModelConfig) -> Vec<&'c str> {
+    if config.nested { unused(source, config) } else { Vec::new() }
+}
+
+/// The tensors of quantized weights, which are computed with and carried as they are.
+fn quantized(source: &Checkpoint) -> Vec<&str> {
+    let names = source.tensors().map(|tensor| tensor.info.name.as_str());
+    names.filter(|name| source.is_quantized(name)).collect()
+}
+
+/// Bytes of these tensors.
+fn size(source: &Checkpoint, names: &[&str]) -> u64 {
+    names.iter().filter_map(|name| source.find(name)).map(|tensor| tensor.info.len()).sum()
+}
+
+/// Says which tensors no plan draws: those of a vision-language model outside its text part, and quantized weights.
 pub(super) fn note_carried(source: &Checkpoint, config: &ModelConfig, terminal: &Terminal) {
     const MOST: usize = 5;
-    let outside = if config.nested { unused(source, config) } else { Vec::new() };
+    let codes = quantized(source);
+    if !codes.is_empty() {
+        let (count, size) = (codes.len(), bytes(size(source, &codes)));
+        terminal.note(&format!(
+            "{count} tensors of quantized weights are frozen and carried as they are: {size}"
+        ));
+    }
+    let outside = outside(source, config);
     if outside.is_empty() {
         return;
     }
-    let size = outside.iter().filter_map(|name| source.find(name)).map(|tensor| tensor.info.len()).sum();
     // The module that a tensor belongs to: `vision_tower`, or `model.visual`.
     let module = |name: &&str| {
         let parts = if name.starts_with("model.") { 2 } else { 1 };
@@ -81,7 +102,7 @@ pub(super) fn note_carried(source: &Checkpoint, config: &ModelConfig, terminal: 
     terminal.note(&format!(
         "the text part is trained; {} other tensors ({}) are carried as they are: {}",
         outside.len(),
-        bytes(size),
+        bytes(size(source, &outside)),
         list(&modules, MOST)
     ));
 }

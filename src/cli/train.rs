@@ -163,6 +163,7 @@ impl Train {
         let mut device = self.device.open()?;
         self.restraints.check_device(&device)?;
         self.optimizer.update.check_device(&device)?;
+        config.check_packed(device.packed_experts())?;
         let mut data = self.load(&files, tokenizer.as_ref(), limits, preference, terminal)?;
         drop(tokenizer);
         data.between =

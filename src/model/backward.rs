@@ -1,8 +1,10 @@
 //! The backward pass: gradients of trainable tensors only, down to the lowest of them.
 
-use crate::backend::{AttentionLayout, AttentionOutput, Backend, QueryKeyValue, QueryKeyValueMut, Rotation};
+use crate::backend::{AttentionLayout, AttentionOutput, Backend, QueryKeyValueMut, Rotation};
 use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs};
-use crate::model::forward::{BlockContext, activate, block_forward, branch_input, mlp_input, multiply};
+use crate::model::forward::{
+    BlockContext, activate, attend, block_forward, branch_input, mlp_input, multiply,
+};
 use crate::model::joint::{self, weight_gradient};
 use crate::model::norms::NormInput;
 use crate::model::router_loss::RouterBalance;
@@ -161,7 +163,7 @@ impl<B: Backend> BlockBackward<'_, B> {
     /// Fills the selective buffers that will be read.
     fn refill(&mut self, layer: &Layer<B>, x: &B::Buffer) {
         let context = self.context;
-        let BlockContext { config, index, batch, .. } = context;
+        let config = context.config;
         let attention_wanted = self.attention_wanted(layer);
         let Self { backend, block, selective, .. } = self;
         if trains(&layer.qkv) {
@@ -169,13 +171,11 @@ impl<B: Backend> BlockBackward<'_, B> {
             branch_input(*backend, context, norm, x, &mut selective.norm1, &mut block.stats1);
         }
         if attention_wanted {
-            let BlockActs { q, k, v, lse, .. } = &mut **block;
-            let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
-            backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
+            attend(*backend, layer, context, block, &mut selective.att);
         }
         let (input_wanted, act_wanted) = match &layer.feed_forward {
             FeedForward::Mlp(mlp) => (trains(&mlp.gate_up), trains([&mlp.down_proj])),
-            FeedForward::Mixture(_) => (true, false),
+            FeedForward::Mixture(_) | FeedForward::PackedMixture(_) => (true, false),
         };
         if input_wanted {
             let stats = [&mut block.stats1, &mut block.stats2];
@@ -217,8 +217,8 @@ impl<B: Backend> BlockBackward<'_, B> {
                     return;
                 }
             }
-            FeedForward::Mixture(mixture) => {
-                if !upper && !mixture.trains() {
+            mixture => {
+                if !upper && mixture.params().all(|(param, _)| param.train.is_none()) {
                     return;
                 }
                 let (rows, config) = (self.rows(), self.context.config);
@@ -227,7 +227,7 @@ impl<B: Backend> BlockBackward<'_, B> {
                 let Some(acts) = &mut self.block.mixture else { unreachable!("the model has mixtures") };
                 let wanted = if upper { dmixture.as_mut() } else { None };
                 let more = (self.of_routers, self.accumulate);
-                mixture.backward(self.backend, config, inputs, acts, wanted, more);
+                mixture.mixture_backward(self.backend, config, inputs, acts, wanted, more);
             }
         }
         // Beside attention, the input of both goes through one norm, after the gradient of attention.
@@ -317,7 +317,8 @@ impl<B: Backend> BlockBackward<'_, B> {
     /// Whether the gradients of q, k and v are needed.
     fn inputs_wanted(&self, layer: &Layer<B>) -> bool {
         let norms = [&layer.attention_norms.input, &layer.q_norm, &layer.k_norm];
-        self.below || norms.into_iter().any(|norm| norm_trains(norm.as_ref())) || trains(&layer.qkv)
+        let sinks = layer.sinks.as_ref().is_some_and(|sinks| sinks.train.is_some());
+        self.below || sinks || norms.into_iter().any(|norm| norm_trains(norm.as_ref())) || trains(&layer.qkv)
     }
 
     fn attention(&mut self, layer: &mut Layer<B>, x: &B::Buffer) {
@@ -334,19 +335,22 @@ impl<B: Backend> BlockBackward<'_, B> {
             return;
         }
         self.backend.linear_backward_input(dout, &layer.o_proj.weight.weight, rows, datt, false);
-        self.scores();
+        self.scores(layer);
         self.query_key_norms(layer);
         self.attention_input(layer, x);
     }
 
-    /// From the gradient of attention's output to those of q, k and v before they were rotated.
-    fn scores(&mut self) {
+    /// From the gradient of attention's output to those of sinks, and of q, k and v before they were rotated.
+    fn scores(&mut self, layer: &mut Layer<B>) {
         let (rows, BlockContext { config, batch, rope, rotated, index }) = (self.rows(), self.context);
         let BlockActs { q, k, v, lse, .. } = &mut *self.block;
         let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
-        let output = AttentionOutput { dout: &self.grads.datt, out: &self.selective.att, lse };
+        let output = || AttentionOutput { dout: &self.grads.datt, out: &self.selective.att, lse };
+        if let Some(Param { weight, train: Some(train), .. }) = &mut layer.sinks {
+            self.backend.sinks_backward(weight, output(), (layout.shape, rows), &mut train.grad);
+        }
         let inputs = QueryKeyValueMut { q: &mut *q, k: &mut *k, v };
-        self.backend.attention_backward(output, layout, inputs);
+        self.backend.attention_backward(output(), layout, inputs);
         multiply(self.backend, q, rows * config.q_size(), config.multipliers.query);
         if let Some(rope) = rope {
             let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);

@@ -1,6 +1,6 @@
 //! The forward pass over the new tokens of sequences whose earlier keys and values are kept, on the CPU.
 
-use crate::backend::{CachedSequence, Cpu, Sequences};
+use crate::backend::{Backend, CachedSequence, Cpu, Sequences};
 use crate::model::activations::{BlockBuffers, Ropes};
 use crate::model::forward::{BlockContext, after_attention, embed, head_input, query_key_value};
 use crate::model::{Activations, Batch, Model, ModelConfig, rope_tables};
@@ -85,6 +85,9 @@ pub fn forward_cached<'x, 'a>(
         let kept = keep(sequences, &starts, l, [&block.k, &block.v]);
         let (att, lse) = (&mut selective.att, &mut block.lse);
         cpu.attention_cached(&block.q, &kept, config.attention(l), att, lse);
+        if let Some(sinks) = &layer.sinks {
+            cpu.sinks_forward(&sinks.weight, (config.attention(l), n), att, lse);
+        }
         after_attention(cpu, layer, context, x, &mut buffers, Some(out));
     }
     sequences.iter_mut().for_each(|new| new.cache.tokens += new.ids.len());

@@ -7,6 +7,7 @@ use super::known_keys::check_keys;
 use super::mixtures::Mixtures;
 use super::multipliers::Multipliers;
 use super::rope_settings::{LayerRopes, Rope};
+use super::stored_codes::computes_with_codes;
 use super::text_part::{TensorNames, TextPart};
 use super::tied_head::stores_another_head;
 use super::windows::Windows;
@@ -60,6 +61,8 @@ pub struct ModelConfig {
     pub qkv_bias: bool,
     /// Bias on o.
     pub o_bias: bool,
+    /// Attention has a sink for each head.
+    pub sinks: bool,
     /// Bias on gate, up and down.
     pub mlp_bias: bool,
     /// q, k and v are one matrix.
@@ -99,9 +102,18 @@ impl ModelConfig {
         };
         let path = root.join("config.json");
         let keys = Keys { value: config.value(), path: &path };
-        checkpoint.check_not_quantized("a forward pass")?;
+        let mxfp4 = computes_with_codes(checkpoint);
+        if !mxfp4 {
+            checkpoint.check_not_quantized("a forward pass")?;
+        }
         let part = TextPart::of(keys, checkpoint)?;
         let mut config = Self::of_part(&part, checkpoint.len())?;
+        let packed =
+            config.mixtures.as_mut().and_then(|mixtures| Some((mixtures.experts, mixtures.packed.as_mut()?)));
+        let packed = packed.map_or(0, |(experts, packing)| {
+            packing.mxfp4 = mxfp4;
+            experts
+        });
         let keys = part.keys;
         let shapes = checkpoint.tensors().filter(|tensor| tensor.info.elements() > 0);
         let largest = shapes.flat_map(|tensor| &tensor.info.shape).max().copied().unwrap_or(0);
@@ -110,6 +122,7 @@ impl ModelConfig {
             ("hidden_size", config.hidden_size),
             ("intermediate_size", config.intermediate_size),
             ("num_attention_heads", config.q_size()),
+            ("num_local_experts", packed),
         ];
         match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
             None => {
@@ -181,6 +194,7 @@ impl ModelConfig {
             tie_word_embeddings: part.tied.unwrap_or(tied),
             qkv_bias: family.qkv_bias.read(keys)?,
             o_bias: family.o_bias.read(keys)?,
+            sinks: family.sinks,
             mlp_bias: family.mlp_bias.read(keys)?,
             fused_qkv: family.fused_qkv,
             mlp_layout: family.mlp_layout,
@@ -212,6 +226,17 @@ impl ModelConfig {
             window: self.windows[layer],
             soft_cap: self.score_cap,
         }
+    }
+
+    /// Refuses a model with packed experts for a device that does not compute them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_packed(&self, computed: bool) -> Result<()> {
+        if computed || self.mixtures.as_ref().is_none_or(|mixtures| mixtures.packed.is_none()) {
+            return Ok(());
+        }
+        Err(Error::usage("packed experts are computed on the CPU only", "use --device cpu"))
     }
 
     /// The factor of the loss of routers in training, where there is one.

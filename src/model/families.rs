@@ -6,7 +6,7 @@ use super::family_rows::{
     MISTRAL, NEMOTRON, OLMO, OLMO2, OLMO3, PHI3, QWEN2, QWEN3, SEED_OSS, SMOLLM3, STABLELM,
 };
 use super::keys::Keys;
-use super::mixture_rows::{MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
+use super::mixture_rows::{GPT_OSS, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE};
 use super::vision_rows::{QWEN2_5_VL, QWEN2_5_VL_TEXT, QWEN2_VL, QWEN2_VL_TEXT, QWEN3_VL_TEXT};
 use crate::Result;
 
@@ -41,7 +41,7 @@ const fn sizes(
 }
 
 /// The supported families.
-static FAMILIES: [Family; 33] = [
+static FAMILIES: [Family; 34] = [
     LLAMA,
     MISTRAL,
     MINISTRAL,
@@ -70,6 +70,7 @@ static FAMILIES: [Family; 33] = [
     QWEN2_MOE,
     QWEN3_MOE,
     OLMOE,
+    GPT_OSS,
     QWEN2_VL,
     QWEN2_VL_TEXT,
     QWEN2_5_VL,

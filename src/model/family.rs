@@ -124,13 +124,23 @@ impl MlpLayout {
     }
 }
 
+/// How the weights of experts are stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum ExpertLayout {
+    /// Each expert apart: the names of gate, up and down.
+    Apart([&'static str; 3]),
+    /// All experts in one tensor for gate and up in turn, `gate_up_proj`, and one for `down_proj`, with biases; the router,
+    /// which has a bias, is `router`. The activation has `swiglu_alpha` and `swiglu_limit`.
+    Packed,
+}
+
 /// The keys of a mixture of experts, each with the default of its family, and the names of its modules.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct MixtureRule {
     /// The module that has `gate` and `experts`.
     pub(super) module: &'static str,
-    /// gate, up and down of an expert.
-    pub(super) expert: [&'static str; 3],
+    /// The experts.
+    pub(super) layout: ExpertLayout,
     /// `num_experts` or `num_local_experts`.
     pub(super) experts: usize,
     /// `num_experts_per_tok`.
@@ -192,6 +202,8 @@ pub(super) struct Family {
     pub(super) norm_eps: (Option<&'static str>, f64),
     /// `rope_theta` where `config.json` has none.
     pub(super) rope_theta: f64,
+    /// The rotary settings where `config.json` has none; `None`: frequencies are not scaled.
+    pub(super) rope_settings: Option<fn() -> &'static serde_json::Value>,
     /// `tie_word_embeddings` where `config.json` has none.
     pub(super) tie_word_embeddings: bool,
     /// `pad_token_id` where `config.json` has none.
@@ -200,6 +212,8 @@ pub(super) struct Family {
     pub(super) qkv_bias: Switch,
     /// Bias on o.
     pub(super) o_bias: Switch,
+    /// Attention has a sink for each head.
+    pub(super) sinks: bool,
     /// Biases on gate, up and down.
     pub(super) mlp_bias: Switch,
     /// q, k and v are one matrix, `qkv_proj`.

@@ -119,11 +119,26 @@ pub(crate) fn block_forward<B: Backend>(
     out: Option<&mut B::Buffer>,
 ) {
     query_key_value(backend, layer, context, x, buffers);
-    let BlockBuffers { block: BlockActs { q, k, v, lse, .. }, selective, .. } = buffers;
-    let BlockContext { config, index, batch, .. } = context;
-    let layout = AttentionLayout { shape: config.attention(index), sequences: batch.sequences };
-    backend.attention_forward(QueryKeyValue { q, k, v }, layout, &mut selective.att, lse);
+    attend(backend, layer, context, buffers.block, &mut buffers.selective.att);
     after_attention(backend, layer, context, x, buffers, out);
+}
+
+/// Attention, and its sinks where the layer has them.
+pub(crate) fn attend<B: Backend>(
+    backend: &mut B,
+    layer: &Layer<B>,
+    context: BlockContext<'_>,
+    block: &mut BlockActs<B>,
+    out: &mut B::Buffer,
+) {
+    let BlockContext { config, index, batch, .. } = context;
+    let BlockActs { q, k, v, lse, .. } = block;
+    let shape = config.attention(index);
+    let layout = AttentionLayout { shape, sequences: batch.sequences };
+    backend.attention_forward(QueryKeyValue { q, k, v }, layout, out, lse);
+    if let Some(sinks) = &layer.sinks {
+        backend.sinks_forward(&sinks.weight, (shape, context.rows()), out, lse);
+    }
 }
 
 /// The beginning of a block: queries, keys and values, rotated.
@@ -184,12 +199,16 @@ pub(crate) fn after_attention<B: Backend>(
     branch.add(backend, context, x, &mut block.mid);
     let (stats, norm2) = ([&mut block.stats1, &mut block.stats2], &mut selective.norm2);
     mlp_input(backend, layer, context, [x, &block.mid], norm2, stats);
-    let mlp = match &layer.feed_forward {
-        FeedForward::Mlp(mlp) => mlp,
-        FeedForward::Mixture(mixture) => {
-            let Some(acts) = &mut block.mixture else { unreachable!("the model has mixtures") };
-            return mixture.forward(backend, config, (norm2, rows, context.index), acts, (&block.mid, out));
-        }
+    let FeedForward::Mlp(mlp) = &layer.feed_forward else {
+        let Some(acts) = &mut block.mixture else { unreachable!("the model has mixtures") };
+        let mixture = &layer.feed_forward;
+        return mixture.mixture_forward(
+            backend,
+            config,
+            (norm2, rows, context.index),
+            acts,
+            (&block.mid, out),
+        );
     };
     let (inner, wide) = (config.intermediate_size, wide.as_mut());
     let (gate, up) = (&mut block.gate, &mut block.up);

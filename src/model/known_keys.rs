@@ -203,7 +203,7 @@ pub(super) fn check_keys(keys: &Keys<'_>, read: &[&str], fixed: &[(&str, Only)])
             return Err(keys.wrong(key, &only.expected()));
         }
     }
-    if keys.get("quantization_config").is_some() {
+    if keys.get("quantization_config").is_some() && !read.contains(&"quantization_config") {
         return Err(keys.fault(
             "`quantization_config`: quantized weights cannot be trained",
             Some("use the checkpoint it was quantized from"),

@@ -1,7 +1,7 @@
 //! One block of a model, by the names of `transformers`.
 
 use crate::backend::{Backend, Expert};
-use crate::model::family::{MlpLayout, NormNames};
+use crate::model::family::{ExpertLayout, MixtureRule, MlpLayout, NormNames};
 use crate::model::mixtures::Mixtures;
 use crate::model::{ModelConfig, Param, QueryKeyNorm};
 
@@ -52,6 +52,28 @@ pub struct Mixture<B: Backend> {
     pub shared: Option<(Param<B>, Expert<Param<B>>)>,
 }
 
+/// A projection of all experts of a mixture, from `I` to `O` features.
+#[derive(Debug)]
+pub struct ExpertProjection<B: Backend> {
+    /// `[N, I, O]`; with scales, codes of MXFP4 `[N, O, I / 32, 16]`.
+    pub values: Param<B>,
+    /// `[N, O, I / 32]`.
+    pub scales: Option<Param<B>>,
+    /// `[N, O]`.
+    pub bias: Param<B>,
+}
+
+/// A mixture of packed experts.
+#[derive(Debug)]
+pub struct PackedMixture<B: Backend> {
+    /// `[N, D]`.
+    pub router: Linear<B>,
+    /// From `D` to `2 · F` features: gate and up in turn.
+    pub gate_up: ExpertProjection<B>,
+    /// From `F` to `D` features.
+    pub down: ExpertProjection<B>,
+}
+
 /// What follows attention.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one for each block of a model")]
@@ -60,6 +82,8 @@ pub enum FeedForward<B: Backend> {
     Mlp(Mlp<B>),
     /// A mixture of experts.
     Mixture(Mixture<B>),
+    /// A mixture of packed experts.
+    PackedMixture(PackedMixture<B>),
 }
 
 /// One block.
@@ -71,6 +95,8 @@ pub struct Layer<B: Backend> {
     pub qkv: Vec<Linear<B>>,
     /// `[D, H · E]`.
     pub o_proj: Linear<B>,
+    /// The sinks of attention, `[H]`.
+    pub sinks: Option<Param<B>>,
     /// On q.
     pub q_norm: Option<Norm<B>>,
     /// On k.
@@ -112,13 +138,28 @@ impl<B: Backend> Norm<B> {
     }
 }
 
+impl<B: Backend> ExpertProjection<B> {
+    fn assemble(mxfp4: bool, next: &mut dyn FnMut() -> Param<B>) -> Self {
+        Self { values: next(), scales: mxfp4.then(&mut *next), bias: next() }
+    }
+
+    /// Its tensors.
+    pub fn params(&self) -> impl Iterator<Item = &Param<B>> {
+        std::iter::once(&self.values).chain(&self.scales).chain([&self.bias])
+    }
+
+    fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
+        std::iter::once(&mut self.values).chain(&mut self.scales).chain([&mut self.bias])
+    }
+}
+
 fn expert_of<B: Backend>(next: &mut dyn FnMut() -> Param<B>) -> Expert<Param<B>> {
     [(); 3].map(|()| next())
 }
 
 impl<B: Backend> FeedForward<B> {
     /// Its tensors, each with whether it is of an expert that only some tokens go through.
-    fn params(&self) -> Box<dyn Iterator<Item = (&Param<B>, bool)> + '_> {
+    pub(super) fn params(&self) -> Box<dyn Iterator<Item = (&Param<B>, bool)> + '_> {
         match self {
             Self::Mlp(Mlp { gate_up, down_proj }) => {
                 let linears = gate_up.iter().chain([down_proj]);
@@ -128,6 +169,10 @@ impl<B: Backend> FeedForward<B> {
                 let shared = shared.iter().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
                 let of_all = std::iter::once(router).chain(shared).map(|param| (param, false));
                 Box::new(of_all.chain(experts.iter().flatten().map(|param| (param, true))))
+            }
+            Self::PackedMixture(PackedMixture { router, gate_up, down }) => {
+                let experts = gate_up.params().chain(down.params()).map(|param| (param, true));
+                Box::new(router.params().map(|param| (param, false)).chain(experts))
             }
         }
     }
@@ -142,6 +187,9 @@ impl<B: Backend> FeedForward<B> {
                     shared.iter_mut().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
                 Box::new(std::iter::once(router).chain(shared).chain(experts.iter_mut().flatten()))
             }
+            Self::PackedMixture(PackedMixture { router, gate_up, down }) => {
+                Box::new(router.params_mut().chain(gate_up.params_mut()).chain(down.params_mut()))
+            }
         }
     }
 
@@ -152,6 +200,11 @@ impl<B: Backend> FeedForward<B> {
             let gate_up = (0..inputs).map(|_| Linear::assemble(config.mlp_bias, next)).collect();
             return Self::Mlp(Mlp { gate_up, down_proj: Linear::assemble(config.mlp_bias, next) });
         };
+        if let Some(packing) = mixtures.packed {
+            let router = Linear::assemble(true, next);
+            let [gate_up, down] = [(); 2].map(|()| ExpertProjection::assemble(packing.mxfp4, next));
+            return Self::PackedMixture(PackedMixture { router, gate_up, down });
+        }
         let router = next();
         let experts = (0..mixtures.experts).map(|_| expert_of(next)).collect();
         let shared = mixtures.shared_size.is_some().then(|| {
@@ -170,20 +223,21 @@ impl<B: Backend> Layer<B> {
 
     /// All tensors of the block, each with whether it is of an expert that only some tokens go through.
     pub fn params_of_tokens(&self) -> impl Iterator<Item = (&Param<B>, bool)> {
-        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, feed_forward } = self;
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, sinks, feed_forward } = self;
         let branches = [attention_norms, mlp_norms].map(|norms| [&norms.input, &norms.output]);
         let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
         let linears = qkv.iter().chain([o_proj]).flat_map(Linear::params);
-        norms.flat_map(Norm::params).chain(linears).map(|param| (param, false)).chain(feed_forward.params())
+        let of_all = norms.flat_map(Norm::params).chain(linears).chain(sinks).map(|param| (param, false));
+        of_all.chain(feed_forward.params())
     }
 
     /// All tensors of the block, in the order of [`Layer::params`].
     pub(super) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param<B>> {
-        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, feed_forward } = self;
+        let Self { attention_norms, mlp_norms, q_norm, k_norm, qkv, o_proj, sinks, feed_forward } = self;
         let branches = [attention_norms, mlp_norms].map(|norms| [&mut norms.input, &mut norms.output]);
         let norms = branches.into_iter().flatten().chain([q_norm, k_norm]).flatten();
         let linears = qkv.iter_mut().chain([o_proj]).flat_map(Linear::params_mut);
-        norms.flat_map(Norm::params_mut).chain(linears).chain(feed_forward.params_mut())
+        norms.flat_map(Norm::params_mut).chain(linears).chain(sinks).chain(feed_forward.params_mut())
     }
 
     /// Takes the tensors in the order of [`layer_tensors`].
@@ -194,6 +248,7 @@ impl<B: Backend> Layer<B> {
         let qkv = linears(if config.fused_qkv { 1 } else { 3 }, config.qkv_bias);
         let o_proj = Linear::assemble(config.o_bias, next);
         let feed_forward = FeedForward::assemble(config, layer, next);
+        let sinks = config.sinks.then(&mut *next);
         let mut norm = |has: bool| has.then(|| Norm::assemble(config, next));
         let on_queries = config.qk_norm != QueryKeyNorm::Off;
         let (q_norm, k_norm) = (norm(on_queries), norm(on_queries));
@@ -204,7 +259,7 @@ impl<B: Backend> Layer<B> {
         };
         let attention_norms = branch(attention_input, attention_output);
         let mlp_norms = branch(mlp_input, mlp_output);
-        Self { attention_norms, qkv, o_proj, q_norm, k_norm, mlp_norms, feed_forward }
+        Self { attention_norms, qkv, o_proj, sinks, q_norm, k_norm, mlp_norms, feed_forward }
     }
 }
 
@@ -239,6 +294,7 @@ pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, 
         all.extend(bias.then(|| (format!("{module}.bias"), vec![out])));
     }
     all.extend(mixture.into_iter().flat_map(|mixtures| mixture_tensors(mixtures, d)));
+    all.extend(config.sinks.then(|| ("self_attn.sinks".to_owned(), vec![config.num_attention_heads])));
     let (q_norm, k_norm) = ("self_attn.q_norm", "self_attn.k_norm");
     let on_queries: &[(&str, usize)] = match config.qk_norm {
         QueryKeyNorm::Off => &[],
@@ -255,7 +311,8 @@ pub(super) fn layer_tensors(config: &ModelConfig, layer: usize) -> Vec<(String, 
 /// Name within its block and shape of every tensor of a mixture of experts over rows of `d` elements.
 fn mixture_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
     let Mixtures { rule, experts, intermediate_size, shared_size, .. } = mixtures;
-    let (module, [gate, up, down]) = (rule.module, rule.expert);
+    let module = rule.module;
+    let ExpertLayout::Apart([gate, up, down]) = rule.layout else { return packed_tensors(mixtures, d) };
     let mut all = vec![(format!("{module}.gate.weight"), vec![*experts, d])];
     let mut expert = |name: &str, f: usize| {
         let parts = [(gate, vec![f, d]), (up, vec![f, d]), (down, vec![d, f])];
@@ -265,6 +322,25 @@ fn mixture_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
     if let Some(size) = shared_size {
         expert("shared_expert", *size);
         all.push((format!("{module}.shared_expert_gate.weight"), vec![1, d]));
+    }
+    all
+}
+
+/// As [`mixture_tensors`], of packed experts.
+fn packed_tensors(mixtures: &Mixtures, d: usize) -> Vec<(String, Vec<usize>)> {
+    let Mixtures { rule: MixtureRule { module, .. }, experts: n, intermediate_size: f, packed, .. } =
+        mixtures;
+    let mut all =
+        vec![(format!("{module}.router.weight"), vec![*n, d]), (format!("{module}.router.bias"), vec![*n])];
+    for (projection, inputs, outputs) in [("gate_up_proj", d, 2 * f), ("down_proj", *f, d)] {
+        let name = format!("{module}.experts.{projection}");
+        if packed.is_some_and(|packing| packing.mxfp4) {
+            all.push((format!("{name}_blocks"), vec![*n, outputs, inputs / 32, 16]));
+            all.push((format!("{name}_scales"), vec![*n, outputs, inputs / 32]));
+        } else {
+            all.push((name.clone(), vec![*n, inputs, outputs]));
+        }
+        all.push((format!("{name}_bias"), vec![*n, outputs]));
     }
     all
 }

@@ -2,16 +2,16 @@
 
 use crate::backend::{Backend, Expert, MixtureActs, MixtureGradients, MixtureWeights, Routing, Updates};
 use crate::model::layer::Mixture;
-use crate::model::{ModelConfig, Param};
+use crate::model::{FeedForward, ModelConfig, Param};
 
 /// How tokens choose their experts.
-fn routing(config: &ModelConfig) -> Routing {
+pub(super) fn routing(config: &ModelConfig) -> Routing {
     let Some(mixtures) = &config.mixtures else { unreachable!("the model has mixtures") };
     mixtures.routing
 }
 
 /// The weight of a parameter, and its gradient where it is trainable.
-fn split<B: Backend>(param: &mut Param<B>) -> (&B::Weight, Option<&mut B::Buffer>) {
+pub(super) fn split<B: Backend>(param: &mut Param<B>) -> (&B::Weight, Option<&mut B::Buffer>) {
     (&param.weight, param.train.as_mut().map(|train| &mut train.grad))
 }
 
@@ -85,11 +85,39 @@ impl<B: Backend> Mixture<B> {
         };
         backend.mixture_backward(inputs, &weights, gradients, acts, dx);
     }
+}
 
-    /// Whether a tensor of it is trainable.
-    pub(super) fn trains(&self) -> bool {
-        let shared = self.shared.iter().flat_map(|(share, expert)| std::iter::once(share).chain(expert));
-        let all = std::iter::once(&self.router).chain(shared).chain(self.experts.iter().flatten());
-        all.into_iter().any(|param| param.train.is_some())
+impl<B: Backend> FeedForward<B> {
+    /// [`Mixture::forward`] of either kind of mixture.
+    pub(super) fn mixture_forward(
+        &self,
+        backend: &mut B,
+        config: &ModelConfig,
+        x: (&B::Buffer, usize, usize),
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
+        outputs: (&B::Buffer, Option<&mut B::Buffer>),
+    ) {
+        match self {
+            Self::Mixture(mixture) => mixture.forward(backend, config, x, acts, outputs),
+            Self::PackedMixture(mixture) => mixture.forward(backend, config, x, acts, outputs),
+            Self::Mlp(_) => unreachable!("the layer has a mixture"),
+        }
+    }
+
+    /// [`Mixture::backward`] of either kind of mixture.
+    pub(super) fn mixture_backward(
+        &mut self,
+        backend: &mut B,
+        config: &ModelConfig,
+        inputs: ((&B::Buffer, &B::Buffer, usize), usize),
+        acts: &mut MixtureActs<B::Buffer, B::Routes>,
+        dx: Option<&mut B::Buffer>,
+        more: (Option<&B::Buffer>, bool),
+    ) {
+        match self {
+            Self::Mixture(mixture) => mixture.backward(backend, config, inputs, acts, dx, more),
+            Self::PackedMixture(mixture) => mixture.backward(backend, config, inputs, acts, dx, more),
+            Self::Mlp(_) => unreachable!("the layer has a mixture"),
+        }
     }
 }

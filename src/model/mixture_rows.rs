@@ -1,13 +1,17 @@
 //! One row for each supported family whose MLPs are mixtures of experts.
 
-use super::family::{Family, MixtureRule, QueryKeyNorm, Switch, WindowRule};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use super::family::{ExpertLayout, Family, MixtureRule, QueryKeyNorm, Switch, WindowRule};
 use super::family_rows::{LLAMA, MISTRAL};
 use super::known_keys::Only;
 
 /// Experts named and routed as those of Qwen2-MoE.
 const QWEN_EXPERTS: MixtureRule = MixtureRule {
     module: "mlp",
-    expert: ["gate_proj", "up_proj", "down_proj"],
+    layout: ExpertLayout::Apart(["gate_proj", "up_proj", "down_proj"]),
     experts: 60,
     per_token: 4,
     intermediate_size: Some(1408),
@@ -26,7 +30,7 @@ pub(super) const MIXTRAL: Family = Family {
     sliding_window: None,
     mixture: Some(MixtureRule {
         module: "block_sparse_moe",
-        expert: ["w1", "w3", "w2"],
+        layout: ExpertLayout::Apart(["w1", "w3", "w2"]),
         experts: 8,
         per_token: 2,
         intermediate_size: None,
@@ -105,6 +109,63 @@ pub(super) const OLMOE: Family = Family {
         router_loss: 0.01,
         has_plain_layers: false,
         ..QWEN_EXPERTS
+    }),
+    ..LLAMA
+};
+
+/// The rotary settings of gpt-oss where `config.json` has none.
+fn gpt_oss_rope() -> &'static Value {
+    static SETTINGS: OnceLock<Value> = OnceLock::new();
+    SETTINGS.get_or_init(|| {
+        json!({
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": false,
+            "original_max_position_embeddings": 4096,
+        })
+    })
+}
+
+/// gpt-oss, OpenAI 2025, arXiv:2508.10925.
+pub(super) const GPT_OSS: Family = Family {
+    model_type: "gpt_oss",
+    keys: &[
+        // Two keys of OpenAI's own code, whose values others repeat.
+        "experts_per_token",
+        "initial_context_length",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_local_experts",
+        "quantization_config",
+        "router_aux_loss_coef",
+        "swiglu_alpha",
+        "swiglu_limit",
+    ],
+    num_key_value_heads: Some(8),
+    max_position_embeddings: 131_072,
+    head_dim: Some(64),
+    norm_eps: (Some("rms_norm_eps"), 1e-5),
+    rope_theta: 150_000.0,
+    rope_settings: Some(gpt_oss_rope),
+    qkv_bias: Switch::KeyOrOn("attention_bias"),
+    o_bias: Switch::KeyOrOn("attention_bias"),
+    sinks: true,
+    mlp_bias: Switch::Off,
+    window: WindowRule::AllButEvery("", 2),
+    sliding_window: Some(128),
+    mixture: Some(MixtureRule {
+        module: "mlp",
+        layout: ExpertLayout::Packed,
+        experts: 128,
+        per_token: 4,
+        intermediate_size: None,
+        // The softmax of the chosen logits is that of all, divided by its sum over the chosen.
+        normalised: Switch::On,
+        shared_size: None,
+        router_loss: 0.001,
+        has_plain_layers: false,
     }),
     ..LLAMA
 };

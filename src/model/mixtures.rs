@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::family::MixtureRule;
+use super::family::{ExpertLayout, MixtureRule};
 use super::keys::Keys;
 use crate::Result;
-use crate::backend::Routing;
+use crate::backend::{ClampedGate, Routing};
 
 /// The mixtures in place of MLPs.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,17 @@ pub struct Mixtures {
     pub router_loss: Option<f64>,
     /// Which layers have a mixture; the others have a plain MLP.
     pub sparse: Vec<bool>,
+    /// Where experts are packed, how.
+    pub packed: Option<Packing>,
+}
+
+/// Packed experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Packing {
+    /// Their activation.
+    pub gate: ClampedGate,
+    /// Their matrices are stored in MXFP4.
+    pub mxfp4: bool,
 }
 
 impl Mixtures {
@@ -41,7 +52,8 @@ impl Mixtures {
     ) -> Result<Self> {
         let key = if keys.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
         let experts = keys.size_or(key, rule.experts)?;
-        if experts > tensors {
+        let is_packed = rule.layout == ExpertLayout::Packed;
+        if experts > tensors && !is_packed {
             return Err(keys.wrong(key, &format!("at most the {tensors} tensors of the weights")));
         }
         let per_token = keys.size_or("num_experts_per_tok", rule.per_token)?;
@@ -50,7 +62,13 @@ impl Mixtures {
         }
         let size =
             |key: &str, default: Option<usize>| default.map(|size| keys.size_or(key, size)).transpose();
+        let packed = is_packed.then(|| -> Result<Packing> {
+            let alpha = keys.number_or("swiglu_alpha", 1.702)? as f32;
+            let limit = keys.number_or("swiglu_limit", 7.0)? as f32;
+            Ok(Packing { gate: ClampedGate { alpha, limit }, mxfp4: false })
+        });
         Ok(Self {
+            packed: packed.transpose()?,
             rule,
             experts,
             routing: Routing { per_token, normalised: rule.normalised.read(keys)? },

@@ -50,6 +50,7 @@ impl<B: Backend> Model<B> {
         backend: &B,
         mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, Option<B::State>)>,
     ) -> Result<Self> {
+        config.check_packed(backend.packed_experts())?;
         let mut faults = Faults::default();
         let mut found = Vec::new();
         for (name, shape) in expected(&config) {
@@ -129,9 +130,13 @@ pub fn unused<'a>(checkpoint: &'a Checkpoint, config: &ModelConfig) -> Vec<&'a s
     names.filter(|name| !used.contains(*name)).collect()
 }
 
-/// A vector is one row.
+/// A vector is one row; the matrices of experts lie one after the other.
 fn matrix(shape: &[usize]) -> (usize, usize) {
-    if let [rows, cols] = shape { (*rows, *cols) } else { (1, shape.iter().product()) }
+    match shape {
+        [rows, cols] => (*rows, *cols),
+        [experts, rows, cols @ ..] => (experts * rows, cols.iter().product()),
+        _ => (1, shape.iter().product()),
+    }
 }
 
 fn fault(checkpoint: &Checkpoint, tensor: &str, fault: String) -> Error {

@@ -48,7 +48,8 @@ impl LayerRopes {
         let layers = windows.len();
         let one = || {
             let theta = keys.number_or("rope_theta", family.rope_theta)?;
-            reader.rope(settings(keys)?, theta).map(|rope| vec![rope])
+            let default = || family.rope_settings.map(|settings| ("rope_parameters", settings()));
+            reader.rope(settings(keys)?.or_else(default), theta).map(|rope| vec![rope])
         };
         let first = |has: bool| has.then_some(0);
         Ok(match family.rope {

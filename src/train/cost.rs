@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::optimizer_options::{Master, state_bytes};
 use crate::backend::{Backend, head_rows};
 use crate::checkpoint::TensorInfo;
-use crate::model::{Capacity, Mixtures, Model, ModelConfig, Param, Reach, Recompute, activation_floats};
+use crate::model::{
+    Capacity, ExpertProjection, FeedForward, Layer, Mixtures, Model, ModelConfig, Param, Reach, Recompute,
+    activation_floats,
+};
 use crate::optimizer::{Optimizer, StatePlace};
 
 /// Floating-point operations per token that a step executes.
@@ -153,6 +156,16 @@ fn attention_flops(config: &ModelConfig, layer: usize, length: usize) -> f64 {
     2.0 * 2.0 * config.q_size() as f64 * seen as f64 / 2.0
 }
 
+/// Values of experts in MXFP4 beyond the elements of the tensors that store them: a byte has two, and an exponent none.
+fn more_values<B: Backend>(layer: &Layer<B>) -> f64 {
+    let FeedForward::PackedMixture(mixture) = &layer.feed_forward else { return 0.0 };
+    let of_projection = |projection: &ExpertProjection<B>| {
+        let scales = projection.scales.as_ref()?.elements();
+        Some(projection.values.elements() as f64 - scales as f64)
+    };
+    [&mixture.gate_up, &mixture.down].into_iter().filter_map(of_projection).sum()
+}
+
 fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> FlopsPerToken {
     let reach = Reach::of(model);
     let mut flops = FlopsPerToken::default();
@@ -161,7 +174,7 @@ fn flops<B: Backend>(model: &Model<B>, length: usize, recompute: Recompute) -> F
         let matrices = || layer.params_of_tokens().filter(|(param, _)| !param.vector);
         let elements =
             |(param, some): (&Param<B>, bool)| param.elements() as f64 * if some { share } else { 1.0 };
-        let forward = 2.0 * matrices().map(elements).sum::<f64>();
+        let forward = 2.0 * (matrices().map(elements).sum::<f64>() + share * more_values(layer));
         let attention = attention_flops(&model.config, l, length);
         flops.forward += forward + attention;
         if reach.lowest.is_none_or(|lowest| l < lowest) {

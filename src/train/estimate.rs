@@ -176,7 +176,8 @@ impl<'a> Measurement<'a> {
     ) -> Result<MeasuredSteps> {
         let mut timed = Timed::new(backend);
         let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } = self.options;
-        let training = Training { plan: self.plan, master: *master, frozen: *frozen, seed: 0, round: 0 };
+        let (plan, master, frozen) = (self.plan, *master, *frozen);
+        let training = Training { plan, optimizer, master, frozen, seed: 0, round: 0 };
         let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
             Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;

@@ -6,7 +6,7 @@ use super::optimizer_options::Master;
 use crate::backend::{Backend, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
 use crate::model::{Model, ModelConfig, expected};
-use crate::optimizer::Rounding;
+use crate::optimizer::{Optimizer, Rounding};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
 
@@ -17,6 +17,7 @@ type Named<'m> = (&'m str, WeightValues<'m>);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Training<'p> {
     pub(super) plan: &'p Plan,
+    pub(super) optimizer: &'p Optimizer,
     pub(super) master: Master,
     pub(super) frozen: FrozenDtype,
     /// The key of the draws, with the name of a tensor.
@@ -26,7 +27,7 @@ pub(super) struct Training<'p> {
 }
 
 /// Checks that every trainable tensor of `plan` is one that the model computes with and that new values can be
-/// written in its type, and kept without a master where there is none.
+/// written in its type, and kept without a master where there is none, and updated by the optimizer.
 ///
 /// # Errors
 /// [`Error::Plan`], every fault at once.
@@ -34,7 +35,7 @@ pub(super) fn check_plan(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     plan: &Plan,
-    master: Master,
+    (master, optimizer): (Master, &Optimizer),
 ) -> Result<()> {
     plan.check_against(&Inventory::of(checkpoint))?;
     let used: std::collections::HashSet<String> =
@@ -55,8 +56,18 @@ pub(super) fn check_plan(
         let info = checkpoint.find(name).map(|tensor| tensor.info);
         if let Some(info) = info.filter(|info| encode_f32(&info.dtype, &[], &mut Vec::new()).is_none()) {
             let what = format!("trainable, but tensors of type {} cannot be trained", info.dtype);
-            faults.push(fault(name, what, "convert the checkpoint to bf16 first"));
+            let hint = if checkpoint.is_quantized(name) {
+                "freeze it with --freeze, or save the checkpoint dequantized with transformers first"
+            } else {
+                "convert the checkpoint to bf16 first"
+            };
+            faults.push(fault(name, what, hint));
             continue;
+        }
+        let factored = matches!(optimizer, Optimizer::Adafactor(_));
+        if let Some(info) = info.filter(|info| factored && info.shape.len() > 2) {
+            let what = format!("trainable, but Adafactor has no factors for {} dimensions", info.shape.len());
+            faults.push(fault(name, what, "take another --optimizer, or freeze it with --freeze"));
         }
         let other = |dtype: &Dtype| *dtype != Dtype::Known(Known::BF16);
         if let Some(info) = info.filter(|info| master == Master::None && other(&info.dtype)) {
@@ -85,10 +96,10 @@ pub(super) fn load<'a, B: Backend>(
     training: Training<'_>,
     weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let Training { plan, master, frozen, seed, round } = training;
+    let Training { plan, optimizer, master, frozen, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
     let float8 = Float8Tensors::of(frozen, &config, plan);
-    check_plan(checkpoint, &config, plan, master)?;
+    check_plan(checkpoint, &config, plan, (master, optimizer))?;
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
         if plan.is_trainable(name) != Some(true) {
             return Some((weight(backend, stored, float8.kind(name))?, None));

@@ -74,10 +74,10 @@ impl<'a> Run<'a> {
     pub fn check(options: &RunOptions<'_>, source: &Checkpoint) -> Result<()> {
         let config = crate::model::ModelConfig::read(source)?;
         check_tensors(source, &config)?;
-        let RoundOptions { master, frozen, preference, .. } = options.round;
+        let RoundOptions { optimizer, master, frozen, preference, .. } = &options.round;
         let check = |RoundSpec { plan, .. }: &RoundSpec| {
-            model::check_plan(source, &config, plan, master)?;
-            check_frozen(frozen, &config, plan, preference)
+            model::check_plan(source, &config, plan, (*master, &optimizer.optimizer))?;
+            check_frozen(*frozen, &config, plan, *preference)
         };
         options.rounds.iter().try_for_each(check)
     }
@@ -290,7 +290,7 @@ impl<'a> Run<'a> {
         let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } =
             &self.options.round;
         let (plan, seed) = (&spec.plan, self.options.seed);
-        let training = Training { plan, master: *master, frozen: *frozen, seed, round };
+        let training = Training { plan, optimizer, master: *master, frozen: *frozen, seed, round };
         let mut model = model::load(backend, source, training, weight)?;
         let start = Checkpoint::open(self.options.model, self.by_position())?;
         self.options.restraints.put_on(backend, &mut model, &start)?;

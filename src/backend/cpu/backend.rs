@@ -6,19 +6,20 @@ use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::geglu::GeGlu;
 use super::mixture::{self, Mixture};
+use super::packed_mixture::PackedMixture;
 use super::panels::{CpuPrecision, Panels};
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
     attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
-    relu_squared, rope, routes,
+    relu_squared, rope, routes, sinks,
 };
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
-    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RouterLoss, Routes, RowNorm, Sequences, Statistics, Stored, Targets,
-    TrainingPass, WeightKind,
+    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
+    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RouterLoss,
+    Routes, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind,
 };
 use crate::checkpoint::ScratchFile;
 
@@ -31,6 +32,7 @@ pub struct Cpu<'a> {
     panel: Panels,
     cross_entropy: CrossEntropy,
     mixture: Mixture,
+    packed_mixture: PackedMixture,
     /// The file that states lie in, where they are not in memory.
     pub(super) moments: Option<ScratchFile>,
     borrows: std::marker::PhantomData<&'a [u8]>,
@@ -301,6 +303,26 @@ impl<'a> Backend for Cpu<'a> {
         attention::backward(&output, layout, inputs);
     }
 
+    fn sinks_forward(
+        &mut self,
+        weight: &Weight<'a>,
+        shape: (AttentionShape, usize),
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+    ) {
+        sinks::forward(&weight.vector(), shape, out, lse);
+    }
+
+    fn sinks_backward(
+        &mut self,
+        weight: &Weight<'a>,
+        output: AttentionOutput<'_, Vec<f32>>,
+        shape: (AttentionShape, usize),
+        dsinks: &mut Vec<f32>,
+    ) {
+        sinks::backward(&weight.vector(), &output, shape, dsinks);
+    }
+
     fn swiglu_forward(&mut self, gate: &Vec<f32>, up: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
         gated_product::forward::<SwiGlu>(&gate[..len], &up[..len], &mut out[..len]);
     }
@@ -361,6 +383,31 @@ impl<'a> Backend for Cpu<'a> {
 
     fn router_loss(&mut self, loss: &mut RouterLoss<Vec<f32>>, tokens: usize, factor: f32) {
         routes::loss(loss, tokens, factor);
+    }
+
+    fn packed_experts(&self) -> bool {
+        true
+    }
+
+    fn packed_mixture_forward(
+        &mut self,
+        x: (&Vec<f32>, usize),
+        weights: &PackedMixtureWeights<'_, Weight<'a>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        out: Option<&mut Vec<f32>>,
+    ) {
+        self.packed_mixture.forward(x, weights, acts, out, &mut self.panel);
+    }
+
+    fn packed_mixture_backward(
+        &mut self,
+        inputs: (&Vec<f32>, &Vec<f32>, usize),
+        weights: &PackedMixtureWeights<'_, Weight<'a>>,
+        gradients: PackedMixtureGradients<'_, Vec<f32>>,
+        acts: &mut MixtureActs<Vec<f32>>,
+        dx: Option<&mut Vec<f32>>,
+    ) {
+        self.packed_mixture.backward(inputs, weights, gradients, acts, dx, &mut self.panel);
     }
 
     fn cross_entropy(

@@ -33,7 +33,7 @@ pub(super) struct Weights<'a, 'w> {
 }
 
 /// Rows of one matrix, copied by the token of each route.
-fn gather(from: &[f32], routes: &Routes, cols: usize, to: &mut Vec<f32>) {
+pub(super) fn gather(from: &[f32], routes: &Routes, cols: usize, to: &mut Vec<f32>) {
     to.resize(routes.tokens.len() * cols, 0.0);
     to.par_chunks_mut(cols).zip(&routes.tokens).for_each(|(to, token)| {
         to.copy_from_slice(&from[*token as usize * cols..][..cols]);
@@ -41,7 +41,7 @@ fn gather(from: &[f32], routes: &Routes, cols: usize, to: &mut Vec<f32>) {
 }
 
 /// Adds to each row of `to` those of its routes, times `weights` where there are any.
-fn scatter_add(
+pub(super) fn scatter_add(
     from: &[f32],
     routes: &Routes,
     per_token: usize,
@@ -141,7 +141,7 @@ impl Mixture {
 }
 
 /// The routes of each expert.
-fn ranges(routes: &Routes) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn ranges(routes: &Routes) -> impl Iterator<Item = Range<usize>> {
     routes.offsets.windows(2).map(|ends| ends[0]..ends[1]).collect::<Vec<_>>().into_iter()
 }
 

@@ -29,12 +29,9 @@ pub struct Weight<'a> {
 enum Values<'a> {
     /// Little-endian elements: those of the checkpoint where the weight is frozen, its own in bfloat16 where it is
     /// trained without a master.
-    Stored {
-        dtype: Dtype,
-        width: usize,
-        bytes: Cow<'a, [u8]>,
-    },
-    Trainable(Vec<f32>),
+    Stored { dtype: Dtype, width: usize, bytes: Cow<'a, [u8]> },
+    /// In `f32`: its own where it is trainable, those of another otherwise.
+    Trainable(Cow<'a, [f32]>),
     /// A frozen matrix in e4m3.
     Float8(Codes),
 }
@@ -80,7 +77,26 @@ impl<'a> Weight<'a> {
         let frozen = Self::frozen(stored)?;
         let mut values = vec![0.0; stored.rows * stored.cols];
         frozen.widen(0..stored.rows, &mut values);
-        Some(Self { values: Values::Trainable(values), rows: stored.rows, cols: stored.cols })
+        Some(Self { values: Values::Trainable(values.into()), rows: stored.rows, cols: stored.cols })
+    }
+
+    /// A matrix of these values.
+    pub(super) fn of_values(values: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self { values: Values::Trainable(Cow::Borrowed(&values[..rows * cols])), rows, cols }
+    }
+
+    /// The rows `range` as a matrix of their own.
+    pub(super) fn of_rows(&self, range: Range<usize>) -> Weight<'_> {
+        let (rows, at) = (range.len(), range.start * self.cols..range.end * self.cols);
+        match &self.values {
+            Values::Trainable(values) => Weight::of_values(&values[at], rows, self.cols),
+            Values::Stored { dtype, width, bytes } => {
+                let bytes = Cow::Borrowed(&bytes[at.start * width..at.end * width]);
+                let values = Values::Stored { dtype: dtype.clone(), width: *width, bytes };
+                Weight { values, rows, cols: self.cols }
+            }
+            Values::Float8(_) => unreachable!("packed experts stay as they are stored"),
+        }
     }
 
     /// The values of a trainable weight.
@@ -106,7 +122,7 @@ impl<'a> Weight<'a> {
     /// When the weight is frozen, or the lengths differ.
     pub(super) fn set(&mut self, values: &[f32]) {
         match &mut self.values {
-            Values::Trainable(own) => own.copy_from_slice(values),
+            Values::Trainable(own) => own.to_mut().copy_from_slice(values),
             Values::Stored { dtype, bytes: Cow::Owned(bytes), .. } => {
                 assert!(bytes.len() == 2 * values.len(), "a weight is set as a whole");
                 let known = encode_f32(dtype, values, bytes);
@@ -147,7 +163,7 @@ impl<'a> Weight<'a> {
         let rest = rest.into_par_iter();
         match &mut self.values {
             Values::Trainable(values) => {
-                let pieces = values.par_chunks_mut(math::PIECE).zip(rest).enumerate();
+                let pieces = values.to_mut().par_chunks_mut(math::PIECE).zip(rest).enumerate();
                 pieces.for_each(|(i, (values, rest))| work(i, values, rest));
             }
             Values::Stored { bytes: Cow::Owned(bytes), .. } => {

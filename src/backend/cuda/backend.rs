@@ -10,13 +10,18 @@ use super::routes::{self, Routes};
 use super::{elementwise, geglu, linear, norm, relu_squared, swiglu};
 use crate::Result;
 use crate::backend::{
-    AttentionLayout, AttentionOutput, Backend, Columns, ComputeDtype, ElementBytes, Head, HeadGradients,
-    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, QueryKeyValue, QueryKeyValueMut,
-    Rehearsal, RopeTable, Rotation, RouterLoss, RowNorm, Sequences, Statistics, Targets, TrainingPass,
+    AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ComputeDtype, ElementBytes, Head,
+    HeadGradients, LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs,
+    PackedMixtureGradients, PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable,
+    Rotation, RouterLoss, RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
 
 /// See [`Backend::tokens_at_once`].
 const TOKENS_AT_ONCE: usize = 16_384;
+/// The fault of attention sinks.
+const NO_SINKS: &str = "attention sinks are not supported on the GPU; use --device cpu";
+/// The fault of a mixture of packed experts.
+const NO_PACKED_EXPERTS: &str = "packed experts are not supported on the GPU; use --device cpu";
 
 impl Backend for Cuda {
     type Routes = Routes;
@@ -232,6 +237,20 @@ impl Backend for Cuda {
         self.attention.backward(&mut self.context, &output, layout, inputs);
     }
 
+    fn sinks_forward(&mut self, _: &Weight, _: (AttentionShape, usize), _: &mut Buffer, _: &mut Buffer) {
+        self.context.device.fail(NO_SINKS.to_owned());
+    }
+
+    fn sinks_backward(
+        &mut self,
+        _: &Weight,
+        _: AttentionOutput<'_, Buffer>,
+        _: (AttentionShape, usize),
+        _: &mut Buffer,
+    ) {
+        self.context.device.fail(NO_SINKS.to_owned());
+    }
+
     fn swiglu_forward(&mut self, gate: &Buffer, up: &Buffer, len: usize, out: &mut Buffer) {
         swiglu::forward(&self.context, gate, up, len, out);
     }
@@ -287,6 +306,31 @@ impl Backend for Cuda {
 
     fn router_loss(&mut self, loss: &mut RouterLoss<Buffer>, tokens: usize, factor: f32) {
         routes::loss(&self.context, loss, tokens, factor);
+    }
+
+    fn packed_experts(&self) -> bool {
+        false
+    }
+
+    fn packed_mixture_forward(
+        &mut self,
+        _: (&Buffer, usize),
+        _: &PackedMixtureWeights<'_, Weight>,
+        _: &mut MixtureActs<Buffer, Routes>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_PACKED_EXPERTS.to_owned());
+    }
+
+    fn packed_mixture_backward(
+        &mut self,
+        _: (&Buffer, &Buffer, usize),
+        _: &PackedMixtureWeights<'_, Weight>,
+        _: PackedMixtureGradients<'_, Buffer>,
+        _: &mut MixtureActs<Buffer, Routes>,
+        _: Option<&mut Buffer>,
+    ) {
+        self.context.device.fail(NO_PACKED_EXPERTS.to_owned());
     }
 
     fn cross_entropy(
