@@ -95,7 +95,7 @@ pub(super) fn load<'a, B: Backend>(
 ) -> Result<Model<B>> {
     let Training { plan, optimizer, master, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
-    check_plan(checkpoint, &config, plan, (master, &optimizer))?;
+    check_plan(checkpoint, &config, plan, (master, optimizer))?;
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
         if plan.is_trainable(name) != Some(true) {
             return Some((weight(backend, stored, WeightKind::Frozen)?, None));
