@@ -349,8 +349,7 @@ impl<B: Backend> BlockBackward<'_, B> {
         if let Some(Param { weight, train: Some(train), .. }) = &mut layer.sinks {
             self.backend.sinks_backward(weight, output(), (layout.shape, rows), &mut train.grad);
         }
-        let inputs = QueryKeyValueMut { q: &mut *q, k: &mut *k, v };
-        self.backend.attention_backward(output(), layout, inputs);
+        self.backend.attention_backward(output(), layout, QueryKeyValueMut { q: &mut *q, k: &mut *k, v });
         multiply(self.backend, q, rows * config.q_size(), config.multipliers.query);
         if let Some(rope) = rope {
             let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);

@@ -76,7 +76,6 @@ pub struct PackedMixture<B: Backend> {
 
 /// What follows attention.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one for each block of a model")]
 pub enum FeedForward<B: Backend> {
     /// An MLP.
     Mlp(Mlp<B>),
