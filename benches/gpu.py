@@ -198,10 +198,10 @@ def memory_in_use():
 
 
 def gap(expected, got):
-    """Largest difference, as a share of the loss."""
+    """Largest difference, as a share of the first loss."""
     if len(expected) != len(got) or not expected:
         raise Wrong(f"{len(got)} losses, expected {len(expected)}")
-    return max(abs(a - b) / abs(a) for a, b in zip(expected, got))
+    return max(abs(a - b) for a, b in zip(expected, got)) / abs(expected[0])
 
 
 def within(name, difference, bound):
@@ -283,7 +283,7 @@ def choices(bench):
     def losses(case, flags, device):
         key = (case.model, case.rows, flags, device, case.dtype if device == "cuda" else None)
         if key not in known or case.beside is None and case.than == device:
-            rate = () if "--learning-rate" in flags else ("--learning-rate", bench.size["rate"])
+            rate = () if "--learning-rate" in flags else ("--learning-rate", bench.size["rates"][case.rows])
             dtype = ("--compute-dtype", case.dtype) if device == "cuda" else ()
             known[key] = bench.losses(["--model", bench.model(bench.size[case.model]), "--data", rows[case.model][case.rows],
                                        "--batch-size", "2", "--max-steps", str(bench.size["steps"]), "--seed", "3", "--no-shuffle",
@@ -403,7 +403,7 @@ def pytorch(bench):
         arguments = speed_arguments(bench, case.model, case.ratio, case.seq, case.batch, case.steps)
         of = dict(zip(arguments[::2], arguments[1::2]))
         command = [sys.executable, "benches/peers/peer_train_cuda.py", of["--model"], "--rows", of["--data"], "--plan",
-                   of["--plan"], "--batch", str(case.batch)]
+                   of["--plan"], "--batch", str(case.batch), "--device", "cpu" if bench.options.tiny else "cuda"]
         try:
             result = subprocess.run(command, capture_output=True, check=False, timeout=bench.left())
         except subprocess.TimeoutExpired as fault:

@@ -4,7 +4,7 @@ A case of CHOICES trains the same rows on the GPU and on the CPU, or twice on th
 """
 from typing import NamedTuple
 
-# Largest difference of a loss from that of the CPU, as a share of it.
+# Largest difference of a loss from that of the CPU, as a share of the first.
 F32, BF16 = 1e-4, 2e-2
 # Where a sign or a draw that falls to the other side moves an element by a whole step.
 SIGNS = 1e-3
@@ -55,6 +55,7 @@ CHOICES = [
     Case("simpo", ("--objective", "simpo"), F32, rows="pairs"),
     Case("mixture of experts", (), F32, model="mixture"),
     Case("mixture of experts in bfloat16", (), BF16, model="mixture", dtype="bfloat16"),
+    Case("mixture of experts frozen in float8", ("--frozen-dtype", "float8"), EIGHT_BITS, model="mixture", dtype="bfloat16"),
     Case("mixture of experts with dpo", ("--objective", "dpo", "--beta", "0.5"), F32, model="mixture", rows="pairs"),
 ]
 
@@ -98,6 +99,6 @@ PEAKS = {"H200": 989, "H100": 989, "A100": 312, "B200": 2250}
 
 # The models of the tables above, and the tokens of a step at which half and full are compared.
 FULL_SIZE = {"dense": "small", "mixture": "small-mixture", "ratios": "qwen2.5-0.5b", "tokens": [1024, 8192, 65536], "seq": 2048,
-             "speeds": SPEEDS, "steps": 9, "rate": "1e-3"}
+             "speeds": SPEEDS, "steps": 9, "rates": {"tokens": "1e-3", "pairs": "1e-4"}}
 TINY_SIZE = {"dense": "tiny", "mixture": "tiny-mixture", "ratios": "tiny", "tokens": [16, 32], "seq": 16,
-             "speeds": TINY_SPEEDS, "steps": 3, "rate": "3e-3"}
+             "speeds": TINY_SPEEDS, "steps": 3, "rates": {"tokens": "3e-3", "pairs": "1e-3"}}
