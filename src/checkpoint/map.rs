@@ -322,8 +322,11 @@ mod tests {
         a.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
         b.fill(9);
         c.copy_from_slice(&[1.5, -0.0, f32::NAN]);
-        (a.release(), b.release(), c.release());
-        (a.will_need(), b.will_need());
+        a.release();
+        b.release();
+        c.release();
+        a.will_need();
+        b.will_need();
         assert!(a.iter().enumerate().all(|(i, x)| *x == i as f32) && *b == [9; 7]);
         assert_eq!(
             c.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),

@@ -81,7 +81,7 @@ fn listed_once(dir: &Path) -> io::Result<File> {
 
 /// Makes the file that long, with blocks of the disk for all of it.
 fn reserve(mut file: &File, bytes: u64) -> io::Result<()> {
-    const PIECE: [u8; 1 << 16] = [0; 1 << 16];
+    static PIECE: [u8; 1 << 16] = [0; 1 << 16];
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Err(Errno::OPNOTSUPP) => {
             let mut left = bytes;
