@@ -21,7 +21,9 @@ use hft_surgery::backend::{Backend, Cpu, Head, HeadGradients, Sequences, Targets
 use hft_surgery::checkpoint::{Access, Checkpoint, decode_f64};
 use hft_surgery::data;
 use hft_surgery::eval::next_token_targets;
-use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
+use hft_surgery::model::{
+    Activations, Batch, Capacity, Model, ModelConfig, Recompute, Trained, backward, forward,
+};
 use hft_surgery::optimizer::{Adam, Optimizer};
 use hft_surgery::train::{Objective, OptimizerOptions, StepBuffers, Update, step};
 
@@ -139,7 +141,8 @@ fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<
     Model::load(config, checkpoint, &cpu, |name, stored| {
         let parts = ADAMW.optimizer.state_parts(stored.rows, stored.cols);
         let on = trains(name);
-        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, on.then(|| cpu.state(&parts))))
+        let train = on.then(|| Trained::new(cpu.zeros(stored.rows * stored.cols), cpu.state(&parts)));
+        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, train))
     })
     .unwrap()
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::Device;
 use crate::optimizer::{Adafactor, Adam, Lion, Optimizer, Sgd};
-use crate::train::Master;
+use crate::train::{Gradients, Master};
 use crate::{Error, Result};
 
 /// The optimizer with its constants.
@@ -17,6 +17,9 @@ pub(super) struct UpdateArgs {
     /// What trainable weights are kept in
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = MasterArg::F32)]
     master: MasterArg,
+    /// What gradients are kept in between the backward pass and the update
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = GradientDtypeArg::Float32)]
+    gradient_dtype: GradientDtypeArg,
     /// Update each block as soon as the backward pass has its gradients, so that those of one block are in memory at a
     /// time; takes --max-grad-norm 0 and micro-batches that are steps
     #[arg(long)]
@@ -67,6 +70,15 @@ enum MasterArg {
     None,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GradientDtypeArg {
+    /// 4 bytes for each parameter
+    Float32,
+    /// 2 bytes, and 4 for those of one block: each pass is added to the sum of those before and rounded to nearest
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
 impl UpdateArgs {
     fn beta2(&self) -> f64 {
         self.adam_beta2.unwrap_or(if self.optimizer == OptimizerArg::Lion { 0.99 } else { 0.999 })
@@ -100,11 +112,20 @@ impl UpdateArgs {
         }
     }
 
+    /// Which gradients are in memory at once.
+    pub(super) fn gradients(&self) -> Gradients {
+        match self.gradient_dtype {
+            _ if self.optimizer_in_backward => Gradients::OneBlock,
+            GradientDtypeArg::Float32 => Gradients::F32,
+            GradientDtypeArg::Bfloat16 => Gradients::Bf16,
+        }
+    }
+
     /// Bytes of value, gradient and moments for each parameter of a large matrix; the gradients of one block count as none.
     pub(super) fn bytes_per_parameter(&self) -> f64 {
         const LARGE: usize = 1 << 12;
         let moments = self.optimizer().state_bytes(LARGE, LARGE) as f64 / (LARGE * LARGE) as f64;
-        let gradient = if self.optimizer_in_backward { 0.0 } else { 4.0 };
+        let gradient = self.gradients().bytes() as f64;
         let value = if self.master == MasterArg::F32 { 4.0 } else { 2.0 };
         value + gradient + moments
     }
@@ -131,6 +152,12 @@ impl UpdateArgs {
                 let fault = format!("--{flag} is no constant of --optimizer {name}");
                 return Err(Error::usage(fault, format!("leave out --{flag}")));
             }
+        }
+        if self.optimizer_in_backward && self.gradient_dtype != GradientDtypeArg::Float32 {
+            return Err(Error::usage(
+                "--optimizer-in-backward keeps no gradients, and --gradient-dtype bfloat16 says what they are kept in",
+                "leave out one of them",
+            ));
         }
         if self.has_other_rates() && learning_rate.is_none() {
             let usual = match self.optimizer {
@@ -160,7 +187,7 @@ impl UpdateArgs {
     /// # Errors
     /// What the device does not compute.
     pub(super) fn check_device(&self, device: &Device) -> Result<()> {
-        device.check_updates(self.master() == Master::None, self.optimizer_in_backward)
+        device.check_updates(self.master() == Master::None)
     }
 
     /// The constants that decide the result; for AdamW with a master in `f32` those that it always had.
@@ -172,6 +199,9 @@ impl UpdateArgs {
         }
         if self.master == MasterArg::None {
             add("master", json!("none"));
+        }
+        if self.gradient_dtype == GradientDtypeArg::Bfloat16 {
+            add("gradient_dtype", json!("bfloat16"));
         }
         if self.optimizer_in_backward {
             add("optimizer_in_backward", json!(true));

@@ -181,7 +181,7 @@ impl OptimizerArgs {
                 max_grad_norm: self.max_grad_norm,
             },
             master: self.update.master(),
-            optimizer_in_backward: self.update.optimizer_in_backward,
+            gradients: self.update.gradients(),
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens, self.update.bytes_per_parameter()),
                 RecomputeArg::None => Recompute::None,

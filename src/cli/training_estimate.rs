@@ -101,9 +101,9 @@ impl Estimation<'_> {
     fn needed(&self, plan: &Plan) -> Result<u64> {
         let config = ModelConfig::read(self.source)?;
         let trained = self.source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-        let RoundOptions { optimizer, master, optimizer_in_backward, .. } = &self.run.round;
+        let RoundOptions { optimizer, master, gradients, .. } = &self.run.round;
         let infos = trained.map(|tensor| tensor.info);
-        let state = trained_bytes(infos, &optimizer.optimizer, *master, *optimizer_in_backward);
+        let state = trained_bytes(infos, &optimizer.optimizer, *master, *gradients);
         let tokens = self.run.stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
         Ok(state + 4 * (tokens * activation_floats(&config, self.run.round.recompute)) as u64)
     }

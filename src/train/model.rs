@@ -1,10 +1,10 @@
 //! A model with the trainable tensors of a plan.
 
 use super::elements::element_bits;
-use super::optimizer_options::Master;
+use super::optimizer_options::{Gradients, Master};
 use crate::backend::{Backend, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
-use crate::model::{Model, ModelConfig, expected};
+use crate::model::{Model, ModelConfig, Trained, expected};
 use crate::optimizer::{Optimizer, Rounding};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
@@ -18,6 +18,7 @@ pub(super) struct Training<'p> {
     pub(super) plan: &'p Plan,
     pub(super) optimizer: &'p Optimizer,
     pub(super) master: Master,
+    pub(super) gradients: Gradients,
     /// The key of the draws, with the name of a tensor.
     pub(super) seed: u64,
     /// The round that is trained.
@@ -83,15 +84,18 @@ pub(super) fn load<'a, B: Backend>(
     training: Training<'_>,
     weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let Training { plan, optimizer, master, seed, round } = training;
+    let Training { plan, optimizer, master, gradients, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
     check_plan(checkpoint, &config, plan, master)?;
     let mut model = Model::load(config, checkpoint, backend, |name, stored| {
         if plan.is_trainable(name) != Some(true) {
             return Some((weight(backend, stored, WeightKind::Frozen)?, None));
         }
+        let (elements, all) = (stored.rows * stored.cols, gradients == Gradients::F32);
         let state = backend.state(&optimizer.state_parts(stored.rows, stored.cols));
-        Some((weight(backend, stored, master.kind())?, Some(state)))
+        let mut train = Trained::new(backend.zeros(if all { elements } else { 0 }), state);
+        train.bf16_grad = (gradients == Gradients::Bf16).then(|| backend.bf16_gradient(elements));
+        Some((weight(backend, stored, master.kind())?, Some(train)))
     })?;
     backend.check()?;
     let inventory = Inventory::of(checkpoint);

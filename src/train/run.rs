@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::continual::Continual;
-use super::cost::Cost;
+use super::cost::{Cost, gradients_of_one_block};
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
@@ -17,8 +17,6 @@ use super::run_dir::RunDir;
 use super::run_options::{RoundSpec, RunOptions};
 use super::sequence::Sequence;
 use super::state::{self, Progress};
-use super::step::plan_memory;
-use super::step_in_backward::elements_at_once;
 use super::tensorboard::EventFile;
 use super::watcher::{RoundLength, Watcher};
 use crate::backend::{Backend, Cpu, Device, Stored, WeightKind, WeightValues};
@@ -275,9 +273,10 @@ impl<'a> Run<'a> {
     ) -> Result<(Cost, RoundSummary)> {
         let Begin { spec, mut progress, state, reference, eval_reference } = begin;
         let round = progress.round;
-        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, .. } = &self.options.round;
-        let (plan, seed) = (&spec.plan, self.options.seed);
-        let training = Training { plan, optimizer, master: *master, seed, round };
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, gradients, .. } =
+            self.options.round;
+        let (plan, optimizer, seed) = (&spec.plan, &optimizer, self.options.seed);
+        let training = Training { plan, optimizer, master, gradients, seed, round };
         let mut model = model::load(backend, source, training, weight)?;
         if let Some(state) = state {
             state::load(state, backend, &mut model, optimizer)?;
@@ -287,11 +286,10 @@ impl<'a> Run<'a> {
         drop(start);
         let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
-        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, optimizer);
-        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.optimizer);
-        cost.memory.activations = planned.unwrap_or(cost.memory.activations);
-        if options.optimizer_in_backward {
-            cost.memory.gradients = backend.element_bytes().gradient * elements_at_once(&model);
+        let kept = (optimizer, gradients);
+        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, kept);
+        if let Some(planned) = options.rehearsed(stage).count(backend, &mut model) {
+            cost.memory.activations = planned - gradients_of_one_block(backend, &model, gradients);
         }
         if options.preference.is_some() {
             // The logits of pairs are computed twice.

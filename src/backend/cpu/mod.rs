@@ -3,7 +3,7 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `weight`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
-//! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `square_sum`,
+//! `geglu`, `relu_squared`, `routes`, `mixture`, `attention`, `attention_cached`, `cross_entropy`, `momentum`, `square_sum`, `bf16_gradient`,
 //! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
 
 mod adafactor;
@@ -12,6 +12,7 @@ mod adamw8bit;
 mod attention;
 mod attention_cached;
 mod backend;
+mod bf16_gradient;
 mod cross_entropy;
 mod elementwise;
 mod elementwise_update;
