@@ -1,6 +1,8 @@
 //! Tiny models of every family against PyTorch: `fixtures/llama`, made by `make_llama.py` there.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
+#[path = "parity/bf16_gradients.rs"]
+mod bf16_gradients;
 #[path = "parity/cached.rs"]
 mod cached;
 #[path = "parity/dpo.rs"]

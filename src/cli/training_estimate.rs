@@ -15,7 +15,9 @@ use crate::report::{
     EstimatedRun, TrainingEstimate, bytes, estimate_json, estimate_text, json_text, profile_json,
     profile_text,
 };
-use crate::train::{MeasuredSteps, RoundOptions, RunOptions, Stage, measure_steps, trained_bytes};
+use crate::train::{
+    MeasuredSteps, RoundOptions, RunOptions, Stage, measure_steps, planned_bytes, trained_bytes,
+};
 use crate::{Error, Result};
 
 /// Time for the steps of one plan.
@@ -35,7 +37,7 @@ impl Estimation<'_> {
     /// Prints the time of each operation, with `profile`, or what the run would take.
     pub(super) fn run(&self, device: &mut Device, profile: bool, terminal: &Terminal) -> Result<Outcome> {
         let Some(first) = self.run.rounds.first() else { return Ok(Outcome::Success) };
-        let (needed, available) = (self.needed(&first.plan)?, available_on_cpu(device));
+        let (needed, available) = (self.needed(device, &first.plan)?, available(device));
         if let Some(available) = available.filter(|available| needed > *available) {
             let fault = format!(
                 "the run needs {} of memory, and {} are available: nothing was measured",
@@ -65,7 +67,7 @@ impl Estimation<'_> {
             disk_bytes: self.disk_bytes,
         };
         if !is_full {
-            let needed = self.needed(&full)?;
+            let needed = self.needed(device, &full)?;
             match available.filter(|available| needed > *available) {
                 Some(available) => estimate.unmeasured = Some([needed, available]),
                 None => {
@@ -97,8 +99,14 @@ impl Estimation<'_> {
         measure_steps(device, &weights, plan, stage, &self.run.round, MEASURED)
     }
 
-    /// Bytes that training by `plan` needs on the CPU: values, gradients, moments, and activations.
-    fn needed(&self, plan: &Plan) -> Result<u64> {
+    /// Bytes that training by `plan` needs: values, gradients, moments, and activations.
+    fn needed(&self, device: &mut Device, plan: &Plan) -> Result<u64> {
+        let weights = Checkpoint::open(self.run.model, self.run.reading)?;
+        let planned = self.run.stages.iter();
+        let planned = planned.map(|stage| planned_bytes(device, &weights, plan, stage, &self.run.round));
+        if let Some(most) = planned.collect::<Result<Option<Vec<u64>>>>()? {
+            return Ok(most.into_iter().max().unwrap_or(0));
+        }
         let config = ModelConfig::read(self.source)?;
         let trained = self.source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
         let RoundOptions { optimizer, master, gradients, .. } = &self.run.round;
@@ -152,9 +160,4 @@ fn size(batches: &[Batch]) -> [f64; 2] {
     let tokens = batches.iter().map(|batch| batch.input_ids.len() as f64).sum();
     let targets = batches.iter().flat_map(|batch| &batch.labels).filter(|label| **label >= 0).count();
     [tokens, targets as f64]
-}
-
-/// As [`available`]; `None` for a GPU, whose memory is planned to the byte.
-fn available_on_cpu(device: &Device) -> Option<u64> {
-    matches!(device, Device::Cpu).then(|| available(device))?
 }

@@ -4,7 +4,7 @@
 //! `state` is what `--resume` needs, `log` what people look at, `continual` what a sequence of tasks left of each.
 //!
 //! Parts, lowest first: `fingerprint`, `schedule`, `loss`, `log`, `tensorboard`, `elements`, `optimizer_options`, `model`,
-//! `gradient_pool`, `cost`, `state`, `run_record`, `run_dir`, `trained_tensor`, `bf16_gradients`, `step`, `step_in_backward`, `rehearsal`, `round`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
+//! `gradient_pool`, `cost`, `state`, `run_record`, `run_dir`, `trained_tensor`, `bf16_gradients`, `step`, `step_in_backward`, `rehearsal`, `round`, `planned_memory`, `estimate`, `continual`, `watcher`, `reference`, `sequence`, `restraints`, `run_options`,
 //! `run`.
 
 mod bf16_gradients;
@@ -18,6 +18,7 @@ mod log;
 mod loss;
 mod model;
 mod optimizer_options;
+mod planned_memory;
 mod reference;
 mod rehearsal;
 mod restraints;
@@ -42,6 +43,7 @@ pub use fingerprint::{eval_digest, rows_digest};
 pub use log::{LogLine, TrainLog};
 pub use loss::{LossType, PreferenceLoss, PreferenceMetrics, ReferenceAnswer};
 pub use optimizer_options::{Gradients, Master, OptimizerOptions};
+pub use planned_memory::planned_bytes;
 pub use restraints::Restraints;
 pub use round::{Event, RoundOptions, RoundSummary, Stage};
 pub use run::{Run, RunResult};
