@@ -247,9 +247,64 @@ fn weights_without_a_master_follow_the_cpu() {
     let f32 = lab.train("f32", &[&none[..], &["cuda", "--compute-dtype", "float32"]].concat()).output();
     let f32 = refused(&f32.unwrap());
     assert!(f32.contains("--master none keeps weights in bfloat16"), "{f32}");
-    let within = ["--optimizer-in-backward", "--max-grad-norm", "0", "--device", "cuda"];
-    let within = refused(&lab.train("within", &within).output().unwrap());
-    assert!(within.contains("--optimizer-in-backward is not computed on a GPU"), "{within}");
+}
+
+/// Gradients in bfloat16, with accumulation, clipping and element masks, and pairs; and updates in the backward pass.
+#[test]
+fn gradients_in_less_memory_agree_with_the_cpu() {
+    let bf16 = ["--gradient-dtype", "bfloat16"];
+    let within = ["--optimizer-in-backward", "--max-grad-norm", "0"];
+    for (family, more, bound) in [
+        // A gradient that falls to the other side of a rounding differs by one of 2^-8.
+        ("qwen3", &[&bf16[..], &["--gradient-accumulation-steps", "2"]].concat(), 1e-2),
+        ("llama3", &[&bf16[..], &["--granularity", "element", "--ratio", "0.5"]].concat(), 1e-2),
+        ("mistral", &[&bf16[..], &["--optimizer", "adafactor", "--ratio", "1"]].concat(), 1e-2),
+        ("qwen3", &within.to_vec(), 1e-4),
+        ("llama-bias", &[&within[..], &["--optimizer", "adafactor", "--ratio", "1"]].concat(), 1e-4),
+        ("llama3", &[&within[..], &["--granularity", "element"]].concat(), 1e-4),
+    ] {
+        let lab = Lab::new(family);
+        good(&lab.train("cpu", &[more, &["--device", "cpu"][..]].concat()).output().unwrap());
+        let f32 = ["--device", "cuda", "--compute-dtype", "float32"];
+        good(&lab.train("GPU", &[more, &f32[..]].concat()).output().unwrap());
+        for (cpu, gpu) in lab.losses("cpu").iter().zip(lab.losses("GPU")) {
+            assert!((cpu - gpu).abs() < 1e-3 * cpu, "{family}: {cpu} on the CPU, {gpu} on the GPU");
+        }
+        let e = lab.distance("GPU", "cpu");
+        println!("{family} {more:?}: off by {e:.1e} of the update");
+        assert!(e < bound, "{family} {more:?}: off by {e:e} of the update");
+    }
+}
+
+/// On the GPU too, updates in the backward pass are those after it, where nothing clips.
+#[test]
+fn updates_in_the_backward_pass_of_a_gpu_are_those_after_it() {
+    let lab = Lab::new("qwen3");
+    let more = ["--device", "cuda", "--max-grad-norm", "0", "--optimizer", "adamw8bit", "--ratio", "1"];
+    good(&lab.train("after", &more).output().unwrap());
+    good(&lab.train("within", &[&more[..], &["--optimizer-in-backward"]].concat()).output().unwrap());
+    assert!(lab.values("after") == lab.values("within") && lab.losses("after") == lab.losses("within"));
+}
+
+/// The loss is read back before the first update: a step of which it is not finite changes nothing. Where only a gradient is
+/// not, the blocks above it were updated.
+#[test]
+fn what_is_not_finite_stops_a_run_with_updates_in_the_backward_pass() {
+    let lab = Lab::new("llama2");
+    let more = ["--device", "cuda", "--optimizer-in-backward", "--max-grad-norm", "0", "--optimizer", "sgd"];
+    for (rate, words) in [
+        ("1e36", "the state is saved in"),
+        ("1e30", "a gradient is not finite, and the blocks above it were updated before it was found"),
+    ] {
+        let command = lab.train(rate, &more);
+        let args: Vec<&str> = command.get_args().map(|arg| arg.to_str().unwrap()).collect();
+        let args = args.iter().map(|arg| if *arg == "3e-3" { rate } else { arg });
+        let output = lab.command(&args.collect::<Vec<_>>()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("training stopped: step 2"), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert!(!lab.path(rate).join("config.json").exists(), "there is no result");
+    }
 }
 
 /// Frozen matrices in eight-bit floats: the curve of the CPU, which casts weights alone, within the precision of e4m3; what is
@@ -385,12 +440,16 @@ fn log_of(path: &Path) -> Vec<(String, String)> {
 /// Everything is allocated before the first kernel of the first step, and it is what was planned.
 #[test]
 fn no_step_allocates_and_the_plan_is_what_is_used() {
-    let qwen3: [(&str, &str, &[&str]); 5] = [
+    let qwen3: [(&str, &str, &[&str]); 9] = [
         ("full", "adamw", &["--ratio", "1.0", "--gradient-accumulation-steps", "2"]),
         ("half", "adamw", &["--granularity", "element", "--ratio", "0.5"]),
         ("block", "adamw", &["--recompute", "block", "--compute-dtype", "float32"]),
         ("lion", "lion", &["--optimizer", "lion"]),
         ("adafactor", "adafactor", &["--optimizer", "adafactor", "--ratio", "1"]),
+        ("bf16", "adamw", &["--gradient-dtype", "bfloat16", "--gradient-accumulation-steps", "2"]),
+        ("tied", "lion", &["--gradient-dtype", "bfloat16", "--optimizer", "lion", "--ratio", "1"]),
+        ("within", "adamw", &["--optimizer-in-backward", "--max-grad-norm", "0", "--ratio", "1"]),
+        ("masks", "adamw", &["--optimizer-in-backward", "--max-grad-norm", "0", "--granularity", "element"]),
     ];
     no_step_allocates(&Lab::new("qwen3"), &qwen3);
     no_step_allocates(&Lab::new("qwen2-moe"), &qwen3[..3]);
@@ -408,7 +467,8 @@ fn no_step_allocates(lab: &Lab, runs: &[(&str, &str, &[&str])]) {
         let begin = is("launch", "embedding_forward");
         let end = lines.iter().rposition(|(a, b)| a == "launch" && b == last).unwrap();
         let steps = lines[begin..=end].iter().filter(|(_, which)| which == last).count();
-        assert!(steps == 3 || steps > 3 && last == "adafactor", "{out}: {steps}");
+        // Where tensors are updated one by one, or block by block, there are several launches for each step.
+        assert!(steps >= 3 && steps.is_multiple_of(3), "{out}: {steps}");
         let allocations = lines[begin..=end].iter().filter(|(a, _)| a == "alloc" || a == "pinned");
         assert_eq!(allocations.count(), 0, "{out}");
         let bytes = |what: &str| -> u64 {
@@ -419,12 +479,7 @@ fn no_step_allocates(lab: &Lab, runs: &[(&str, &str, &[&str])]) {
         let result: Value = serde_json::from_slice(&output.stdout).unwrap();
         let planned = result["rounds"][0]["planned_bytes"].as_u64().unwrap();
         assert_eq!(result["device_memory"].as_u64().unwrap(), used, "{out}");
-        // Without the workspace of cuBLASLt, which is much larger than this model.
-        let (used, planned) = (used - (32 << 20), planned - (32 << 20));
-        assert!(
-            used <= planned && planned as f64 <= 1.1 * used as f64,
-            "{out}: {planned} planned, {used} used"
-        );
+        assert_eq!(planned, used, "{out}: planned, used");
     }
 }
 
@@ -503,6 +558,18 @@ fn moments_go_to_the_host_where_the_gpu_has_no_memory_for_them() {
     );
     let disk = refused(&lab.train("disk", &["--device", "cuda", "--offload", "disk"]).output().unwrap());
     assert!(disk.contains("--offload disk") && disk.contains("use --offload host"), "{disk}");
+}
+
+/// What does not fit is told before anything is loaded.
+#[test]
+fn an_estimate_on_a_gpu_is_refused_where_the_run_does_not_fit() {
+    let lab = Lab::new("qwen3");
+    let [model, data] = ["model", "rows.jsonl"].map(|name| lab.path(name).to_str().unwrap().to_owned());
+    let args = ["train", "--model", &model, "--data", &data, "--estimate", "--device", "cuda"];
+    let output = lab.command(&args).env("MOCK_MEMORY", "34000000").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("the run needs"), "{said}");
+    assert!(said.contains("nothing was measured") && said.contains("--gradient-dtype bfloat16"), "{said}");
 }
 
 /// Passes of one shape are recorded once, and each is computed on its own tokens.

@@ -1,8 +1,10 @@
 //! Tiny models of every family against PyTorch: `fixtures/llama`, made by `make_llama.py` there.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
 #[path = "parity/bf16.rs"]
 mod bf16;
+#[path = "parity/bf16_gradients.rs"]
+mod bf16_gradients;
 #[path = "parity/cached.rs"]
 mod cached;
 #[path = "parity/dpo.rs"]
@@ -23,7 +25,9 @@ use hft_surgery::backend::{Backend, Cpu, Head, HeadGradients, Sequences, Targets
 use hft_surgery::checkpoint::{Access, Checkpoint, Dtype, Known, decode_f64};
 use hft_surgery::data;
 use hft_surgery::eval::next_token_targets;
-use hft_surgery::model::{Activations, Batch, Capacity, Model, ModelConfig, Recompute, backward, forward};
+use hft_surgery::model::{
+    Activations, Batch, Capacity, Model, ModelConfig, Recompute, Trained, backward, forward,
+};
 use hft_surgery::optimizer::{Adam, Optimizer};
 use hft_surgery::train::{Objective, OptimizerOptions, StepBuffers, Update, step};
 
@@ -144,7 +148,8 @@ fn load<'a>(checkpoint: &'a Checkpoint, trains: &dyn Fn(&str) -> bool) -> Model<
         let parts = ADAMW.optimizer.state_parts(stored.rows, stored.cols);
         // Codes of MXFP4 are always frozen.
         let on = trains(name) && *stored.dtype != Dtype::Known(Known::U8);
-        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, on.then(|| cpu.state(&parts))))
+        let train = on.then(|| Trained::new(cpu.zeros(stored.rows * stored.cols), cpu.state(&parts)));
+        Some((if on { Cpu::trainable(stored)? } else { Cpu::frozen(stored)? }, train))
     })
     .unwrap()
 }

@@ -85,16 +85,15 @@ impl Device {
         }
     }
 
-    /// Checks that the device computes with trainable weights in bfloat16 alone where `without_master`, and updates within
-    /// the backward pass where `in_backward`.
+    /// Checks that the device computes with trainable weights in bfloat16 alone where `without_master`.
     ///
     /// # Errors
     /// [`Error::Usage`] that names what it does not compute.
-    pub fn check_updates(&self, without_master: bool, in_backward: bool) -> Result<()> {
+    pub fn check_updates(&self, without_master: bool) -> Result<()> {
         match self {
             Self::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.check_updates(without_master, in_backward),
+            Self::Cuda(cuda) => cuda.check_updates(without_master),
         }
     }
 

@@ -37,6 +37,7 @@ pub enum OperationKind {
     CrossEntropy,
     Copy,
     Clear,
+    Bf16Gradient,
     SquareSum,
     /// The step of the optimizer of this name.
     Update(&'static str),

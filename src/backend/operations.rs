@@ -101,7 +101,7 @@ pub trait Backend: Updates {
     /// [`crate::Error::Device`] with the first fault.
     fn check(&self) -> Result<()>;
 
-    /// Runs `work` without computing anything and returns the bytes of device memory that it allocates; where memory
+    /// Runs `work` without computing anything and returns the most bytes of device memory that it has allocated at once; where memory
     /// is not planned, runs nothing and returns `None`. After [`Rehearsal::Reserve`], the same work allocates no more.
     fn rehearse(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> Option<u64>;
     /// Runs `work`: forward, head and backward of `pass`, always of one model with one set of activations. It reads

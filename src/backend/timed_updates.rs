@@ -16,6 +16,7 @@ impl<B: Backend> Updates for Timed<'_, B> {
     type Weight = TimedWeight<B::Weight>;
     type Mask = B::Mask;
     type State = B::State;
+    type Bf16Gradient = B::Bf16Gradient;
 
     fn place_states(&mut self, place: StatePlace, dir: &Path, parts: &[StatePart]) -> Result<()> {
         self.inner.place_states(place, dir, parts)
@@ -35,6 +36,22 @@ impl<B: Backend> Updates for Timed<'_, B> {
 
     fn trained_values<'w>(&self, weight: &'w Self::Weight) -> Result<WeightValues<'w>> {
         self.inner.trained_values(&weight.weight)
+    }
+
+    fn bf16_gradient(&self, len: usize) -> B::Bf16Gradient {
+        self.inner.bf16_gradient(len)
+    }
+
+    fn add_to_bf16_gradient(&mut self, grad: &B::Buffer, accumulate: bool, sum: &mut B::Bf16Gradient) {
+        let clock = Instant::now();
+        self.inner.add_to_bf16_gradient(grad, accumulate, sum);
+        self.add_as(Phase::WeightGradients, OperationKind::Bf16Gradient, clock);
+    }
+
+    fn widen_bf16_gradient(&mut self, sum: &B::Bf16Gradient, grad: &mut B::Buffer) {
+        let clock = Instant::now();
+        self.inner.widen_bf16_gradient(sum, grad);
+        self.add_as(Phase::Optimizer, OperationKind::Bf16Gradient, clock);
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {

@@ -16,6 +16,8 @@ pub trait Updates {
     type Mask: std::fmt::Debug;
     /// What an optimizer keeps of a tensor.
     type State: std::fmt::Debug;
+    /// The gradient of a tensor in bfloat16, between the backward pass and the update.
+    type Bf16Gradient: std::fmt::Debug;
 
     /// Decides where the states lie that are made from here on, whose parts are those of `parts`; a file is made in `dir`.
     /// States that were made before stay where they are.
@@ -41,6 +43,14 @@ pub trait Updates {
     /// # Errors
     /// As [`Backend::check`](super::Backend::check).
     fn trained_values<'w>(&self, weight: &'w Self::Weight) -> Result<WeightValues<'w>>;
+
+    /// A gradient of `len` zeros in bfloat16.
+    fn bf16_gradient(&self, len: usize) -> Self::Bf16Gradient;
+    /// `sum = bf16(sum + grad)` of each element, added in `f32` and rounded to nearest, ties to even, as PyTorch adds to a
+    /// `.grad` in bfloat16; `sum = bf16(grad)` without `accumulate`. Lengths agree.
+    fn add_to_bf16_gradient(&mut self, grad: &Self::Buffer, accumulate: bool, sum: &mut Self::Bf16Gradient);
+    /// `grad = sum` of each element. Lengths agree.
+    fn widen_bf16_gradient(&mut self, sum: &Self::Bf16Gradient, grad: &mut Self::Buffer);
 
     /// Adds the pulls, zeroes the elements that the masks freeze, and returns the sum of squares of the others, the same for any
     /// number of threads.

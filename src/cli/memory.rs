@@ -25,9 +25,9 @@ pub(super) fn available_on_cpu(device: &Device) -> Option<u64> {
 pub(super) fn needed_on_cpu(run: &RunOptions<'_>, source: &Checkpoint, plan: &Plan) -> Result<u64> {
     let config = ModelConfig::read(source)?;
     let trained = source.tensors().filter(|t| plan.is_trainable(&t.info.name) == Some(true));
-    let RoundOptions { optimizer, master, optimizer_in_backward, frozen, .. } = &run.round;
+    let RoundOptions { optimizer, master, gradients, frozen, .. } = &run.round;
     let infos = trained.map(|tensor| tensor.info);
-    let state = trained_bytes(infos, &optimizer.optimizer, *master, *optimizer_in_backward);
+    let state = trained_bytes(infos, &optimizer.optimizer, *master, *gradients);
     let state = state + frozen_bytes(*frozen, &config, plan);
     let tokens = run.stages.iter().map(|stage| stage.capacity.tokens).max().unwrap_or(0);
     Ok(state + 4 * (tokens * activation_floats(&config, run.round.recompute)) as u64)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::Device;
 use crate::optimizer::{Adafactor, Adam, Lion, Optimizer, Sgd, StatePlace};
-use crate::train::{FrozenDtype, Master};
+use crate::train::{FrozenDtype, Gradients, Master};
 use crate::{Error, Result};
 
 /// The optimizer with its constants.
@@ -17,6 +17,9 @@ pub(super) struct UpdateArgs {
     /// What trainable weights are kept in
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = MasterArg::F32)]
     master: MasterArg,
+    /// What gradients are kept in between the backward pass and the update
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = GradientDtypeArg::Float32)]
+    gradient_dtype: GradientDtypeArg,
     /// What frozen matrices of attention and MLPs are kept in and multiplied in
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = FrozenDtypeArg::Stored)]
     frozen_dtype: FrozenDtypeArg,
@@ -94,6 +97,15 @@ enum OffloadArg {
     Host,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GradientDtypeArg {
+    /// 4 bytes for each parameter
+    Float32,
+    /// 2 bytes, and 4 for those of one block: each pass is added to the sum of those before and rounded to nearest
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
 impl UpdateArgs {
     /// Where the optimizer keeps its state; `None`: where it fits.
     pub(super) fn offload(&self) -> Option<StatePlace> {
@@ -145,11 +157,20 @@ impl UpdateArgs {
         }
     }
 
+    /// Which gradients are in memory at once.
+    pub(super) fn gradients(&self) -> Gradients {
+        match self.gradient_dtype {
+            _ if self.optimizer_in_backward => Gradients::OneBlock,
+            GradientDtypeArg::Float32 => Gradients::F32,
+            GradientDtypeArg::Bfloat16 => Gradients::Bf16,
+        }
+    }
+
     /// Bytes of value, gradient and moments for each parameter of a large matrix; the gradients of one block count as none.
     pub(super) fn bytes_per_parameter(&self) -> f64 {
         const LARGE: usize = 1 << 12;
         let moments = self.optimizer().state_bytes(LARGE, LARGE) as f64 / (LARGE * LARGE) as f64;
-        let gradient = if self.optimizer_in_backward { 0.0 } else { 4.0 };
+        let gradient = self.gradients().bytes() as f64;
         let value = if self.master == MasterArg::F32 { 4.0 } else { 2.0 };
         value + gradient + moments
     }
@@ -176,6 +197,12 @@ impl UpdateArgs {
                 let fault = format!("--{flag} is no constant of --optimizer {name}");
                 return Err(Error::usage(fault, format!("leave out --{flag}")));
             }
+        }
+        if self.optimizer_in_backward && self.gradient_dtype != GradientDtypeArg::Float32 {
+            return Err(Error::usage(
+                "--optimizer-in-backward keeps no gradients, and --gradient-dtype bfloat16 says what they are kept in",
+                "leave out one of them",
+            ));
         }
         if self.has_other_rates() && learning_rate.is_none() {
             let usual = match self.optimizer {
@@ -206,7 +233,7 @@ impl UpdateArgs {
     /// What the device does not compute.
     pub(super) fn check_device(&self, device: &Device) -> Result<()> {
         device.check_state_place(self.offload().unwrap_or_default())?;
-        device.check_updates(self.master() == Master::None, self.optimizer_in_backward)?;
+        device.check_updates(self.master() == Master::None)?;
         if self.frozen() == FrozenDtype::Float8 { device.check_float8() } else { Ok(()) }
     }
 
@@ -222,6 +249,9 @@ impl UpdateArgs {
         }
         if self.frozen() == FrozenDtype::Float8 {
             add("frozen_dtype", json!("float8"));
+        }
+        if self.gradient_dtype == GradientDtypeArg::Bfloat16 {
+            add("gradient_dtype", json!("bfloat16"));
         }
         if self.optimizer_in_backward {
             add("optimizer_in_backward", json!(true));

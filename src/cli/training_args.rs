@@ -183,7 +183,7 @@ impl OptimizerArgs {
             master: self.update.master(),
             frozen: self.update.frozen(),
             offload: self.update.offload(),
-            optimizer_in_backward: self.update.optimizer_in_backward,
+            gradients: self.update.gradients(),
             recompute: match self.recompute {
                 RecomputeArg::Auto => Recompute::fitting(config, tokens, self.update.bytes_per_parameter()),
                 RecomputeArg::None => Recompute::None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::memory::{available_on_cpu, needed_on_cpu};
+use super::memory::{available, needed_on_cpu};
 use super::outcome::Outcome;
 use super::terminal::Terminal;
 use super::training_watch::LESS_MEMORY;
@@ -15,7 +15,7 @@ use crate::report::{
     EstimatedRun, TrainingEstimate, bytes, estimate_json, estimate_text, json_text, profile_json,
     profile_text,
 };
-use crate::train::{MeasuredSteps, RunOptions, Stage, measure_steps};
+use crate::train::{MeasuredSteps, RunOptions, Stage, measure_steps, planned_bytes};
 use crate::{Error, Result};
 
 /// Time for the steps of one plan.
@@ -40,8 +40,7 @@ impl Estimation<'_> {
                 "--estimate and --profile measure steps whose moments are in memory, and write nothing";
             return Err(Error::usage(fault, "leave out --offload disk"));
         }
-        let needed = |plan: &Plan| needed_on_cpu(self.run, self.source, plan);
-        let (needed_by_plan, available) = (needed(&first.plan)?, available_on_cpu(device));
+        let (needed_by_plan, available) = (self.needed(device, &first.plan)?, available(device));
         if let Some(available) = available.filter(|available| needed_by_plan > *available) {
             let fault = format!(
                 "the run needs {} of memory, and {} are available: nothing was measured",
@@ -71,7 +70,7 @@ impl Estimation<'_> {
             disk_bytes: self.disk_bytes,
         };
         if !is_full {
-            let needed = needed(&full)?;
+            let needed = self.needed(device, &full)?;
             match available.filter(|available| needed > *available) {
                 Some(available) => estimate.unmeasured = Some([needed, available]),
                 None => {
@@ -101,6 +100,17 @@ impl Estimation<'_> {
         let stage = &self.run.stages[self.run.rounds[0].stage];
         let weights = Checkpoint::open(self.run.model, self.run.reading)?;
         measure_steps(device, &weights, plan, stage, &self.run.round, MEASURED)
+    }
+
+    /// Bytes that training by `plan` needs: values, gradients, moments, and activations.
+    fn needed(&self, device: &mut Device, plan: &Plan) -> Result<u64> {
+        let weights = Checkpoint::open(self.run.model, self.run.reading)?;
+        let planned = self.run.stages.iter();
+        let planned = planned.map(|stage| planned_bytes(device, &weights, plan, stage, &self.run.round));
+        match planned.collect::<Result<Option<Vec<u64>>>>()? {
+            Some(most) => Ok(most.into_iter().max().unwrap_or(0)),
+            None => needed_on_cpu(self.run, self.source, plan),
+        }
     }
 
     /// The steps of all rounds, their evaluations, and the pass of the reference model.

@@ -17,7 +17,8 @@ use crate::train::{
 
 /// What takes less memory.
 pub(super) const LESS_MEMORY: &str = "use a smaller --ratio or --batch-size, --recompute full, --optimizer adamw8bit, \
-                                      --master none, or --optimizer-in-backward with --max-grad-norm 0";
+                                      --master none, --gradient-dtype bfloat16, or --optimizer-in-backward with \
+                                      --max-grad-norm 0";
 
 /// Shows progress and keeps what the final table needs.
 pub(super) struct Watch<'a> {

@@ -23,8 +23,10 @@ pub struct Param<B: Backend> {
 /// Gradient and optimizer state of a trainable tensor.
 #[derive(Debug)]
 pub struct Trained<B: Backend> {
-    /// Gradient of the loss.
+    /// Gradient of the loss; where it is in memory only within the backward pass, empty outside of it.
     pub grad: B::Buffer,
+    /// The sum of the gradients of a step's passes in bfloat16, where they are kept so.
+    pub bf16_grad: Option<B::Bf16Gradient>,
     /// What the optimizer keeps of it.
     pub state: B::State,
     /// Which elements are trainable; `None`: all are.
@@ -47,9 +49,15 @@ pub struct Pull<B: Backend> {
 }
 
 impl<B: Backend> Trained<B> {
+    /// A tensor that all elements of are trained, in `f32`.
+    pub fn new(grad: B::Buffer, state: B::State) -> Self {
+        Self { grad, bf16_grad: None, state, mask: None, pull: None, momentum_share: None, rounding: None }
+    }
+
     /// Gives back the memory of gradient and state, when no step will follow.
     pub fn release(&mut self, backend: &B) {
         self.grad = backend.zeros(0);
+        self.bf16_grad = None;
         self.state = backend.state(&[]);
         self.pull = None;
     }

@@ -39,8 +39,8 @@ impl<B: Backend> Model<B> {
         std::iter::once(&mut self.embed_tokens).chain(layers).chain(ends)
     }
 
-    /// Loads the tensors that `config` asks for. `make` turns stored values into a weight, with the state of its
-    /// optimizer where it is trainable.
+    /// Loads the tensors that `config` asks for. `make` turns stored values into a weight, with what training keeps of it
+    /// where it is trainable.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for every tensor that is missing, has another shape or is not of numbers.
@@ -48,7 +48,7 @@ impl<B: Backend> Model<B> {
         config: ModelConfig,
         checkpoint: &'a Checkpoint,
         backend: &B,
-        mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, Option<B::State>)>,
+        mut make: impl FnMut(&str, Stored<'a>) -> Option<(B::Weight, Option<Trained<B>>)>,
     ) -> Result<Self> {
         config.check_packed(backend.packed_experts())?;
         let mut faults = Faults::default();
@@ -57,22 +57,14 @@ impl<B: Backend> Model<B> {
             match stored(checkpoint, &name, &shape) {
                 Err(fault) => faults.push(fault),
                 Ok(stored) => match make(&name, stored) {
-                    Some((weight, state)) => found.push((name, shape, weight, state)),
+                    Some((weight, train)) => found.push((name, shape, weight, train)),
                     None => faults.push(not_numbers(checkpoint, &name, stored.dtype)),
                 },
             }
         }
         faults.into_result()?;
-        let mut params = found.into_iter().map(|(name, shape, weight, state)| {
+        let mut params = found.into_iter().map(|(name, shape, weight, train)| {
             let (vector, shape) = (shape.len() < 2, matrix(&shape));
-            let train = state.map(|state| Trained {
-                grad: backend.zeros(shape.0 * shape.1),
-                state,
-                mask: None,
-                pull: None,
-                momentum_share: None,
-                rounding: None,
-            });
             Param { name, shape, vector, weight, train, float8: false }
         });
         let mut next = || params.next().unwrap_or_else(|| unreachable!("as many tensors as are expected"));

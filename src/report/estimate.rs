@@ -266,6 +266,7 @@ fn name(operation: &Operation, matrices: &BTreeMap<(usize, usize), Vec<String>>)
         OperationKind::CrossEntropy => "products and cross-entropy",
         OperationKind::Copy => "copy",
         OperationKind::Clear => "clear",
+        OperationKind::Bf16Gradient => "gradients in bfloat16",
         OperationKind::SquareSum => "gradient norm",
         OperationKind::Update(name) => name,
     };

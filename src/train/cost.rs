@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::optimizer_options::{Master, state_bytes};
+use super::gradient_pool::elements_at_once;
+use super::optimizer_options::{Gradients, Master, state_bytes};
 use crate::backend::{Backend, head_rows};
 use crate::checkpoint::TensorInfo;
 use crate::model::{
@@ -99,7 +100,7 @@ impl Cost {
         model: &Model<B>,
         capacity: Capacity,
         recompute: Recompute,
-        optimizer: &Optimizer,
+        (optimizer, gradients): (&Optimizer, Gradients),
     ) -> Self {
         let Capacity { tokens, positions } = capacity;
         let config = &model.config;
@@ -118,23 +119,29 @@ impl Cost {
             trainable += elements;
             memory.weights +=
                 elements * if train.rounding.is_some() { bytes.rounded } else { bytes.trainable };
-            memory.gradients += bytes.gradient * elements;
+            memory.gradients += gradients.bytes() * elements;
             memory.moments += optimizer.state_bytes(param.shape.0, param.shape.1);
             memory.restraints += if train.mask.is_some() { 8 * elements.div_ceil(64) } else { 0 };
             memory.restraints += if train.pull.is_some() { 4 * elements } else { 0 };
         }
+        memory.gradients += gradients_of_one_block(backend, model, gradients);
         memory.activations = bytes.activation * floats as u64;
         Self { trainable, parameters, memory, flops: flops(model, positions, recompute) }
     }
 }
 
-/// Bytes on the CPU of trained tensors: their values, their gradients, and what the optimizer keeps of them. Where updates
-/// happen in the backward pass, of the gradients those of the largest block and of the largest tensor beside blocks.
+/// Bytes of the gradients in `f32` that one block after the other has; 0 where those of all are in `f32`.
+pub(super) fn gradients_of_one_block<B: Backend>(backend: &B, model: &Model<B>, gradients: Gradients) -> u64 {
+    if gradients == Gradients::F32 { 0 } else { backend.element_bytes().gradient * elements_at_once(model) }
+}
+
+/// Bytes on the CPU of trained tensors: their values, their gradients, and what the optimizer keeps of them. Where only the
+/// gradients of one block are in `f32`, those of the largest block and of the largest tensor beside blocks.
 pub fn trained_bytes<'t>(
     tensors: impl Iterator<Item = &'t TensorInfo>,
     optimizer: &Optimizer,
     master: Master,
-    in_backward: bool,
+    gradients: Gradients,
 ) -> u64 {
     let (mut bytes, mut all, mut beside) = (0, 0, 0);
     let mut blocks = BTreeMap::<u64, u64>::new();
@@ -147,7 +154,8 @@ pub fn trained_bytes<'t>(
         }
     }
     let within = blocks.values().max().copied().unwrap_or(0) + beside;
-    bytes + 4 * if in_backward { within } else { all }
+    let one_block = if gradients == Gradients::F32 { 0 } else { 4 * within };
+    bytes + gradients.bytes() * all + one_block
 }
 
 /// Floating-point operations of causal attention per token in one layer, forward: two products.

@@ -8,10 +8,10 @@ use super::cost::Cost;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
 use super::offload::make_states_in;
-use super::optimizer_options::OptimizerOptions;
+use super::optimizer_options::{Gradients, OptimizerOptions};
 use super::round::{RoundOptions, Stage, next_batches};
 use super::step::{Objective, StepBuffers, Update, step};
-use super::step_in_backward::{GradientPool, elements_at_once, step_in_backward};
+use super::step_in_backward::step_in_backward;
 use crate::backend::{
     Backend, Cpu, Device, LinearShape, Operation, OperationKind, OperationTime, Phase, Stored, Timed,
     TimedWeight, WeightKind, head_rows,
@@ -175,9 +175,10 @@ impl<'a> Measurement<'a> {
         weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
     ) -> Result<MeasuredSteps> {
         let mut timed = Timed::new(backend);
-        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } = self.options;
-        let (plan, master, frozen) = (self.plan, *master, *frozen);
-        let training = Training { plan, optimizer, master, frozen, seed: 0, round: 0 };
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, gradients, .. } =
+            *self.options;
+        let (plan, optimizer) = (self.plan, &optimizer);
+        let training = Training { plan, optimizer, master, frozen, gradients, seed: 0, round: 0 };
         let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
             Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;
@@ -185,13 +186,9 @@ impl<'a> Measurement<'a> {
         let place = self.options.offload.unwrap_or_default();
         make_states_in(place, Path::new(""), &mut timed, &mut model, optimizer)?;
         let Stage { batches, capacity, .. } = *self.stage;
-        let mut cost = Cost::of(&timed, &model, capacity, self.options.recompute, optimizer);
+        let kept = (optimizer, gradients);
+        let mut cost = Cost::of(&timed, &model, capacity, self.options.recompute, kept);
         cost.memory.place_moments(place);
-        let in_backward = self.options.optimizer_in_backward;
-        let mut pool = in_backward.then(|| GradientPool::new(&timed, &mut model));
-        if in_backward {
-            cost.memory.gradients = timed.element_bytes().gradient * elements_at_once(&model);
-        }
         let mut buffers = StepBuffers::new(&timed, &model, capacity, self.options.recompute);
         timed.check()?;
         let reference: Vec<ReferenceAnswer> =
@@ -209,9 +206,9 @@ impl<'a> Measurement<'a> {
             let micro = next_batches(&epoch, place, 1);
             // A rate of 0 changes no weight and takes the time of any other.
             let update = Update { objective, optimizer, lr: 0.0, count };
-            let report = match (&mut pool, micro.as_slice()) {
-                (Some(pool), [batch]) => {
-                    step_in_backward(&mut timed, &mut model, &mut buffers, pool, batch, update)
+            let report = match (gradients, micro.as_slice()) {
+                (Gradients::OneBlock, [batch]) => {
+                    step_in_backward(&mut timed, &mut model, &mut buffers, batch, update)
                 }
                 _ => step(&mut timed, &mut model, &mut buffers, &micro, update),
             };
@@ -237,7 +234,7 @@ impl<'a> Measurement<'a> {
         measured.processor = processor_time().zip(processor).map(|(end, start)| end.saturating_sub(start));
         measured.operations = timed.take_times();
         let rows = (measured.targets / measured.steps.max(1)).max(1) as usize;
-        if in_backward {
+        if gradients != Gradients::F32 {
             let head = model.lm_head.as_mut().unwrap_or(&mut model.embed_tokens);
             let elements = head.elements();
             head.train.iter_mut().for_each(|train| train.grad = timed.zeros(elements));

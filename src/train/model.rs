@@ -2,10 +2,10 @@
 
 use super::elements::element_bits;
 use super::frozen_dtype::{Float8Tensors, FrozenDtype};
-use super::optimizer_options::Master;
+use super::optimizer_options::{Gradients, Master};
 use crate::backend::{Backend, Stored, WeightKind, WeightValues};
 use crate::checkpoint::{Checkpoint, Dtype, Known, encode_f32};
-use crate::model::{Model, ModelConfig, expected};
+use crate::model::{Model, ModelConfig, Trained, expected};
 use crate::optimizer::{Optimizer, Rounding};
 use crate::plan::{Inventory, Plan};
 use crate::{Error, Faults, Result};
@@ -20,6 +20,7 @@ pub(super) struct Training<'p> {
     pub(super) optimizer: &'p Optimizer,
     pub(super) master: Master,
     pub(super) frozen: FrozenDtype,
+    pub(super) gradients: Gradients,
     /// The key of the draws, with the name of a tensor.
     pub(super) seed: u64,
     /// The round that is trained.
@@ -96,7 +97,7 @@ pub(super) fn load<'a, B: Backend>(
     training: Training<'_>,
     weight: impl Fn(&B, Stored<'a>, WeightKind) -> Option<B::Weight>,
 ) -> Result<Model<B>> {
-    let Training { plan, optimizer, master, frozen, seed, round } = training;
+    let Training { plan, optimizer, master, frozen, gradients, seed, round } = training;
     let config = ModelConfig::read(checkpoint)?;
     let float8 = Float8Tensors::of(frozen, &config, plan);
     check_plan(checkpoint, &config, plan, (master, optimizer))?;
@@ -104,7 +105,10 @@ pub(super) fn load<'a, B: Backend>(
         if plan.is_trainable(name) != Some(true) {
             return Some((weight(backend, stored, float8.kind(name))?, None));
         }
-        Some((weight(backend, stored, master.kind())?, Some(backend.state(&[]))))
+        let (elements, all) = (stored.rows * stored.cols, gradients == Gradients::F32);
+        let mut train = Trained::new(backend.zeros(if all { elements } else { 0 }), backend.state(&[]));
+        train.bf16_grad = (gradients == Gradients::Bf16).then(|| backend.bf16_gradient(elements));
+        Some((weight(backend, stored, master.kind())?, Some(train)))
     })?;
     backend.check()?;
     let inventory = Inventory::of(checkpoint);

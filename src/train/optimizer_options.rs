@@ -25,6 +25,29 @@ pub enum Master {
     None,
 }
 
+/// The gradients of trainable tensors that are in memory at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gradients {
+    /// All of them, in `f32`.
+    #[default]
+    F32,
+    /// All of them in bfloat16, and in `f32` those of one block.
+    Bf16,
+    /// Those of one block in `f32`: it is updated as soon as the backward pass has them.
+    OneBlock,
+}
+
+impl Gradients {
+    /// Bytes for each trained parameter, those of one block aside.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::OneBlock => 0,
+        }
+    }
+}
+
 impl Master {
     /// How a trainable weight is kept.
     pub(super) fn kind(self) -> WeightKind {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::frozen_dtype::FrozenDtype;
 use super::log::{LogLine, TrainLog};
 use super::loss::{PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, mean_of_pairs};
-use super::optimizer_options::{Master, OptimizerOptions};
+use super::optimizer_options::{Gradients, Master, OptimizerOptions};
+use super::rehearsal::Rehearsed;
 use super::schedule::{Schedule, Scheduler};
 use super::state::{self, Progress};
-use super::step::{Objective, StepReport, Timings, Update, reserve, step};
-use super::step_in_backward::{GradientPool, step_in_backward};
+use super::step::{Objective, StepReport, Timings, Update, step};
+use super::step_in_backward::step_in_backward;
 use super::tensorboard::EventFile;
 use crate::backend::Backend;
 use crate::data::{Batch, Batches, Epoch, Row};
@@ -67,8 +68,8 @@ pub struct RoundOptions {
     pub frozen: FrozenDtype,
     /// Where the optimizer keeps its state; `None`: where it fits.
     pub offload: Option<StatePlace>,
-    /// Update each block as soon as the backward pass has its gradients.
-    pub optimizer_in_backward: bool,
+    /// Which gradients are in memory at once.
+    pub gradients: Gradients,
     /// What is computed again.
     pub recompute: Recompute,
     /// Steps between saved states; `None`: only when interrupted.
@@ -91,6 +92,12 @@ impl RoundOptions {
     pub fn steps(&self, stage: &Stage<'_>) -> u64 {
         let per_epoch = stage.per_epoch().div_ceil(self.gradient_accumulation_steps);
         self.max_steps.unwrap_or(self.epochs * per_epoch)
+    }
+
+    /// What the memory of its steps depends on.
+    pub(super) fn rehearsed(&self, stage: &Stage<'_>) -> Rehearsed<'_> {
+        let RoundOptions { recompute, optimizer, gradients, .. } = self;
+        Rehearsed { capacity: stage.capacity, recompute: *recompute, optimizer, gradients: *gradients }
     }
 
     /// The approximate number of tokens of `steps` steps.
@@ -155,8 +162,7 @@ pub(super) fn run_round<B: Backend>(
     hooks: &mut Hooks<'_>,
 ) -> Result<RoundSummary> {
     let optimizer = &options.optimizer;
-    let mut buffers = reserve(backend, model, stage.capacity, options.recompute, optimizer);
-    let mut pool = options.optimizer_in_backward.then(|| GradientPool::new(backend, model));
+    let mut buffers = options.rehearsed(stage).reserve(backend, model);
     backend.check()?;
     let total = options.steps(stage);
     let warmup = match options.warmup_steps {
@@ -184,8 +190,8 @@ pub(super) fn run_round<B: Backend>(
         let lr = schedule.at(progress.step_of_round);
         let count = progress.step_of_round + 1;
         let update = Update { objective, optimizer, lr, count };
-        let report = match (&mut pool, batches.as_slice()) {
-            (Some(pool), [batch]) => step_in_backward(backend, model, &mut buffers, pool, batch, update),
+        let report = match (options.gradients, batches.as_slice()) {
+            (Gradients::OneBlock, [batch]) => step_in_backward(backend, model, &mut buffers, batch, update),
             _ => step(backend, model, &mut buffers, &batches, update),
         };
         backend.check()?;

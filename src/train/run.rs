@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::continual::Continual;
-use super::cost::Cost;
+use super::cost::{Cost, gradients_of_one_block};
 use super::frozen_dtype::check_frozen;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
@@ -19,8 +19,6 @@ use super::run_dir::RunDir;
 use super::run_options::{RoundSpec, RunOptions};
 use super::sequence::Sequence;
 use super::state::{self, Progress};
-use super::step::plan_memory;
-use super::step_in_backward::elements_at_once;
 use super::tensorboard::EventFile;
 use super::watcher::{RoundLength, Watcher};
 use crate::backend::{Backend, Cpu, Device, Stored, WeightKind, WeightValues};
@@ -287,22 +285,21 @@ impl<'a> Run<'a> {
     ) -> Result<(Cost, RoundSummary)> {
         let Begin { spec, mut progress, state, reference, eval_reference, free } = begin;
         let round = progress.round;
-        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, .. } =
-            &self.options.round;
-        let (plan, seed) = (&spec.plan, self.options.seed);
-        let training = Training { plan, optimizer, master: *master, frozen: *frozen, seed, round };
+        let RoundOptions { optimizer: OptimizerOptions { optimizer, .. }, master, frozen, gradients, .. } =
+            self.options.round;
+        let (plan, optimizer, seed) = (&spec.plan, &optimizer, self.options.seed);
+        let training = Training { plan, optimizer, master, frozen, gradients, seed, round };
         let mut model = model::load(backend, source, training, weight)?;
         let start = Checkpoint::open(self.options.model, self.by_position())?;
         self.options.restraints.put_on(backend, &mut model, &start)?;
         drop(start);
         let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
-        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, optimizer);
+        let kept = (optimizer, gradients);
+        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, kept);
         count_states(backend, &mut model, optimizer);
-        let planned = plan_memory(backend, &mut model, stage.capacity, options.recompute, &options.optimizer);
-        cost.memory.activations = planned.unwrap_or(cost.memory.activations);
-        if options.optimizer_in_backward {
-            cost.memory.gradients = backend.element_bytes().gradient * elements_at_once(&model);
+        if let Some(planned) = options.rehearsed(stage).count(backend, &mut model) {
+            cost.memory.activations = planned - gradients_of_one_block(backend, &model, gradients);
         }
         let place = options.offload.or_else(|| Some(fitting_place(&cost, free?))).unwrap_or_default();
         check_host_memory(place, cost.memory.moments)?;

@@ -2,18 +2,20 @@
 
 use std::time::{Duration, Instant};
 
+use super::bf16_gradients::{self, AddToSums};
+use super::gradient_pool::GradientPool;
 use super::loss::{
     PassPairs, PreferenceLoss, PreferenceMetrics, ReferenceAnswer, StepPairs, cross_entropy, losses_of_pairs,
     mean_scale,
 };
 use super::optimizer_options::OptimizerOptions;
-use crate::backend::{
-    Backend, MaskedGrad, Rehearsal, Sequences, Targets, TowardsStart, TrainingPass, UpdateTensor,
-};
+use super::trained_tensor::{masked_grad, update_tensor};
+use crate::backend::{Backend, MaskedGrad, TrainingPass};
 use crate::data::Batch;
 use crate::eval::ForwardBatch;
 use crate::model::{
-    self, Activations, Capacity, Model, Param, Pull, Reach, Recompute, Trained, backward, forward,
+    self, Activations, Capacity, GradientObserver, Model, Reach, Recompute, backward, backward_observed,
+    forward,
 };
 use crate::optimizer::OptimizerStep;
 
@@ -65,7 +67,7 @@ impl<'a> Objective<'a> {
     }
 
     /// The piece, with the targets of this objective.
-    fn targets_of<'b>(&self, mut piece: ForwardBatch<'b>) -> ForwardBatch<'b> {
+    pub(super) fn targets_of<'b>(&self, mut piece: ForwardBatch<'b>) -> ForwardBatch<'b> {
         match self {
             Self::CrossEntropy { label_smoothing } => piece.label_smoothing = *label_smoothing,
             Self::Preference { loss, .. } if loss.loss_type.adds_likelihood() => piece.predict_whole_chosen(),
@@ -82,13 +84,16 @@ pub struct StepBuffers<B: Backend> {
     pub acts: Activations<B>,
     /// Gradient of the last hidden state, `[T, D]`.
     pub dhidden: B::Buffer,
+    /// Gradients of one block, where those of all are not in memory in `f32`.
+    pub(super) pool: GradientPool<B>,
 }
 
 impl<B: Backend> StepBuffers<B> {
     /// Buffers for steps of at most `capacity`.
     pub fn new(backend: &B, model: &Model<B>, capacity: Capacity, recompute: Recompute) -> Self {
         let acts = Activations::new(backend, &model.config, capacity, recompute, true);
-        Self { acts, dhidden: backend.activations(capacity.tokens * model.config.hidden_size) }
+        let dhidden = backend.activations(capacity.tokens * model.config.hidden_size);
+        Self { acts, dhidden, pool: GradientPool::new() }
     }
 }
 
@@ -183,7 +188,7 @@ pub fn step<B: Backend>(
     timings.backward += clock.elapsed() + queued.saturating_sub(split);
     let clock = Instant::now();
     let loss = of_routers + pairs.map_or(sum / total.max(1) as f64, |pairs| pairs.loss);
-    let grad_norm = clip_and_update(backend, model, loss, update);
+    let grad_norm = clip_and_update(backend, model, buffers, loss, &update);
     lap(&mut timings.optimizer, clock);
     let tokens = micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum();
     StepReport {
@@ -198,7 +203,7 @@ pub fn step<B: Backend>(
 }
 
 /// Forward, loss and backward.
-fn gradients<B: Backend>(
+pub(super) fn gradients<B: Backend>(
     backend: &mut B,
     model: &mut Model<B>,
     buffers: &mut StepBuffers<B>,
@@ -206,20 +211,31 @@ fn gradients<B: Backend>(
     pairs: Option<PassPairs<'_, '_>>,
     timings: &mut Timings,
 ) {
-    let StepBuffers { acts, dhidden } = buffers;
+    let StepBuffers { acts, dhidden, pool } = buffers;
+    let mut sums = bf16_gradients::are_kept(model).then_some(AddToSums { pool, accumulate: part.accumulate });
+    // What is added to is the sum in bfloat16.
+    let part = &TrainingPass { accumulate: part.accumulate && sums.is_none(), ..*part };
     let batch = model::Batch { ids: part.ids, sequences: part.sequences };
     let reach = Reach::of(model);
     let clock = Instant::now();
     let hidden = forward(backend, model, batch, acts);
     let clock = lap(&mut timings.forward, clock);
     let dhidden_of = reach.hidden.then_some(&mut *dhidden);
+    if let Some(sums) = &mut sums {
+        sums.pool.lend_to_head(backend, model);
+    }
     match pairs {
         None => cross_entropy(backend, model, hidden, dhidden_of, part),
         Some(pairs) => losses_of_pairs(backend, model, hidden, dhidden_of, part, pairs),
     }
+    if let (Some(sums), Some(head)) = (&mut sums, &mut model.lm_head) {
+        sums.end(backend, &mut std::iter::once(head));
+    }
     let clock = lap(&mut timings.head, clock);
-    if reach.hidden {
-        backward(backend, model, batch, acts, dhidden, part.accumulate);
+    match &mut sums {
+        _ if !reach.hidden => {}
+        None => backward(backend, model, batch, acts, dhidden, part.accumulate),
+        Some(sums) => backward_observed(backend, model, batch, acts, dhidden, false, sums),
     }
     lap(&mut timings.backward, clock);
 }
@@ -243,91 +259,34 @@ fn clear_sums<B: Backend>(backend: &B, model: &mut Model<B>) {
 }
 
 /// Clips and updates; gives the norm before clipping.
-fn clip_and_update<B: Backend>(backend: &mut B, model: &mut Model<B>, loss: f64, update: Update<'_>) -> f64 {
-    let Update { optimizer: options, lr, count, .. } = update;
-    let mut grads: Vec<MaskedGrad<'_, B>> = model.params_mut().filter_map(masked_grad).collect();
-    let norm = backend.mask_and_square_sum(&mut grads).sqrt();
+pub(super) fn clip_and_update<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    buffers: &mut StepBuffers<B>,
+    loss: f64,
+    update: &Update<'_>,
+) -> f64 {
+    let Update { optimizer: options, lr, count, .. } = *update;
+    let in_bf16 = bf16_gradients::are_kept(model);
+    let square_sum = if in_bf16 {
+        bf16_gradients::square_sum(backend, model, &mut buffers.pool)
+    } else {
+        let mut grads: Vec<MaskedGrad<'_, B>> = model.params_mut().filter_map(masked_grad).collect();
+        backend.mask_and_square_sum(&mut grads)
+    };
+    let norm = square_sum.sqrt();
     if !(norm.is_finite() && loss.is_finite()) {
         return norm;
     }
     let clip = options.max_grad_norm / (norm + 1e-6);
     let grad_scale = if options.max_grad_norm > 0.0 && clip < 1.0 { clip as f32 } else { 1.0 };
-    let mut tensors: Vec<_> = model.params_mut().filter_map(|param| update_tensor(param, options)).collect();
-    backend.update(&mut tensors, &OptimizerStep { optimizer: options.optimizer, lr, count, grad_scale });
-    norm
-}
-
-/// What the optimizer reads and writes of a trainable tensor.
-pub(super) fn update_tensor<'p, B: Backend>(
-    param: &'p mut Param<B>,
-    options: &OptimizerOptions,
-) -> Option<UpdateTensor<'p, B>> {
-    let weight_decay = if param.vector { 0.0 } else { options.weight_decay };
-    let Trained { grad, state, mask, momentum_share, rounding, .. } = param.train.as_mut()?;
-    let (weight, mask) = (&mut param.weight, mask.as_ref());
-    let (momentum_share, rounding) = (*momentum_share, *rounding);
-    Some(UpdateTensor { weight, grad, state, mask, weight_decay, momentum_share, rounding })
-}
-
-/// The gradient of a trainable tensor with its mask and its pull.
-pub(super) fn masked_grad<B: Backend>(param: &mut Param<B>) -> Option<MaskedGrad<'_, B>> {
-    let Trained { grad, mask, pull, .. } = param.train.as_mut()?;
-    let weight = &param.weight;
-    let pull =
-        pull.as_ref().map(|Pull { start, strength }| TowardsStart { weight, start, strength: *strength });
-    Some(MaskedGrad { grad, mask: mask.as_ref(), pull })
-}
-
-/// Bytes of a device's memory for activations and scratch of steps within `capacity`; `None` where memory is not
-/// planned. Nothing is allocated.
-pub(super) fn plan_memory<B: Backend>(
-    backend: &mut B,
-    model: &mut Model<B>,
-    capacity: Capacity,
-    recompute: Recompute,
-    optimizer: &OptimizerOptions,
-) -> Option<u64> {
-    backend.rehearse(Rehearsal::Count, |backend| {
-        let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
-        largest_steps(backend, model, &mut buffers, capacity, optimizer);
-    })
-}
-
-/// The buffers of steps within `capacity`, with all memory that steps need besides.
-pub(super) fn reserve<B: Backend>(
-    backend: &mut B,
-    model: &mut Model<B>,
-    capacity: Capacity,
-    recompute: Recompute,
-    optimizer: &OptimizerOptions,
-) -> StepBuffers<B> {
-    let mut buffers = StepBuffers::new(backend, model, capacity, recompute);
-    backend.rehearse(Rehearsal::Reserve, |backend| {
-        largest_steps(backend, model, &mut buffers, capacity, optimizer);
-    });
-    buffers
-}
-
-/// The steps that need the most memory: in the longest sequences, and in as many as there can be.
-fn largest_steps<B: Backend>(
-    backend: &mut B,
-    model: &mut Model<B>,
-    buffers: &mut StepBuffers<B>,
-    Capacity { tokens, positions }: Capacity,
-    optimizer: &OptimizerOptions,
-) {
-    let (ids, rows) = (vec![0; tokens], (0..tokens as u32).collect::<Vec<_>>());
-    let factors = vec![1.0; tokens];
-    for length in [1, positions.max(1)] {
-        let starts = (0..tokens).step_by(length).map(|start| start as u32);
-        let offsets: Vec<u32> = starts.chain([tokens as u32]).collect();
-        let sequences = Sequences { offsets: &offsets };
-        let targets = Targets { rows: &rows, ids: &ids, label_smoothing: 0.0 };
-        let part = TrainingPass { ids: &ids, sequences, targets, factors: &factors, accumulate: false };
-        backend.training_pass(&part, |backend| {
-            gradients(backend, model, buffers, &part, None, &mut Timings::default());
-        });
+    let step = OptimizerStep { optimizer: options.optimizer, lr, count, grad_scale };
+    if in_bf16 {
+        bf16_gradients::update(backend, model, &mut buffers.pool, options, &step);
+    } else {
+        let mut tensors: Vec<_> =
+            model.params_mut().filter_map(|param| update_tensor(param, options)).collect();
+        backend.update(&mut tensors, &step);
     }
-    let objective = Objective::CrossEntropy { label_smoothing: 0.0 };
-    clip_and_update(backend, model, 0.0, Update { objective, optimizer, lr: 0.0, count: 1 });
+    norm
 }

@@ -81,6 +81,7 @@ cases! {
     cross_entropy 1e-2,
     cross_entropy_smoothed 1e-2,
     cross_entropy_capped 1e-2,
+    bf16_gradient 1e-7,
     adamw 1e-5,
     adamw8bit 1e-5,
     adafactor 1e-5,
@@ -440,6 +441,22 @@ fn three_steps<B: Maker>(b: &mut B, optimizer: Optimizer, lr: f64, kind: WeightK
                 StateValues::Codes(codes) => codes.iter().map(|code| f32::from(*code)).collect(),
             });
         }
+    }
+    results
+}
+
+/// Two passes of a step, of lengths that are and are not multiples of what a thread takes: the same bits.
+fn bf16_gradient<B: Maker>(b: &mut B) -> Vec<Vec<f32>> {
+    let mut results = Vec::new();
+    for n in [64, 2048 + 5, 16_384 * 2 + 13] {
+        let (mut sum, mut grad) = (b.bf16_gradient(n), b.zeros(n));
+        for (pass, factor) in [(0, 1.0 / 3.0), (1, 0.1), (2, 1e-4)] {
+            let values: Vec<f32> = numbers(n, 5 + pass).iter().map(|x| x * factor).collect();
+            b.set(&mut grad, &values).unwrap();
+            b.add_to_bf16_gradient(&grad, pass > 0, &mut sum);
+        }
+        b.widen_bf16_gradient(&sum, &mut grad);
+        results.extend(host(b, &[&grad]));
     }
     results
 }

@@ -8,12 +8,26 @@ use super::Lab;
 use crate::common::{fails, files, fixture, hft, ok, run, wait_until};
 
 /// Each optimizer with what it needs, and other ways to keep weights and gradients.
-pub(super) const CHOICES: [(&str, &[&str]); 6] = [
+pub(super) const CHOICES: [(&str, &[&str]); 8] = [
     ("adamw", &["--master", "none"]),
     ("adamw8bit", &["--optimizer", "adamw8bit"]),
     ("adamw8bit-none", &["--optimizer", "adamw8bit", "--master", "none", "--granularity", "element"]),
     ("adafactor", &["--optimizer", "adafactor", "--master", "none"]),
     ("lion", &["--optimizer", "lion", "--optimizer-in-backward", "--max-grad-norm", "0"]),
+    ("adamw-bf16", &["--gradient-dtype", "bfloat16", "--gradient-accumulation-steps", "2", "--mofo", "0.5"]),
+    (
+        "adamw8bit-bf16",
+        &[
+            "--optimizer",
+            "adamw8bit",
+            "--master",
+            "none",
+            "--gradient-dtype",
+            "bfloat16",
+            "--granularity",
+            "element",
+        ],
+    ),
     ("sgd", &["--optimizer", "sgd", "--momentum", "0.9", "--granularity", "element", "--l2-sp", "0.1"]),
 ];
 
@@ -101,6 +115,67 @@ fn updates_in_the_backward_pass_are_those_after_it() {
     }
 }
 
+/// ‖a − b‖ / ‖b − start‖ over all tensors, in bfloat16.
+fn distance(lab: &Lab, a: &str, b: &str) -> f64 {
+    let values = |dir: &std::path::Path| -> Vec<f64> {
+        let widen = |b: &[u8]| f64::from(half::bf16::from_le_bytes([b[0], b[1]]).to_f32());
+        let tensors = crate::common::read_tensors(dir).into_iter();
+        tensors.flat_map(|(_, bytes)| bytes.chunks(2).map(widen).collect::<Vec<_>>()).collect()
+    };
+    let squares = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    let [a, b, start] = [lab.path(a), lab.path(b), fixture("base")].map(|dir| values(&dir));
+    (squares(&a, &b) / squares(&b, &start)).sqrt()
+}
+
+/// Ten steps with gradients in bfloat16 against those in `f32`: with accumulation, clipping, element masks, a pull and
+/// pairs. The first loss, before any update, is the same.
+#[test]
+fn gradients_in_bfloat16_follow_those_in_f32() {
+    for more in [
+        &["--gradient-accumulation-steps", "3"][..],
+        &["--max-grad-norm", "0.1", "--granularity", "element", "--l2-sp", "0.1"],
+        &["--optimizer", "adafactor", "--ratio", "1"],
+    ] {
+        let lab = Lab::new();
+        let more = [more, &["--max-steps", "10"]].concat();
+        let run = |out: &str, more: &[&str]| {
+            let args = args(&lab, out, more);
+            let args: Vec<&str> =
+                args.iter().map(|arg| if arg == "1e-2" { "1e-3" } else { arg.as_str() }).collect();
+            ok(&args);
+            lab.log(out)
+        };
+        let f32 = run("f32", &more);
+        let bf16 = run("bf16", &[&more[..], &["--gradient-dtype", "bfloat16"]].concat());
+        assert_eq!((f32.len(), &f32[0]["loss"]), (10, &bf16[0]["loss"]), "{more:?}");
+        let off = |step: usize, what: &str| {
+            let [f32, bf16] = [&f32, &bf16].map(|log| log[step][what].as_f64().unwrap());
+            (f32 - bf16).abs() / f32
+        };
+        assert!(off(0, "grad_norm") < 1e-3, "{more:?}: {} {}", f32[0], bf16[0]);
+        for step in 1..10 {
+            assert!(off(step, "loss") < 5e-3, "{more:?}: {} {}", f32[step], bf16[step]);
+        }
+        assert_ne!(f32[0]["grad_norm"], bf16[0]["grad_norm"], "{more:?}: nothing was rounded");
+        let e = distance(&lab, "bf16", "f32");
+        println!("{more:?}: off by {e:.3} of the update, loss of step 10 by {:.1e}", off(9, "loss"));
+        assert!(e > 0.0 && e < 0.1, "{more:?}: off by {e} of the update");
+    }
+}
+
+/// A tied embedding, whose gradient is that of the head and that of the tokens, is rounded once for a pass.
+#[test]
+fn a_tied_embedding_has_one_gradient_in_bfloat16() {
+    let lab = Lab::new();
+    let more = ["--max-steps", "4", "--ratio", "1", "--optimizer", "sgd"];
+    lab.train("qwen3", "f32", &more);
+    lab.train("qwen3", "bf16", &[&more[..], &["--gradient-dtype", "bfloat16"]].concat());
+    for (f32, bf16) in lab.log("f32").iter().zip(lab.log("bf16")) {
+        let [f32, bf16] = [f32, &bf16].map(|line| line["grad_norm"].as_f64().unwrap());
+        assert!(f32 != bf16 && (f32 - bf16).abs() < 2e-3 * f32, "{bf16}, in f32 {f32}");
+    }
+}
+
 /// Tied embeddings get their gradient from the head and from the tokens.
 #[test]
 fn a_tied_embedding_is_updated_in_the_backward_pass_once() {
@@ -134,6 +209,9 @@ fn memory_is_told_by_part() {
     let within = ["--optimizer-in-backward", "--max-grad-norm", "0"];
     let [_, gradients, _] = memory(&within);
     assert!(gradients < 1.5, "{gradients}");
+    // Beside the sums in bfloat16 those of one block.
+    let [_, sums, _] = memory(&["--gradient-dtype", "bfloat16"]);
+    assert!((sums - gradients - 2.0).abs() < 1e-9, "{sums}");
 }
 
 #[test]
@@ -152,6 +230,10 @@ fn what_does_not_go_together_is_refused_by_name() {
         (
             &["--optimizer-in-backward", "--max-grad-norm", "0", "--gradient-accumulation-steps", "2"],
             &["takes --gradient-accumulation-steps 1"],
+        ),
+        (
+            &["--optimizer-in-backward", "--max-grad-norm", "0", "--gradient-dtype", "bfloat16"],
+            &["--optimizer-in-backward keeps no gradients", "leave out one of them"],
         ),
         (&["--optimizer", "adamax"], &["invalid value 'adamax'"]),
     ] {

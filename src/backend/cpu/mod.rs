@@ -4,7 +4,7 @@
 //! Results do not depend on the number of threads: a reduction runs over fixed pieces in a fixed order.
 //!
 //! Parts, lowest first: `math`, `matmul`, `matmul_bf16`, `float8`, `weight`, `panels`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
-//! `geglu`, `relu_squared`, `clamped_swiglu`, `routes`, `mixture`, `packed_mixture`, `attention`, `attention_cached`, `sinks`, `cross_entropy`, `momentum`, `square_sum`,
+//! `geglu`, `relu_squared`, `clamped_swiglu`, `routes`, `mixture`, `packed_mixture`, `attention`, `attention_cached`, `sinks`, `cross_entropy`, `momentum`, `square_sum`, `bf16_gradient`,
 //! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
 
 mod adafactor;
@@ -13,6 +13,7 @@ mod adamw8bit;
 mod attention;
 mod attention_cached;
 mod backend;
+mod bf16_gradient;
 mod clamped_swiglu;
 mod cross_entropy;
 mod elementwise;

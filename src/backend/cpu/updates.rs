@@ -7,6 +7,7 @@ use super::adafactor::{self, Variance};
 use super::adamw::AdamW;
 use super::adamw8bit::{self, Moment};
 use super::backend::Cpu;
+use super::bf16_gradient;
 use super::elementwise_update::{Tensor, step};
 use super::lion::LionRule;
 use super::sgd::SgdRule;
@@ -22,6 +23,7 @@ impl<'a> Updates for Cpu<'a> {
     type Weight = Weight<'a>;
     type Mask = Vec<u64>;
     type State = Vec<StateValues>;
+    type Bf16Gradient = Vec<u8>;
 
     fn place_states(&mut self, place: StatePlace, dir: &Path, parts: &[StatePart]) -> Result<()> {
         let bytes = parts.iter().map(|part| ScratchFile::bytes_of(part.bytes())).sum();
@@ -53,6 +55,18 @@ impl<'a> Updates for Cpu<'a> {
 
     fn trained_values<'w>(&self, weight: &'w Weight<'a>) -> Result<WeightValues<'w>> {
         Ok(weight.trained_values())
+    }
+
+    fn bf16_gradient(&self, len: usize) -> Vec<u8> {
+        vec![0; 2 * len]
+    }
+
+    fn add_to_bf16_gradient(&mut self, grad: &Vec<f32>, accumulate: bool, sum: &mut Vec<u8>) {
+        bf16_gradient::add(grad, accumulate, sum);
+    }
+
+    fn widen_bf16_gradient(&mut self, sum: &Vec<u8>, grad: &mut Vec<f32>) {
+        bf16_gradient::widen(sum, grad);
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {

@@ -166,9 +166,9 @@ impl Device {
         &self.stream
     }
 
-    /// Bytes of all allocations so far, in every mode.
-    pub(super) fn requested_memory(&self) -> u64 {
-        self.stats.requested.get()
+    /// Bytes that are allocated or counted now.
+    pub(super) fn current_memory(&self) -> u64 {
+        self.stats.current.get()
     }
 
     /// Number of allocations so far.
@@ -205,9 +205,11 @@ impl Device {
 
     /// Memory with undefined contents; none after a fault.
     pub(super) fn alloc(&self, bytes: usize) -> Memory {
-        self.stats.requested.update(|requested| requested + bytes as u64);
-        if bytes == 0 || self.failed() || self.mode() == Mode::Count {
+        if bytes == 0 || self.failed() {
             return Memory::unallocated(bytes);
+        }
+        if self.mode() == Mode::Count {
+            return Memory { slice: None, mapped: None, bytes, stats: Some(self.stats.add(bytes)) };
         }
         assert!(self.mode() != Mode::Record, "memory is allocated before a graph is recorded");
         // SAFETY: kernels and copies read only bytes of `Memory` that were written before.
@@ -215,12 +217,10 @@ impl Device {
         let free = self.free_memory().unwrap_or(0);
         let doing = format!("cannot allocate {bytes} bytes on the GPU, {free} are free");
         let slice = self.keep(&doing, slice);
-        let stats = slice.is_some().then(|| Rc::clone(&self.stats));
-        if let Some(stats) = &stats {
-            stats.count.update(|count| count + 1);
-            stats.current.update(|current| current + bytes as u64);
-            stats.peak.set(stats.peak.get().max(stats.current.get()));
-        }
+        let stats = slice.is_some().then(|| {
+            self.stats.count.update(|count| count + 1);
+            self.stats.add(bytes)
+        });
         Memory { slice, mapped: None, bytes, stats }
     }
 

@@ -140,7 +140,7 @@ impl Cuda {
     /// See [`Backend::rehearse`](crate::backend::Backend::rehearse).
     pub(super) fn run_rehearsal(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> u64 {
         self.free_work_memory();
-        let before = self.context.device.requested_memory();
+        let before = self.context.device.current_memory();
         self.context.device.set_mode(match rehearsal {
             Rehearsal::Count => Mode::Count,
             Rehearsal::Reserve => Mode::Reserve,
@@ -148,11 +148,12 @@ impl Cuda {
         self.context.device.reset_peak_memory();
         work(self);
         self.context.device.set_mode(Mode::Run);
-        let requested = self.context.device.requested_memory() - before;
+        let most = self.context.device.peak_memory() - before;
         if rehearsal == Rehearsal::Count {
             self.free_work_memory();
+            self.context.device.reset_peak_memory();
         }
-        requested + self.context.matmul.workspace_bytes()
+        most + self.context.matmul.workspace_bytes()
     }
 
     /// Speed of a large matrix product in the compute dtype, in GFLOP/s: of the largest size up to 4096 that does not

@@ -24,8 +24,11 @@ impl Losses {
         Ok(Self { pinned: device.pinned(4 * CAPACITY)?, queued: 0, read: Vec::new() })
     }
 
-    /// Queues a copy of the first `count` losses of `from`.
+    /// Queues a copy of the first `count` losses of `from`; a rehearsal has none.
     pub(super) fn fetch(&mut self, device: &Device, from: &Memory, count: usize) {
+        if !device.computes() {
+            return;
+        }
         let mut done = 0;
         while done < count {
             if self.queued == CAPACITY {

@@ -10,14 +10,21 @@ use super::pinned_memory::MappedMemory;
 /// How much memory is allocated.
 #[derive(Debug, Default)]
 pub(super) struct AllocationStats {
-    /// Bytes that are allocated now.
+    /// Bytes that are allocated now, those that are only counted included.
     pub(super) current: Cell<u64>,
     /// The largest value of `current` since the last reset.
     pub(super) peak: Cell<u64>,
-    /// Bytes of all allocations so far, those that were only counted included.
-    pub(super) requested: Cell<u64>,
     /// Number of allocations so far.
     pub(super) count: Cell<u64>,
+}
+
+impl AllocationStats {
+    /// Adds an allocation, which the memory that is given this takes away again.
+    pub(super) fn add(self: &Rc<Self>, bytes: usize) -> Rc<Self> {
+        self.current.update(|current| current + bytes as u64);
+        self.peak.set(self.peak.get().max(self.current.get()));
+        Rc::clone(self)
+    }
 }
 
 /// Memory that kernels access: on the device, or on the host where `mapped` is; no allocation for zero bytes.
@@ -26,7 +33,7 @@ pub(super) struct Memory {
     pub(super) slice: Option<CudaSlice<u8>>,
     pub(super) mapped: Option<MappedMemory>,
     pub(super) bytes: usize,
-    /// `None` where nothing was allocated on the device.
+    /// `None` where nothing was allocated on the device, or counted.
     pub(super) stats: Option<Rc<AllocationStats>>,
 }
 

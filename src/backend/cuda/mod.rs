@@ -6,7 +6,7 @@
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `pinned_memory`, `memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `float8_memory`, `context`,
 //! `mask`, `elementwise`, `embedding`, `norm`, `float8`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
-//! `state`, `update_table`, `square_sum`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
+//! `state`, `update_table`, `square_sum`, `bf16_gradient`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
 
 mod adafactor;
 mod adamw;
@@ -14,6 +14,7 @@ mod adamw8bit;
 mod argument;
 mod attention;
 mod backend;
+mod bf16_gradient;
 mod buffer;
 mod cached_upload;
 mod compile;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// File names and texts, in the order in which they are compiled, as one program.
-pub const SOURCES: [(&str, &str); 26] = [
+pub const SOURCES: [(&str, &str); 27] = [
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
     ("philox.cuh", include_str!("../../../kernels/philox.cuh")),
@@ -13,6 +13,7 @@ pub const SOURCES: [(&str, &str); 26] = [
     ("adamw8bit.cu", include_str!("../../../kernels/adamw8bit.cu")),
     ("attention.cu", include_str!("../../../kernels/attention.cu")),
     ("attention_mma.cu", include_str!("../../../kernels/attention_mma.cu")),
+    ("bf16_gradient.cu", include_str!("../../../kernels/bf16_gradient.cu")),
     ("cross_entropy.cu", include_str!("../../../kernels/cross_entropy.cu")),
     ("elementwise.cu", include_str!("../../../kernels/elementwise.cu")),
     ("embedding.cu", include_str!("../../../kernels/embedding.cu")),

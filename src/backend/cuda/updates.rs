@@ -7,7 +7,7 @@ use super::buffer::{Buffer, Weight};
 use super::gpu::Cuda;
 use super::mask::Mask;
 use super::state::State;
-use super::{adamw, float8, lion, sgd};
+use super::{adamw, bf16_gradient, float8, lion, sgd};
 use crate::backend::{Backend, ComputeDtype, MaskedGrad, UpdateTensor, Updates, WeightValues};
 use crate::optimizer::{Optimizer, OptimizerStep, StatePart, StatePlace, StateValues};
 use crate::{Error, Result};
@@ -19,23 +19,14 @@ impl Cuda {
     }
 
     /// See [`crate::backend::Device::check_updates`].
-    pub(crate) fn check_updates(&self, without_master: bool, in_backward: bool) -> Result<()> {
-        let refused = [
-            (
-                without_master && self.context.compute_dtype == ComputeDtype::F32,
+    pub(crate) fn check_updates(&self, without_master: bool) -> Result<()> {
+        if without_master && self.context.compute_dtype == ComputeDtype::F32 {
+            return Err(Error::usage(
                 "--master none keeps weights in bfloat16, and --compute-dtype float32 computes with float32 ones",
                 "leave out one of them",
-            ),
-            (
-                in_backward,
-                "--optimizer-in-backward is not computed on a GPU",
-                "leave it out, or use --device cpu",
-            ),
-        ];
-        match refused.into_iter().find(|(refused, ..)| *refused) {
-            None => Ok(()),
-            Some((_, fault, hint)) => Err(Error::usage(fault, hint)),
+            ));
         }
+        Ok(())
     }
 }
 
@@ -44,6 +35,7 @@ impl Updates for Cuda {
     type Weight = Weight;
     type Mask = Mask;
     type State = State;
+    type Bf16Gradient = Buffer;
 
     fn place_states(&mut self, place: StatePlace, _: &Path, _: &[StatePart]) -> Result<()> {
         assert!(place != StatePlace::Disk, "`Device::check_state_place` refuses it");
@@ -68,6 +60,18 @@ impl Updates for Cuda {
     fn trained_values<'w>(&self, weight: &'w Weight) -> Result<WeightValues<'w>> {
         let values = weight.trained_values(&self.context.device);
         self.check().map(|()| values)
+    }
+
+    fn bf16_gradient(&self, len: usize) -> Buffer {
+        Buffer::zeros(&self.context.device, len, ComputeDtype::Bf16)
+    }
+
+    fn add_to_bf16_gradient(&mut self, grad: &Buffer, accumulate: bool, sum: &mut Buffer) {
+        bf16_gradient::add(&self.context.device, grad, accumulate, sum);
+    }
+
+    fn widen_bf16_gradient(&mut self, sum: &Buffer, grad: &mut Buffer) {
+        bf16_gradient::widen(&self.context.device, sum, grad);
     }
 
     fn mask_and_square_sum(&mut self, grads: &mut [MaskedGrad<'_, Self>]) -> f64 {
