@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Cuda};
-use super::{Backend, ComputeDtype, Cpu, CpuPrecision, Diagnosis, gemm_gflops};
+use super::{Backend, ComputeDtype, Cpu, CpuPrecision, Diagnosis, MixtureOperations, gemm_gflops};
 use crate::optimizer::StatePlace;
 use crate::{Error, Result};
 

@@ -6,8 +6,8 @@
 //! Shape letters: `T` tokens of a pass (all its sequences, one after the other, without padding), `D` hidden_size,
 //! `H` heads, `K` key/value heads, `E` head_dim, `F` intermediate_size, `V` vocab_size. Every buffer is row-major.
 //!
-//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `float8`, `mixture`, `packed_mixture`, `updates`, `operations`, `operation_time`, `timer`,
-//! `timed_mixture`, `timed`, `timed_updates`, `cpu`, `cuda`, `device`.
+//! Parts, lowest first: `diagnosis`, `compute_dtype`, `arguments`, `float8`, `mixture`, `packed_mixture`, `updates`, `mixture_operations`, `operations`, `operation_time`, `timer`,
+//! `timed`, `timed_mixture`, `timed_updates`, `cpu`, `cuda`, `device`.
 
 mod arguments;
 mod compute_dtype;
@@ -19,6 +19,7 @@ mod device;
 mod diagnosis;
 mod float8;
 mod mixture;
+mod mixture_operations;
 mod operation_time;
 mod operations;
 mod packed_mixture;
@@ -38,6 +39,7 @@ pub use device::{Device, DeviceChoice, cpu_precision, diagnose};
 pub use diagnosis::{Diagnosis, Gpu, LibraryReport, Missing};
 pub use float8::{FLOAT8_MULTIPLE, Float8Matrix};
 pub use mixture::{Expert, MixtureActs, MixtureGradients, MixtureWeights, RouterLoss, Routes, Routing};
+pub use mixture_operations::MixtureOperations;
 pub use operation_time::{Operation, OperationKind, OperationTime, Phase};
 pub use operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,

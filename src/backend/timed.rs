@@ -7,19 +7,14 @@ use super::arguments::{
     AttentionLayout, AttentionShape, Columns, ElementBytes, LinearShape, Rehearsal, RopeTable, Rotation,
     RowNorm, Sequences, Statistics, Targets, TrainingPass,
 };
-use super::mixture::{MixtureActs, MixtureGradients, MixtureWeights, RouterLoss};
 use super::operation_time::{Operation, OperationKind, Phase};
 use super::operations::{
     AttentionOutput, Backend, Head, HeadGradients, NormInputs, QueryKeyValue, QueryKeyValueMut,
 };
-use super::packed_mixture::{PackedMixtureGradients, PackedMixtureWeights};
-use super::timed_mixture::{inner_packed, inner_weights, mixture_elements, packed_elements};
 use super::timer::{Timed, product_flops};
 use crate::Result;
 
 impl<B: Backend> Backend for Timed<'_, B> {
-    type Routes = B::Routes;
-
     fn tokens_at_once(&self) -> usize {
         self.inner.tokens_at_once()
     }
@@ -46,10 +41,6 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn activations(&self, len: usize) -> B::Buffer {
         self.inner.activations(len)
-    }
-
-    fn routes(&self, tokens: usize, per_token: usize, experts: usize) -> B::Routes {
-        self.inner.routes(tokens, per_token, experts)
     }
 
     fn mask(&self, bits: Vec<u64>) -> B::Mask {
@@ -316,83 +307,6 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn rope_tables_of_passes(&self) -> bool {
         self.inner.rope_tables_of_passes()
-    }
-
-    fn mixture_forward(
-        &mut self,
-        x: (&B::Buffer, usize),
-        weights: &MixtureWeights<'_, Self::Weight>,
-        acts: &mut MixtureActs<B::Buffer, B::Routes>,
-        out: Option<&mut B::Buffer>,
-    ) {
-        let clock = Instant::now();
-        let flops = 2.0 * mixture_elements(weights) * x.1 as f64;
-        self.inner.mixture_forward(x, &inner_weights(weights), acts, out);
-        self.add_forward(OperationKind::Mixture, None, clock, flops);
-    }
-
-    fn mixture_backward(
-        &mut self,
-        inputs: (&B::Buffer, &B::Buffer, usize),
-        weights: &MixtureWeights<'_, Self::Weight>,
-        gradients: MixtureGradients<'_, B::Buffer>,
-        acts: &mut MixtureActs<B::Buffer, B::Routes>,
-        dx: Option<&mut B::Buffer>,
-    ) {
-        let clock = Instant::now();
-        let flops = 4.0 * mixture_elements(weights) * inputs.2 as f64;
-        self.inner.mixture_backward(inputs, &inner_weights(weights), gradients, acts, dx);
-        let kind = OperationKind::Mixture;
-        self.count(Operation { phase: Phase::ActivationGradients, kind, shape: None }, clock, flops);
-    }
-
-    fn router_load(
-        &mut self,
-        acts: &MixtureActs<B::Buffer, B::Routes>,
-        rows: usize,
-        loads: &mut [B::Buffer; 2],
-    ) {
-        let clock = Instant::now();
-        self.inner.router_load(acts, rows, loads);
-        self.add_forward(OperationKind::Mixture, None, clock, 0.0);
-    }
-
-    fn router_loss(&mut self, loss: &mut RouterLoss<B::Buffer>, tokens: usize, factor: f32) {
-        let clock = Instant::now();
-        self.inner.router_loss(loss, tokens, factor);
-        self.add_forward(OperationKind::Mixture, None, clock, 0.0);
-    }
-
-    fn packed_experts(&self) -> bool {
-        self.inner.packed_experts()
-    }
-
-    fn packed_mixture_forward(
-        &mut self,
-        x: (&B::Buffer, usize),
-        weights: &PackedMixtureWeights<'_, Self::Weight>,
-        acts: &mut MixtureActs<B::Buffer, B::Routes>,
-        out: Option<&mut B::Buffer>,
-    ) {
-        let clock = Instant::now();
-        let flops = 2.0 * packed_elements(weights) * x.1 as f64;
-        self.inner.packed_mixture_forward(x, &inner_packed(weights), acts, out);
-        self.add_forward(OperationKind::Mixture, None, clock, flops);
-    }
-
-    fn packed_mixture_backward(
-        &mut self,
-        inputs: (&B::Buffer, &B::Buffer, usize),
-        weights: &PackedMixtureWeights<'_, Self::Weight>,
-        gradients: PackedMixtureGradients<'_, B::Buffer>,
-        acts: &mut MixtureActs<B::Buffer, B::Routes>,
-        dx: Option<&mut B::Buffer>,
-    ) {
-        let clock = Instant::now();
-        let flops = 4.0 * packed_elements(weights) * inputs.2 as f64;
-        self.inner.packed_mixture_backward(inputs, &inner_packed(weights), gradients, acts, dx);
-        let kind = OperationKind::Mixture;
-        self.count(Operation { phase: Phase::ActivationGradients, kind, shape: None }, clock, flops);
     }
 
     fn cross_entropy(

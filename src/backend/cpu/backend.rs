@@ -5,21 +5,20 @@ use std::borrow::Cow;
 use super::attention_cached::CachedSequence;
 use super::cross_entropy::CrossEntropy;
 use super::geglu::GeGlu;
-use super::mixture::{self, Mixture};
+use super::mixture::Mixture;
 use super::packed_mixture::PackedMixture;
 use super::panels::{CpuPrecision, Panels};
 use super::swiglu::SwiGlu;
 use super::weight::Weight;
 use super::{
     attention, attention_cached, elementwise, embedding, gated_product, linear, math, matvec, norm,
-    relu_squared, rope, routes, sinks,
+    relu_squared, rope, sinks,
 };
 use crate::Result;
 use crate::backend::{
     AttentionLayout, AttentionOutput, AttentionShape, Backend, Columns, ElementBytes, Head, HeadGradients,
-    LinearShape, MixtureActs, MixtureGradients, MixtureWeights, NormInputs, PackedMixtureGradients,
-    PackedMixtureWeights, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RouterLoss,
-    Routes, RowNorm, Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind,
+    LinearShape, NormInputs, QueryKeyValue, QueryKeyValueMut, Rehearsal, RopeTable, Rotation, RowNorm,
+    Sequences, Statistics, Stored, Targets, TrainingPass, WeightKind,
 };
 use crate::checkpoint::ScratchFile;
 
@@ -29,10 +28,10 @@ const TOKENS_AT_ONCE: usize = 512;
 /// The CPU backend. Frozen weights stay mapped in their type and are widened as they are used.
 #[derive(Debug, Default)]
 pub struct Cpu<'a> {
-    panel: Panels,
+    pub(super) panel: Panels,
     cross_entropy: CrossEntropy,
-    mixture: Mixture,
-    packed_mixture: PackedMixture,
+    pub(super) mixture: Mixture,
+    pub(super) packed_mixture: PackedMixture,
     /// The file that states lie in, where they are not in memory.
     pub(super) moments: Option<ScratchFile>,
     borrows: std::marker::PhantomData<&'a [u8]>,
@@ -84,14 +83,7 @@ impl<'a> Cpu<'a> {
     }
 }
 
-fn mixture_weights<'m, 'a>(weights: &'m MixtureWeights<'_, Weight<'a>>) -> mixture::Weights<'m, 'a> {
-    let MixtureWeights { router, experts, shared, routing, layer: _ } = weights;
-    mixture::Weights { router, experts, shared: *shared, routing: *routing }
-}
-
 impl<'a> Backend for Cpu<'a> {
-    type Routes = Routes;
-
     fn tokens_at_once(&self) -> usize {
         TOKENS_AT_ONCE
     }
@@ -119,10 +111,6 @@ impl<'a> Backend for Cpu<'a> {
 
     fn activations(&self, len: usize) -> Vec<f32> {
         vec![0.0; len]
-    }
-
-    fn routes(&self, _: usize, _: usize, _: usize) -> Routes {
-        Routes::default()
     }
 
     fn mask(&self, bits: Vec<u64>) -> Vec<u64> {
@@ -349,65 +337,6 @@ impl<'a> Backend for Cpu<'a> {
 
     fn rope_tables_of_passes(&self) -> bool {
         true
-    }
-
-    fn mixture_forward(
-        &mut self,
-        (x, rows): (&Vec<f32>, usize),
-        weights: &MixtureWeights<'_, Weight<'a>>,
-        acts: &mut MixtureActs<Vec<f32>>,
-        out: Option<&mut Vec<f32>>,
-    ) {
-        let weights = mixture_weights(weights);
-        let x = &x[..rows * weights.router.cols];
-        self.mixture.forward(x, &weights, acts, out.map(Vec::as_mut_slice), &mut self.panel);
-    }
-
-    fn mixture_backward(
-        &mut self,
-        (dout, x, rows): (&Vec<f32>, &Vec<f32>, usize),
-        weights: &MixtureWeights<'_, Weight<'a>>,
-        gradients: MixtureGradients<'_, Vec<f32>>,
-        acts: &mut MixtureActs<Vec<f32>>,
-        dx: Option<&mut Vec<f32>>,
-    ) {
-        let weights = mixture_weights(weights);
-        let n = rows * weights.router.cols;
-        let (inputs, dx) = ((&dout[..n], &x[..n]), dx.map(Vec::as_mut_slice));
-        self.mixture.backward(inputs, &weights, gradients, acts, dx, &mut self.panel);
-    }
-
-    fn router_load(&mut self, acts: &MixtureActs<Vec<f32>>, rows: usize, loads: &mut [Vec<f32>; 2]) {
-        routes::add_load(&acts.probabilities, &acts.routes, rows, loads);
-    }
-
-    fn router_loss(&mut self, loss: &mut RouterLoss<Vec<f32>>, tokens: usize, factor: f32) {
-        routes::loss(loss, tokens, factor);
-    }
-
-    fn packed_experts(&self) -> bool {
-        true
-    }
-
-    fn packed_mixture_forward(
-        &mut self,
-        x: (&Vec<f32>, usize),
-        weights: &PackedMixtureWeights<'_, Weight<'a>>,
-        acts: &mut MixtureActs<Vec<f32>>,
-        out: Option<&mut Vec<f32>>,
-    ) {
-        self.packed_mixture.forward(x, weights, acts, out, &mut self.panel);
-    }
-
-    fn packed_mixture_backward(
-        &mut self,
-        inputs: (&Vec<f32>, &Vec<f32>, usize),
-        weights: &PackedMixtureWeights<'_, Weight<'a>>,
-        gradients: PackedMixtureGradients<'_, Vec<f32>>,
-        acts: &mut MixtureActs<Vec<f32>>,
-        dx: Option<&mut Vec<f32>>,
-    ) {
-        self.packed_mixture.backward(inputs, weights, gradients, acts, dx, &mut self.panel);
     }
 
     fn cross_entropy(

@@ -5,7 +5,7 @@
 //!
 //! Parts, lowest first: `math`, `matmul`, `matmul_bf16`, `float8`, `weight`, `panels`, `matvec`, `linear`, `elementwise`, `embedding`, `norm`, `rope`, `gated_product`, `swiglu`,
 //! `geglu`, `relu_squared`, `clamped_swiglu`, `routes`, `mixture`, `packed_mixture`, `attention`, `attention_cached`, `sinks`, `cross_entropy`, `momentum`, `square_sum`, `bf16_gradient`,
-//! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `updates`.
+//! `elementwise_update`, `adamw`, `adamw8bit`, `adafactor`, `lion`, `sgd`, `backend`, `mixture_operations`, `updates`.
 
 mod adafactor;
 mod adamw;
@@ -29,6 +29,7 @@ mod matmul;
 mod matmul_bf16;
 mod matvec;
 mod mixture;
+mod mixture_operations;
 mod momentum;
 mod norm;
 mod packed_mixture;

@@ -6,7 +6,7 @@
 //! Parts, lowest first: `libraries`, `doctor`, `source`, `compile`, `argument`, `pinned_memory`, `memory`,
 //! `transfer_buffer`, `device`, `cached_upload`, `buffer`, `matmul`, `partial_sums`, `sequence_tables`, `float8_memory`, `context`,
 //! `mask`, `elementwise`, `embedding`, `norm`, `float8`, `linear`, `rope`, `swiglu`, `geglu`, `relu_squared`, `routes`, `grouped_product`, `mixture`, `attention`, `cross_entropy`, `losses`,
-//! `state`, `update_table`, `square_sum`, `bf16_gradient`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `updates`.
+//! `state`, `update_table`, `square_sum`, `bf16_gradient`, `adafactor`, `adamw`, `adamw8bit`, `lion`, `sgd`, `update_memory`, `graph`, `gpu`, `training_pass`, `backend`, `mixture_operations`, `updates`.
 
 mod adafactor;
 mod adamw;
@@ -38,6 +38,7 @@ mod mask;
 mod matmul;
 mod memory;
 mod mixture;
+mod mixture_operations;
 mod norm;
 mod partial_sums;
 mod pinned_memory;
