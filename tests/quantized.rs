@@ -185,7 +185,7 @@ fn experts_that_cannot_be_trained_are_refused_before_anything_is_written() {
         (&plain, &["--ratio", "1", "--optimizer", "adafactor"], "Adafactor has no factors for 3 dimensions"),
     ];
     for (model, args, expected) in cases {
-        let train = ["train", "--model", path(model), "--data", path(&rows), "--out", path(&out)];
+        let train = ["train", "-q", "--model", path(model), "--data", path(&rows), "--out", path(&out)];
         let message = fails(&[&train[..], args].concat());
         assert!(message.contains(expected), "{message}");
         assert!(!out.exists());
