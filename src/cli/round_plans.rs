@@ -34,7 +34,10 @@ impl RoundArgs<'_> {
     /// Rounds that cannot be divided between the stages, another number of plans, a plan that cannot be read or drawn.
     pub(super) fn specs(&self, source: &Checkpoint, config: &ModelConfig) -> Result<Vec<RoundSpec>> {
         let inventory = Inventory::of(source);
-        let carried = [outside(source, config), quantized(source)].concat();
+        // Those that --train asks for are left for the check of the plan, which says why they cannot be trained.
+        let codes = quantized(source);
+        let asked_for = codes.iter().any(|name| self.selection.trains(name));
+        let carried = [outside(source, config), if asked_for { Vec::new() } else { codes }].concat();
         let (rounds, stages) = (self.rounds(), self.stages);
         if !rounds.is_multiple_of(stages) {
             let fault = format!(

@@ -127,6 +127,12 @@ impl SelectionArgs {
         self.drawn(inventory, ratio, (seed, 0), &[])
     }
 
+    /// Whether a glob of `--train` matches this tensor.
+    pub(super) fn trains(&self, tensor: &str) -> bool {
+        let mut globs = self.train.iter().filter_map(|glob| globset::Glob::new(glob).ok());
+        globs.any(|glob| glob.compile_matcher().is_match(tensor))
+    }
+
     /// Whether nothing is drawn.
     pub(super) fn is_explicit(&self) -> bool {
         self.strategy == StrategyArg::Explicit
