@@ -5,7 +5,7 @@ use crate::model::activations::{BlockActs, BlockBuffers, GradActs, SelectiveActs
 use crate::model::forward::{
     BlockContext, activate, attend, block_forward, branch_input, mlp_input, multiply,
 };
-use crate::model::joint::{self, weight_gradient};
+use crate::model::joint::{self, norm_trains, trains, weight_gradient};
 use crate::model::norms::NormInput;
 use crate::model::router_loss::RouterBalance;
 use crate::model::{
@@ -143,16 +143,6 @@ struct BlockBackward<'a, B: Backend> {
     accumulate: bool,
     /// Something below the block is trainable.
     below: bool,
-}
-
-/// Whether a tensor of any of the layers is trainable.
-fn trains<'l, B: Backend + 'l>(linears: impl IntoIterator<Item = &'l Linear<B>>) -> bool {
-    linears.into_iter().flat_map(Linear::params).any(|param| param.train.is_some())
-}
-
-/// Whether there is such a norm and it is trainable.
-fn norm_trains<B: Backend>(norm: Option<&Norm<B>>) -> bool {
-    norm.is_some_and(Norm::trains)
 }
 
 impl<B: Backend> BlockBackward<'_, B> {

@@ -2,7 +2,7 @@
 //! side by side.
 
 use crate::backend::{Backend, Columns, LinearShape};
-use crate::model::{Linear, Param};
+use crate::model::{Linear, Norm, Param};
 
 /// Outputs of the layers, or their gradients, with the columns of each.
 pub(super) type Parts<Buffer, const N: usize> = [(Buffer, usize); N];
@@ -108,4 +108,14 @@ pub(super) fn weight_gradient<B: Backend>(
     if let Some(grad) = layer.bias.as_mut().and_then(Param::grad) {
         backend.bias_backward(dout, rows, grad);
     }
+}
+
+/// Whether a tensor of any of the layers is trainable.
+pub(super) fn trains<'l, B: Backend + 'l>(linears: impl IntoIterator<Item = &'l Linear<B>>) -> bool {
+    linears.into_iter().flat_map(Linear::params).any(|param| param.train.is_some())
+}
+
+/// Whether there is such a norm and it is trainable.
+pub(super) fn norm_trains<B: Backend>(norm: Option<&Norm<B>>) -> bool {
+    norm.is_some_and(Norm::trains)
 }

@@ -1,20 +1,23 @@
-//! The memory of a whole round on a GPU, from the headers of its model.
+//! The memory of a round before its first step, rehearsed where a device plans it.
 
 #[cfg(feature = "cuda")]
 use std::path::Path;
 
+use super::cost::{Cost, gradients_of_one_block};
 #[cfg(feature = "cuda")]
 use super::model::{self, Training};
+use super::offload::count_states;
 #[cfg(feature = "cuda")]
 use super::offload::make_states_in;
 use super::round::{RoundOptions, Stage};
 #[cfg(feature = "cuda")]
 use super::step::StepBuffers;
 use crate::Result;
-use crate::backend::Device;
 #[cfg(feature = "cuda")]
-use crate::backend::{Backend, Rehearsal};
+use crate::backend::Rehearsal;
+use crate::backend::{Backend, Device};
 use crate::checkpoint::Checkpoint;
+use crate::model::Model;
 use crate::plan::Plan;
 
 /// Bytes of a GPU's memory that a round takes at most: the model with what training keeps of it, and its steps. They are
@@ -55,4 +58,21 @@ pub fn planned_bytes(
             loaded.map(|()| planned)
         }
     }
+}
+
+/// The cost of a round of a loaded model, whose states are not made yet.
+pub(super) fn planned_cost<B: Backend>(
+    backend: &mut B,
+    model: &mut Model<B>,
+    stage: &Stage<'_>,
+    options: &RoundOptions,
+) -> Cost {
+    let RoundOptions { optimizer, gradients, recompute, .. } = options;
+    let optimizer = &optimizer.optimizer;
+    let mut cost = Cost::of(backend, model, stage.capacity, *recompute, (optimizer, *gradients));
+    count_states(backend, model, optimizer);
+    if let Some(planned) = options.rehearsed(stage).count(backend, model) {
+        cost.memory.activations = planned - gradients_of_one_block(backend, model, *gradients);
+    }
+    cost
 }

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use super::continual::Continual;
-use super::cost::{Cost, gradients_of_one_block};
+use super::cost::Cost;
 use super::frozen_dtype::check_frozen;
 use super::log::TrainLog;
 use super::loss::ReferenceAnswer;
 use super::model::{self, Training};
-use super::offload::{check_host_memory, count_states, fitting_place, make_states_in};
+use super::offload::{check_host_memory, fitting_place, make_states_in};
 use super::optimizer_options::{OptimizerOptions, mapped_bytes};
+use super::planned_memory::planned_cost;
 use super::reference::reference_answers;
 use super::round::{Hooks, RoundOptions, RoundSummary, Stage, run_round};
 use super::run_dir::RunDir;
@@ -295,12 +296,7 @@ impl<'a> Run<'a> {
         drop(start);
         let stage = &Stage { reference, eval_reference, ..self.options.stages[spec.stage] };
         let options = &self.options.round;
-        let kept = (optimizer, gradients);
-        let mut cost = Cost::of(backend, &model, stage.capacity, options.recompute, kept);
-        count_states(backend, &mut model, optimizer);
-        if let Some(planned) = options.rehearsed(stage).count(backend, &mut model) {
-            cost.memory.activations = planned - gradients_of_one_block(backend, &model, gradients);
-        }
+        let mut cost = planned_cost(backend, &mut model, stage, options);
         let place = options.offload.or_else(|| Some(fitting_place(&cost, free?))).unwrap_or_default();
         check_host_memory(place, cost.memory.moments)?;
         cost.memory.place_moments(place);

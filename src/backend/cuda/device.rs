@@ -166,23 +166,8 @@ impl Device {
         &self.stream
     }
 
-    /// Bytes that are allocated or counted now.
-    pub(super) fn current_memory(&self) -> u64 {
-        self.stats.current.get()
-    }
-
-    /// Number of allocations so far.
-    pub(super) fn allocations(&self) -> u64 {
-        self.stats.count.get()
-    }
-
-    /// Peak of the allocated bytes since [`Self::reset_peak_memory`].
-    pub(super) fn peak_memory(&self) -> u64 {
-        self.stats.peak.get()
-    }
-
-    pub(super) fn reset_peak_memory(&self) {
-        self.stats.peak.set(self.stats.current.get());
+    pub(super) fn stats(&self) -> &AllocationStats {
+        &self.stats
     }
 
     /// Keeps the fault, unless there was one before.

@@ -79,7 +79,7 @@ impl Cuda {
     /// [`Backend::rehearse`](crate::backend::Backend::rehearse), without what the driver and cuBLASLt allocate
     /// themselves.
     pub fn most_memory(&self) -> u64 {
-        self.context.device.peak_memory()
+        self.context.device.stats().peak.get()
     }
 
     /// A frozen weight, in the compute dtype.
@@ -140,18 +140,18 @@ impl Cuda {
     /// See [`Backend::rehearse`](crate::backend::Backend::rehearse).
     pub(super) fn run_rehearsal(&mut self, rehearsal: Rehearsal, work: impl FnOnce(&mut Self)) -> u64 {
         self.free_work_memory();
-        let before = self.context.device.current_memory();
+        let before = self.context.device.stats().current.get();
         self.context.device.set_mode(match rehearsal {
             Rehearsal::Count => Mode::Count,
             Rehearsal::Reserve => Mode::Reserve,
         });
-        self.context.device.reset_peak_memory();
+        self.context.device.stats().reset_peak();
         work(self);
         self.context.device.set_mode(Mode::Run);
-        let most = self.context.device.peak_memory() - before;
+        let most = self.context.device.stats().peak.get() - before;
         if rehearsal == Rehearsal::Count {
             self.free_work_memory();
-            self.context.device.reset_peak_memory();
+            self.context.device.stats().reset_peak();
         }
         most + self.context.matmul.workspace_bytes()
     }

@@ -61,8 +61,8 @@ impl PassShape {
 impl Graphs {
     /// Drops all graphs and shapes if memory was allocated since they were added.
     pub(super) fn drop_stale(&mut self, device: &Device) {
-        if self.allocations != device.allocations() {
-            *self = Self { allocations: device.allocations(), ..Self::default() };
+        if self.allocations != device.stats().count.get() {
+            *self = Self { allocations: device.stats().count.get(), ..Self::default() };
         }
     }
 

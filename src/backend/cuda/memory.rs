@@ -19,6 +19,10 @@ pub(super) struct AllocationStats {
 }
 
 impl AllocationStats {
+    pub(super) fn reset_peak(&self) {
+        self.peak.set(self.current.get());
+    }
+
     /// Adds an allocation, which the memory that is given this takes away again.
     pub(super) fn add(self: &Rc<Self>, bytes: usize) -> Rc<Self> {
         self.current.update(|current| current + bytes as u64);
