@@ -126,7 +126,8 @@ impl ModelConfig {
         ];
         match sizes.into_iter().find(|(_, size)| *size as u64 > largest) {
             None => {
-                config.tie_word_embeddings &= !stores_another_head(checkpoint, &config.names)?;
+                config.tie_word_embeddings =
+                    config.tie_word_embeddings && !stores_another_head(checkpoint, &config.names)?;
                 Ok(config)
             }
             Some((key, size)) => {
