@@ -61,10 +61,10 @@ fn tile<const ROWS: usize>(
     let mut sums = [[_mm512_setzero_ps(); TILE_PANELS]; ROWS];
     for ((a, b0), b1) in a.iter().zip(b0).zip(b1) {
         let (b0, b1) = (load(&b0.0), load(&b1.0));
-        for row in 0..ROWS {
-            let a = _mm512_set1_epi32(a.0[row] as i32);
-            sums[row][0] = add_products_bf16(sums[row][0], a, b0);
-            sums[row][1] = add_products_bf16(sums[row][1], a, b1);
+        for (a, sums) in a.0.iter().zip(&mut sums) {
+            let a = _mm512_set1_epi32(*a as i32);
+            sums[0] = add_products_bf16(sums[0], a, b0);
+            sums[1] = add_products_bf16(sums[1], a, b1);
         }
     }
     for (out, sums) in out.iter_mut().zip(sums) {

@@ -22,6 +22,7 @@ fn golden(name: &str) -> Golden {
 }
 
 /// `None`, which is said, on a processor without the instructions.
+#[expect(clippy::print_stderr, reason = "a test that is not run says so")]
 fn bf16() -> Option<CpuPrecision> {
     let found = CpuPrecision::bf16();
     if found.is_none() {

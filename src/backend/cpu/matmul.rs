@@ -25,7 +25,7 @@ fn fits(len: usize, shape: (usize, usize), strides: (usize, usize)) -> bool {
     shape.0 == 0 || shape.1 == 0 || (shape.0 - 1) * strides.0 + (shape.1 - 1) * strides.1 < len
 }
 
-impl<'a, T> Mat<'a, T> {
+impl<'a, T: Copy> Mat<'a, T> {
     /// `rows × cols`, rows `stride` apart.
     pub(super) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         let (shape, strides) = ((rows, cols), (stride, 1));
