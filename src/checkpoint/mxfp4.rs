@@ -43,6 +43,7 @@ mod tests {
         assert_eq!(out[..3], [-12.0, 12.0, 0.0]);
         assert_eq!(out[32..35], [-2f32.powi(127), 2f32.powi(127), 0.0]);
         decode(&codes, &[0, 0], &mut out);
-        assert_eq!(out[32..34], [-2f32.powi(-128), 2f32.powi(-128)]);
+        let subnormal = 2f64.powi(-128) as f32;
+        assert_eq!(out[32..34], [-subnormal, subnormal]);
     }
 }

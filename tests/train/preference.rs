@@ -282,3 +282,20 @@ fn pairs_of_equal_answers_are_warned_of() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("rows.jsonl: in 2 of 3 pairs both answers are the same tokens"), "{said}");
 }
+
+/// Rounding gradients to bfloat16 leaves the losses of pairs where they were, to three digits.
+#[test]
+fn pairs_are_learnt_from_with_gradients_in_bfloat16() {
+    let lab = Lab::new();
+    pairs(&lab);
+    let options = ["--objective", "dpo", "--max-steps", "10", "--gradient-accumulation-steps", "2"];
+    lab.train("qwen3", "f32", &options);
+    lab.train("qwen3", "bf16", &[&options[..], &["--gradient-dtype", "bfloat16"]].concat());
+    let (f32, bf16) = (lab.log("f32"), lab.log("bf16"));
+    assert_eq!(f32.len(), 10);
+    for (a, b) in f32.iter().zip(&bf16) {
+        let [a, b] = [a, b].map(|line| number(line, "loss"));
+        assert!((a - b).abs() < 1e-3 * a.max(1e-2), "{a} {b}");
+    }
+    assert_ne!(lab.weights("f32"), lab.weights("bf16"));
+}
