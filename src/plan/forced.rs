@@ -42,7 +42,7 @@ pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<For
 }
 
 /// Whether `glob` is well-formed and matches the tensor of that name.
-pub fn glob_matches(glob: &str, tensor: &str) -> bool {
+pub(crate) fn glob_matches(glob: &str, tensor: &str) -> bool {
     Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(tensor))
 }
 
