@@ -6,7 +6,8 @@ use clap::ValueEnum;
 
 use crate::Result;
 use crate::plan::{
-    Balance, Granularity, Inventory, Plan, Policy, Selection, Selector, Strategy, literal_glob, select,
+    Balance, Granularity, Inventory, Plan, Policy, Selection, Selector, Strategy, glob_matches, literal_glob,
+    select,
 };
 
 /// Which tensors are chosen, apart from the share.
@@ -129,8 +130,7 @@ impl SelectionArgs {
 
     /// Whether a glob of `--train` matches this tensor.
     pub(super) fn trains(&self, tensor: &str) -> bool {
-        let mut globs = self.train.iter().filter_map(|glob| globset::Glob::new(glob).ok());
-        globs.any(|glob| glob.compile_matcher().is_match(tensor))
+        self.train.iter().any(|glob| glob_matches(glob, tensor))
     }
 
     /// Whether nothing is drawn.

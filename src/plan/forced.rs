@@ -41,6 +41,11 @@ pub(super) fn forced(inventory: &Inventory, selection: &Selection) -> Result<For
     Ok(forced)
 }
 
+/// Whether `glob` is well-formed and matches the tensor of that name.
+pub(crate) fn glob_matches(glob: &str, tensor: &str) -> bool {
+    Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(tensor))
+}
+
 fn contradiction(name: &str) -> Error {
     Error::Plan {
         path: None,

@@ -27,6 +27,7 @@ mod summary;
 mod tensor_name;
 
 pub use filter::{Filter, literal_glob};
+pub(crate) use forced::glob_matches;
 pub use inventory::{Inventory, Unit};
 pub use magnitude::{Histogram, Threshold, within_bin};
 pub use mask::{Granularity, Mask, Selector, bernoulli, words};
