@@ -128,7 +128,7 @@ impl Device {
         }
     }
 
-    /// See [`Backend::packed_experts`].
+    /// See [`MixtureOperations::packed_experts`].
     pub fn packed_experts(&self) -> bool {
         match self {
             Self::Cpu(_) => Cpu::default().packed_experts(),

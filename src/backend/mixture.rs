@@ -42,7 +42,7 @@ pub struct MixtureGradients<'a, Buffer> {
     pub accumulate: bool,
 }
 
-/// What the forward pass of a mixture leaves for its backward pass; `R` is [`Backend::Routes`](super::Backend::Routes).
+/// What the forward pass of a mixture leaves for its backward pass; `R` is [`MixtureOperations::Routes`](super::MixtureOperations::Routes).
 #[derive(Debug)]
 pub struct MixtureActs<Buffer, R = Routes> {
     /// Probability of each expert for each token, `[T, N]`, in `f32`.

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::backend::{Backend, MixtureActs, RouterLoss};
 use crate::model::{Mixtures, ModelConfig};
 
-/// The routers' loss of passes: see [`Backend::router_loss`].
+/// The routers' loss of passes: see [`MixtureOperations::router_loss`](crate::backend::MixtureOperations::router_loss).
 #[derive(Debug)]
 pub(crate) struct RouterBalance<B: Backend> {
     loss: RouterLoss<B::Buffer>,

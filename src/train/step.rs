@@ -24,7 +24,7 @@ use crate::optimizer::OptimizerStep;
 pub enum Objective<'a> {
     /// The mean cross-entropy over the target tokens of all micro-batches.
     CrossEntropy {
-        /// As [`Targets::label_smoothing`].
+        /// As [`Targets::label_smoothing`](crate::backend::Targets::label_smoothing).
         label_smoothing: f32,
     },
     /// The mean over micro-batches of the mean loss of their pairs, as TRL's trainers take it: sequences `2 i` and

@@ -81,7 +81,7 @@ fn shares(gate: &Weight<'_>, x: &[f32]) -> Vec<f32> {
 }
 
 impl Mixture {
-    /// See [`crate::backend::Backend::mixture_forward`]: adds to `out`, unless it is `None`.
+    /// See [`crate::backend::MixtureOperations::mixture_forward`]: adds to `out`, unless it is `None`.
     pub(super) fn forward(
         &mut self,
         x: &[f32],
@@ -203,7 +203,7 @@ impl ExpertRows<'_> {
 }
 
 impl Mixture {
-    /// See [`crate::backend::Backend::mixture_backward`].
+    /// See [`crate::backend::MixtureOperations::mixture_backward`].
     pub(super) fn backward(
         &mut self,
         (dout, x): (&[f32], &[f32]),

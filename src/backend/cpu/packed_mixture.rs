@@ -118,7 +118,7 @@ fn of(range: &Range<usize>, cols: usize) -> Range<usize> {
 }
 
 impl PackedMixture {
-    /// See [`crate::backend::Backend::packed_mixture_forward`].
+    /// See [`crate::backend::MixtureOperations::packed_mixture_forward`].
     pub(super) fn forward(
         &mut self,
         (x, rows): (&Vec<f32>, usize),
@@ -160,7 +160,7 @@ impl PackedMixture {
         }
     }
 
-    /// See [`crate::backend::Backend::packed_mixture_backward`].
+    /// See [`crate::backend::MixtureOperations::packed_mixture_backward`].
     pub(super) fn backward(
         &mut self,
         (dout, x, rows): (&Vec<f32>, &Vec<f32>, usize),

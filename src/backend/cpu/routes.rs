@@ -101,7 +101,7 @@ pub(super) fn backward(
     });
 }
 
-/// See [`crate::backend::Backend::router_load`].
+/// See [`crate::backend::MixtureOperations::router_load`].
 pub(super) fn add_load(
     probabilities: &[f32],
     routes: &Routes,
@@ -118,7 +118,7 @@ pub(super) fn add_load(
     tokens.iter_mut().zip(counts).for_each(|(sum, more)| *sum += more as f32);
 }
 
-/// See [`crate::backend::Backend::router_loss`].
+/// See [`crate::backend::MixtureOperations::router_loss`].
 pub(super) fn loss(loss: &mut RouterLoss<Vec<f32>>, tokens: usize, factor: f32) {
     let RouterLoss { loads: [counts, sums], of_probabilities, sum } = loss;
     let (factor, tokens) = (f64::from(factor) * counts.len() as f64, tokens as f64);

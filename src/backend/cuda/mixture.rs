@@ -96,7 +96,7 @@ impl Tables {
 }
 
 impl Mixture {
-    /// See [`crate::backend::Backend::mixture_forward`].
+    /// See [`crate::backend::MixtureOperations::mixture_forward`].
     pub(super) fn forward(
         &mut self,
         context: &mut Context,
@@ -218,7 +218,7 @@ impl Mixture {
         context.device.launch("mixture_weigh", (rows.div_ceil(WARP_ROWS), 1), 0, &args);
     }
 
-    /// See [`crate::backend::Backend::mixture_backward`].
+    /// See [`crate::backend::MixtureOperations::mixture_backward`].
     pub(super) fn backward(
         &mut self,
         context: &mut Context,

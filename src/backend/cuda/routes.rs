@@ -170,7 +170,7 @@ impl Router {
     }
 }
 
-/// See [`crate::backend::Backend::router_load`].
+/// See [`crate::backend::MixtureOperations::router_load`].
 pub(super) fn add_load(
     context: &mut Context,
     probabilities: &Buffer,
@@ -187,7 +187,7 @@ pub(super) fn add_load(
     context.device.launch("routes_add_counts", (experts.div_ceil(256), 1), 0, &args);
 }
 
-/// See [`crate::backend::Backend::router_loss`].
+/// See [`crate::backend::MixtureOperations::router_loss`].
 pub(super) fn loss(context: &Context, loss: &RouterLoss<Buffer>, tokens: usize, factor: f32) {
     let RouterLoss { loads: [counts, sums], of_probabilities, sum } = loss;
     let experts = counts.len;
