@@ -1,7 +1,7 @@
 //! Gradients that are kept in bfloat16 between the passes of a step and its update: 2 bytes for each trained parameter.
 //!
-//! A pass computes those of one block at a time in `f32` and adds them to the sums in bfloat16, as PyTorch adds to a `.grad` in
-//! bfloat16. Norm, masks, pulls and update widen one tensor at a time.
+//! A pass computes those of one block at a time in `f32` and adds them to the sums in bfloat16, with the bits of `sum.add_(gradient)` of
+//! PyTorch. Norm, masks, pulls and update widen one tensor at a time.
 
 use super::gradient_pool::GradientPool;
 use super::optimizer_options::OptimizerOptions;
