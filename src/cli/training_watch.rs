@@ -151,7 +151,7 @@ impl Watcher for Watch<'_> {
         self.terminal.note(&format!("{when}: {}", files.join(", ")));
     }
 
-    fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, tokens }: RoundLength) {
+    fn begin(&mut self, round: u32, cost: &Cost, RoundLength { steps, taken, tokens }: RoundLength) {
         let trained = percent(cost.trainable, cost.parameters);
         let flops = cost.flops.forward + cost.flops.backward + cost.flops.head;
         let rate = self.result.peak_gflops * 1e9 / flops;
@@ -183,13 +183,15 @@ impl Watcher for Watch<'_> {
             ));
         }
         self.terminal.note(&format!(
-            "time: {steps} steps, at least {}, at the speed of matrix products ({} tokens/s)",
+            "time: {} steps, at least {}, at the speed of matrix products ({} tokens/s)",
+            steps.saturating_sub(taken),
             HumanDuration(Duration::from_secs_f64(tokens as f64 / rate.max(1.0))),
             grouped(rate as u64),
         ));
-        self.of_round = 0;
+        self.of_round = taken;
         self.cost = Some(*cost);
         self.start_bar(steps);
+        self.bar.set_position(taken);
     }
 
     fn event(&mut self, event: Event<'_>) {

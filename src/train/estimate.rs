@@ -18,6 +18,7 @@ use crate::backend::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::model::{Model, Reach};
+use crate::optimizer::StatePlace;
 use crate::plan::Plan;
 use crate::{Error, Result};
 
@@ -182,9 +183,11 @@ impl<'a> Measurement<'a> {
         let mut model = model::load(&timed, self.source, training, |timed, stored, kind| {
             Some(TimedWeight::new(weight(timed.inner(), stored, kind)?, stored.rows, stored.cols))
         })?;
-        // What fits is not asked for: moments that were not put elsewhere are measured on the device.
+        // What fits is not asked for, and nothing is written to the disk: moments that are not on the host are measured on
+        // the device.
         let place = self.options.offload.unwrap_or_default();
-        make_states_in(place, Path::new(""), &mut timed, &mut model, optimizer)?;
+        let measured_in = if place == StatePlace::Disk { StatePlace::Device } else { place };
+        make_states_in(measured_in, Path::new(""), &mut timed, &mut model, optimizer)?;
         let Stage { batches, capacity, .. } = *self.stage;
         let kept = (optimizer, gradients);
         let mut cost = Cost::of(&timed, &model, capacity, self.options.recompute, kept);

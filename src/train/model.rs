@@ -72,7 +72,7 @@ pub(super) fn check_plan(
         }
         let other = |dtype: &Dtype| *dtype != Dtype::Known(Known::BF16);
         if let Some(info) = info.filter(|info| master == Master::None && other(&info.dtype)) {
-            let what = format!("without a master its values would be BF16, and they are {}", info.dtype);
+            let what = format!("without a master, values are trained in BF16, and these are {}", info.dtype);
             faults.push(fault(
                 name,
                 what,

@@ -309,8 +309,9 @@ impl<'a> Run<'a> {
             let head = model.lm_head.as_ref().unwrap_or(&model.embed_tokens);
             cost.flops.head += 2.0 * head.elements() as f64;
         }
-        let steps = options.steps(stage);
-        watcher.begin(round, &cost, RoundLength { steps, tokens: options.tokens(stage, steps) });
+        let (steps, taken) = (options.steps(stage), progress.step_of_round);
+        let tokens = options.tokens(stage, steps.saturating_sub(taken));
+        watcher.begin(round, &cost, RoundLength { steps, taken, tokens });
         let mut events = self.options.tensorboard.then(|| EventFile::create(self.dir.root())).transpose()?;
         let mut hooks = Hooks {
             event: &mut |event| watcher.event(event),

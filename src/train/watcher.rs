@@ -9,7 +9,9 @@ use super::round::{Event, RoundSummary};
 pub struct RoundLength {
     /// Optimizer steps.
     pub steps: u64,
-    /// About how many tokens they process.
+    /// How many of them were taken before this process.
+    pub taken: u64,
+    /// About how many tokens the others process.
     pub tokens: u64,
 }
 
