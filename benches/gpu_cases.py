@@ -27,8 +27,8 @@ class Case(NamedTuple):
     rows: str = "tokens"
 
 
-# Fixtures whose rotary embedding depends on the length, which is refused on a GPU.
-CPU_ONLY = ["llama-dynamic", "phi4-longrope-long"]
+# Fixtures that are refused on a GPU: rotary embeddings that depend on the length, packed experts with attention sinks.
+CPU_ONLY = ["llama-dynamic", "phi4-longrope-long", "gpt-oss", "gpt-oss-mxfp4"]
 
 CHOICES = [
     Case("full", ("--ratio", "1"), F32),
